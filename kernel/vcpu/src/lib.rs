@@ -1,9 +1,34 @@
-//! (being written)
-#![no_std]
+//! The contract with the hardware: what a virtual CPU is, why it leaves, what can be delivered to it, and
+//! the traits through which `hypervisor` uses a vendor's virtualization extensions ([`Backend`], [`Vcpu`]),
+//! guest memory ([`GuestMemory`], [`AddressSpace`]) and the machine ([`Host`]).
+//!
+//! It is vendor-neutral: nothing here names a VMCS or VMCB field. It holds no policy and no device. The
+//! `fake` feature adds a scripted backend, which plays exits and records what the hypervisor did with them.
+//!
+//! Sources: Intel SDM vol. 3, "Introduction to Virtual Machine Extensions" to "VM Entries"; AMD APM vol. 2,
+//! "Secure Virtual Machine". No locks.
+#![cfg_attr(not(any(test, feature = "fake")), no_std)]
 #![forbid(unsafe_code)]
 
 mod address;
+mod backend;
+mod event;
+mod exit;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod host;
+mod memory;
+mod registers;
 mod time;
 
 pub use address::{Gpa, Gva, Hpa, PAGE_SIZE};
+pub use backend::{Backend, CpuidResult, CreateError, Vcpu};
+pub use event::{Event, PendingEvents, SoftwareKind, vector};
+pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
+pub use host::Host;
+pub use memory::{AddressSpace, GuestMemory, MemoryError, NotRam, WordSize};
+pub use registers::{
+    DescriptorTable, DescriptorTableName, Gpr, Registers, Segment, SegmentAccess, SegmentName,
+    SystemRegister, cr0, cr4, efer, rflags,
+};
 pub use time::Nanos;

@@ -1,0 +1,197 @@
+//! The contract between the hypervisor and the CPU's virtualization extensions. `docs/exit-path.md` maps
+//! every method to VMCS and VMCB fields.
+
+use core::fmt;
+
+use crate::{
+    AddressSpace, DescriptorTable, DescriptorTableName, Event, Exit, Gpr, MemoryError, Registers, Segment,
+    SegmentName, SystemRegister,
+};
+
+/// The four registers that CPUID returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuidResult {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+/// Why a vCPU or an address space could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CreateError {
+    /// No memory for control structures.
+    Memory(MemoryError),
+    /// The backend's table of address-space or vCPU identifiers is full.
+    Exhausted {
+        /// What ran out.
+        what: &'static str,
+    },
+}
+
+impl From<MemoryError> for CreateError {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(error) => error.fmt(f),
+            Self::Exhausted { what } => write!(f, "no {what} left; stop another VM first"),
+        }
+    }
+}
+
+/// One vendor's virtualization extensions, switched on. Chosen once, at boot, by type parameter.
+pub trait Backend: Sized + 'static {
+    /// A virtual CPU.
+    type Vcpu: Vcpu;
+    /// A guest-physical address space.
+    type Space: AddressSpace;
+
+    /// An empty address space.
+    fn create_space(&self) -> Result<Self::Space, CreateError>;
+
+    /// A vCPU in the state after power-up (SDM vol. 3, "Processor State After Reset") in that address
+    /// space.
+    fn create_vcpu(&self, space: &Self::Space) -> Result<Self::Vcpu, CreateError>;
+
+    /// What this CPU and this backend can offer a guest: the host's CPUID with every feature cleared whose
+    /// instructions or state the backend cannot let a guest use. The hypervisor's policy takes from this
+    /// what its baseline names.
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult;
+
+    /// The extensions in a few words for the log, such as `VMX (EPT 1 GiB, VPID, …)`.
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// A virtual CPU. All methods but `load` may be called only between `load` and `unload` on the CPU that
+/// loaded it; accessors work on the state between two runs.
+pub trait Vcpu {
+    /// Makes this vCPU current on the calling CPU and puts its extended state (FPU, vectors, debug
+    /// registers, MSRs that entry does not switch) into the CPU.
+    fn load(&mut self);
+
+    /// Takes that state out again and releases the vCPU for another CPU.
+    fn unload(&mut self);
+
+    /// Runs the guest until its next exit, delivering what is pending.
+    fn run(&mut self) -> Exit;
+
+    /// Back to the state after power-up. Pending events are dropped.
+    fn reset(&mut self);
+
+    /// General-purpose registers; the RSP slot is not live.
+    fn registers(&self) -> &Registers;
+
+    /// General-purpose registers for writing; the RSP slot has no effect.
+    fn registers_mut(&mut self) -> &mut Registers;
+
+    /// Instruction pointer.
+    fn rip(&self) -> u64;
+
+    /// Sets the instruction pointer and nothing else; see [`Self::advance`] to finish an instruction.
+    fn set_rip(&mut self, rip: u64);
+
+    /// Stack pointer.
+    fn rsp(&self) -> u64;
+
+    /// Sets the stack pointer.
+    fn set_rsp(&mut self, rsp: u64);
+
+    /// Flags.
+    fn rflags(&self) -> u64;
+
+    /// Sets the flags.
+    fn set_rflags(&mut self, rflags: u64);
+
+    /// A register that the backend keeps.
+    fn read(&self, register: SystemRegister) -> u64;
+
+    /// Writes a register that the backend keeps. The value has passed the hypervisor's checks: it is one
+    /// that the virtual CPU accepts. Translations that the change makes stale are flushed. Writing CR0
+    /// or EFER keeps EFER.LMA as given; the hypervisor computes it.
+    fn write(&mut self, register: SystemRegister, value: u64);
+
+    /// A segment with its hidden part.
+    fn segment(&self, name: SegmentName) -> Segment;
+
+    /// Loads a segment's selector and hidden part.
+    fn set_segment(&mut self, name: SegmentName, segment: Segment);
+
+    /// GDTR or IDTR.
+    fn table(&self, name: DescriptorTableName) -> DescriptorTable;
+
+    /// Loads GDTR or IDTR.
+    fn set_table(&mut self, name: DescriptorTableName, table: DescriptorTable);
+
+    /// Current privilege level, 0 to 3.
+    fn cpl(&self) -> u8;
+
+    /// The four page-directory-pointer entries of PAE paging, which a CPU loads when CR0, CR3 or CR4 are
+    /// written (SDM vol. 3, "PDPTE Registers"). Where the CPU reads them from memory this does nothing.
+    fn set_pdptes(&mut self, entries: [u64; 4]);
+
+    /// Which CR0 and CR4 bits the guest may change without an exit. The backend may watch more than that.
+    fn set_guest_owned(&mut self, cr0: u64, cr4: u64);
+
+    /// The address of the next instruction, where the CPU gives it: valid after an exit that an
+    /// instruction caused.
+    fn next_rip(&self) -> Option<u64>;
+
+    /// The bytes of the instruction that faulted, where the CPU gives them (AMD decode assists): copies
+    /// at most 15 and returns how many.
+    fn instruction_bytes(&self, buffer: &mut [u8; 15]) -> usize;
+
+    /// Finishes an instruction that the hypervisor executed: moves RIP, ends the STI or MOV SS shadow and
+    /// makes the trap of RFLAGS.TF pending.
+    fn advance(&mut self, next_rip: u64);
+
+    /// Delivers an event at the next entry. For interrupts and NMIs only where [`Self::interruptible`] or
+    /// [`Self::nmi_ready`] says yes.
+    fn inject(&mut self, event: Event);
+
+    /// The event whose delivery the last exit interrupted and which the next entry repeats.
+    fn interrupted_event(&self) -> Option<Event>;
+
+    /// True where an external interrupt can be injected now: RFLAGS.IF, no shadow, nothing else pending.
+    fn interruptible(&self) -> bool;
+
+    /// True where an NMI can be injected now.
+    fn nmi_ready(&self) -> bool;
+
+    /// Asks for (or calls off) an exit as soon as an interrupt can be injected.
+    fn request_interrupt_window(&mut self, wanted: bool);
+
+    /// Asks for (or calls off) an exit as soon as an NMI can be injected.
+    fn request_nmi_window(&mut self, wanted: bool);
+
+    /// The guest's TSC is the host's plus this, modulo 2^64.
+    fn set_tsc_offset(&mut self, offset: u64);
+
+    /// A general-purpose register by number, RSP included.
+    #[inline]
+    fn gpr(&self, gpr: Gpr) -> u64 {
+        if matches!(gpr, Gpr::Rsp) { self.rsp() } else { self.registers().values[gpr as usize] }
+    }
+
+    /// Sets a general-purpose register by number, RSP included.
+    #[inline]
+    fn set_gpr(&mut self, gpr: Gpr, value: u64) {
+        if matches!(gpr, Gpr::Rsp) {
+            self.set_rsp(value);
+        } else {
+            self.registers_mut().values[gpr as usize] = value;
+        }
+    }
+
+    /// Vendor fields worth a line in a dump, such as the exit reason and qualification as the CPU gave
+    /// them.
+    fn dump(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}

@@ -1,0 +1,105 @@
+//! Guest memory. Nobody outside `machine` holds a host address of it, and it is never a Rust reference:
+//! access is by copies and single atomic operations, so a guest that changes a value meanwhile changes only
+//! what the next read returns.
+
+use core::fmt;
+
+use crate::{Gpa, Hpa};
+
+/// There is no RAM at (the whole of) the given guest-physical range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotRam {
+    /// The first address that is not RAM.
+    pub gpa: Gpa,
+}
+
+/// RAM of one guest.
+pub trait GuestMemory {
+    /// Copies from guest memory. On an error the buffer's content is unspecified.
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), NotRam>;
+
+    /// Copies into guest memory. On an error a part may have been written.
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NotRam>;
+
+    /// Sets `length` bytes to zero.
+    fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NotRam>;
+
+    /// One single-copy atomic read of an aligned 32-bit word. A misaligned address is rounded down.
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, NotRam>;
+
+    /// One single-copy atomic read of an aligned 64-bit word. A misaligned address is rounded down.
+    fn load_u64(&self, gpa: Gpa) -> Result<u64, NotRam>;
+
+    /// Atomic compare-and-exchange of an aligned word of 4 or 8 bytes. `Ok(Ok(()))` where it was exchanged,
+    /// `Ok(Err(actual))` where memory held something else. A misaligned address is rounded down.
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        size: WordSize,
+        current: u64,
+        new: u64,
+    ) -> Result<Result<(), u64>, NotRam>;
+
+    /// True where the byte at this address is RAM.
+    fn is_ram(&self, gpa: Gpa) -> bool;
+}
+
+/// The size of an atomic word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WordSize {
+    /// Four bytes.
+    Four,
+    /// Eight bytes.
+    Eight,
+}
+
+/// Why memory could not be given to a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryError {
+    /// The host has not enough free memory.
+    OutOfFrames {
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// Something is mapped there already.
+    Overlap {
+        /// Where.
+        gpa: Gpa,
+    },
+    /// The range is not made of whole pages or leaves the guest-physical address space.
+    BadRange {
+        /// First address.
+        gpa: Gpa,
+        /// Length in bytes.
+        length: u64,
+    },
+}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::OutOfFrames { wanted, free } => write!(
+                f,
+                "not enough memory: {} KiB wanted, {} KiB free; give the VM less or the machine more",
+                wanted / 1024,
+                free / 1024
+            ),
+            Self::Overlap { gpa } => write!(f, "guest-physical address {gpa} is already mapped"),
+            Self::BadRange { gpa, length } => {
+                write!(f, "the range of {length:#x} bytes at guest-physical address {gpa} is not valid")
+            }
+        }
+    }
+}
+
+/// A guest-physical address space: RAM, and the nested page tables that give it to the guest.
+pub trait AddressSpace: GuestMemory {
+    /// Takes zeroed host memory and maps it at `gpa`, readable, writable and executable, write-back. All
+    /// or nothing: on an error what was taken is given back.
+    fn add_ram(&mut self, gpa: Gpa, length: u64) -> Result<(), MemoryError>;
+
+    /// The host frame behind a guest page, for diagnostics and tests.
+    fn translate(&self, gpa: Gpa) -> Option<Hpa>;
+}
