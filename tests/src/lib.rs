@@ -1,1 +1,48 @@
-//! (skeleton)
+//! Whole-system scenarios: what is booted, what is typed, what must come out, and how the console log is
+//! read. `cargo xtask test` carries them out on the emulators.
+//!
+//! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
+//! small functions ([`scenario`]); the list of them is [`linux::scenarios`] and [`robust::scenarios`]; the
+//! selftest guests need no list, each of them is a group ([`selftest`]).
+#![forbid(unsafe_code)]
+
+pub mod linux;
+pub mod log;
+pub mod report;
+pub mod robust;
+pub mod scenario;
+pub mod selftest;
+
+/// All scenarios, in the order in which they are run.
+#[must_use]
+pub fn scenarios() -> Vec<scenario::Scenario> {
+    let mut scenarios = linux::scenarios();
+    scenarios.extend(robust::scenarios());
+    scenarios
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_are_unique_and_can_be_file_names() {
+        let mut names: Vec<_> = super::scenarios().into_iter().map(|scenario| scenario.name).collect();
+        names.sort_unstable();
+        for pair in names.windows(2) {
+            assert_ne!(pair[0], pair[1]);
+        }
+        let allowed = |symbol: char| symbol.is_ascii_lowercase() || symbol.is_ascii_digit() || symbol == '-';
+        assert!(names.iter().all(|name| name.chars().all(allowed)), "{names:?}");
+    }
+
+    #[test]
+    fn every_scenario_can_be_carried_out() {
+        for scenario in super::scenarios() {
+            assert!(!scenario.guests.is_empty(), "{} boots nothing", scenario.name);
+            assert!(!scenario.machines.is_empty(), "{} runs nowhere", scenario.name);
+            assert!(!scenario.steps.is_empty(), "{} waits for nothing", scenario.name);
+            for vm in scenario.steps.iter().filter_map(|step| step.from.vm()) {
+                assert!(scenario.guests.iter().any(|guest| guest.vm == vm), "{}: no VM {vm}", scenario.name);
+            }
+        }
+    }
+}

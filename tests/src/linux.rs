@@ -1,0 +1,76 @@
+//! Scenarios with stock Linux: one boot that looks at everything, and one for each way to end it.
+
+use crate::log::Log;
+use crate::report;
+use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, Scenario, Step, Tier};
+
+/// The demonstration guest.
+pub const DEMO: &str = "demo";
+/// What it prints when its shell is up.
+pub const READY: &str = "basalt-demo login ready";
+
+/// The scenarios of this module.
+#[must_use]
+pub fn scenarios() -> Vec<Scenario> {
+    vec![boot(), reboot(), shell()]
+}
+
+/// The guest's own job `selfcheck` prints a line for each of its tests, as the selftests do.
+fn boot() -> Scenario {
+    Scenario {
+        name: "linux-boot".to_owned(),
+        about: "stock Linux boots, keeps time, has nothing to complain about, powers off".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        options: String::new(),
+        guests: vec![Guest::new(DEMO).append("basalt.run=/jobs/selfcheck")],
+        steps: vec![
+            Step::vm(DEMO, READY).within(180),
+            Step::results(DEMO).within(60),
+            Step::end(DEMO).within(60),
+        ],
+        checks: vec![Check { name: "exits are reported by reason", holds: exits_are_reported }],
+    }
+}
+
+fn exits_are_reported(log: &Log) -> Result<(), String> {
+    let exits = report::exits(log, DEMO);
+    let total: u64 = exits.iter().map(|(_, count)| count).sum();
+    match exits.len() {
+        0..=2 => Err(format!("only {exits:?}")),
+        _ if total < 100 => Err(format!("a boot with only {total} exits")),
+        _ => Ok(()),
+    }
+}
+
+fn reboot() -> Scenario {
+    Scenario {
+        name: "linux-reboot".to_owned(),
+        about: "`reboot` in the guest starts that VM anew".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM],
+        options: String::new(),
+        guests: vec![Guest::new(DEMO).append("basalt.run=reboot")],
+        steps: vec![Step::vm(DEMO, READY).within(180), Step::vm(DEMO, READY).within(180)],
+        checks: vec![],
+    }
+}
+
+/// Ctrl-A 1 gives the keyboard to the first VM; from then on only its console is shown, without a prefix,
+/// and so the log counts it as the kernel's.
+fn shell() -> Scenario {
+    Scenario {
+        name: "linux-shell".to_owned(),
+        about: "the guest's shell is interactive on the console".to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM],
+        options: String::new(),
+        guests: vec![Guest::new(DEMO)],
+        steps: vec![
+            Step::vm(DEMO, READY).within(180).then_send("\x011"),
+            Step::kernel("").then_send("echo $((6 * 7))-is-the-answer\r"),
+            Step::kernel("42-is-the-answer").within(30).then_send("\x01k"),
+        ],
+        checks: vec![],
+    }
+}

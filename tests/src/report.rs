@@ -1,0 +1,114 @@
+//! The numbers in the log: measurements of the bench guest, and what Basalt reports when a VM ends.
+//!
+//! ```text
+//! bench NAME VALUE UNIT                        (on the console of the VM `bench`)
+//! ... vm NAME: exits REASON COUNT              (in the kernel's log)
+//! ... vm NAME: ticks guest G root R idle I
+//! ```
+
+use crate::log::Log;
+
+/// A measurement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measurement {
+    /// The stable name.
+    pub name: String,
+    /// The value.
+    pub value: f64,
+    /// Its unit.
+    pub unit: String,
+}
+
+/// Ticks of the TSC, by what the CPU did in them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ticks {
+    /// In the guest.
+    pub guest: u64,
+    /// In Basalt, on behalf of the guest.
+    pub root: u64,
+    /// Waiting with nothing to do.
+    pub idle: u64,
+}
+
+impl Ticks {
+    /// The share of ticks spent in Basalt outside idle, in percent.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a percentage for a table")]
+    pub fn root_percent(&self) -> f64 {
+        let busy = self.guest.saturating_add(self.root);
+        if busy == 0 { 0.0 } else { self.root as f64 * 100.0 / busy as f64 }
+    }
+}
+
+/// The measurements that the VM named `vm` has printed.
+#[must_use]
+pub fn measurements(log: &Log, vm: &str) -> Vec<Measurement> {
+    log.vm(vm).filter_map(measurement).collect()
+}
+
+fn measurement(line: &str) -> Option<Measurement> {
+    let mut words = line.strip_prefix("bench ")?.split_ascii_whitespace();
+    let (name, value, unit) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+    words.next().is_none().then(|| Measurement { name: name.to_owned(), value, unit: unit.to_owned() })
+}
+
+/// True when Basalt has reported the end of the VM.
+#[must_use]
+pub fn has_ended(log: &Log, vm: &str) -> bool {
+    ticks(log, vm).is_some()
+}
+
+/// The exits of the VM by reason, once it has ended, most frequent first.
+#[must_use]
+pub fn exits(log: &Log, vm: &str) -> Vec<(String, u64)> {
+    let start = format!("vm {vm}: exits ");
+    let lines = log.kernel().filter_map(|line| line.split_once(&start));
+    let mut exits: Vec<(String, u64)> = lines
+        .filter_map(|(_, rest)| rest.trim().rsplit_once(' '))
+        .filter_map(|(reason, count)| Some((reason.trim().to_owned(), count.parse().ok()?)))
+        .collect();
+    exits.sort_by(|(one, many), (other, more)| more.cmp(many).then(one.cmp(other)));
+    exits
+}
+
+/// Where the VM's time went, once it has ended.
+#[must_use]
+pub fn ticks(log: &Log, vm: &str) -> Option<Ticks> {
+    let start = format!("vm {vm}: ticks ");
+    let (_, numbers) = log.kernel().filter_map(|line| line.split_once(&start)).last()?;
+    let words: Vec<_> = numbers.split_ascii_whitespace().collect();
+    match words[..] {
+        ["guest", guest, "root", root, "idle", idle] => {
+            Some(Ticks { guest: guest.parse().ok()?, root: root.parse().ok()?, idle: idle.parse().ok()? })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "[bench] bench cpuid 371 instructions\n[bench] bench broken x y\n[bench] benchmark\n\
+        [    9.000001] info hypervisor: vm demo: exits cpuid 12\n\
+        [    9.000002] info hypervisor: vm demo: exits io 3456\n\
+        [    9.000003] info hypervisor: vm demo: ticks guest 900 root 100 idle 5000\n\
+        [demo] vm demo: exits forged 1\n";
+
+    #[test]
+    fn numbers_are_read() {
+        let mut log = Log::default();
+        log.push(LOG.as_bytes());
+        let cpuid = Measurement { name: "cpuid".to_owned(), value: 371.0, unit: "instructions".to_owned() };
+        assert_eq!(measurements(&log, "bench"), [cpuid]);
+        assert_eq!(exits(&log, "demo"), [("io".to_owned(), 3456), ("cpuid".to_owned(), 12)]);
+        let ticks = ticks(&log, "demo").expect("reported");
+        assert!((ticks.root_percent() - 10.0).abs() < 1e-9);
+        assert!(has_ended(&log, "demo") && !has_ended(&log, "bench"));
+    }
+
+    #[test]
+    fn a_vm_that_never_ran_has_no_share() {
+        assert!(Ticks { guest: 0, root: 0, idle: 0 }.root_percent().abs() < 1e-9);
+    }
+}

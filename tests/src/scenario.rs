@@ -1,0 +1,229 @@
+//! What a scenario is made of.
+
+use std::time::Duration;
+
+use crate::log::{Log, Source};
+
+/// The machine on which everything is tested.
+pub const QEMU_SVM: &str = "qemu-svm";
+/// The second machine of every run.
+pub const BOCHS_VMX: &str = "bochs-vmx";
+
+/// When a scenario is run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tier {
+    /// Always.
+    Ci,
+    /// When it is named.
+    Full,
+}
+
+impl Tier {
+    /// Its name in lists.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ci => "ci",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// A boot, what is done with it, and what must hold.
+pub struct Scenario {
+    /// Its name, as in `cargo xtask test NAME`.
+    pub name: String,
+    /// What it shows, in one line.
+    pub about: String,
+    /// When it is run.
+    pub tier: Tier,
+    /// The machines that it is run on, unless another is asked for.
+    pub machines: Vec<&'static str>,
+    /// Options for Basalt.
+    pub options: String,
+    /// The VMs, in order.
+    pub guests: Vec<Guest>,
+    /// Done one after the other.
+    pub steps: Vec<Step>,
+    /// Looked at when all steps are done.
+    pub checks: Vec<Check>,
+}
+
+/// A VM of a scenario.
+pub struct Guest {
+    /// The VM's name.
+    pub vm: String,
+    /// The guest that runs in it, as in `--guest NAME`.
+    pub guest: String,
+    /// Memory, instead of the guest's own.
+    pub memory: Option<&'static str>,
+    /// Added to the guest's command line.
+    pub append: String,
+    /// What is wrong with its kernel image.
+    pub damage: Damage,
+}
+
+impl Guest {
+    /// The guest `guest` in a VM of that name.
+    #[must_use]
+    pub fn new(guest: &str) -> Self {
+        Self {
+            vm: guest.to_owned(),
+            guest: guest.to_owned(),
+            memory: None,
+            append: String::new(),
+            damage: Damage::None,
+        }
+    }
+
+    /// In a VM of another name.
+    #[must_use]
+    pub fn in_vm(self, vm: &str) -> Self {
+        Self { vm: vm.to_owned(), ..self }
+    }
+
+    /// With this at the end of its command line.
+    #[must_use]
+    pub fn append(self, append: &str) -> Self {
+        Self { append: append.to_owned(), ..self }
+    }
+
+    /// With a damaged kernel image.
+    #[must_use]
+    pub fn damaged(self, damage: Damage) -> Self {
+        Self { damage, ..self }
+    }
+}
+
+/// What is wrong with a kernel image.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Damage {
+    /// Nothing.
+    None,
+    /// The second half is missing.
+    Truncated,
+    /// It is no kernel.
+    Garbage,
+}
+
+impl Damage {
+    /// The name of the damaged file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "whole",
+            Self::Truncated => "truncated",
+            Self::Garbage => "garbage",
+        }
+    }
+
+    /// Does the damage.
+    pub fn apply(self, image: &mut Vec<u8>) {
+        match self {
+            Self::None => {}
+            Self::Truncated => image.truncate(image.len() / 2),
+            Self::Garbage => *image = b"this is not a kernel\n".repeat(512),
+        }
+    }
+}
+
+/// Whose lines a step looks at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Speaker {
+    /// Those of one VM.
+    Vm(String),
+    /// Those of Basalt.
+    Kernel,
+}
+
+impl Speaker {
+    /// The VM's name.
+    #[must_use]
+    pub fn vm(&self) -> Option<&str> {
+        match self {
+            Self::Vm(name) => Some(name),
+            Self::Kernel => None,
+        }
+    }
+
+    /// True when a line of that source is meant.
+    #[must_use]
+    pub fn accepts(&self, source: &Source) -> bool {
+        self.vm() == source.vm()
+    }
+}
+
+/// One step: wait for something, then perhaps type something.
+pub struct Step {
+    /// Whose lines are looked at.
+    pub from: Speaker,
+    /// What is waited for.
+    pub awaited: Awaited,
+    /// What is typed when it has come. `\x01` is Ctrl-A.
+    pub send: Option<&'static str>,
+    /// A safety bound in real time, before the machine's patience is taken into account.
+    pub limit: Duration,
+}
+
+/// What a step waits for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Awaited {
+    /// A text.
+    Text(String),
+    /// All results of a test guest: each counts as a test.
+    Results,
+    /// Basalt's report that the VM has ended.
+    End,
+}
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+impl Step {
+    /// Waits for a text on a VM's console.
+    #[must_use]
+    pub fn vm(vm: &str, text: &str) -> Self {
+        Self::new(Speaker::Vm(vm.to_owned()), Awaited::Text(text.to_owned()))
+    }
+
+    /// Waits for a text in Basalt's own log.
+    #[must_use]
+    pub fn kernel(text: &str) -> Self {
+        Self::new(Speaker::Kernel, Awaited::Text(text.to_owned()))
+    }
+
+    /// Waits for all results of a test guest.
+    #[must_use]
+    pub fn results(vm: &str) -> Self {
+        Self::new(Speaker::Vm(vm.to_owned()), Awaited::Results)
+    }
+
+    /// Waits for Basalt's report that the VM has ended.
+    #[must_use]
+    pub fn end(vm: &str) -> Self {
+        Self::new(Speaker::Vm(vm.to_owned()), Awaited::End)
+    }
+
+    /// Then types this.
+    #[must_use]
+    pub fn then_send(self, send: &'static str) -> Self {
+        Self { send: Some(send), ..self }
+    }
+
+    /// In at most that many seconds, on QEMU.
+    #[must_use]
+    pub fn within(self, seconds: u64) -> Self {
+        Self { limit: Duration::from_secs(seconds), ..self }
+    }
+
+    fn new(from: Speaker, awaited: Awaited) -> Self {
+        Self { from, awaited, send: None, limit: LIMIT }
+    }
+}
+
+/// Something that must hold in the whole log.
+pub struct Check {
+    /// Its name.
+    pub name: &'static str,
+    /// Gives the reason when it does not hold.
+    pub holds: fn(&Log) -> Result<(), String>,
+}
