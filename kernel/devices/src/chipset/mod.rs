@@ -1,0 +1,308 @@
+//! The devices of one PC, wired: which port belongs to which device, and which line to which interrupt input.
+//!
+//! ISA line n goes to the 8259 pair and to I/O APIC pin n, but for the timer, whose line 0 goes to pin 2 (the source
+//! override in the MADT says so). DMA controllers, floppy, keyboard and display adapter do not exist; their ports read
+//! all ones.
+
+mod ports;
+#[cfg(test)]
+mod tests;
+
+use crate::bus::{BusCounters, IntervalMap, Width, read_by_bytes, write_by_bytes};
+use crate::clock::earlier;
+use crate::i8042::I8042;
+use crate::ioapic::IoApic;
+use crate::message::ApicBus;
+use crate::pci::PciBus;
+use crate::pic::PicPair;
+use crate::pit::Pit;
+use crate::pm::PowerManagement;
+use crate::power::{PowerEvent, ResetControl, SystemControlA};
+use crate::rtc::{MemorySize, Rtc};
+use crate::uart::{ConsoleSink, Uart};
+use ports::{PORT_RANGES, PortDevice};
+use vcpu::{Gpa, Nanos};
+
+/// ISA interrupt lines.
+pub mod isa_line {
+    /// 8254 channel 0.
+    pub const TIMER: u8 = 0;
+    /// i8042.
+    pub const KEYBOARD: u8 = 1;
+    /// First serial port.
+    pub const COM1: u8 = 4;
+    /// Real-time clock.
+    pub const RTC: u8 = 8;
+    /// ACPI's system-control interrupt, level-triggered.
+    pub const SCI: u8 = 9;
+}
+
+/// The I/O APIC pin (global system interrupt) of the timer.
+pub const TIMER_GSI: u8 = 2;
+
+/// What the chipset needs of the world around it.
+pub trait Environment: ApicBus + ConsoleSink {}
+
+impl<T: ApicBus + ConsoleSink + ?Sized> Environment for T {}
+
+/// How a machine's chipset is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChipsetConfig {
+    /// What the CMOS says of the memory.
+    pub memory: MemorySize,
+    /// Wall-clock time (UTC), seconds since the start of 1970, at `now`.
+    pub wall_clock: u64,
+    /// The present moment.
+    pub now: Nanos,
+}
+
+/// One PC's devices but the local APICs.
+#[derive(Clone, Debug)]
+pub struct Chipset {
+    ports: IntervalMap<PortDevice, { PORT_RANGES.len() }>,
+    pic: PicPair,
+    ioapic: IoApic,
+    pit: Pit,
+    rtc: Rtc,
+    uart: Uart,
+    i8042: I8042,
+    pm: PowerManagement,
+    pci: PciBus,
+    reset_control: ResetControl,
+    system_control_a: SystemControlA,
+    /// Levels of the ISA lines as last driven.
+    lines: u16,
+    power: Option<PowerEvent>,
+    counters: BusCounters,
+}
+
+impl Chipset {
+    /// The machine after power-on.
+    pub fn new(config: &ChipsetConfig) -> Self {
+        let mut pic = PicPair::new();
+        pic.set_level_triggered(isa_line::SCI);
+        Self {
+            // The ranges are constants without conflict, as a test shows; without a map no port would answer.
+            ports: IntervalMap::build(&PORT_RANGES).unwrap_or_default(),
+            pic,
+            ioapic: IoApic::new(),
+            pit: Pit::new(config.now),
+            rtc: Rtc::new(config.wall_clock, config.memory, config.now),
+            uart: Uart::new(),
+            i8042: I8042::new(),
+            pm: PowerManagement::new(config.now),
+            pci: PciBus::new(),
+            reset_control: ResetControl::default(),
+            system_control_a: SystemControlA::default(),
+            lines: 0,
+            power: None,
+            counters: BusCounters::default(),
+        }
+    }
+
+    /// The machine's reset line: everything starts over but the clock and its memory. Functions that were added to the
+    /// PCI bus are gone, and a power event not yet taken too.
+    pub fn reset(&mut self, now: Nanos) {
+        let fresh = Self::new(&ChipsetConfig { memory: MemorySize::default(), wall_clock: 0, now });
+        let mut rtc = self.rtc.clone();
+        rtc.reset(now);
+        *self = Self { rtc, counters: self.counters, ..fresh };
+    }
+
+    /// Executes IN: reads `width` (at most 32 bits) at `port`. What no device answers reads all ones.
+    pub fn port_read(&mut self, port: u16, width: Width, now: Nanos, env: &mut impl Environment) -> u32 {
+        if let Some((device, offset)) = self.ports.find(port.into()) {
+            let offset = offset as u16;
+            if device.takes_whole(offset, width) {
+                return match self.read_device(device, offset, width, now, env) {
+                    Ok(value) => value,
+                    Err(_) => {
+                        self.counters.refused += 1;
+                        width.mask() as u32
+                    }
+                };
+            }
+        } else if width == Width::Byte {
+            self.counters.unclaimed_reads += 1;
+            return 0xff;
+        }
+        read_by_bytes(width, |index| match port.checked_add(index.into()) {
+            Some(port) => self.port_read(port, Width::Byte, now, env) as u8,
+            None => 0xff,
+        }) as u32
+    }
+
+    /// Executes OUT: writes `width` (at most 32 bits) at `port`. What no device takes is lost.
+    pub fn port_write(
+        &mut self,
+        port: u16,
+        width: Width,
+        value: u32,
+        now: Nanos,
+        env: &mut impl Environment,
+    ) {
+        if let Some((device, offset)) = self.ports.find(port.into()) {
+            let offset = offset as u16;
+            if device.takes_whole(offset, width) {
+                if self.write_device(device, offset, width, value, now, env).is_err() {
+                    self.counters.refused += 1;
+                }
+                return;
+            }
+        } else if width == Width::Byte {
+            self.counters.unclaimed_writes += 1;
+            return;
+        }
+        write_by_bytes(width, value.into(), |index, byte| {
+            if let Some(port) = port.checked_add(index.into()) {
+                self.port_write(port, Width::Byte, byte.into(), now, env);
+            }
+        });
+    }
+
+    /// Reads memory-mapped registers at `gpa`; `None` when no device is there. Only the I/O APIC is.
+    pub fn mmio_read(
+        &mut self,
+        gpa: Gpa,
+        width: Width,
+        _now: Nanos,
+        _env: &mut impl Environment,
+    ) -> Option<u64> {
+        let offset = Self::ioapic_offset(gpa)?;
+        Some(self.ioapic.read(offset, width).unwrap_or_else(|_| {
+            self.counters.refused += 1;
+            width.mask()
+        }))
+    }
+
+    /// Writes memory-mapped registers at `gpa`; `None` when no device is there.
+    pub fn mmio_write(
+        &mut self,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+        _now: Nanos,
+        env: &mut impl Environment,
+    ) -> Option<()> {
+        let offset = Self::ioapic_offset(gpa)?;
+        if self.ioapic.write(offset, width, value, env).is_err() {
+            self.counters.refused += 1;
+        }
+        Some(())
+    }
+
+    /// When a timer next needs [`Self::advance`]; later than the last advance.
+    #[inline]
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        earlier(self.pit.next_deadline(), earlier(self.rtc.next_deadline(), self.pm.next_deadline()))
+    }
+
+    /// Lets the timers catch up with `now` and drives their lines.
+    pub fn advance(&mut self, now: Nanos, env: &mut impl Environment) {
+        let due = |deadline: Option<Nanos>| deadline.is_some_and(|deadline| deadline <= now);
+        self.pit.advance(now);
+        self.drive_timer(env);
+        // Flags that nobody waits for are settled when they are read.
+        if due(self.rtc.next_deadline()) {
+            self.rtc.advance(now);
+            self.drive(isa_line::RTC, self.rtc.irq(), env);
+        }
+        if due(self.pm.next_deadline()) {
+            self.pm.advance(now);
+            self.drive(isa_line::SCI, self.pm.sci(), env);
+        }
+    }
+
+    /// The 8259 pair's output to the processor (INTR).
+    #[inline]
+    pub fn pic_interrupt(&self) -> bool {
+        self.pic.interrupt()
+    }
+
+    /// The processor's interrupt-acknowledge cycle: the vector to deliver.
+    pub fn pic_acknowledge(&mut self) -> u8 {
+        self.pic.acknowledge()
+    }
+
+    /// Passes on a local APIC's EOI for a level-triggered vector.
+    pub fn eoi_broadcast(&mut self, vector: u8, env: &mut impl Environment) {
+        self.ioapic.end_of_interrupt(vector, env);
+    }
+
+    /// Gives the serial port one byte of console input; false when it has no room.
+    pub fn receive(&mut self, byte: u8, env: &mut impl Environment) -> bool {
+        let taken = self.uart.receive(byte);
+        self.drive(isa_line::COM1, self.uart.irq(), env);
+        taken
+    }
+
+    /// Bytes that [`Self::receive`] would take now.
+    pub fn console_room(&self) -> usize {
+        self.uart.room()
+    }
+
+    /// Whether console output waits for room.
+    #[inline]
+    pub fn console_pending(&self) -> bool {
+        self.uart.has_unsent()
+    }
+
+    /// Offers waiting console output to the sink again.
+    pub fn flush_console(&mut self, env: &mut impl Environment) {
+        self.uart.flush(env);
+        self.drive(isa_line::COM1, self.uart.irq(), env);
+    }
+
+    /// Presses the power button: an ACPI event that asks the guest to shut down.
+    pub fn press_power_button(&mut self, env: &mut impl Environment) {
+        self.pm.press_power_button();
+        self.drive(isa_line::SCI, self.pm.sci(), env);
+    }
+
+    /// Takes what the guest asked of the machine, if anything.
+    #[inline]
+    pub fn take_power_event(&mut self) -> Option<PowerEvent> {
+        self.power.take()
+    }
+
+    /// Accesses that nobody served so far.
+    pub const fn counters(&self) -> BusCounters {
+        self.counters
+    }
+
+    /// The PCI bus, to add functions to.
+    pub fn pci(&mut self) -> &mut PciBus {
+        &mut self.pci
+    }
+
+    fn ioapic_offset(gpa: Gpa) -> Option<u64> {
+        gpa.0.checked_sub(IoApic::BASE.0).filter(|offset| *offset < IoApic::SIZE)
+    }
+
+    /// Drives ISA line `line` to `level` at both interrupt controllers.
+    #[inline]
+    fn drive(&mut self, line: u8, level: bool, env: &mut impl Environment) {
+        let bit = 1 << line;
+        if (self.lines & bit != 0) == level {
+            return;
+        }
+        self.lines ^= bit;
+        self.pic.set_line(line, level);
+        let pin = if line == isa_line::TIMER { TIMER_GSI } else { line };
+        self.ioapic.set_line(pin, level, env);
+    }
+
+    /// The timer's line: every rise must be seen as an edge, also when the output has fallen and risen in between.
+    #[inline]
+    fn drive_timer(&mut self, env: &mut impl Environment) {
+        if self.pit.take_edge() {
+            self.drive(isa_line::TIMER, false, env);
+            self.drive(isa_line::TIMER, true, env);
+        }
+        self.drive(isa_line::TIMER, self.pit.output(), env);
+    }
+
+    fn note_power(&mut self, event: Option<PowerEvent>) {
+        self.power = self.power.or(event);
+    }
+}

@@ -1,0 +1,206 @@
+//! The port map: who is where, which widths it takes, and the calls into the devices.
+
+use super::{Chipset, Environment, isa_line};
+use crate::bus::{IoError, Width};
+use crate::pci::PciBus;
+use crate::pic::PicSelect;
+use crate::pm::PowerManagement;
+use crate::power::{ResetControl, SystemControlA};
+use crate::uart::Uart;
+use vcpu::Nanos;
+
+/// First port of the first serial port.
+pub(crate) const COM1: u16 = 0x3f8;
+
+/// What a range of ports belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PortDevice {
+    PicMaster,
+    PicSlave,
+    Pit,
+    SystemControlB,
+    I8042Data,
+    I8042Command,
+    Rtc,
+    SystemControlA,
+    /// Written to pass time; nothing is there.
+    Delay,
+    Uart,
+    Elcr,
+    PowerManagement,
+    /// PCI configuration mechanism 1 and the reset control register in its midst.
+    Pci,
+}
+
+/// `(first port, ports, device)`.
+pub(super) const PORT_RANGES: [(u64, u64, PortDevice); 14] = [
+    (0x20, 2, PortDevice::PicMaster),
+    (0x40, 4, PortDevice::Pit),
+    (0x60, 1, PortDevice::I8042Data),
+    (0x61, 1, PortDevice::SystemControlB),
+    (0x64, 1, PortDevice::I8042Command),
+    (0x70, 2, PortDevice::Rtc),
+    (0x80, 1, PortDevice::Delay),
+    (SystemControlA::PORT as u64, 1, PortDevice::SystemControlA),
+    (0xa0, 2, PortDevice::PicSlave),
+    (0xed, 1, PortDevice::Delay),
+    (COM1 as u64, Uart::PORTS as u64, PortDevice::Uart),
+    (0x4d0, 2, PortDevice::Elcr),
+    (PciBus::PORT as u64, 8, PortDevice::Pci),
+    (PowerManagement::PORT as u64, PowerManagement::PORTS as u64, PortDevice::PowerManagement),
+];
+
+/// Offset of the reset control register among the PCI ports.
+const RESET_CONTROL: u16 = ResetControl::PORT - PciBus::PORT;
+
+impl PortDevice {
+    /// Whether the device takes an access of `width` at `offset` in one piece.
+    #[inline]
+    pub(super) fn takes_whole(self, offset: u16, width: Width) -> bool {
+        if width == Width::Byte {
+            return true;
+        }
+        match self {
+            Self::Pci => match offset {
+                0 => width == Width::Dword,
+                PciBus::DATA.. => offset + u16::from(width.bytes()) <= PciBus::DATA + 4,
+                _ => false,
+            },
+            Self::PowerManagement => offset == PowerManagement::TIMER && width == Width::Dword,
+            _ => false,
+        }
+    }
+}
+
+impl Chipset {
+    /// Calls the device that an access was found to belong to, and drives the lines that reading may change.
+    #[inline]
+    pub(super) fn read_device(
+        &mut self,
+        device: PortDevice,
+        offset: u16,
+        width: Width,
+        now: Nanos,
+        env: &mut impl Environment,
+    ) -> Result<u32, IoError> {
+        let byte = match device {
+            PortDevice::Uart => {
+                let value = self.uart.read(offset)?;
+                self.drive(isa_line::COM1, self.uart.irq(), env);
+                value
+            }
+            PortDevice::PowerManagement => {
+                let value = self.pm.read(offset, width, now)?;
+                self.drive(isa_line::SCI, self.pm.sci(), env);
+                return Ok(value);
+            }
+            PortDevice::PicMaster => self.pic.read(PicSelect::Master, offset)?,
+            PortDevice::PicSlave => self.pic.read(PicSelect::Slave, offset)?,
+            PortDevice::Elcr => self.pic.read_elcr(offset),
+            PortDevice::Pit => {
+                let value = self.pit.read(offset, now);
+                self.drive_timer(env);
+                value?
+            }
+            PortDevice::SystemControlB => self.pit.read_system_control(now),
+            PortDevice::Rtc => {
+                let value = self.rtc.read(offset, now);
+                self.drive(isa_line::RTC, self.rtc.irq(), env);
+                value?
+            }
+            PortDevice::I8042Data => {
+                let value = self.i8042.read_data();
+                self.drive(isa_line::KEYBOARD, self.i8042.irq(), env);
+                value
+            }
+            PortDevice::I8042Command => self.i8042.read_status(),
+            PortDevice::SystemControlA => self.system_control_a.read(),
+            PortDevice::Delay => 0xff,
+            PortDevice::Pci => return self.read_pci(offset, width),
+        };
+        Ok(byte.into())
+    }
+
+    /// Calls the device that a write was found to belong to, and drives its lines.
+    #[inline]
+    pub(super) fn write_device(
+        &mut self,
+        device: PortDevice,
+        offset: u16,
+        width: Width,
+        value: u32,
+        now: Nanos,
+        env: &mut impl Environment,
+    ) -> Result<(), IoError> {
+        let byte = value as u8;
+        match device {
+            PortDevice::Uart => {
+                self.uart.write(offset, byte, env)?;
+                self.drive(isa_line::COM1, self.uart.irq(), env);
+            }
+            PortDevice::PicMaster => self.pic.write(PicSelect::Master, offset, byte)?,
+            PortDevice::PicSlave => self.pic.write(PicSelect::Slave, offset, byte)?,
+            PortDevice::Elcr => self.pic.write_elcr(offset, byte),
+            PortDevice::Pit => {
+                self.pit.write(offset, byte, now)?;
+                self.drive_timer(env);
+            }
+            PortDevice::SystemControlB => self.pit.write_system_control(byte, now),
+            PortDevice::Rtc => {
+                self.rtc.write(offset, byte, now)?;
+                self.drive(isa_line::RTC, self.rtc.irq(), env);
+            }
+            PortDevice::PowerManagement => {
+                let event = self.pm.write(offset, byte, now)?;
+                self.note_power(event);
+                self.drive(isa_line::SCI, self.pm.sci(), env);
+            }
+            PortDevice::I8042Data => {
+                let event = self.i8042.write_data(byte);
+                self.note_power(event);
+                self.drive(isa_line::KEYBOARD, self.i8042.irq(), env);
+            }
+            PortDevice::I8042Command => {
+                let event = self.i8042.write_command(byte);
+                self.note_power(event);
+                self.drive(isa_line::KEYBOARD, self.i8042.irq(), env);
+            }
+            PortDevice::SystemControlA => {
+                let event = self.system_control_a.write(byte);
+                self.note_power(event);
+            }
+            PortDevice::Delay => {}
+            PortDevice::Pci => self.write_pci(offset, width, value)?,
+        }
+        Ok(())
+    }
+
+    /// A function that is not there is no error: its registers read all ones.
+    fn read_pci(&mut self, offset: u16, width: Width) -> Result<u32, IoError> {
+        match offset {
+            0 if width == Width::Dword => Ok(self.pci.read_address()),
+            RESET_CONTROL => Ok(self.reset_control.read().into()),
+            PciBus::DATA.. => {
+                let absent = width.mask() as u32;
+                Ok(self.pci.read_data(offset - PciBus::DATA, width).unwrap_or(absent))
+            }
+            _ => Err(IoError::Width { offset, width }),
+        }
+    }
+
+    fn write_pci(&mut self, offset: u16, width: Width, value: u32) -> Result<(), IoError> {
+        match offset {
+            0 if width == Width::Dword => self.pci.write_address(value),
+            RESET_CONTROL => {
+                let event = self.reset_control.write(value as u8);
+                self.note_power(event);
+            }
+            PciBus::DATA.. => {
+                // What was written matters to functions with BARs, of which there are none yet.
+                let _ = self.pci.write_data(offset - PciBus::DATA, width, value);
+            }
+            _ => return Err(IoError::Width { offset, width }),
+        }
+        Ok(())
+    }
+}

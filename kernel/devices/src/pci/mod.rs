@@ -1,0 +1,154 @@
+//! PCI configuration space by mechanism 1, and the host bridge.
+//!
+//! Source: PCI Local Bus Specification 3.0, "Configuration Space Decoding" ("Software Generation of Configuration
+//! Transactions") and "Configuration Space Organization". Functions that are added later keep a [`ConfigSpace`] here;
+//! [`PciBus::write_data`] tells their owner what was written, so that it can move BARs and the like.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use crate::bus::{IoError, Width};
+use arrayvec::ArrayVec;
+pub use config::{ConfigSpace, Header, register};
+
+/// Bus, device and function number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FunctionAddress(u16);
+
+impl FunctionAddress {
+    /// The host bridge's, 00:00.0.
+    pub const HOST_BRIDGE: Self = Self::new(0, 0, 0);
+
+    /// `device` is taken modulo 32, `function` modulo 8.
+    pub const fn new(bus: u8, device: u8, function: u8) -> Self {
+        Self((bus as u16) << 8 | (device as u16 & 0x1f) << 3 | function as u16 & 7)
+    }
+
+    /// The bus.
+    pub const fn bus(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// The device on its bus, 0 to 31.
+    pub const fn device(self) -> u8 {
+        (self.0 >> 3 & 0x1f) as u8
+    }
+
+    /// The function of its device, 0 to 7.
+    pub const fn function(self) -> u8 {
+        (self.0 & 7) as u8
+    }
+}
+
+/// A configuration write that reached a function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConfigWrite {
+    /// Which function.
+    pub function: FunctionAddress,
+    /// First byte written.
+    pub register: u8,
+    /// Bytes written.
+    pub width: Width,
+}
+
+/// Why a function cannot be added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AddFunctionError {
+    /// The address is taken.
+    Taken(FunctionAddress),
+    /// There are as many as the bus can hold.
+    Full,
+}
+
+/// The host bridge's identity: an Intel memory controller that no system has special treatment for.
+const HOST_BRIDGE: Header = Header {
+    vendor: 0x8086,
+    device: 0x0d57,
+    revision: 0,
+    // Bridge, host bridge.
+    class: 0x06_00_00,
+    subsystem_vendor: 0,
+    subsystem: 0,
+};
+
+/// The configuration mechanism (ports 0xcf8 to 0xcff) and the functions behind it.
+#[derive(Clone, Debug)]
+pub struct PciBus {
+    /// The address register as written.
+    address: u32,
+    functions: ArrayVec<(FunctionAddress, ConfigSpace), { Self::MAX_FUNCTIONS }>,
+}
+
+impl Default for PciBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PciBus {
+    /// The address register; the data register follows it.
+    pub const PORT: u16 = 0xcf8;
+    /// Offset of the data register from [`Self::PORT`].
+    pub const DATA: u16 = 4;
+    /// Functions it can hold.
+    pub const MAX_FUNCTIONS: usize = 16;
+
+    const ADDRESS_ENABLE: u32 = 1 << 31;
+    const ADDRESS_WRITABLE: u32 = 0x80ff_fffc;
+
+    /// A bus with the host bridge alone.
+    pub fn new() -> Self {
+        let mut functions = ArrayVec::new();
+        functions.push((FunctionAddress::HOST_BRIDGE, ConfigSpace::new(&HOST_BRIDGE)));
+        Self { address: 0, functions }
+    }
+
+    /// Adds a function with its configuration space.
+    pub fn add(&mut self, address: FunctionAddress, space: ConfigSpace) -> Result<(), AddFunctionError> {
+        if self.function(address).is_some() {
+            return Err(AddFunctionError::Taken(address));
+        }
+        self.functions.try_push((address, space)).map_err(|_| AddFunctionError::Full)
+    }
+
+    /// A function's configuration space.
+    pub fn function(&mut self, address: FunctionAddress) -> Option<&mut ConfigSpace> {
+        self.functions.iter_mut().find(|(at, _)| *at == address).map(|(_, space)| space)
+    }
+
+    /// Reads the address register.
+    pub const fn read_address(&self) -> u32 {
+        self.address
+    }
+
+    /// Writes the address register.
+    pub fn write_address(&mut self, value: u32) {
+        self.address = value & Self::ADDRESS_WRITABLE;
+    }
+
+    /// Reads the data register from byte `lane` (0 to 3) on; the access must end within it.
+    pub fn read_data(&mut self, lane: u16, width: Width) -> Result<u32, IoError> {
+        let (function, register) = self.target(lane, width)?;
+        let space = self.function(function).ok_or(IoError::NoRegister { offset: register.into() })?;
+        Ok(space.read(register, width))
+    }
+
+    /// Writes the data register from byte `lane` on, and says what was written.
+    pub fn write_data(&mut self, lane: u16, width: Width, value: u32) -> Result<ConfigWrite, IoError> {
+        let (function, register) = self.target(lane, width)?;
+        let space = self.function(function).ok_or(IoError::NoRegister { offset: register.into() })?;
+        space.write(register, width, value);
+        Ok(ConfigWrite { function, register, width })
+    }
+
+    fn target(&self, lane: u16, width: Width) -> Result<(FunctionAddress, u8), IoError> {
+        if lane + u16::from(width.bytes()) > 4 {
+            return Err(IoError::Width { offset: Self::DATA + lane, width });
+        }
+        if self.address & Self::ADDRESS_ENABLE == 0 {
+            return Err(IoError::NoRegister { offset: Self::DATA + lane });
+        }
+        Ok((FunctionAddress((self.address >> 8) as u16), self.address as u8 & 0xfc | lane as u8))
+    }
+}
