@@ -1,0 +1,107 @@
+//! The registers of a fake vCPU.
+
+use std::vec::Vec;
+
+use crate::{
+    DescriptorTable, Event, PendingEvents, Registers, Segment, SegmentAccess, SegmentName, SystemRegister,
+    cr0, rflags,
+};
+
+/// The registers of a fake vCPU.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    /// General-purpose registers.
+    pub registers: Registers,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Flags.
+    pub rflags: u64,
+    /// System registers by number.
+    pub(super) system: [u64; SYSTEM_REGISTERS],
+    /// Segments by number.
+    pub segments: [Segment; 8],
+    /// GDTR.
+    pub gdtr: DescriptorTable,
+    /// IDTR.
+    pub idtr: DescriptorTable,
+    /// The shadow of STI or MOV SS.
+    pub shadow: bool,
+    /// What the next entry delivers.
+    pub pending: PendingEvents,
+    /// Everything that entries have delivered.
+    pub delivered: Vec<Event>,
+    /// What [`Vcpu::next_rip`] answers: this many bytes after RIP.
+    pub instruction_length: Option<u64>,
+    /// What [`Vcpu::instruction_bytes`] gives.
+    pub instruction_bytes: Vec<u8>,
+    /// The TSC offset.
+    pub tsc_offset: u64,
+    /// CR0 and CR4 bits that the guest owns.
+    pub guest_owned: (u64, u64),
+    pub(super) interrupt_window: bool,
+    pub(super) nmi_window: bool,
+}
+
+const SYSTEM_REGISTERS: usize = SystemRegister::TscAux as usize + 1;
+const RIP_RESET: u64 = 0xfff0;
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+impl Cpu {
+    pub(super) fn new() -> Self {
+        let segment = |selector, base, access| Segment { selector, base, limit: 0xffff, access };
+        let data = segment(0, 0, SegmentAccess::DATA16);
+        let mut segments = [data; 8];
+        segments[SegmentName::Cs as usize] = segment(0xf000, 0xffff_0000, SegmentAccess::CODE16);
+        segments[SegmentName::Ldtr as usize] = segment(0, 0, SegmentAccess::LDT);
+        segments[SegmentName::Tr as usize] = segment(0, 0, SegmentAccess::BUSY_TSS);
+        let mut system = [0; SYSTEM_REGISTERS];
+        system[SystemRegister::Cr0 as usize] = cr0::CD | cr0::NW | cr0::ET;
+        system[SystemRegister::Dr6 as usize] = 0xffff_0ff0;
+        system[SystemRegister::Dr7 as usize] = 0x400;
+        system[SystemRegister::Xcr0 as usize] = 1;
+        system[SystemRegister::Pat as usize] = PAT_RESET;
+        Self {
+            registers: Registers::default(),
+            rip: RIP_RESET,
+            rsp: 0,
+            rflags: rflags::FIXED,
+            system,
+            segments,
+            gdtr: DescriptorTable { base: 0, limit: 0xffff },
+            idtr: DescriptorTable { base: 0, limit: 0xffff },
+            shadow: false,
+            pending: PendingEvents::NONE,
+            delivered: Vec::new(),
+            instruction_length: Some(2),
+            instruction_bytes: Vec::new(),
+            tsc_offset: 0,
+            guest_owned: (0, 0),
+            interrupt_window: false,
+            nmi_window: false,
+        }
+    }
+
+    /// A system register.
+    pub fn system(&self, register: SystemRegister) -> u64 {
+        self.system[register as usize]
+    }
+
+    /// Changes a system register as the guest itself would.
+    pub fn set_system(&mut self, register: SystemRegister, value: u64) {
+        self.system[register as usize] = value;
+    }
+
+    pub(super) fn interruptible(&self) -> bool {
+        self.rflags & rflags::IF != 0 && !self.shadow && !self.pending.any()
+    }
+
+    /// Delivers what is pending, through an interrupt gate.
+    pub(super) fn deliver(&mut self) {
+        if let Some(event) = self.pending.take() {
+            self.delivered.push(event);
+            self.rflags &= !rflags::IF;
+        }
+    }
+}

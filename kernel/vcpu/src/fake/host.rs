@@ -1,0 +1,179 @@
+//! The machine under a fake backend: time, timer and console.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::vec::Vec;
+
+use crate::{Host, Nanos};
+
+/// The machine's time and timer.
+#[derive(Debug)]
+pub struct Clock {
+    tsc: Cell<u64>,
+    hz: u64,
+    timer: Cell<Option<Nanos>>,
+    interrupt: Cell<bool>,
+}
+
+/// Where the fake TSC starts: not at zero, so that a forgotten offset shows.
+pub const TSC_START: u64 = 5_000_000;
+
+impl Clock {
+    /// A clock of `hz` ticks a second.
+    pub fn new(hz: u64) -> Rc<Self> {
+        Rc::new(Self { tsc: Cell::new(TSC_START), hz, timer: Cell::new(None), interrupt: Cell::new(false) })
+    }
+
+    /// Lets `ticks` pass.
+    pub fn pass(&self, ticks: u64) {
+        self.tsc.set(self.tsc.get() + ticks);
+    }
+
+    /// The TSC.
+    pub fn tsc(&self) -> u64 {
+        self.tsc.get()
+    }
+
+    /// The time of a TSC value.
+    pub fn time_of(&self, tsc: u64) -> Nanos {
+        let nanos = u128::from(tsc) * 1_000_000_000 / u128::from(self.hz);
+        Nanos(nanos.try_into().unwrap_or(u64::MAX))
+    }
+
+    /// The TSC value at a time.
+    pub fn tsc_of(&self, time: Nanos) -> u64 {
+        let tsc = (u128::from(time.0) * u128::from(self.hz)).div_ceil(1_000_000_000);
+        tsc.try_into().unwrap_or(u64::MAX)
+    }
+
+    /// When the host timer fires, where it is armed.
+    pub fn timer(&self) -> Option<Nanos> {
+        self.timer.get()
+    }
+
+    /// Something else than the timer interrupts the host, such as its serial port.
+    pub fn raise_interrupt(&self) {
+        self.interrupt.set(true);
+    }
+
+    /// True where the host has an interrupt pending; takes it.
+    pub(super) fn take_interrupt(&self) -> bool {
+        let now = self.time_of(self.tsc());
+        if self.timer.get().is_some_and(|deadline| deadline <= now) {
+            self.timer.set(None);
+            self.interrupt.set(true);
+        }
+        self.interrupt.replace(false)
+    }
+}
+
+/// The machine under a fake backend.
+#[derive(Debug)]
+pub struct FakeHost {
+    /// The clock that vCPUs run on.
+    pub clock: Rc<Clock>,
+    /// Bytes typed on the console.
+    pub input: VecDeque<u8>,
+    /// Bytes shown on the console.
+    pub output: Vec<u8>,
+    /// How many more bytes the console takes before it is busy; refilled by waiting.
+    pub output_room: usize,
+    /// How many bytes the console takes between two waits.
+    pub output_burst: usize,
+    /// Log lines not shown yet.
+    pub log: VecDeque<Vec<u8>>,
+    /// How often the timer was armed.
+    pub timer_writes: usize,
+    /// How often the CPU waited.
+    pub waits: usize,
+    /// [`Host::power_off`] was called.
+    pub powered_off: bool,
+    /// [`Host::restart`] was called.
+    pub restarted: bool,
+}
+
+impl FakeHost {
+    /// A machine on this clock with a fast console.
+    pub fn new(clock: &Rc<Clock>) -> Self {
+        Self {
+            clock: Rc::clone(clock),
+            input: VecDeque::new(),
+            output: Vec::new(),
+            output_room: usize::MAX,
+            output_burst: usize::MAX,
+            log: VecDeque::new(),
+            timer_writes: 0,
+            waits: 0,
+            powered_off: false,
+            restarted: false,
+        }
+    }
+}
+
+impl Host for FakeHost {
+    fn tsc(&self) -> u64 {
+        self.clock.tsc()
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        self.clock.hz
+    }
+
+    fn time_of(&self, tsc: u64) -> Nanos {
+        self.clock.time_of(tsc)
+    }
+
+    fn tsc_of(&self, time: Nanos) -> u64 {
+        self.clock.tsc_of(time)
+    }
+
+    fn wall_clock_s(&self) -> u64 {
+        1_700_000_000
+    }
+
+    fn set_timer(&mut self, deadline: Nanos) {
+        self.timer_writes += 1;
+        self.clock.timer.set(Some(deadline));
+    }
+
+    fn poll_interrupts(&mut self) {
+        self.clock.take_interrupt();
+    }
+
+    fn wait_for_interrupt(&mut self) {
+        self.waits += 1;
+        self.output_room = self.output_burst;
+        if !self.clock.interrupt.get() {
+            let deadline = self.clock.timer.get().expect("the host would wait for ever");
+            self.clock.tsc.set(self.clock.tsc().max(self.clock.tsc_of(deadline)));
+        }
+        assert!(self.clock.take_interrupt(), "the host waited and nothing came");
+    }
+
+    fn console_read(&mut self) -> Option<u8> {
+        self.input.pop_front()
+    }
+
+    fn console_write(&mut self, byte: u8) -> bool {
+        let Some(room) = self.output_room.checked_sub(1) else { return false };
+        self.output_room = room;
+        self.output.push(byte);
+        true
+    }
+
+    fn log_read(&mut self, buffer: &mut [u8]) -> usize {
+        let Some(line) = self.log.pop_front() else { return 0 };
+        let length = line.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&line[..length]);
+        length
+    }
+
+    fn power_off(&mut self) {
+        self.powered_off = true;
+    }
+
+    fn restart(&mut self) {
+        self.restarted = true;
+    }
+}

@@ -1,0 +1,183 @@
+//! A scripted backend and host for tests of the crates above: exits in, outcomes out.
+//!
+//! A guest is a [`Program`]: a closure that is called at each run, sees and changes the virtual CPU as guest
+//! instructions would, and says why the guest leaves. Everything that the hypervisor does to the vCPU is kept
+//! in a [`Journal`]. Time is a counter that only moves when something runs or waits, so tests are exact.
+//!
+//! It is no CPU: it executes nothing and checks nothing but what the contract says about call order
+//! ([`crate::Vcpu`]: accessors only between `load` and `unload`).
+
+mod cpu;
+mod host;
+mod space;
+mod vcpu;
+
+use core::fmt;
+use std::boxed::Box;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::vec::Vec;
+
+use crate::{
+    Backend, CpuidResult, CreateError, Event, Exit, Gpa, GuestMemory, SegmentName, SystemRegister, rflags,
+};
+
+pub use cpu::Cpu;
+pub use host::{Clock, FakeHost, TSC_START};
+pub use space::FakeSpace;
+pub use vcpu::FakeVcpu;
+
+/// What a guest does between two exits.
+pub type Program = Box<dyn FnMut(&mut Guest<'_>) -> Exit>;
+
+/// Everything the hypervisor did to a vCPU, in order; shared between the vCPU and the test.
+pub type Journal = Rc<RefCell<Vec<Action>>>;
+
+/// One thing that the hypervisor did to a vCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// [`Vcpu::load`].
+    Load,
+    /// [`Vcpu::unload`].
+    Unload,
+    /// [`Vcpu::reset`].
+    Reset,
+    /// [`Vcpu::advance`] to this address.
+    Advance(u64),
+    /// [`Vcpu::inject`].
+    Inject(Event),
+    /// [`Vcpu::request_interrupt_window`].
+    InterruptWindow(bool),
+    /// [`Vcpu::request_nmi_window`].
+    NmiWindow(bool),
+    /// [`Vcpu::write`].
+    Write(SystemRegister, u64),
+    /// [`Vcpu::set_tsc_offset`].
+    TscOffset(u64),
+    /// [`Vcpu::set_pdptes`].
+    Pdptes([u64; 4]),
+}
+
+/// A guest in the middle of its program.
+#[derive(Debug)]
+pub struct Guest<'a> {
+    /// Its virtual CPU.
+    pub cpu: &'a mut Cpu,
+    /// Its memory.
+    pub memory: &'a FakeSpace,
+    /// How often the program was called before, since the last reset.
+    pub step: usize,
+    /// How often the vCPU was reset.
+    pub resets: usize,
+    /// The machine's clock.
+    pub clock: &'a Clock,
+}
+
+impl Guest<'_> {
+    /// Leaves by CPUID with this leaf and subleaf.
+    pub fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Exit {
+        self.cpu.registers.set_rax(leaf.into());
+        self.cpu.registers.set_rcx(subleaf.into());
+        Exit::Cpuid
+    }
+
+    /// Leaves by RDMSR.
+    pub fn read_msr(&mut self, number: u32) -> Exit {
+        self.cpu.registers.set_rcx(number.into());
+        Exit::ReadMsr
+    }
+
+    /// Leaves by WRMSR.
+    pub fn write_msr(&mut self, number: u32, value: u64) -> Exit {
+        self.cpu.registers.set_rcx(number.into());
+        self.cpu.registers.set_edx_eax(value);
+        Exit::WriteMsr
+    }
+
+    /// Leaves by OUT.
+    pub fn port_write(&mut self, port: u16, size: u8, value: u32) -> Exit {
+        self.cpu.registers.set_rax(value.into());
+        Exit::Io(crate::IoExit { port, size, input: false, string: false })
+    }
+
+    /// Leaves by IN.
+    pub fn port_read(&mut self, port: u16, size: u8) -> Exit {
+        Exit::Io(crate::IoExit { port, size, input: true, string: false })
+    }
+
+    /// Leaves by HLT with interrupts on.
+    pub fn halt(&mut self) -> Exit {
+        self.cpu.rflags |= rflags::IF;
+        Exit::Halt
+    }
+
+    /// Puts code at RIP (a guest-physical address while paging is off and CS is flat) and gives its length
+    /// only through memory, as a CPU without NRIP save does.
+    pub fn place_code(&mut self, code: &[u8]) {
+        let base = self.cpu.segments[SegmentName::Cs as usize].base;
+        self.memory.write(Gpa(base.wrapping_add(self.cpu.rip)), code).expect("code lies in RAM");
+        self.cpu.instruction_length = None;
+    }
+}
+
+/// A backend whose vCPUs run programs, one after the other in the order of creation.
+pub struct FakeBackend {
+    programs: RefCell<VecDeque<(Program, Journal)>>,
+    cpuid: BTreeMap<(u32, u32), CpuidResult>,
+    clock: Rc<Clock>,
+    free: Rc<Cell<u64>>,
+}
+
+impl FakeBackend {
+    /// A backend on this clock, without programs and with an empty CPUID, and `memory` bytes of host memory.
+    pub fn new(clock: &Rc<Clock>, memory: u64) -> Self {
+        Self {
+            programs: RefCell::default(),
+            cpuid: BTreeMap::new(),
+            clock: Rc::clone(clock),
+            free: Rc::new(Cell::new(memory)),
+        }
+    }
+
+    /// Gives the next vCPU its program and returns its journal.
+    pub fn add_program(&self, program: impl FnMut(&mut Guest<'_>) -> Exit + 'static) -> Journal {
+        let journal = Journal::default();
+        self.programs.borrow_mut().push_back((Box::new(program), Rc::clone(&journal)));
+        journal
+    }
+
+    /// Sets what [`Backend::cpuid`] answers.
+    pub fn set_cpuid(&mut self, leaf: u32, subleaf: u32, result: CpuidResult) {
+        self.cpuid.insert((leaf, subleaf), result);
+    }
+}
+
+impl fmt::Debug for FakeBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeBackend").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+impl Backend for FakeBackend {
+    type Vcpu = FakeVcpu;
+    type Space = FakeSpace;
+
+    fn create_space(&self) -> Result<FakeSpace, CreateError> {
+        Ok(FakeSpace::sharing(&self.free))
+    }
+
+    fn create_vcpu(&self, space: &FakeSpace) -> Result<FakeVcpu, CreateError> {
+        let (program, journal) =
+            self.programs.borrow_mut().pop_front().ok_or(CreateError::Exhausted { what: "program" })?;
+        Ok(FakeVcpu::new(program, journal, Rc::clone(&self.clock), space.clone()))
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        self.cpuid.get(&(leaf, subleaf)).copied().unwrap_or_default()
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("fake")
+    }
+}

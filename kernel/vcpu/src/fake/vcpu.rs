@@ -1,0 +1,236 @@
+//! A vCPU that runs a program.
+
+use core::fmt;
+use std::rc::Rc;
+
+use super::{Action, Clock, Cpu, FakeSpace, Guest, Journal, Program};
+use crate::{
+    DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment, SegmentName, SystemRegister, Vcpu,
+    cr0,
+};
+
+/// A fake vCPU.
+pub struct FakeVcpu {
+    /// Its registers, for the test to look at.
+    pub cpu: Cpu,
+    program: Program,
+    journal: Journal,
+    clock: Rc<Clock>,
+    space: FakeSpace,
+    step: usize,
+    resets: usize,
+    loaded: bool,
+}
+
+/// Ticks that pass in every run.
+const RUN_TICKS: u64 = 100;
+
+impl FakeVcpu {
+    pub(super) fn new(program: Program, journal: Journal, clock: Rc<Clock>, space: FakeSpace) -> Self {
+        Self { cpu: Cpu::new(), program, journal, clock, space, step: 0, resets: 0, loaded: false }
+    }
+
+    fn note(&self, action: Action) {
+        self.journal.borrow_mut().push(action);
+    }
+
+    #[track_caller]
+    fn expect_loaded(&self) {
+        assert!(self.loaded, "a vCPU was used while it was not loaded");
+    }
+}
+
+impl fmt::Debug for FakeVcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeVcpu").field("cpu", &self.cpu).field("step", &self.step).finish_non_exhaustive()
+    }
+}
+
+impl Vcpu for FakeVcpu {
+    fn load(&mut self) {
+        assert!(!self.loaded, "a loaded vCPU was loaded again");
+        self.loaded = true;
+        self.note(Action::Load);
+    }
+
+    fn unload(&mut self) {
+        self.expect_loaded();
+        self.loaded = false;
+        self.note(Action::Unload);
+    }
+
+    fn run(&mut self) -> Exit {
+        self.expect_loaded();
+        self.clock.pass(RUN_TICKS);
+        self.cpu.deliver();
+        if self.clock.take_interrupt() {
+            return Exit::HostEvent;
+        }
+        if self.cpu.interrupt_window && self.cpu.interruptible() {
+            return Exit::InterruptWindow;
+        }
+        if self.cpu.nmi_window && self.nmi_ready() {
+            return Exit::NmiWindow;
+        }
+        let mut guest = Guest {
+            cpu: &mut self.cpu,
+            memory: &self.space,
+            step: self.step,
+            resets: self.resets,
+            clock: &self.clock,
+        };
+        self.step += 1;
+        (self.program)(&mut guest)
+    }
+
+    fn reset(&mut self) {
+        self.expect_loaded();
+        let delivered = core::mem::take(&mut self.cpu.delivered);
+        self.cpu = Cpu { delivered, tsc_offset: self.cpu.tsc_offset, ..Cpu::new() };
+        self.step = 0;
+        self.resets += 1;
+        self.note(Action::Reset);
+    }
+
+    fn registers(&self) -> &Registers {
+        &self.cpu.registers
+    }
+
+    fn registers_mut(&mut self) -> &mut Registers {
+        &mut self.cpu.registers
+    }
+
+    fn rip(&self) -> u64 {
+        self.cpu.rip
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.cpu.rip = rip;
+    }
+
+    fn rsp(&self) -> u64 {
+        self.cpu.rsp
+    }
+
+    fn set_rsp(&mut self, rsp: u64) {
+        self.cpu.rsp = rsp;
+    }
+
+    fn rflags(&self) -> u64 {
+        self.cpu.rflags
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.cpu.rflags = rflags;
+    }
+
+    fn read(&self, register: SystemRegister) -> u64 {
+        self.expect_loaded();
+        self.cpu.system(register)
+    }
+
+    fn write(&mut self, register: SystemRegister, value: u64) {
+        self.expect_loaded();
+        self.cpu.set_system(register, value);
+        self.note(Action::Write(register, value));
+    }
+
+    fn segment(&self, name: SegmentName) -> Segment {
+        self.cpu.segments[name as usize]
+    }
+
+    fn set_segment(&mut self, name: SegmentName, segment: Segment) {
+        self.expect_loaded();
+        self.cpu.segments[name as usize] = segment;
+    }
+
+    fn table(&self, name: DescriptorTableName) -> DescriptorTable {
+        match name {
+            DescriptorTableName::Gdtr => self.cpu.gdtr,
+            DescriptorTableName::Idtr => self.cpu.idtr,
+        }
+    }
+
+    fn set_table(&mut self, name: DescriptorTableName, table: DescriptorTable) {
+        match name {
+            DescriptorTableName::Gdtr => self.cpu.gdtr = table,
+            DescriptorTableName::Idtr => self.cpu.idtr = table,
+        }
+    }
+
+    fn cpl(&self) -> u8 {
+        if self.cpu.system(SystemRegister::Cr0) & cr0::PE == 0 {
+            return 0;
+        }
+        self.segment(SegmentName::Ss).access.dpl()
+    }
+
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        self.note(Action::Pdptes(entries));
+    }
+
+    fn set_guest_owned(&mut self, cr0: u64, cr4: u64) {
+        self.cpu.guest_owned = (cr0, cr4);
+    }
+
+    fn next_rip(&self) -> Option<u64> {
+        self.cpu.instruction_length.map(|length| self.cpu.rip.wrapping_add(length))
+    }
+
+    fn instruction_bytes(&self, buffer: &mut [u8; 15]) -> usize {
+        let length = self.cpu.instruction_bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&self.cpu.instruction_bytes[..length]);
+        length
+    }
+
+    fn advance(&mut self, next_rip: u64) {
+        self.expect_loaded();
+        self.cpu.rip = next_rip;
+        self.cpu.shadow = false;
+        self.note(Action::Advance(next_rip));
+    }
+
+    fn inject(&mut self, event: Event) {
+        self.expect_loaded();
+        if matches!(event, Event::Interrupt { .. }) {
+            assert!(self.cpu.interruptible(), "an interrupt was injected where none can be");
+        }
+        self.cpu.pending.request(event);
+        self.note(Action::Inject(event));
+    }
+
+    fn interrupted_event(&self) -> Option<Event> {
+        self.cpu.pending.interrupted()
+    }
+
+    fn interruptible(&self) -> bool {
+        self.expect_loaded();
+        self.cpu.interruptible()
+    }
+
+    fn nmi_ready(&self) -> bool {
+        !self.cpu.shadow && !self.cpu.pending.any()
+    }
+
+    fn request_interrupt_window(&mut self, wanted: bool) {
+        self.expect_loaded();
+        self.cpu.interrupt_window = wanted;
+        self.note(Action::InterruptWindow(wanted));
+    }
+
+    fn request_nmi_window(&mut self, wanted: bool) {
+        self.expect_loaded();
+        self.cpu.nmi_window = wanted;
+        self.note(Action::NmiWindow(wanted));
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.expect_loaded();
+        self.cpu.tsc_offset = offset;
+        self.note(Action::TscOffset(offset));
+    }
+
+    fn dump(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "fake vCPU after {} steps", self.step)
+    }
+}
