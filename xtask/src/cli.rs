@@ -1,0 +1,163 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Builds, checks, boots and tests Basalt.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Look at the source: format, lints, the dependency law, the unsafe law, file lengths
+    #[command(after_help = "Example:\n  cargo xtask check")]
+    Check,
+    /// Build the kernel: target/basalt.elf
+    #[command(after_help = "Example:\n  cargo xtask build")]
+    Build,
+    /// Make a bootable image: target/basalt.img
+    #[command(after_help = IMAGE_EXAMPLES)]
+    Image(ImageOptions),
+    /// Boot Basalt on a machine, usually an emulated one
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunOptions),
+    /// Run the tests: on the host, in test guests, and with stock Linux
+    #[command(after_help = TEST_EXAMPLES)]
+    Test(TestOptions),
+    /// Measure the cost of exits, and of a Linux boot
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchOptions),
+}
+
+const IMAGE_EXAMPLES: &str = "\
+Examples:
+  cargo xtask image
+  cargo xtask image --guest demo --guest demo --output two.img";
+
+const RUN_EXAMPLES: &str = "\
+On the console, Ctrl-A and a digit goes to that VM, Ctrl-A k to the kernel's log, Ctrl-A h helps, Ctrl-A x ends.
+
+Examples:
+  cargo xtask run
+  cargo xtask run --machine list
+  cargo xtask run --machine bochs-vmx --headless --until 'basalt-demo login ready' --timeout 900
+  cargo xtask run --headless --until Linux --guest-append 'basalt.run=\"uname -a\"'
+  cargo xtask run --headless --send 'login ready=>uname\\r' --until Linux";
+
+const TEST_EXAMPLES: &str = "\
+A NAME is a test of `--list`, or the beginning of one; without any, everything of the tier `ci` is run.
+
+Examples:
+  cargo xtask test
+  cargo xtask test --list
+  cargo xtask test host
+  cargo xtask test linux-boot --machine bochs-svm";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  cargo xtask bench
+  cargo xtask bench --machine bochs-vmx --json bench.json";
+
+/// What an image holds.
+#[derive(Args)]
+pub(crate) struct Contents {
+    /// A guest: `demo`, a selftest, or the path of a guest.toml (repeat for several VMs)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) guest: Vec<String>,
+    /// Added to the command line of every guest
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) guest_append: Option<String>,
+    /// Options for Basalt itself
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) option: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct ImageOptions {
+    #[command(flatten)]
+    pub(crate) contents: Contents,
+    /// Where to write it, instead of target/basalt.img
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub(crate) contents: Contents,
+    /// The machine: a name, `auto`, or `list` to see them
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(crate) machine: String,
+    /// The machine's CPUs
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) cpus: Option<u32>,
+    /// The machine's memory, such as 2G
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// Without a keyboard; ends with status 0 when all of `--until` has appeared, and with 1 on a time-out or
+    /// a kernel panic
+    #[arg(long)]
+    pub(crate) headless: bool,
+    /// What must appear on a console (repeat: all must)
+    #[arg(long, value_name = "TEXT", requires = "headless")]
+    pub(crate) until: Vec<String>,
+    /// Ends the run after that many seconds (headless: 600 unless given)
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// When TEXT has appeared, type INPUT; \r is Return (repeat: one after the other)
+    #[arg(long, value_name = "TEXT=>INPUT", requires = "headless")]
+    pub(crate) send: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct TestOptions {
+    /// The tests to run
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Run on this machine instead of the tests' own
+    #[arg(long, value_name = "NAME")]
+    pub(crate) machine: Option<String>,
+    /// List the tests
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchOptions {
+    /// Write the results to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Measure on this machine only (repeat for several)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) machine: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_calls_are_understood() {
+        for call in [
+            "x run --machine qemu-svm --headless --until ready --timeout 600",
+            "x test linux-boot --machine bochs-svm",
+            "x bench --json out.json",
+            "x image --output x.img --guest demo",
+            "x run --option -x --guest-append -y",
+        ] {
+            Cli::try_parse_from(call.split(' ')).map(drop).expect(call);
+        }
+        assert!(Cli::try_parse_from(["x", "run", "--until", "ready"]).is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! Guests: read from their descriptions (`guest-images/*/guest.toml`), made ready to be put into an image.
+//!
+//! A guest is named on the command line by the `name` of its description, by the name of a selftest, or by
+//! the path of a description. To add one, write a `guest.toml`:
+//!
+//! ```toml
+//! name = "demo"
+//! about = "What it is, in one line"
+//! memory = "256M"
+//! cpus = 1
+//! cmdline = "console=ttyS0"
+//!
+//! [kernel]
+//! debian = "linux-image-amd64"    # a Debian kernel package, or:
+//! # file = "vmlinux"              # a file beside the description
+//!
+//! [initrd.busybox]                # may be left out, or: [initrd] file = "initrd.img"
+//! init = "init"                   # a script: the first process
+//! jobs = "jobs"                   # a folder of scripts: /jobs (may be left out)
+//! ```
+
+mod cpio;
+mod debian;
+mod elf;
+mod initramfs;
+mod vmlinux;
+
+pub(crate) use elf::compact;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::failure::{Context, Failure, Result};
+use crate::{build, paths};
+
+/// The guest that is run when none is named.
+pub(crate) const DEFAULT: &str = "demo";
+
+const SELFTEST_MEMORY: &str = "64M";
+
+/// A guest, ready to be put into an image.
+#[derive(Clone, Debug)]
+pub(crate) struct Guest {
+    /// The name of its VM.
+    pub(crate) name: String,
+    /// Virtual CPUs.
+    pub(crate) cpus: u32,
+    /// Memory, as the kernel reads it (`256M`).
+    pub(crate) memory: String,
+    /// The kernel: `vmlinux`, bzImage or any ELF64 of that protocol.
+    pub(crate) kernel: PathBuf,
+    /// The initial file system.
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub(crate) cmdline: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    name: String,
+    about: String,
+    memory: String,
+    cpus: u32,
+    #[serde(default)]
+    cmdline: String,
+    kernel: KernelSource,
+    initrd: Option<InitrdSource>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum KernelSource {
+    Debian(String),
+    File(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum InitrdSource {
+    Busybox(initramfs::Contents),
+    File(PathBuf),
+}
+
+/// Makes a guest ready: fetches or builds its files.
+pub(crate) fn prepare(name: &str) -> Result<Guest> {
+    if name.ends_with(".toml") {
+        return from_description(Path::new(name));
+    }
+    for path in descriptions()? {
+        if read_description(&path)?.name == name {
+            return from_description(&path);
+        }
+    }
+    if build::selftest_names()?.iter().any(|known| known == name) {
+        return selftest(name);
+    }
+    Err(Failure::new(format!("there is no guest named `{name}`"))
+        .next(format!("one of these, or the path of a guest.toml: {}", known_names()?.join(", "))))
+}
+
+/// Makes several guests ready. A guest named more than once gets a number behind its name.
+pub(crate) fn prepare_all(names: &[String]) -> Result<Vec<Guest>> {
+    let mut guests: Vec<Guest> = Vec::new();
+    for name in names {
+        let mut guest = prepare(name)?;
+        let same = guests
+            .iter()
+            .filter(|other| other.kernel == guest.kernel && other.initrd == guest.initrd)
+            .count();
+        if same > 0 {
+            guest.name = format!("{}{}", guest.name, same + 1);
+        }
+        guests.push(guest);
+    }
+    Ok(guests)
+}
+
+fn known_names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for path in descriptions()? {
+        let description = read_description(&path)?;
+        names.push(format!("{} ({})", description.name, description.about));
+    }
+    names.extend(build::selftest_names()?);
+    Ok(names)
+}
+
+fn descriptions() -> Result<Vec<PathBuf>> {
+    let folder = paths::root().join("guest-images");
+    let entries = std::fs::read_dir(&folder).context(format_args!("reading {}", paths::shown(&folder)))?;
+    let mut files: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path().join("guest.toml"))
+        .filter(|file| file.is_file())
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn read_description(path: &Path) -> Result<Description> {
+    toml::from_str(&paths::read(path)?)
+        .context(format_args!("{} is not a guest description", paths::shown(path)))
+}
+
+fn from_description(path: &Path) -> Result<Guest> {
+    let description = read_description(path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let kernel = match &description.kernel {
+        KernelSource::Debian(package) => debian::kernel(package)?,
+        KernelSource::File(file) => existing(folder.join(file), path)?,
+    };
+    let initrd = match &description.initrd {
+        None => None,
+        Some(InitrdSource::Busybox(contents)) => Some(initramfs::build(&description.name, folder, contents)?),
+        Some(InitrdSource::File(file)) => Some(existing(folder.join(file), path)?),
+    };
+    Ok(Guest {
+        name: description.name,
+        cpus: description.cpus,
+        memory: description.memory,
+        kernel,
+        initrd,
+        cmdline: description.cmdline,
+    })
+}
+
+fn existing(file: PathBuf, named_in: &Path) -> Result<PathBuf> {
+    if file.is_file() {
+        return Ok(file);
+    }
+    Err(Failure::new(format!("{} names {}, which is not there", paths::shown(named_in), paths::shown(&file))))
+}
+
+fn selftest(name: &str) -> Result<Guest> {
+    build::selftests()?;
+    let kernel = paths::target().join("guests/selftest").join(name);
+    let binary = paths::read_bytes(&build::selftest_binary(name))?;
+    paths::write(&kernel, &compact(&binary).context(format_args!("the selftest {name}"))?)?;
+    Ok(Guest {
+        name: name.to_owned(),
+        cpus: 1,
+        memory: SELFTEST_MEMORY.to_owned(),
+        kernel,
+        initrd: None,
+        cmdline: String::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_descriptions_can_be_read() {
+        let names: Vec<_> = descriptions()
+            .expect("folder")
+            .iter()
+            .map(|path| read_description(path).expect("valid").name)
+            .collect();
+        assert!(names.iter().any(|name| name == DEFAULT), "{names:?}");
+    }
+
+    #[test]
+    fn a_misspelt_field_is_an_error() {
+        let text = "name='x'\nabout='x'\nmemory='1M'\ncpus=1\nmemroy='2M'\n[kernel]\nfile='x'\n";
+        assert!(toml::from_str::<Description>(text).is_err());
+    }
+}

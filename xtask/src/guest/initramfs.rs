@@ -1,0 +1,71 @@
+//! Builds a guest's initial file system: Debian's static busybox, links for its applets, and the guest's
+//! own `/init`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+
+use super::cpio::Archive;
+use super::debian;
+use crate::failure::{Context, Result};
+use crate::{paths, process};
+
+const BUSYBOX_PACKAGE: &str = "busybox-static";
+const BUSYBOX: &str = "bin/busybox";
+const FOLDERS: [&str; 7] = ["bin", "dev", "etc", "proc", "run", "sys", "tmp"];
+/// Applets that `/init` replaces: there is no init system to tell, so they act at once.
+const REPLACED: [&str; 4] = ["busybox", "poweroff", "reboot", "halt"];
+
+/// What a guest adds to busybox: paths beside its description.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Contents {
+    init: PathBuf,
+    jobs: Option<PathBuf>,
+}
+
+/// Builds the archive for `guest`, whose description lies in `folder`. Gives its path.
+pub(super) fn build(guest: &str, folder: &Path, contents: &Contents) -> Result<PathBuf> {
+    let busybox = debian::unpack(BUSYBOX_PACKAGE)?.join(BUSYBOX);
+    let applets = process::text(Command::new(&busybox).arg("--list"))?;
+    let mut archive = Archive::default();
+    add_busybox(&mut archive, &paths::read_bytes(&busybox)?, &applets);
+    archive.program("init", &paths::read_bytes(&folder.join(&contents.init))?);
+    if let Some(jobs) = &contents.jobs {
+        add_jobs(&mut archive, &folder.join(jobs))?;
+    }
+    let archive = archive.finish();
+    let path = paths::target().join("guests").join(guest).join("initrd");
+    paths::write(&path, &archive)?;
+    Ok(path)
+}
+
+fn add_jobs(archive: &mut Archive, folder: &Path) -> Result<()> {
+    archive.folder("jobs");
+    let entries = std::fs::read_dir(folder).context(format_args!("reading {}", paths::shown(folder)))?;
+    let mut jobs: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    jobs.sort();
+    for job in jobs {
+        let name = job.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        archive.program(&format!("jobs/{name}"), &paths::read_bytes(&job)?);
+    }
+    Ok(())
+}
+
+fn add_busybox(archive: &mut Archive, busybox: &[u8], applets: &str) {
+    for folder in FOLDERS {
+        archive.folder(folder);
+    }
+    // The kernel opens these before /init can mount anything.
+    archive.character_device("dev/console", 5, 1);
+    archive.character_device("dev/null", 1, 3);
+    archive.program(BUSYBOX, busybox);
+    for applet in applets.lines().filter(|name| !REPLACED.contains(name)) {
+        archive.link(&format!("bin/{applet}"), "busybox");
+    }
+    for action in ["poweroff", "reboot", "halt"] {
+        let program = format!("#!/bin/sh\nsync\nexec /bin/busybox {action} -f\n");
+        archive.program(&format!("bin/{action}"), program.as_bytes());
+    }
+}

@@ -1,0 +1,216 @@
+//! Bootable images: GRUB, the kernel and the guests in one file for CD and USB stick, BIOS and UEFI.
+//!
+//! The recipe is small on purpose, because an emulated BIOS reads slowly: only the GRUB modules that the
+//! menu needs, no fonts, themes or translations, and files without anything that is not loaded.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::failure::{Context, Failure, Result};
+use crate::guest::{self, Guest};
+use crate::{packages, paths, process, progress};
+
+/// GRUB's modules beyond those that grub-mkrescue puts into its core.
+const GRUB_MODULES: &str = "multiboot2 normal configfile iso9660 part_msdos part_gpt fat all_video";
+/// The menu, with places for the kernel's options and the guests.
+const MENU: &str = "boot/grub/grub.cfg.in";
+/// A Multiboot2 header must begin within this part of the file.
+const MULTIBOOT2_SEARCH: usize = 32768;
+const MULTIBOOT2_MAGIC: [u8; 4] = 0xe852_50d6_u32.to_le_bytes();
+
+/// What an image holds.
+pub(crate) struct Recipe {
+    /// The kernel, as built.
+    pub(crate) kernel: PathBuf,
+    /// The kernel's own options.
+    pub(crate) options: String,
+    /// The guests, in the order of their VMs.
+    pub(crate) guests: Vec<Guest>,
+}
+
+impl Recipe {
+    /// Makes the image, unless it is there already and made from the same things.
+    pub(crate) fn make(&self, image: &Path) -> Result<()> {
+        packages::ensure(packages::IMAGE)?;
+        let files = self.files()?;
+        let stamp_path = image.with_added_extension("stamp");
+        let stamp = self.stamp(&files)?;
+        if image.is_file() && std::fs::read_to_string(&stamp_path).is_ok_and(|old| old == stamp) {
+            return Ok(());
+        }
+        progress::step(&format!("making {}", paths::shown(image)), || self.write(image, &files))?;
+        paths::write(&stamp_path, stamp.as_bytes())
+    }
+
+    /// The files of the image: their paths in it and outside. Guests with the same file share it.
+    fn files(&self) -> Result<Vec<(String, PathBuf)>> {
+        let mut files = vec![("boot/basalt.elf".to_owned(), small_kernel(&self.kernel)?)];
+        for guest in &self.guests {
+            for (path, file) in guest_files(guest) {
+                if !files.iter().any(|(_, other)| *other == file) {
+                    files.push((path, file));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    fn menu(&self, files: &[(String, PathBuf)]) -> Result<String> {
+        let template = paths::read(&paths::root().join(MENU))?;
+        let mut modules = String::new();
+        for guest in &self.guests {
+            for line in module_lines(guest, files)? {
+                writeln!(modules, "    {line}").context("writing the menu")?;
+            }
+        }
+        Ok(template.replace("@OPTIONS@", &arguments(&self.options)).replace("@MODULES@\n", &modules))
+    }
+
+    fn stamp(&self, files: &[(String, PathBuf)]) -> Result<String> {
+        let mut stamp = self.menu(files)?;
+        for (_, file) in files {
+            let metadata = std::fs::metadata(file).context(format_args!("reading {}", paths::shown(file)))?;
+            let modified = metadata.modified().context("reading a time stamp")?;
+            writeln!(stamp, "{} {} {modified:?}", file.display(), metadata.len())
+                .context("writing the stamp")?;
+        }
+        writeln!(stamp, "{GRUB_MODULES}").context("writing the stamp")?;
+        Ok(stamp)
+    }
+
+    fn write(&self, image: &Path, files: &[(String, PathBuf)]) -> Result<()> {
+        let tree = image.with_added_extension(format!("{}.tree", std::process::id()));
+        paths::write(&tree.join("boot/grub/grub.cfg"), self.menu(files)?.as_bytes())?;
+        for (path, file) in files {
+            let copy = tree.join(path);
+            paths::create_dir(copy.parent().unwrap_or(&tree))?;
+            let copied = std::fs::hard_link(file, &copy).or_else(|_| std::fs::copy(file, &copy).map(drop));
+            copied.context(format_args!("copying {}", paths::shown(file)))?;
+        }
+        let finished = image.with_added_extension(format!("{}.tmp", std::process::id()));
+        process::output(
+            Command::new("grub-mkrescue")
+                .arg("--output")
+                .arg(&finished)
+                .arg(format!("--install-modules={GRUB_MODULES}"))
+                .args(["--locales=", "--fonts=", "--themes=", "--compress=no"])
+                .arg(&tree),
+        )?;
+        std::fs::rename(&finished, image).context(format_args!("writing {}", paths::shown(image)))?;
+        std::fs::remove_dir_all(&tree).context(format_args!("removing {}", paths::shown(&tree)))
+    }
+}
+
+/// Where images other than `target/basalt.img` lie.
+pub(crate) fn path(name: &str) -> PathBuf {
+    paths::target().join("images").join(format!("{name}.img"))
+}
+
+/// Without its symbols and line tables the kernel loads faster; we keep those beside it.
+fn small_kernel(kernel: &Path) -> Result<PathBuf> {
+    let small =
+        guest::compact(&paths::read_bytes(kernel)?).context(format_args!("{}", paths::shown(kernel)))?;
+    let head = &small[..small.len().min(MULTIBOOT2_SEARCH)];
+    if !head.chunks_exact(8).any(|word| word.starts_with(&MULTIBOOT2_MAGIC)) {
+        return Err(Failure::new(format!("{} has no Multiboot2 header", paths::shown(kernel)))
+            .next("the linker script must place the header's section first"));
+    }
+    let path = paths::target().join("images/basalt.elf");
+    paths::write(&path, &small)?;
+    Ok(path)
+}
+
+fn guest_files(guest: &Guest) -> impl Iterator<Item = (String, PathBuf)> {
+    let kernel = Some((format!("guests/{}/kernel", guest.name), guest.kernel.clone()));
+    let initrd = guest.initrd.clone().map(|file| (format!("guests/{}/initrd", guest.name), file));
+    kernel.into_iter().chain(initrd)
+}
+
+fn module_lines(guest: &Guest, files: &[(String, PathBuf)]) -> Result<Vec<String>> {
+    let in_image = |file: &Path| {
+        let found = files.iter().find(|(_, other)| other == file);
+        found.map(|(path, _)| path).ok_or_else(|| Failure::new("a guest's file is not in the image"))
+    };
+    let Guest { name, cpus, memory, kernel, initrd, cmdline } = guest;
+    let mut lines = vec![format!(
+        "module2 /{} vm={name} cpus={cpus} memory={memory} kernel -- {}",
+        in_image(kernel)?,
+        arguments(cmdline)
+    )];
+    if let Some(initrd) = initrd {
+        lines.push(format!("module2 /{} vm={name} initrd", in_image(initrd)?));
+    }
+    Ok(lines.iter().map(|line| line.trim_end().to_owned()).collect())
+}
+
+/// Writes a command line so that GRUB's shell passes it on: each argument in single quotes when it holds
+/// anything that the shell would act on. Double quotes keep an argument together, as in Linux.
+fn arguments(line: &str) -> String {
+    let quoted = split_arguments(line).into_iter().map(|argument| {
+        let plain = |symbol: char| symbol.is_ascii_alphanumeric() || "-_=.,:/+@%".contains(symbol);
+        match argument.chars().all(plain) {
+            true => argument,
+            false => format!("'{}'", argument.replace('\'', "'\\''")),
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+fn split_arguments(line: &str) -> Vec<String> {
+    let (mut arguments, mut current, mut quoted) = (Vec::new(), String::new(), false);
+    for symbol in line.chars() {
+        match symbol {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => arguments.push(std::mem::take(&mut current)),
+            symbol => current.push(symbol),
+        }
+    }
+    arguments.push(current);
+    arguments.retain(|argument| !argument.is_empty());
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(name: &str) -> Guest {
+        Guest {
+            name: name.to_owned(),
+            cpus: 1,
+            memory: "256M".to_owned(),
+            kernel: PathBuf::from("/x/vmlinux"),
+            initrd: Some(PathBuf::from(format!("/x/{name}"))),
+            cmdline: "console=ttyS0 basalt.run=\"sleep 1; dmesg\"".to_owned(),
+        }
+    }
+
+    #[test]
+    fn module_lines_follow_the_boot_contract() {
+        let files: Vec<_> = guest_files(&guest("demo")).collect();
+        assert_eq!(
+            module_lines(&guest("demo"), &files).expect("in the image"),
+            [
+                "module2 /guests/demo/kernel vm=demo cpus=1 memory=256M kernel -- console=ttyS0 'basalt.run=sleep 1; dmesg'",
+                "module2 /guests/demo/initrd vm=demo initrd",
+            ]
+        );
+    }
+
+    #[test]
+    fn guests_share_the_same_file() {
+        let files: Vec<_> = guest_files(&guest("one")).collect();
+        let mut two = guest("two");
+        two.initrd = None;
+        assert!(
+            module_lines(&two, &files).expect("shared")[0].starts_with("module2 /guests/one/kernel vm=two ")
+        );
+    }
+
+    #[test]
+    fn arguments_survive_grubs_shell() {
+        assert_eq!(arguments("a=b  quiet"), "a=b quiet");
+        assert_eq!(arguments("run=\"it's $HOME\""), "'run=it'\\''s $HOME'");
+    }
+}

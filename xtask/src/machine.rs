@@ -1,0 +1,285 @@
+//! Machines to boot on: read from the profiles in `xtask/machines/*.toml`, started as an emulator whose
+//! first serial port is a connection to us.
+//!
+//! The connection is the same for every emulator: we listen on a port of the loopback interface, and the
+//! emulator connects. So it loses no byte and no two machines can meet.
+
+mod bochs;
+mod qemu;
+
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::failure::{Context, Failure, Result};
+use crate::paths;
+
+/// `--machine auto`.
+pub(crate) const AUTO: &str = "auto";
+const KVM: &str = "kvm";
+const FALLBACK: &str = "qemu-svm";
+/// An emulator that has not connected by then has not started.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+/// A machine, as its profile describes it.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profile {
+    /// The name: that of the profile's file.
+    #[serde(skip)]
+    pub(crate) name: String,
+    /// What it is, in one line.
+    pub(crate) about: String,
+    /// Memory, unless the user asks for another size (`1G`).
+    pub(crate) memory: String,
+    /// CPUs, unless the user asks for another number.
+    pub(crate) cpus: u32,
+    /// How many times longer than QEMU it may take: time limits are multiplied by it.
+    pub(crate) patience: u32,
+    qemu: Option<qemu::Settings>,
+    bochs: Option<bochs::Settings>,
+}
+
+/// What to start.
+pub(crate) struct Launch<'a> {
+    /// The image to boot.
+    pub(crate) image: &'a Path,
+    /// Names the log files: `target/logs/NAME.serial.log`.
+    pub(crate) name: &'a str,
+    /// CPUs, instead of the profile's.
+    pub(crate) cpus: Option<u32>,
+    /// Memory, instead of the profile's.
+    pub(crate) memory: Option<String>,
+}
+
+/// All profiles, sorted by name.
+pub(crate) fn profiles() -> Result<Vec<Profile>> {
+    let folder = paths::root().join("xtask/machines");
+    let entries = std::fs::read_dir(&folder).context(format_args!("reading {}", paths::shown(&folder)))?;
+    let mut profiles = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let mut profile: Profile = toml::from_str(&paths::read(&path)?)
+                .context(format_args!("{} is not a machine profile", paths::shown(&path)))?;
+            profile.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            profiles.push(profile);
+        }
+    }
+    profiles.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(profiles)
+}
+
+/// The profile of that name; `auto` is the machine's own virtualization where it nests, and otherwise the
+/// fastest emulator.
+pub(crate) fn profile(name: &str) -> Result<Profile> {
+    let name = match name {
+        AUTO if qemu::why_kvm_does_not_nest().is_none() => KVM,
+        AUTO => FALLBACK,
+        name => name,
+    };
+    let mut profiles = profiles()?;
+    match profiles.iter().position(|profile| profile.name == name) {
+        Some(index) => Ok(profiles.swap_remove(index)),
+        None => {
+            let names: Vec<_> = profiles.iter().map(|profile| profile.name.as_str()).collect();
+            Err(Failure::new(format!("there is no machine named `{name}`"))
+                .next(format!("one of auto, {}; `--machine list` says what they are", names.join(", "))))
+        }
+    }
+}
+
+/// Prints the profiles, one a line, the name first.
+pub(crate) fn print_list() -> Result<()> {
+    println!("{AUTO:<12} kvm where this machine nests, otherwise {FALLBACK}");
+    for profile in profiles()? {
+        println!("{:<12} {}", profile.name, profile.about);
+    }
+    Ok(())
+}
+
+impl Profile {
+    /// Makes sure that the emulator is installed and can run here.
+    pub(crate) fn ensure(&self) -> Result<()> {
+        match (&self.qemu, &self.bochs) {
+            (Some(qemu), None) => qemu.ensure(),
+            (None, Some(bochs)) => bochs.ensure(),
+            _ => Err(Failure::new(format!("the profile {} must have either [qemu] or [bochs]", self.name))),
+        }
+    }
+
+    /// Starts the machine and waits for its serial port.
+    pub(crate) fn start(&self, launch: &Launch<'_>) -> Result<Machine> {
+        self.ensure()?;
+        let logs = paths::target().join("logs");
+        let folder = work_folder(&self.name);
+        paths::create_dir(&logs)?;
+        paths::create_dir(&folder)?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("opening a port for the serial line")?;
+        let hardware = Hardware {
+            image: launch.image,
+            cpus: launch.cpus.unwrap_or(self.cpus),
+            memory_mib: mebibytes(launch.memory.as_deref().unwrap_or(&self.memory))?,
+            serial_port: listener.local_addr().context("opening a port for the serial line")?.port(),
+            folder: &folder,
+        };
+        let command = match (&self.qemu, &self.bochs) {
+            (Some(qemu), _) => qemu.command(&hardware),
+            (None, Some(bochs)) => bochs.command(&hardware)?,
+            (None, None) => return Err(Failure::new("a profile without an emulator")),
+        };
+        let emulator_log = logs.join(format!("{}.emulator.log", launch.name));
+        let mut emulator = spawn(command, &emulator_log)?;
+        let serial = match connect(&listener, &mut emulator) {
+            Ok(serial) => serial,
+            Err(failure) => {
+                end(&mut emulator);
+                return Err(failure.next(format!("its messages are in {}", paths::shown(&emulator_log))));
+            }
+        };
+        let serial_log = logs.join(format!("{}.serial.log", launch.name));
+        Ok(Machine { emulator, serial, serial_log, folder })
+    }
+}
+
+/// What every emulator's command line is made from.
+struct Hardware<'a> {
+    image: &'a Path,
+    cpus: u32,
+    memory_mib: u32,
+    serial_port: u16,
+    folder: &'a Path,
+}
+
+/// A running machine. Dropping it ends it.
+pub(crate) struct Machine {
+    emulator: Child,
+    /// The first serial port.
+    pub(crate) serial: TcpStream,
+    /// Where what comes from the serial port is to be kept.
+    pub(crate) serial_log: PathBuf,
+    folder: PathBuf,
+}
+
+impl Machine {
+    /// The emulator's status when it has ended.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.emulator.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        end(&mut self.emulator);
+        // Only a convenience: what is left of it lies below target/.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn end(emulator: &mut Child) {
+    // Fails only when it has ended by itself.
+    let _ = emulator.kill();
+    let _ = emulator.wait();
+}
+
+fn work_folder(machine: &str) -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    paths::target().join("machines").join(format!("{machine}-{}-{number}", std::process::id()))
+}
+
+/// Starts the emulator in a process group of its own (Ctrl-C is for us to handle) and so that the system
+/// ends it with us, however we end.
+fn spawn(command: Command, log: &Path) -> Result<Child> {
+    let file = File::create(log).context(format_args!("writing {}", paths::shown(log)))?;
+    let errors = file.try_clone().context(format_args!("writing {}", paths::shown(log)))?;
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(errors)
+        .process_group(0)
+        .spawn()
+        .context(format_args!("starting {}", command.get_program().to_string_lossy()))
+}
+
+fn connect(listener: &TcpListener, emulator: &mut Child) -> Result<TcpStream> {
+    let connecting = "waiting for the emulator's serial line";
+    listener.set_nonblocking(true).context(connecting)?;
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((serial, _)) => {
+                serial.set_nonblocking(false).context(connecting)?;
+                serial.set_nodelay(true).context(connecting)?;
+                return Ok(serial);
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                return Err(error).context(connecting);
+            }
+            Err(_) => {}
+        }
+        if let Ok(Some(status)) = emulator.try_wait() {
+            return Err(Failure::new(format!("the emulator ended before the machine started ({status})")));
+        }
+        if start.elapsed() > CONNECT_LIMIT {
+            return Err(Failure::new("the emulator did not open its serial line"));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Reads a size such as `512M` or `2G`.
+pub(crate) fn mebibytes(size: &str) -> Result<u32> {
+    let (digits, factor) = match size.strip_suffix(['G', 'g']) {
+        Some(digits) => (digits, 1024),
+        None => (size.strip_suffix(['M', 'm']).unwrap_or(size), 1),
+    };
+    let number: Option<u32> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|size| *size > 0)
+        .ok_or_else(|| Failure::new(format!("`{size}` is not a memory size")).next("write it as 512M or 2G"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_profiles_can_be_read() {
+        let profiles = profiles().expect("readable");
+        assert!(profiles.iter().any(|profile| profile.name == FALLBACK));
+        for profile in profiles {
+            assert!(profile.qemu.is_some() != profile.bochs.is_some(), "{}", profile.name);
+            mebibytes(&profile.memory).expect("a size");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(mebibytes("2G").ok(), Some(2048));
+        assert_eq!(mebibytes("512M").ok(), Some(512));
+        assert_eq!(mebibytes("64").ok(), Some(64));
+        for wrong in ["", "G", "0", "-1M", "1T", "9999999999"] {
+            assert!(mebibytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_emulator_that_ends_at_once_is_reported() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("port");
+        let mut child = Command::new("false").spawn().expect("false starts");
+        let failure = connect(&listener, &mut child).expect_err("nobody connects");
+        assert!(failure.what.contains("ended before"), "{}", failure.what);
+    }
+}

@@ -1,0 +1,68 @@
+//! Machines in Bochs, as Debian builds it: with its debugger, which must be told to go on, and with plugins
+//! for the screen.
+//!
+//! The screen is Bochs' `rfb` (a VNC server that waits for nobody and takes the first free port from 5900
+//! on), which needs no X server. An image that asks GRUB for a framebuffer does not start under it.
+
+use std::process::Command;
+
+use serde::Deserialize;
+
+use super::Hardware;
+use crate::failure::Result;
+use crate::{packages, paths};
+
+/// The part of a profile that Bochs understands.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    cpu: String,
+    instructions_per_second: u32,
+}
+
+impl Settings {
+    pub(super) fn ensure(&self) -> Result<()> {
+        packages::ensure(packages::BOCHS)
+    }
+
+    pub(super) fn command(&self, hardware: &Hardware<'_>) -> Result<Command> {
+        let settings = hardware.folder.join("bochs.rc");
+        let debugger = hardware.folder.join("debugger.rc");
+        paths::write(&settings, self.file(hardware).as_bytes())?;
+        paths::write(&debugger, b"c\n")?;
+        let mut command = Command::new("bochs");
+        command.arg("-q").arg("-f").arg(settings).arg("-rc").arg(debugger);
+        Ok(command)
+    }
+
+    /// Time runs with the instructions executed (`sync=none`), so a run repeats exactly. Unknown MSRs read
+    /// as zero, as Debian's kernel expects of these CPU models. A triple fault ends the machine.
+    fn file(&self, hardware: &Hardware<'_>) -> String {
+        let Hardware { image, cpus, memory_mib, serial_port, folder } = hardware;
+        let Self { cpu, instructions_per_second: ips } = self;
+        let image = image.display();
+        let log = folder.join("bochs.log");
+        let log = log.display();
+        format!(
+            "config_interface: textconfig\n\
+             display_library: rfb, options=\"timeout=0\"\n\
+             megs: {memory_mib}\n\
+             romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+             vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
+             cpu: model={cpu}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
+             clock: sync=none, time0=1700000000\n\
+             pci: enabled=1, chipset=i440fx\n\
+             ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
+             ata0-master: type=cdrom, path=\"{image}\", status=inserted\n\
+             boot: cdrom\n\
+             com1: enabled=1, mode=socket-client, dev=127.0.0.1:{serial_port}\n\
+             sound: driver=dummy\n\
+             vga: update_freq=1\n\
+             log: \"{log}\"\n\
+             panic: action=fatal\n\
+             error: action=ignore\n\
+             info: action=ignore\n\
+             debug: action=ignore\n"
+        )
+    }
+}

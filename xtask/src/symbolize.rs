@@ -1,0 +1,89 @@
+//! Names for the addresses in a panic's epitaph, from the kernel's symbols and line tables.
+
+use std::path::Path;
+
+use addr2line::Loader;
+use tests::log::Log;
+
+use crate::paths;
+
+/// Where the kernel lives: the top 2 GiB of the address space.
+const KERNEL_START: u64 = 0xffff_ffff_8000_0000;
+const PREFIX: &str = "0x";
+
+/// The addresses of the kernel in the lines from the panic on, in order, each with its place in the source.
+pub(crate) fn epitaph(log: &Log, kernel: &Path) -> Vec<String> {
+    let lines = log.kernel().skip_while(|line| !line.contains(tests::log::PANIC));
+    let addresses: Vec<u64> = lines.flat_map(addresses).filter(|address| *address >= KERNEL_START).collect();
+    let loader = match Loader::new(kernel) {
+        Ok(loader) => loader,
+        Err(error) => return vec![format!("no symbols: reading {}: {error}", paths::shown(kernel))],
+    };
+    addresses.into_iter().flat_map(|address| frames(&loader, address)).collect()
+}
+
+/// The hexadecimal numbers in a line.
+fn addresses(line: &str) -> impl Iterator<Item = u64> {
+    line.split(PREFIX).skip(1).filter_map(|rest| {
+        let digits: String =
+            rest.chars().filter(|symbol| *symbol != '_').take_while(char::is_ascii_hexdigit).collect();
+        u64::from_str_radix(&digits, 16).ok()
+    })
+}
+
+/// An address lies in a function, and in those that were inlined there: the innermost comes first.
+fn frames(loader: &Loader, address: u64) -> Vec<String> {
+    let mut shown = Vec::new();
+    if let Ok(mut frames) = loader.find_frames(address) {
+        while let Ok(Some(frame)) = frames.next() {
+            let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
+            let name = name.map_or_else(|| "?".to_owned(), |name| demangled(&name));
+            let place = frame.location.and_then(|location| Some((location.file?.to_owned(), location.line?)));
+            let place = place.map_or_else(String::new, |(file, line)| format!(" at {file}:{line}"));
+            shown.push(format!("{address:#x} {name}{place}"));
+        }
+    }
+    if shown.is_empty() {
+        let name = loader.find_symbol(address).map_or_else(|| "?".to_owned(), demangled);
+        shown.push(format!("{address:#x} {name}"));
+    }
+    shown
+}
+
+fn demangled(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_found_in_a_line() {
+        let line = "backtrace: 0xffffffff80201234 rip=0xffff_ffff_8000_0001, size 0x10)";
+        assert_eq!(addresses(line).collect::<Vec<_>>(), [0xffff_ffff_8020_1234, 0xffff_ffff_8000_0001, 0x10]);
+    }
+
+    #[test]
+    fn our_own_functions_have_names() {
+        let ourselves = std::env::current_exe().expect("a path");
+        let bytes = std::fs::read(&ourselves).expect("readable");
+        let file = object::File::parse(&*bytes).expect("an ELF file");
+        let symbol = object::Object::symbols(&file)
+            .find(|symbol| {
+                object::ObjectSymbol::name(symbol)
+                    .is_ok_and(|name| name.contains("our_own_functions_have_names"))
+            })
+            .expect("a symbol");
+        let loader = Loader::new(&ourselves).expect("readable");
+        let frames = frames(&loader, object::ObjectSymbol::address(&symbol));
+        assert!(frames.iter().any(|frame| frame.contains("our_own_functions_have_names")), "{frames:?}");
+    }
+
+    #[test]
+    fn guests_cannot_put_addresses_into_an_epitaph() {
+        let mut log = Log::default();
+        log.push(b"[demo] KERNEL PANIC 0xffffffff80201234\n");
+        assert!(epitaph(&log, &std::env::current_exe().expect("a path")).is_empty());
+    }
+}
