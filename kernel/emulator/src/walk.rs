@@ -1,0 +1,314 @@
+//! A walk of the guest's own page tables: from a linear to a guest-physical address, with the page fault
+//! that the CPU would raise (SDM vol. 3, "Paging": "32-Bit Paging", "PAE Paging", "4-Level Paging and 5-Level
+//! Paging", "Access Rights", "Page-Fault Exceptions", "Accessed and Dirty Flags").
+//!
+//! Walked are 32-bit paging with 4 MiB pages (PSE-36 included), PAE, 4-level and 5-level paging. Not modelled:
+//! protection keys, shadow stacks, and a CPU without 1 GiB pages. PAE's four directory pointers are read
+//! from memory at each walk, as AMD CPUs do under nested paging.
+//!
+//! A walk reads at most five entries and starts over at most [`MAX_RESTARTS`] times, where another vCPU changed
+//! an entry while its accessed or dirty flag was being set.
+
+mod entry;
+
+use vcpu::{Gpa, Gva};
+
+pub use entry::Levels;
+use entry::{Entry, Table};
+
+/// How often a walk starts over before it gives up.
+pub const MAX_RESTARTS: u32 = 8;
+
+/// The guest's physical memory, as far as its page tables are concerned. Addresses are aligned to the entry.
+pub trait PhysicalMemory {
+    /// A 32-bit entry, read once; `None` where there is no RAM.
+    fn read_u32(&self, gpa: Gpa) -> Option<u32>;
+
+    /// A 64-bit entry, read once; `None` where there is no RAM.
+    fn read_u64(&self, gpa: Gpa) -> Option<u64>;
+
+    /// Atomically writes `new` where memory holds `old`; `Some(false)` where it holds something else.
+    fn compare_exchange_u32(&self, gpa: Gpa, old: u32, new: u32) -> Option<bool>;
+
+    /// Atomically writes `new` where memory holds `old`; `Some(false)` where it holds something else.
+    fn compare_exchange_u64(&self, gpa: Gpa, old: u64, new: u64) -> Option<bool>;
+}
+
+/// What an access wants to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessKind {
+    /// Read data.
+    Read,
+    /// Write data.
+    Write,
+    /// Fetch an instruction.
+    Execute,
+}
+
+/// The registers that decide how a linear address is translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Controls {
+    /// CR0.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// IA32_EFER.
+    pub efer: u64,
+    /// RFLAGS, for AC.
+    pub rflags: u64,
+    /// Current privilege level. For an access that is implicitly a supervisor's (descriptor tables, the
+    /// task-state segment) give 0, and RFLAGS without AC.
+    pub cpl: u8,
+    /// Width of a guest-physical address, as the guest's CPUID tells it: 32 to 52.
+    pub physical_address_bits: u8,
+}
+
+/// How linear addresses are translated at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PagingMode {
+    /// The tables' form; `None` without paging.
+    pub levels: Option<Levels>,
+    root: u64,
+    /// CR0.WP: supervisors too respect read-only pages.
+    write_protect: bool,
+    /// EFER.NXE with a 64-bit entry format.
+    no_execute: bool,
+    /// A supervisor may not execute user pages (CR4.SMEP).
+    smep: bool,
+    /// A supervisor may not touch user pages now (CR4.SMAP, RFLAGS.AC clear).
+    smap: bool,
+    user: bool,
+    /// Address bits that no entry may have, up to bit 51.
+    beyond_physical: u64,
+}
+
+const CR0_WP: u64 = 1 << 16;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PSE: u64 = 1 << 4;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_LA57: u64 = 1 << 12;
+const CR4_SMEP: u64 = 1 << 20;
+const CR4_SMAP: u64 = 1 << 21;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_NXE: u64 = 1 << 11;
+const RFLAGS_AC: u64 = 1 << 18;
+
+/// A page's address in an 8-byte entry: bits 12 to 51.
+const ADDRESS_BITS: u64 = 0x000f_ffff_ffff_f000;
+
+/// The bits of a page fault's error code (SDM vol. 3, "Page-Fault Exceptions").
+pub mod error_code {
+    /// A protection violation; clear: a page that is not present.
+    pub const PRESENT: u32 = 1 << 0;
+    /// The access was a write.
+    pub const WRITE: u32 = 1 << 1;
+    /// The access was a user's.
+    pub const USER: u32 = 1 << 2;
+    /// A reserved bit was set in an entry.
+    pub const RESERVED: u32 = 1 << 3;
+    /// The access was an instruction fetch.
+    pub const FETCH: u32 = 1 << 4;
+}
+
+impl From<Controls> for PagingMode {
+    fn from(controls: Controls) -> Self {
+        let cr4 = |bit| controls.cr4 & bit != 0;
+        let levels = if controls.cr0 & CR0_PG == 0 {
+            None
+        } else if !cr4(CR4_PAE) {
+            Some(Levels::ThirtyTwoBit { large_pages: cr4(CR4_PSE) })
+        } else if controls.efer & EFER_LMA == 0 {
+            Some(Levels::Pae)
+        } else if cr4(CR4_LA57) {
+            Some(Levels::Five)
+        } else {
+            Some(Levels::Four)
+        };
+        let width = u32::from(controls.physical_address_bits).clamp(32, 52);
+        Self {
+            levels,
+            root: controls.cr3,
+            write_protect: controls.cr0 & CR0_WP != 0,
+            no_execute: controls.efer & EFER_NXE != 0 && cr4(CR4_PAE),
+            smep: cr4(CR4_SMEP),
+            smap: cr4(CR4_SMAP) && controls.rflags & RFLAGS_AC == 0,
+            user: controls.cpl == 3,
+            beyond_physical: ADDRESS_BITS & !((1 << width) - 1),
+        }
+    }
+}
+
+/// Where a linear address leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// The guest-physical address.
+    pub gpa: Gpa,
+    /// Bytes of the page that holds it, a power of two; `u64::MAX` without paging.
+    pub page_size: u64,
+    /// Its entries allow writes.
+    pub writable: bool,
+    /// Its entries allow user accesses.
+    pub user: bool,
+    /// Its entries allow instruction fetches.
+    pub executable: bool,
+}
+
+/// Why there is no translation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalkError {
+    /// The CPU raises #PF with this error code.
+    PageFault {
+        /// Its error code.
+        error_code: u32,
+    },
+    /// A table lies where there is no RAM.
+    NoTable {
+        /// The entry's address.
+        gpa: Gpa,
+    },
+    /// Other vCPUs keep changing the entries: try again later.
+    Contended,
+}
+
+/// Why one attempt ended.
+enum Attempt {
+    Failed(WalkError),
+    Changed,
+}
+
+/// The permissions that all entries on the way share.
+#[derive(Clone, Copy)]
+struct Rights {
+    writable: bool,
+    user: bool,
+    executable: bool,
+}
+
+impl PagingMode {
+    /// Translates `linear` for an access of `kind` and sets the accessed and dirty flags that it implies.
+    /// The caller has done the canonical check; outside 4- and 5-level paging the upper 32 bits are ignored.
+    ///
+    /// # Errors
+    /// See [`WalkError`].
+    pub fn translate<M: PhysicalMemory + ?Sized>(
+        &self,
+        memory: &M,
+        linear: Gva,
+        kind: AccessKind,
+    ) -> Result<Translation, WalkError> {
+        let Some(levels) = self.levels else {
+            let gpa = Gpa(linear.0 & 0xffff_ffff);
+            return Ok(Translation {
+                gpa,
+                page_size: u64::MAX,
+                writable: true,
+                user: true,
+                executable: true,
+            });
+        };
+        let linear = if levels.is_long() { linear.0 } else { linear.0 & 0xffff_ffff };
+        for _ in 0..=MAX_RESTARTS {
+            match self.attempt(memory, levels, linear, kind) {
+                Ok(translation) => return Ok(translation),
+                Err(Attempt::Failed(error)) => return Err(error),
+                Err(Attempt::Changed) => {}
+            }
+        }
+        Err(WalkError::Contended)
+    }
+
+    fn attempt<M: PhysicalMemory + ?Sized>(
+        &self,
+        memory: &M,
+        levels: Levels,
+        linear: u64,
+        kind: AccessKind,
+    ) -> Result<Translation, Attempt> {
+        let mut path: [Option<Entry>; 5] = [None; 5];
+        let mut rights = Rights { writable: true, user: true, executable: true };
+        let mut table = Table::root(levels, self.root);
+        for slot in &mut path {
+            let entry =
+                table.entry(memory, linear).ok_or(WalkError::NoTable { gpa: table.entry_gpa(linear) })?;
+            if !entry.is_present() {
+                return Err(self.fault(kind, 0).into());
+            }
+            if entry.reserved(self.beyond_physical, self.no_execute) != 0 {
+                return Err(self.fault(kind, error_code::PRESENT | error_code::RESERVED).into());
+            }
+            rights.writable &= entry.writable();
+            rights.user &= entry.user();
+            rights.executable &= !(self.no_execute && entry.no_execute());
+            *slot = Some(entry);
+            if let Some((base, page_size)) = entry.page() {
+                self.check(rights, kind)?;
+                mark(memory, &path, kind)?;
+                let gpa = Gpa(base | (linear & (page_size - 1)));
+                let Rights { writable, user, executable } = rights;
+                return Ok(Translation { gpa, page_size, writable, user, executable });
+            }
+            table = entry.next();
+        }
+        // Not reached: the last level's entry is always a page.
+        Err(self.fault(kind, 0).into())
+    }
+
+    /// SDM vol. 3, "Determination of Access Rights".
+    fn check(&self, rights: Rights, kind: AccessKind) -> Result<(), WalkError> {
+        let allowed = if self.user {
+            rights.user
+                && match kind {
+                    AccessKind::Read => true,
+                    AccessKind::Write => rights.writable,
+                    AccessKind::Execute => rights.executable,
+                }
+        } else {
+            match kind {
+                AccessKind::Read => !(self.smap && rights.user),
+                AccessKind::Write => !(self.smap && rights.user) && (rights.writable || !self.write_protect),
+                AccessKind::Execute => rights.executable && !(self.smep && rights.user),
+            }
+        };
+        if allowed { Ok(()) } else { Err(self.fault(kind, error_code::PRESENT)) }
+    }
+
+    /// The page fault of an access, `cause` being its bits P and RSVD.
+    fn fault(&self, kind: AccessKind, cause: u32) -> WalkError {
+        let mut code = cause;
+        if self.user {
+            code |= error_code::USER;
+        }
+        match kind {
+            AccessKind::Read => {}
+            AccessKind::Write => code |= error_code::WRITE,
+            AccessKind::Execute => {
+                if self.no_execute || self.smep {
+                    code |= error_code::FETCH;
+                }
+            }
+        }
+        WalkError::PageFault { error_code: code }
+    }
+}
+
+impl From<WalkError> for Attempt {
+    fn from(error: WalkError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Sets the accessed flag in every entry of the path, and the dirty flag in the last one for a write.
+fn mark<M: PhysicalMemory + ?Sized>(
+    memory: &M,
+    path: &[Option<Entry>; 5],
+    kind: AccessKind,
+) -> Result<(), Attempt> {
+    for entry in path.iter().flatten() {
+        if !entry.mark(memory, kind == AccessKind::Write).ok_or(WalkError::NoTable { gpa: entry.gpa() })? {
+            return Err(Attempt::Changed);
+        }
+    }
+    Ok(())
+}
