@@ -1,2 +1,25 @@
-#![no_std]
-//! (skeleton)
+//! The machine under the kernel, and the only kernel crate that may use `unsafe`: CPU tables, physical
+//! memory, host paging, interrupt controllers, timers, the console, and the CPU's virtualization
+//! extensions.
+//!
+//! It is mechanism without policy: `basalt` decides the order of bring-up, `hypervisor` what a guest gets.
+//! Modules that need `unsafe` opt in one by one under an `UNSAFETY` line; the others (the frame
+//! allocator, the memory map, clock arithmetic, scans of firmware tables) are safe and tested on the host.
+//!
+//! Interrupts are off in the kernel except at two places in [`host`], where no lock is held. So handlers may
+//! take the same spin locks as the rest. Lock order: logger, then serial, then screen; frames and heap are
+//! taken alone.
+#![cfg_attr(not(test), no_std)]
+
+pub mod boot_info;
+pub mod clock;
+pub mod cpu;
+pub mod fatal;
+pub mod logger;
+pub mod memory;
+pub mod panic;
+mod screen;
+pub mod serial;
+pub mod stacks;
+
+pub use vcpu;

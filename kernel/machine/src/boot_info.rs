@@ -1,0 +1,249 @@
+//! What the boot loader says about the machine: memory map, modules, command line, ACPI's root pointer.
+//!
+//! Source: Multiboot2 Specification, "Boot information". The information stays where the loader put it (its
+//! frames are never given out), so texts are borrowed for the life of the kernel.
+
+// UNSAFETY: boot information and modules are found by physical address, on the boot loader's word.
+#![allow(unsafe_code)]
+
+use core::fmt;
+use core::ops::Range;
+use core::slice;
+
+use arrayvec::ArrayVec;
+use multiboot2::{BootInformation, BootInformationHeader, MaybeDynSized, MemoryArea, MemoryAreaType};
+use spin::Once;
+use vcpu::Hpa;
+
+use crate::memory::direct_map;
+
+/// Entries of the firmware's memory map that are kept.
+pub const MAX_MEMORY_RANGES: usize = 128;
+/// Modules that are kept.
+pub const MAX_MODULES: usize = 32;
+/// Bytes of ACPI's root pointer, revision 2.
+pub const RSDP_BYTES: usize = 36;
+
+/// Boot information lies in the first 4 GiB, which the entry code has mapped.
+const MAPPED_AT_ENTRY: u64 = 1 << 32;
+/// A tag starts with its type and size.
+const TAG_HEADER_BYTES: usize = 8;
+/// More than any loader writes; a bigger size is a broken header.
+const MAX_INFORMATION_BYTES: u32 = 1 << 20;
+
+/// What a range of physical memory is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryKind {
+    /// Free for the kernel.
+    Usable,
+    /// Holds ACPI tables.
+    AcpiTables,
+    /// Firmware needs it later (ACPI NVS).
+    AcpiNvs,
+    /// Anything else: devices, firmware, bad memory.
+    Reserved,
+}
+
+/// An entry of the firmware's memory map. Entries come in any order and may overlap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryRange {
+    /// First byte.
+    pub start: Hpa,
+    /// Bytes; saturated so that the end fits 64 bits.
+    pub length: u64,
+    /// What it is.
+    pub kind: MemoryKind,
+}
+
+impl MemoryRange {
+    /// One past the last byte.
+    pub const fn end(&self) -> Hpa {
+        Hpa(self.start.0.saturating_add(self.length))
+    }
+}
+
+/// A file the boot loader put into memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Module {
+    /// The words after the file name in the boot menu.
+    pub command_line: &'static str,
+    /// Where it lies.
+    pub start: Hpa,
+    length: usize,
+    data: &'static [u8],
+}
+
+impl Module {
+    /// The file's bytes. They are mapped read-only and their frames are never given out.
+    pub const fn data(&self) -> &'static [u8] {
+        self.data
+    }
+}
+
+/// Where the kernel's image is. Virtual addresses are page aligned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelImage {
+    /// The whole of it in physical memory, entry code included.
+    pub physical: Range<u64>,
+    /// Code: virtual addresses.
+    pub text: Range<u64>,
+    /// Constants.
+    pub rodata: Range<u64>,
+    /// Variables, zeroed ones included.
+    pub data: Range<u64>,
+}
+
+/// Why the boot information cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootInfoError {
+    /// The loader's magic number is not Multiboot2's.
+    WrongMagic(u32),
+    /// The information's tags do not hold together.
+    Malformed,
+    /// The loader gave no memory map.
+    NoMemoryMap,
+}
+
+impl fmt::Display for BootInfoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WrongMagic(magic) => write!(f, "the boot loader's magic number {magic:#x} is not Multiboot2's"),
+            Self::Malformed => f.write_str("the boot loader's information is malformed"),
+            Self::NoMemoryMap => f.write_str("the boot loader gave no memory map"),
+        }
+    }
+}
+
+/// What the kernel knows at its start. That one exists is the proof that the machine is ours: only the
+/// entry code makes one.
+#[derive(Debug)]
+pub struct BootInfo {
+    /// The kernel's own command line.
+    pub command_line: &'static str,
+    /// The boot loader's name, for the log.
+    pub loader: &'static str,
+    /// The firmware's memory map, in its order.
+    pub memory: ArrayVec<MemoryRange, MAX_MEMORY_RANGES>,
+    /// Modules in the order of the boot menu.
+    pub modules: ArrayVec<Module, MAX_MODULES>,
+    /// Memory-map entries and modules beyond what is kept.
+    pub dropped: usize,
+    /// A copy of ACPI's root pointer, zero-padded where it is of revision 0.
+    pub rsdp: Option<[u8; RSDP_BYTES]>,
+    /// Where the kernel's image is.
+    pub image: KernelImage,
+    /// Where the boot information itself is.
+    pub information: Range<u64>,
+}
+
+impl BootInfo {
+    /// Reads Multiboot2 information.
+    ///
+    /// # Safety
+    ///
+    /// 1. With the right `magic`, `information` is what a Multiboot2 loader left in EBX, and the memory map
+    ///    and modules it names are what it says.
+    /// 2. The first 4 GiB are mapped at the direct map's address and stay so.
+    /// 3. `image` is where the running kernel is.
+    /// 4. It is called once.
+    pub unsafe fn from_multiboot2(
+        magic: u32,
+        information: Hpa,
+        image: KernelImage,
+    ) -> Result<Self, BootInfoError> {
+        if magic != multiboot2::MAGIC {
+            return Err(BootInfoError::WrongMagic(magic));
+        }
+        let header = direct_map(information).cast::<BootInformationHeader>().cast_const();
+        if information.0 == 0 || information.0 % 8 != 0 {
+            return Err(BootInfoError::Malformed);
+        }
+        // SAFETY: condition 1: the information starts with its size in bytes, a 32-bit word.
+        let size = unsafe { header.cast::<u32>().read() };
+        if size > MAX_INFORMATION_BYTES || information.0 + u64::from(size) > MAPPED_AT_ENTRY {
+            return Err(BootInfoError::Malformed);
+        }
+        // SAFETY: conditions 1 and 2; nobody writes it, because its frames stay reserved.
+        let view = unsafe { BootInformation::load(header) }.map_err(|_| BootInfoError::Malformed)?;
+        let mut boot = Self::from_tags(VIEW.call_once(|| view), image)?;
+        boot.information = information.0..information.0 + u64::from(size);
+        // SAFETY: condition 1: the modules are where the tags say and nobody writes there; condition 2:
+        // Multiboot2 addresses modules with 32 bits, so they are mapped.
+        unsafe { boot.attach_modules() };
+        Ok(boot)
+    }
+
+    /// Makes slices of the modules' ranges.
+    ///
+    /// # Safety
+    ///
+    /// The modules' ranges are mapped at the direct map and nobody writes there.
+    unsafe fn attach_modules(&mut self) {
+        for module in &mut self.modules {
+            if module.length != 0 {
+                let start = direct_map(module.start).cast_const();
+                // SAFETY: as this function requires; the range is not empty and does not wrap.
+                module.data = unsafe { slice::from_raw_parts(start, module.length) };
+            }
+        }
+    }
+
+    /// Reads the tags. Modules have no data yet.
+    fn from_tags(
+        view: &'static BootInformation<'static>,
+        image: KernelImage,
+    ) -> Result<Self, BootInfoError> {
+        let mut boot = Self {
+            command_line: text(view.command_line_tag().and_then(|tag| tag.cmdline().ok())),
+            loader: text(view.boot_loader_name_tag().and_then(|tag| tag.name().ok())),
+            memory: ArrayVec::new(),
+            modules: ArrayVec::new(),
+            dropped: 0,
+            rsdp: rsdp(view),
+            image,
+            information: 0..0,
+        };
+        let map = view.memory_map_tag().ok_or(BootInfoError::NoMemoryMap)?;
+        if map.entry_size() as usize != size_of::<MemoryArea>() {
+            return Err(BootInfoError::Malformed);
+        }
+        for area in map.memory_areas() {
+            let kind = match MemoryAreaType::from(area.typ()) {
+                MemoryAreaType::Available => MemoryKind::Usable,
+                MemoryAreaType::AcpiAvailable => MemoryKind::AcpiTables,
+                MemoryAreaType::ReservedHibernate => MemoryKind::AcpiNvs,
+                _ => MemoryKind::Reserved,
+            };
+            let start = Hpa(area.start_address());
+            let length = area.size().min(u64::MAX - start.0);
+            boot.dropped += usize::from(boot.memory.try_push(MemoryRange { start, length, kind }).is_err());
+        }
+        for tag in view.module_tags() {
+            let start = Hpa(u64::from(tag.start_address()));
+            let length = tag.end_address().saturating_sub(tag.start_address()) as usize;
+            let command_line = text(tag.cmdline().ok());
+            let module = Module { command_line, start, length, data: &[] };
+            boot.dropped += usize::from(boot.modules.try_push(module).is_err());
+        }
+        if boot.memory.is_empty() { Err(BootInfoError::NoMemoryMap) } else { Ok(boot) }
+    }
+}
+
+/// The information's tags, for the borrows in [`BootInfo`].
+static VIEW: Once<BootInformation<'static>> = Once::new();
+
+/// A text that is missing or no UTF-8 counts as empty.
+fn text(found: Option<&'static str>) -> &'static str {
+    found.unwrap_or_default().trim()
+}
+
+/// A copy of ACPI's root pointer, the newer revision where there are both.
+fn rsdp(view: &BootInformation<'_>) -> Option<[u8; RSDP_BYTES]> {
+    let newer = view.rsdp_v2_tag().map(|tag| tag.as_bytes());
+    let bytes = newer.or_else(|| view.rsdp_v1_tag().map(|tag| tag.as_bytes()))?;
+    let content = bytes.get(TAG_HEADER_BYTES..)?;
+    let mut copy = [0; RSDP_BYTES];
+    let length = content.len().min(RSDP_BYTES);
+    copy[..length].copy_from_slice(&content[..length]);
+    Some(copy)
+}

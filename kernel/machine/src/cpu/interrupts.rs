@@ -1,0 +1,174 @@
+//! Entry stubs for all 256 vectors and the way from there to a handler.
+
+// UNSAFETY: the stubs are assembly that saves and restores the interrupted registers.
+#![allow(unsafe_code)]
+
+use core::arch::naked_asm;
+use core::sync::atomic::Ordering;
+
+use spin::Once;
+
+use super::exceptions;
+
+/// Vectors of the IDT.
+pub(super) const VECTORS: usize = 256;
+/// Distance of two stubs in bytes.
+pub(super) const STUB_BYTES: usize = 16;
+/// The first vector that is not an exception.
+const FIRST_INTERRUPT: usize = 32;
+
+/// The interrupted state as the stubs put it on the stack.
+#[derive(Debug)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the registers'")]
+pub struct InterruptFrame {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rbp: u64,
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rdx: u64,
+    pub rcx: u64,
+    pub rbx: u64,
+    pub rax: u64,
+    pub vector: u64,
+    pub error_code: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+impl InterruptFrame {
+    /// General registers with their names, for a dump.
+    pub(crate) const fn general_registers(&self) -> [(&'static str, u64); 15] {
+        [
+            ("rax", self.rax),
+            ("rbx", self.rbx),
+            ("rcx", self.rcx),
+            ("rdx", self.rdx),
+            ("rsi", self.rsi),
+            ("rdi", self.rdi),
+            ("rbp", self.rbp),
+            ("r8", self.r8),
+            ("r9", self.r9),
+            ("r10", self.r10),
+            ("r11", self.r11),
+            ("r12", self.r12),
+            ("r13", self.r13),
+            ("r14", self.r14),
+            ("r15", self.r15),
+        ]
+    }
+}
+
+/// Handlers by vector, from [`FIRST_INTERRUPT`] on. A handler ends its interrupt at the controller itself.
+static HANDLERS: [Once<fn()>; VECTORS - FIRST_INTERRUPT] = [const { Once::new() }; VECTORS - FIRST_INTERRUPT];
+
+/// Gives `vector` a handler, which runs with interrupts off. The first one stays; exceptions take none.
+pub fn set_handler(vector: u8, handler: fn()) {
+    if let Some(slot) = usize::from(vector).checked_sub(FIRST_INTERRUPT).and_then(|index| HANDLERS.get(index)) {
+        slot.call_once(|| handler);
+    }
+}
+
+/// Interrupts that this CPU has served.
+pub fn interrupts_served() -> u64 {
+    super::this().interrupts.load(Ordering::Relaxed)
+}
+
+/// Address of the stub of vector 0.
+pub(super) fn stubs() -> u64 {
+    let first = entry_stubs as *const () as u64;
+    assert!(first.is_multiple_of(STUB_BYTES as u64), "the stubs must start where a stub may");
+    first
+}
+
+/// 256 stubs, [`STUB_BYTES`] apart. Each leaves an error code (zero where the CPU pushes none) and its
+/// vector on the stack.
+#[unsafe(naked)]
+extern "C" fn entry_stubs() {
+    naked_asm!(
+        ".set vector, 0",
+        ".rept 256",
+        ".balign 16",
+        // Vectors whose exception pushes an error code: 8, 10 to 14, 17, 21, 29, 30.
+        ".if vector > 31",
+        ".byte 0x6a, 0", // push 0
+        ".else",
+        ".if ((0x60227d00 >> vector) & 1) == 0",
+        ".byte 0x6a, 0",
+        ".endif",
+        ".endif",
+        ".byte 0x68", // push imm32
+        ".long vector",
+        "jmp {common}",
+        ".set vector, vector + 1",
+        ".endr",
+        common = sym entry_common,
+    )
+}
+
+/// Saves the interrupted registers, calls [`interrupt_entry`] and returns from the interrupt. The CPU has
+/// aligned the stack before it pushed, so the call is aligned too. The frame pointer is left as it was, so a
+/// backtrace goes on through the interrupt.
+#[unsafe(naked)]
+extern "C" fn entry_common() {
+    naked_asm!(
+        "push rax",
+        "push rbx",
+        "push rcx",
+        "push rdx",
+        "push rsi",
+        "push rdi",
+        "push rbp",
+        "push r8",
+        "push r9",
+        "push r10",
+        "push r11",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "cld",
+        "mov rdi, rsp",
+        "call {entry}",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop r11",
+        "pop r10",
+        "pop r9",
+        "pop r8",
+        "pop rbp",
+        "pop rdi",
+        "pop rsi",
+        "pop rdx",
+        "pop rcx",
+        "pop rbx",
+        "pop rax",
+        "add rsp, 16",
+        "iretq",
+        entry = sym interrupt_entry,
+    )
+}
+
+/// Where all vectors meet.
+extern "C" fn interrupt_entry(frame: &InterruptFrame) {
+    let Some(index) = (frame.vector as usize).checked_sub(FIRST_INTERRUPT) else {
+        exceptions::handle(frame);
+        return;
+    };
+    super::this().interrupts.fetch_add(1, Ordering::Relaxed);
+    if let Some(handler) = HANDLERS.get(index).and_then(Once::get) {
+        handler();
+    }
+}

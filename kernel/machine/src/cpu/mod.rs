@@ -1,0 +1,143 @@
+//! A CPU of the machine: its descriptor tables, its block of per-CPU data, what it can do, and where its
+//! exceptions and interrupts go.
+//!
+//! Source: Intel SDM vol. 3, "Interrupt and Exception Handling" and "Task Management in 64-Bit Mode".
+
+// UNSAFETY: loads descriptor tables and segment registers; executes privileged instructions.
+#![allow(unsafe_code)]
+
+mod exceptions;
+mod features;
+pub(crate) mod interrupts;
+mod tables;
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+pub use features::{Features, Vendor, features};
+pub use interrupts::{InterruptFrame, interrupts_served, set_handler};
+pub use tables::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR};
+
+use x86_64::registers::model_specific::GsBase;
+use x86_64::{VirtAddr, instructions};
+
+use self::tables::CpuTables;
+
+/// What belongs to one CPU. The GS segment's base points to it.
+#[derive(Debug)]
+#[repr(C)]
+pub struct PerCpu {
+    /// Its own address, so that one load through GS finds it.
+    address: AtomicU64,
+    /// Number of the CPU, 0 for the one that booted.
+    pub id: u32,
+    /// True from the timer's interrupt until somebody asks.
+    pub(crate) timer_fired: AtomicBool,
+    /// Interrupts served by this CPU.
+    pub(crate) interrupts: AtomicU64,
+    tables: CpuTables,
+}
+
+static BOOT_CPU: PerCpu = PerCpu {
+    address: AtomicU64::new(0),
+    id: 0,
+    timer_fired: AtomicBool::new(false),
+    interrupts: AtomicU64::new(0),
+    tables: CpuTables::new(),
+};
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// Where this CPU's tables are: what a virtualization extension restores at an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostTables {
+    /// Linear address of the GDT.
+    pub gdt_base: u64,
+    /// Linear address of the IDT.
+    pub idt_base: u64,
+    /// Linear address of the TSS.
+    pub tss_base: u64,
+    /// Base of GS: the per-CPU block.
+    pub gs_base: u64,
+    /// Code selector.
+    pub cs: u16,
+    /// Data and stack selector.
+    pub ss: u16,
+    /// Task register.
+    pub tr: u16,
+}
+
+/// Gives the boot CPU its own descriptor tables, so that an exception is reported and not a reset. Later
+/// calls do nothing.
+pub fn start() {
+    if STARTED.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    // SAFETY: this CPU is the boot CPU, the flag above lets only one call through, and interrupts are off
+    // since the entry code.
+    unsafe { BOOT_CPU.load() };
+}
+
+/// This CPU's block.
+#[inline]
+pub fn this() -> &'static PerCpu {
+    let address: u64;
+    // SAFETY: `start` let GS point to a static block, whose first word is its own address.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) address, options(nostack, preserves_flags, readonly));
+        &*(address as *const PerCpu)
+    }
+}
+
+/// Where this CPU's tables are.
+pub fn tables() -> HostTables {
+    let cpu = this();
+    HostTables {
+        gdt_base: cpu.tables.gdt_base(),
+        idt_base: tables::idt_base(),
+        tss_base: cpu.tables.tss_base(),
+        gs_base: cpu.address.load(Ordering::Relaxed),
+        cs: CODE_SELECTOR,
+        ss: DATA_SELECTOR,
+        tr: TSS_SELECTOR,
+    }
+}
+
+impl PerCpu {
+    /// # Safety
+    ///
+    /// 1. The calling CPU is the one this block is for, and loads it once.
+    /// 2. Interrupts are off.
+    unsafe fn load(&'static self) {
+        self.address.store(&raw const *self as u64, Ordering::Relaxed);
+        // SAFETY: conditions 1 and 2 are `CpuTables::load`'s.
+        unsafe { self.tables.load() };
+        // After the segment loads, which clear the base.
+        GsBase::write(VirtAddr::new(&raw const *self as u64));
+    }
+}
+
+/// Runs the NMI handler, as the architecture would: for an NMI that ended a guest's run.
+pub fn invoke_nmi() {
+    // SAFETY: vector 2 has a handler on its own stack, which returns here with all registers kept.
+    unsafe { asm!("int 2") };
+}
+
+/// Runs the machine-check handler: for a machine check that ended a guest's run.
+pub fn invoke_machine_check() {
+    // SAFETY: vector 18 has a handler; it reports and stops the machine.
+    unsafe { asm!("int 18") };
+}
+
+/// Non-maskable interrupts so far.
+pub fn nmis() -> u64 {
+    exceptions::NMIS.load(Ordering::Relaxed)
+}
+
+/// Stops this CPU for good.
+pub fn halt_forever() -> ! {
+    instructions::interrupts::disable();
+    loop {
+        instructions::hlt();
+    }
+}

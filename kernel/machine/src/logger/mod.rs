@@ -1,0 +1,166 @@
+//! The kernel's log: lines like `[    1.234567] INFO  apic: …` through the `log` crate.
+//!
+//! Every line goes into a ring and onto the screen. Until [`hand_over`] it also goes straight to the serial
+//! port; afterwards the hypervisor fetches it with [`read`], because it shares that port among the
+//! guests' consoles. One lock, held while a line is written.
+
+mod ring;
+
+use core::fmt::{self, Write};
+
+use arrayvec::ArrayString;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use spin::Mutex;
+
+use self::ring::LogRing;
+use crate::{clock, screen, serial};
+
+/// Longest line in bytes; the rest is cut.
+pub const LINE_BYTES: usize = 256;
+const RING_BYTES: usize = 64 * 1024;
+/// Ends a line that was cut.
+const CUT: &str = "...";
+
+struct Logger {
+    ring: LogRing<RING_BYTES>,
+    handed_over: bool,
+}
+
+static LOGGER: Mutex<Logger> = Mutex::new(Logger { ring: LogRing::new(), handed_over: false });
+
+/// What the `log` crate calls.
+struct Sink;
+
+/// Starts serial port and screen and takes the `log` crate's lines from here on.
+pub fn start() {
+    serial::start();
+    screen::start();
+    // A second call finds the logger set and changes nothing.
+    if log::set_logger(&Sink).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+/// Lines below this level are dropped.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// From now on the serial port belongs to the hypervisor, which fetches lines with [`read`].
+pub fn hand_over() {
+    let mut logger = LOGGER.lock();
+    logger.handed_over = true;
+    logger.ring.skip_all();
+}
+
+/// Copies the next line that was not shown on the serial port yet, without line feed and as much as fits.
+/// Returns its length, 0 where there is none.
+pub(crate) fn read(buffer: &mut [u8]) -> usize {
+    LOGGER.lock().ring.read(buffer).unwrap_or(0)
+}
+
+/// A line under construction; what does not fit is cut and marked.
+struct Line(ArrayString<LINE_BYTES>);
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            let character = if character.is_control() { ' ' } else { character };
+            if self.0.remaining_capacity() < CUT.len() + character.len_utf8() {
+                self.0.push_str(CUT);
+                return Err(fmt::Error);
+            }
+            self.0.push(character);
+        }
+        Ok(())
+    }
+}
+
+fn format(record: &Record<'_>) -> Line {
+    let level = match record.level() {
+        Level::Error => "ERROR",
+        Level::Warn => "WARN",
+        Level::Info => "INFO",
+        Level::Debug => "DEBUG",
+        Level::Trace => "TRACE",
+    };
+    let micros = clock::uptime().0 / 1000;
+    let mut line = Line(ArrayString::new());
+    let target = record.target().rsplit("::").next().unwrap_or_default();
+    // An error here means that the line was cut, which it shows.
+    let _ = write!(
+        line,
+        "[{:5}.{:06}] {level:<5} {target}: {}",
+        micros / 1_000_000,
+        micros % 1_000_000,
+        record.args()
+    );
+    line
+}
+
+impl Log for Sink {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let line = format(record);
+        let mut logger = LOGGER.lock();
+        logger.ring.push(line.0.as_bytes());
+        if !logger.handed_over {
+            serial::write_now(line.0.as_bytes());
+            serial::write_now(b"\r\n");
+        }
+        screen::write("\n");
+        screen::write(&line.0);
+    }
+
+    fn flush(&self) {}
+}
+
+/// Writes to serial port and screen at once, past log and locks: for panics and refusals.
+pub(crate) struct LastWords;
+
+impl fmt::Write for LastWords {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive('\n') {
+            let line = piece.trim_end_matches('\n');
+            serial::write_in_panic(line.as_bytes());
+            if line.len() != piece.len() {
+                serial::write_in_panic(b"\r\n");
+            }
+        }
+        screen::write_in_panic(text);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line_of(target: &str, text: &str) -> String {
+        format(&Record::builder().level(Level::Info).target(target).args(format_args!("{text}")).build())
+            .0
+            .to_string()
+    }
+
+    #[test]
+    fn a_line_names_time_level_and_module() {
+        assert_eq!(line_of("machine::apic::local", "ready"), "[    0.000000] INFO  local: ready");
+    }
+
+    #[test]
+    fn a_line_stays_one_line() {
+        assert!(line_of("x", "a\nb\rc").ends_with("a b c"));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_and_says_so() {
+        let line = line_of("x", &"é".repeat(400));
+        assert!(line.len() <= LINE_BYTES && line.ends_with("é..."));
+    }
+}

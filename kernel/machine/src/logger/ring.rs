@@ -1,0 +1,118 @@
+//! The log's memory: the newest lines, as many as fit.
+
+/// A line's length goes before its text as two bytes, so that a reader always finds the next line.
+const LENGTH_BYTES: usize = 2;
+
+/// Lines of text in `N` bytes. A new line pushes out the oldest. Positions count bytes since the start and
+/// never wrap (2^64 bytes are more than will ever be logged).
+#[derive(Debug)]
+pub(super) struct LogRing<const N: usize> {
+    bytes: [u8; N],
+    /// Where the oldest line starts.
+    oldest: u64,
+    /// Where the next line will start.
+    end: u64,
+    /// The next line to be read.
+    unread: u64,
+}
+
+impl<const N: usize> LogRing<N> {
+    pub(super) const fn new() -> Self {
+        Self { bytes: [0; N], oldest: 0, end: 0, unread: 0 }
+    }
+
+    /// Appends a line, given without its line feed. One that is too long for the ring is cut.
+    pub(super) fn push(&mut self, line: &[u8]) {
+        let length = line.len().min(N / 2).min(usize::from(u16::MAX));
+        let needed = (LENGTH_BYTES + length) as u64;
+        while self.end + needed - self.oldest > N as u64 {
+            self.oldest += self.line_bytes(self.oldest);
+        }
+        self.unread = self.unread.max(self.oldest);
+        for byte in (length as u16).to_le_bytes().iter().chain(&line[..length]) {
+            self.bytes[(self.end % N as u64) as usize] = *byte;
+            self.end += 1;
+        }
+    }
+
+    /// Copies the next unread line, as much as fits, and returns how many bytes were copied.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        if self.unread == self.end {
+            return None;
+        }
+        let start = self.unread + LENGTH_BYTES as u64;
+        self.unread += self.line_bytes(self.unread);
+        let length = ((self.unread - start) as usize).min(buffer.len());
+        for (offset, byte) in buffer[..length].iter_mut().enumerate() {
+            *byte = self.at(start + offset as u64);
+        }
+        Some(length)
+    }
+
+    /// Takes all lines so far as read.
+    pub(super) const fn skip_all(&mut self) {
+        self.unread = self.end;
+    }
+
+    const fn at(&self, position: u64) -> u8 {
+        self.bytes[(position % N as u64) as usize]
+    }
+
+    /// Bytes that the line at `position` takes, its length included.
+    const fn line_bytes(&self, position: u64) -> u64 {
+        let length = u16::from_le_bytes([self.at(position), self.at(position + 1)]);
+        LENGTH_BYTES as u64 + length as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read_all<const N: usize>(ring: &mut LogRing<N>) -> Vec<Vec<u8>> {
+        let mut buffer = [0; 64];
+        core::iter::from_fn(|| ring.read(&mut buffer).map(|length| buffer[..length].to_vec())).collect()
+    }
+
+    #[test]
+    fn lines_before_the_hand_over_are_not_read_again() {
+        let mut ring = LogRing::<64>::new();
+        ring.push(b"early");
+        ring.skip_all();
+        ring.push(b"late");
+        assert_eq!(read_all(&mut ring), [b"late"]);
+    }
+
+    #[test]
+    fn a_small_buffer_gets_the_start_of_the_line_and_the_next_line_is_whole() {
+        let mut ring = LogRing::<64>::new();
+        ring.push(b"abcdef");
+        ring.push(b"gh");
+        let mut buffer = [0; 3];
+        assert_eq!(ring.read(&mut buffer), Some(3));
+        assert_eq!(&buffer, b"abc");
+        assert_eq!(ring.read(&mut buffer), Some(2));
+        assert_eq!(ring.read(&mut buffer), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_lines_survive_whole_and_in_order(
+            lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..60)
+        ) {
+            let mut ring = LogRing::<64>::new();
+            for line in &lines {
+                ring.push(line);
+            }
+            let kept = read_all(&mut ring);
+            let expected: Vec<Vec<u8>> =
+                lines.iter().map(|line| line[..line.len().min(32)].to_vec()).collect();
+            prop_assert!(expected.ends_with(&kept));
+            prop_assert_eq!(kept.is_empty(), lines.is_empty());
+        }
+    }
+}

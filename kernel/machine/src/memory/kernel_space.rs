@@ -1,0 +1,199 @@
+//! The kernel's final page tables: W^X, guard pages below stacks, no identity mapping.
+
+// UNSAFETY: writes page tables through the direct map and loads control registers.
+#![allow(unsafe_code)]
+
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use spin::Mutex;
+use vcpu::{Hpa, PAGE_SIZE};
+use x86_64::PhysAddr;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags, Efer, EferFlags};
+use x86_64::structures::paging::PhysFrame;
+
+use super::frames::{self, FrameKind};
+use super::page_table::{MapError, PageFlags, PageTable, TableFrames};
+use super::range_set::{RangeSet, pages_of};
+use super::{DIRECT_MAP, IMAGE_OFFSET, StartError, WINDOWS, direct_map, zero_frames};
+use crate::boot_info::BootInfo;
+use crate::{cpu, screen, stacks};
+
+/// What the entry code's tables map: page tables must lie below until they are in use themselves.
+const MAPPED_AT_ENTRY: u64 = 1 << 32;
+/// Bytes of address space for windows: far more than all device registers and firmware tables need.
+const WINDOW_BYTES: u64 = 1 << 36;
+
+/// The kernel's page tables in use, and where the next window goes.
+struct KernelSpace {
+    table: PageTable<KernelFrames>,
+    next_window: u64,
+}
+
+static SPACE: Mutex<Option<KernelSpace>> = Mutex::new(None);
+
+/// Frames for tables before there is an allocator: taken from the free memory below 4 GiB.
+struct EarlyFrames<'a>(&'a mut RangeSet);
+
+impl TableFrames for EarlyFrames<'_> {
+    fn allocate(&mut self) -> Option<Hpa> {
+        let frame = Hpa(self.0.take(PAGE_SIZE, MAPPED_AT_ENTRY)?);
+        zero_frames(frame, 0);
+        Some(frame)
+    }
+
+    fn read(&self, table: Hpa, index: usize) -> u64 {
+        read_entry(table, index)
+    }
+
+    fn write(&mut self, table: Hpa, index: usize, entry: u64) {
+        write_entry(table, index, entry);
+    }
+}
+
+/// Frames for tables from the allocator.
+struct KernelFrames;
+
+impl TableFrames for KernelFrames {
+    fn allocate(&mut self) -> Option<Hpa> {
+        let frame = frames::allocate(0, FrameKind::PageTable, 0)?;
+        zero_frames(frame, 0);
+        Some(frame)
+    }
+
+    fn read(&self, table: Hpa, index: usize) -> u64 {
+        read_entry(table, index)
+    }
+
+    fn write(&mut self, table: Hpa, index: usize, entry: u64) {
+        write_entry(table, index, entry);
+    }
+}
+
+fn entry_pointer(table: Hpa, index: usize) -> *mut u64 {
+    direct_map(table).cast::<u64>().wrapping_add(index & 0x1ff)
+}
+
+fn read_entry(table: Hpa, index: usize) -> u64 {
+    // SAFETY: `table` is a frame that one of the two `allocate`s above returned: RAM in the direct map that
+    // is used as a table only. The CPU may set bits meanwhile, hence volatile.
+    unsafe { entry_pointer(table, index).read_volatile() }
+}
+
+fn write_entry(table: Hpa, index: usize, entry: u64) {
+    // SAFETY: as in `read_entry`.
+    unsafe { entry_pointer(table, index).write_volatile(entry) };
+}
+
+/// Builds the tables in frames from `free` and loads them.
+///
+/// # Safety
+///
+/// 1. `usable` is RAM and `loaded` what the boot loader left there; `free` is RAM that nobody uses.
+/// 2. The CPU has no-execute pages.
+/// 3. Interrupts are off, and it is called once.
+pub(super) unsafe fn build_and_load(
+    boot: &BootInfo,
+    usable: &RangeSet,
+    loaded: &RangeSet,
+    free: &mut RangeSet,
+) -> Result<(), StartError> {
+    let mut table = PageTable::new(EarlyFrames(free), cpu::features().gib_pages)?;
+    map_image(&mut table, boot)?;
+    map_ram(&mut table, boot, usable, loaded)?;
+    let text_screen = WINDOWS;
+    table.map(text_screen, screen::TEXT_BUFFER, screen_bytes(), PageFlags::DEVICE)?;
+    let next_window = text_screen + screen_bytes() + PAGE_SIZE;
+    let root = PhysFrame::containing_address(PhysAddr::new(table.root().0));
+    // SAFETY: the new tables map the running code, its data and stack as before (`map_image`) and keep the
+    // direct map's addresses. Condition 2 allows NXE, which must be on before tables with that bit are used.
+    unsafe {
+        Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
+        Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT));
+        Cr3::write(root, Cr3Flags::empty());
+        Cr4::update(|cr4| cr4.insert(protections()));
+        screen::moved(text_screen as *mut u16);
+    }
+    let table = table.with_frames(|_| KernelFrames);
+    *SPACE.lock() = Some(KernelSpace { table, next_window });
+    Ok(())
+}
+
+fn screen_bytes() -> u64 {
+    screen::TEXT_BUFFER_BYTES.next_multiple_of(PAGE_SIZE)
+}
+
+/// CR4 bits that this CPU offers.
+fn protections() -> Cr4Flags {
+    let features = cpu::features();
+    let mut flags = Cr4Flags::empty();
+    flags.set(Cr4Flags::PAGE_GLOBAL, features.global_pages);
+    flags.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
+    flags.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
+    flags.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
+    flags
+}
+
+/// The kernel's image in 4 KiB pages, without the pages below stacks and without the entry code.
+fn map_image<F: TableFrames>(table: &mut PageTable<F>, boot: &BootInfo) -> Result<(), MapError> {
+    let image = &boot.image;
+    let mut data = RangeSet::new();
+    data.add(image.data.clone());
+    for guard in stacks::guards() {
+        data.remove(guard);
+    }
+    let fixed = [(&image.text, PageFlags::READ_EXECUTE), (&image.rodata, PageFlags::READ)];
+    let variable = data.ranges().iter().map(|range| (range, PageFlags::READ_WRITE));
+    for (range, flags) in fixed.into_iter().chain(variable) {
+        for page in (range.start..range.end).step_by(PAGE_SIZE as usize) {
+            table.map(page, Hpa(page - IMAGE_OFFSET), PAGE_SIZE, flags)?;
+        }
+    }
+    Ok(())
+}
+
+/// The direct map.
+fn map_ram<F: TableFrames>(
+    table: &mut PageTable<F>,
+    boot: &BootInfo,
+    usable: &RangeSet,
+    loaded: &RangeSet,
+) -> Result<(), MapError> {
+    let mut writable = usable.clone();
+    writable.remove(pages_of(&boot.image.physical));
+    for range in loaded.ranges() {
+        writable.remove(range.clone());
+    }
+    let mut map = |range: &Range<u64>, flags| {
+        table.map(DIRECT_MAP + range.start, Hpa(range.start), range.end - range.start, flags)
+    };
+    writable.ranges().iter().try_for_each(|range| map(range, PageFlags::READ_WRITE))?;
+    loaded.ranges().iter().try_for_each(|range| map(range, PageFlags::READ))
+}
+
+/// Maps device registers, uncached, and returns the address of the first byte. They stay mapped.
+pub fn map_mmio(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapError> {
+    map_window(hpa, length, PageFlags::DEVICE)
+}
+
+/// Maps a firmware table for reading and returns the address of the first byte. It stays mapped.
+pub fn map_firmware(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapError> {
+    map_window(hpa, length, PageFlags::READ)
+}
+
+fn map_window(hpa: Hpa, length: u64, flags: PageFlags) -> Result<NonNull<u8>, MapError> {
+    let bad = MapError::BadRange { address: hpa.0 };
+    let end = hpa.0.checked_add(length.max(1)).ok_or(bad)?;
+    let pages = pages_of(&(hpa.0..end));
+    let bytes = pages.end - pages.start;
+    let mut space = SPACE.lock();
+    let space = space.as_mut().ok_or(bad)?;
+    let start = space.next_window;
+    if bytes > WINDOW_BYTES || start + bytes > WINDOWS + WINDOW_BYTES {
+        return Err(bad);
+    }
+    space.table.map(start, Hpa(pages.start), bytes, flags)?;
+    // A page between windows stays unmapped.
+    space.next_window = start + bytes + PAGE_SIZE;
+    NonNull::new((start + hpa.page_offset()) as *mut u8).ok_or(bad)
+}

@@ -1,0 +1,88 @@
+//! Which physical memory is RAM that the kernel may use, from the firmware's map and what is already in
+//! memory.
+
+use core::ops::Range;
+
+use super::range_set::{RangeSet, pages_of};
+use crate::boot_info::{BootInfo, MemoryKind, MemoryRange};
+
+/// The first MiB keeps what firmware and other CPUs' start-up need.
+const LOW_MEMORY: Range<u64> = 0..0x10_0000;
+
+/// RAM, in whole pages: what some entry of the firmware's map calls usable and no entry calls anything else.
+/// Firmware maps come unsorted and overlapping; the cautious reading wins.
+pub(crate) fn usable(ranges: &[MemoryRange], physical_bits: u8) -> RangeSet {
+    let limit = 1_u64.checked_shl(u32::from(physical_bits)).unwrap_or(u64::MAX);
+    let mut set = RangeSet::new();
+    for range in ranges.iter().filter(|range| range.kind == MemoryKind::Usable) {
+        set.add(range.start.0..range.end().0.min(limit));
+    }
+    for range in ranges.iter().filter(|range| range.kind != MemoryKind::Usable) {
+        set.remove(range.start.0..range.end().0);
+    }
+    set.shrink_to_pages();
+    set
+}
+
+/// What the boot loader put into memory for the kernel to read: modules and boot information, in whole
+/// pages.
+pub(crate) fn loaded(boot: &BootInfo) -> RangeSet {
+    let mut set = RangeSet::new();
+    for module in &boot.modules {
+        set.add(pages_of(&(module.start.0..module.start.0 + module.data().len() as u64)));
+    }
+    set.add(pages_of(&boot.information));
+    set
+}
+
+/// The RAM that nothing occupies.
+pub(crate) fn free(usable: &RangeSet, loaded: &RangeSet, image: &Range<u64>) -> RangeSet {
+    let mut set = usable.clone();
+    set.remove(LOW_MEMORY);
+    set.remove(pages_of(image));
+    for range in loaded.ranges() {
+        set.remove(range.clone());
+    }
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use vcpu::Hpa;
+
+    use super::*;
+
+    fn range(start: u64, end: u64, kind: MemoryKind) -> MemoryRange {
+        MemoryRange { start: Hpa(start), length: end - start, kind }
+    }
+
+    #[test]
+    fn overlapping_and_unsorted_entries_are_read_cautiously() {
+        let map = [
+            range(0x10_0000, 0x80_0000, MemoryKind::Usable),
+            range(0x40_0000, 0x40_0800, MemoryKind::AcpiTables),
+            range(0, 0x9_fc00, MemoryKind::Usable),
+            range(0x70_0000, 0x90_0000, MemoryKind::Usable),
+            range(0x8f_f000, 0x1000_0000, MemoryKind::Reserved),
+        ];
+        assert_eq!(
+            usable(&map, 36).ranges(),
+            [0..0x9_f000, 0x10_0000..0x40_0000, 0x40_1000..0x8f_f000]
+        );
+    }
+
+    #[test]
+    fn memory_beyond_the_cpus_reach_is_left_out() {
+        let map = [range(0x1_0000_0000, u64::MAX, MemoryKind::Usable)];
+        assert_eq!(usable(&map, 36).ranges(), [0x1_0000_0000..0x10_0000_0000]);
+    }
+
+    #[test]
+    fn what_is_loaded_is_not_free() {
+        let map = [range(0, 0x100_0000, MemoryKind::Usable)];
+        let mut loaded = RangeSet::new();
+        loaded.add(0x50_0000..0x50_1000);
+        let free = free(&usable(&map, 36), &loaded, &(0x20_0000..0x30_0001));
+        assert_eq!(free.ranges(), [0x10_0000..0x20_0000, 0x30_1000..0x50_0000, 0x50_1000..0x100_0000]);
+    }
+}

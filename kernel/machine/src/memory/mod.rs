@@ -1,0 +1,151 @@
+//! Physical memory and the kernel's address space.
+//!
+//! | virtual address | what |
+//! |---|---|
+//! | `0xffff_8000_0000_0000` | direct map: RAM at its physical address, read-write, never executable; modules and boot information read-only; without the kernel's image |
+//! | `0xffff_c000_0000_0000` | windows: device registers (uncached), firmware tables (read-only) |
+//! | `0xffff_ffff_8020_0000` | the kernel's image: code read-execute, constants read-only, variables read-write |
+//!
+//! Nothing else is mapped, address 0 least of all. Source: Intel SDM vol. 3, "Paging".
+
+// UNSAFETY: builds and loads the kernel's own page tables, and clears frames by address.
+#![allow(unsafe_code)]
+
+mod buddy;
+pub mod frames;
+mod kernel_space;
+mod map;
+mod page_table;
+mod range_set;
+
+use core::arch::asm;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use vcpu::{Hpa, PAGE_SIZE};
+
+use self::buddy::{FrameTable, MAX_FRAMES};
+pub use self::kernel_space::{map_firmware, map_mmio};
+pub use self::page_table::MapError;
+use self::range_set::RangeSet;
+use crate::boot_info::BootInfo;
+use crate::cpu;
+
+/// Where the direct map starts.
+pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+/// Where windows start.
+const WINDOWS: u64 = 0xffff_c000_0000_0000;
+/// Virtual minus physical address of the kernel's image.
+const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
+
+/// Less than this and no guest fits beside the kernel.
+const LEAST_FREE_BYTES: u64 = 32 << 20;
+const FRAME_BYTES: u64 = PAGE_SIZE;
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// Why memory cannot be brought up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartError {
+    /// It is brought up already.
+    Twice,
+    /// Too little RAM is free.
+    TooLittle {
+        /// Free bytes.
+        free: u64,
+    },
+    /// The CPU has no no-execute pages, or firmware switched them off.
+    NoNoExecute,
+    /// The kernel's page tables cannot be built.
+    Map(MapError),
+}
+
+impl From<MapError> for StartError {
+    fn from(error: MapError) -> Self {
+        Self::Map(error)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Twice => f.write_str("memory is brought up twice"),
+            Self::TooLittle { free } => {
+                write!(f, "only {} MiB of memory are free, {} are needed", free >> 20, LEAST_FREE_BYTES >> 20)
+            }
+            Self::NoNoExecute => f.write_str("the CPU has no no-execute pages"),
+            Self::Map(error) => write!(f, "the kernel's page tables cannot be built: {error}"),
+        }
+    }
+}
+
+/// Where a physical address is in the direct map. Only RAM that is in use by nobody else, or shared with
+/// care, may be touched there; see the frame's owner.
+#[inline]
+pub const fn direct_map(hpa: Hpa) -> *mut u8 {
+    (DIRECT_MAP + hpa.0) as *mut u8
+}
+
+/// Fills a block of frames that its caller holds with zeros.
+#[inline]
+pub fn zero_frames(hpa: Hpa, order: u8) {
+    let words = (FRAME_BYTES << order) / 8;
+    // SAFETY: the frames are the caller's block from `frames::allocate`, so they are RAM in the direct map
+    // and no Rust reference leads there.
+    unsafe {
+        asm!(
+            "rep stosq",
+            inout("rcx") words => _,
+            inout("rdi") direct_map(hpa) => _,
+            in("rax") 0_u64,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Builds the kernel's final page tables and switches to them, and the frame table. From then on physical
+/// memory is reachable through [`direct_map`] and given out by [`frames`].
+pub fn start(boot: &BootInfo) -> Result<(), StartError> {
+    if STARTED.swap(true, Ordering::SeqCst) {
+        return Err(StartError::Twice);
+    }
+    let features = cpu::features();
+    if !features.no_execute {
+        return Err(StartError::NoNoExecute);
+    }
+    let usable = map::usable(&boot.memory, features.physical_bits);
+    let loaded = map::loaded(boot);
+    let mut free = map::free(&usable, &loaded, &boot.image.physical);
+    if free.bytes() < LEAST_FREE_BYTES {
+        return Err(StartError::TooLittle { free: free.bytes() });
+    }
+    // SAFETY: `usable` and `loaded` describe the machine that `boot` proves to be ours; interrupts are off,
+    // and `STARTED` lets one call through.
+    unsafe { kernel_space::build_and_load(boot, &usable, &loaded, &mut free)? };
+    let table = build_frame_table(&usable, &mut free).ok_or(StartError::TooLittle { free: free.bytes() })?;
+    frames::install(table);
+    Ok(())
+}
+
+/// True where the final page tables are loaded.
+pub(crate) fn is_started() -> bool {
+    STARTED.load(Ordering::SeqCst)
+}
+
+fn build_frame_table(usable: &RangeSet, free: &mut RangeSet) -> Option<FrameTable<'static>> {
+    let frames = (usable.bytes() / FRAME_BYTES).min(MAX_FRAMES);
+    let bytes = (frames * size_of::<u64>() as u64).next_multiple_of(FRAME_BYTES);
+    let at = free.take(bytes, u64::MAX)?;
+    // SAFETY: the bytes are RAM in the direct map that was just taken out of the free set, for good; they
+    // are page aligned, and any bits are a valid `u64`.
+    let entries: &'static mut [u64] =
+        unsafe { core::slice::from_raw_parts_mut(direct_map(Hpa(at)).cast::<u64>(), frames as usize) };
+    let mut table = FrameTable::new(entries);
+    for range in usable.ranges() {
+        table.add_span(range.start / FRAME_BYTES..range.end / FRAME_BYTES);
+    }
+    for range in free.ranges() {
+        table.add_free(range.start / FRAME_BYTES..range.end / FRAME_BYTES);
+    }
+    Some(table)
+}

@@ -1,0 +1,156 @@
+//! The first serial port as the machine's console: 115200 baud, 8 data bits, no parity, 1 stop bit.
+//!
+//! Until the hypervisor runs, bytes are sent at once, waiting for the transmitter. Afterwards they are
+//! queued and the port's interrupt moves them; incoming bytes likewise. A machine without the port is
+//! fine: output vanishes.
+//!
+//! Source: 16550 UART data sheet, as `uart_16550` implements it. One lock around port and queues.
+
+// UNSAFETY: the port's registers are claimed by number.
+#![allow(unsafe_code)]
+
+mod queue;
+
+use spin::Mutex;
+use uart_16550::backend::PioBackend;
+
+use uart_16550::spec::registers::{FifoTriggerLevel, IER};
+use uart_16550::{BaudRate, Config, Uart16550};
+
+use self::queue::Queue;
+
+/// COM1's first I/O port.
+const COM1: u16 = 0x3f8;
+/// Looks at a transmitter that does not get ready before it is taken for dead: a byte takes 87 µs, a look
+/// about 1 µs.
+const PATIENCE: u32 = 100_000;
+const TRANSMIT_BYTES: usize = 4096;
+const RECEIVE_BYTES: usize = 512;
+/// Bytes that one interrupt takes in at most; the port holds 16.
+const RECEIVE_BURST: usize = 64;
+
+struct Console {
+    uart: Option<Uart16550<PioBackend>>,
+    outgoing: Queue<TRANSMIT_BYTES>,
+    incoming: Queue<RECEIVE_BYTES>,
+}
+
+static CONSOLE: Mutex<Console> =
+    Mutex::new(Console { uart: None, outgoing: Queue::new(), incoming: Queue::new() });
+
+fn claim() -> Option<Uart16550<PioBackend>> {
+    // SAFETY: COM1's ports belong to the kernel; two claims at once exist only in a panic, which ends the
+    // other.
+    unsafe { Uart16550::new_port(COM1) }.ok()
+}
+
+/// Initialises the port. False where there is none.
+pub fn start() -> bool {
+    let config = Config {
+        baud_rate: BaudRate::Baud115200,
+        fifo_trigger_level: Some(FifoTriggerLevel::Eight),
+        ..Config::DEFAULT
+    };
+    let uart = claim().and_then(|mut uart| uart.init(config).ok().map(|()| uart));
+    let found = uart.is_some();
+    CONSOLE.lock().uart = uart;
+    found
+}
+
+/// Sends bytes at once, in front of what is queued, and waits until the port has taken them.
+pub fn write_now(bytes: &[u8]) {
+    let mut console = CONSOLE.lock();
+    let alive = console.uart.as_mut().is_none_or(|uart| send(uart, bytes));
+    if !alive {
+        console.uart = None;
+    }
+}
+
+/// Sends bytes although the lock may be held: for the last words of a panic.
+pub(crate) fn write_in_panic(bytes: &[u8]) {
+    match CONSOLE.try_lock() {
+        Some(mut console) => {
+            if let Some(uart) = console.uart.as_mut() {
+                send(uart, bytes);
+            }
+        }
+        None => {
+            if let Some(mut uart) = claim() {
+                send(&mut uart, bytes);
+            }
+        }
+    }
+}
+
+/// False where the transmitter is stuck.
+fn send(uart: &mut Uart16550<PioBackend>, mut bytes: &[u8]) -> bool {
+    let mut patience = PATIENCE;
+    while !bytes.is_empty() {
+        let sent = uart.send_bytes(bytes);
+        bytes = &bytes[sent..];
+        patience = if sent == 0 { patience - 1 } else { PATIENCE };
+        if patience == 0 {
+            return false;
+        }
+    }
+    true
+}
+
+/// Turns on the port's interrupts. The interrupt must be routed to [`handle_interrupt`].
+pub(crate) fn enable_interrupts() {
+    if let Some(uart) = CONSOLE.lock().uart.as_mut() {
+        uart.enable_interrupts(IER::DATA_READY);
+    }
+}
+
+/// Queues a byte. False where there is no room now.
+pub(crate) fn write(byte: u8) -> bool {
+    let mut console = CONSOLE.lock();
+    if console.uart.is_none() {
+        return true;
+    }
+    let idle = console.outgoing.is_empty();
+    let taken = console.outgoing.push(byte);
+    if idle {
+        console.transmit();
+    }
+    taken
+}
+
+/// The next byte that came in.
+pub(crate) fn read() -> Option<u8> {
+    CONSOLE.lock().incoming.pop()
+}
+
+/// Serves the port's interrupt.
+pub(crate) fn handle_interrupt() {
+    let mut console = CONSOLE.lock();
+    console.receive();
+    console.transmit();
+}
+
+impl Console {
+    fn receive(&mut self) {
+        let Some(uart) = self.uart.as_mut() else { return };
+        for _ in 0..RECEIVE_BURST {
+            let Ok(byte) = uart.try_receive_byte() else { return };
+            // Where nobody reads, the oldest bytes win: they are what a person typed first.
+            self.incoming.push(byte);
+        }
+    }
+
+    /// Gives the port what it takes, and asks for an interrupt while something is left.
+    fn transmit(&mut self) {
+        let Some(uart) = self.uart.as_mut() else { return };
+        let sent = uart.send_bytes(self.outgoing.front());
+        self.outgoing.discard(sent);
+        let wanted = !self.outgoing.is_empty();
+        if wanted != uart.config().interrupts.contains(IER::THR_EMPTY) {
+            if wanted {
+                uart.enable_interrupts(IER::THR_EMPTY);
+            } else {
+                uart.disable_interrupts(IER::THR_EMPTY);
+            }
+        }
+    }
+}

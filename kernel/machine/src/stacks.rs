@@ -1,0 +1,75 @@
+//! The boot CPU's stacks. Each has a page below it that the final page tables leave unmapped, so an
+//! overflow is a page fault (then a double fault on a stack of its own) and not silent damage.
+
+// UNSAFETY: stacks are memory that the CPU writes behind the compiler's back.
+#![allow(unsafe_code)]
+
+use core::cell::UnsafeCell;
+use core::ops::Range;
+
+use vcpu::PAGE_SIZE;
+
+const GUARD_BYTES: usize = PAGE_SIZE as usize;
+
+/// Size of [`BOOT_STACK`] in bytes, guard page included.
+pub const BOOT_STACK_BYTES: usize = size_of::<Stack<BOOT_STACK_USABLE>>();
+
+const BOOT_STACK_USABLE: usize = 64 * 1024;
+const INTERRUPT_STACK_USABLE: usize = 16 * 1024;
+
+/// A stack with its guard page at the low end.
+#[repr(C, align(4096))]
+#[derive(Debug)]
+pub struct Stack<const BYTES: usize> {
+    guard: [u8; GUARD_BYTES],
+    usable: UnsafeCell<[u8; BYTES]>,
+}
+
+// SAFETY: nobody makes a reference to the bytes; the one CPU that has the stack loaded uses it.
+unsafe impl<const BYTES: usize> Sync for Stack<BYTES> {}
+
+impl<const BYTES: usize> Stack<BYTES> {
+    const fn new() -> Self {
+        Self { guard: [0; GUARD_BYTES], usable: UnsafeCell::new([0; BYTES]) }
+    }
+
+    /// The address that goes into RSP: one past the last byte.
+    pub fn top(&self) -> u64 {
+        self.usable.get() as u64 + BYTES as u64
+    }
+
+    fn usable(&self) -> Range<u64> {
+        self.usable.get() as u64..self.top()
+    }
+
+    fn guard(&self) -> Range<u64> {
+        let start = &raw const self.guard as u64;
+        start..start + GUARD_BYTES as u64
+    }
+}
+
+/// The boot CPU's stack, on which everything but three exceptions runs.
+pub static BOOT_STACK: Stack<BOOT_STACK_USABLE> = Stack::new();
+/// For double faults: the interrupted stack may be what is broken.
+pub(crate) static DOUBLE_FAULT_STACK: Stack<INTERRUPT_STACK_USABLE> = Stack::new();
+/// For non-maskable interrupts, which come at any instruction.
+pub(crate) static NMI_STACK: Stack<INTERRUPT_STACK_USABLE> = Stack::new();
+/// For machine checks, likewise.
+pub(crate) static MACHINE_CHECK_STACK: Stack<INTERRUPT_STACK_USABLE> = Stack::new();
+
+/// The guard pages, as virtual addresses of the kernel image.
+pub(crate) fn guards() -> [Range<u64>; 4] {
+    [BOOT_STACK.guard(), DOUBLE_FAULT_STACK.guard(), NMI_STACK.guard(), MACHINE_CHECK_STACK.guard()]
+}
+
+/// The stack that holds `address`, if one does.
+pub(crate) fn containing(address: u64) -> Option<Range<u64>> {
+    [
+        BOOT_STACK.usable(),
+        DOUBLE_FAULT_STACK.usable(),
+        NMI_STACK.usable(),
+        MACHINE_CHECK_STACK.usable(),
+    ]
+    .into_iter()
+    .find(|stack| stack.contains(&address))
+}
