@@ -374,7 +374,7 @@ impl Rtc {
     }
 
     fn encode(&self, value: u8) -> u8 {
-        if self.control.contains(Control::BINARY) { value } else { (value / 10 % 10) << 4 | value % 10 }
+        if self.control.contains(Control::BINARY) { value } else { ((value / 10 % 10) << 4) | (value % 10) }
     }
 
     fn decode_hour(&self, raw: u8) -> u8 {
@@ -389,7 +389,7 @@ impl Rtc {
         if self.control.contains(Control::HOURS_24) {
             return self.encode(hour);
         }
-        let twelve = (hour + 11) % 12 + 1;
+        let twelve = (hour % 12 + 11) % 12 + 1;
         self.encode(twelve) | if hour >= 12 { AFTERNOON } else { 0 }
     }
 }

@@ -132,6 +132,15 @@ fn enabling_an_interrupt_whose_flag_is_set_requests_it() {
     assert!(rtc.irq());
 }
 
+#[test]
+fn an_impossible_hour_is_no_trouble() {
+    let mut rtc = rtc();
+    write(&mut rtc, 0x0b, 0x86, Nanos::ZERO);
+    write(&mut rtc, 4, 0xff, Nanos::ZERO);
+    write(&mut rtc, 0x0b, 0x84, Nanos::ZERO);
+    assert_eq!(read(&mut rtc, 4, Nanos::ZERO), 0x80 | 3);
+}
+
 proptest! {
     /// What a guest writes to a stopped clock is what it reads back.
     #[test]

@@ -1,0 +1,72 @@
+//! The 256-bit registers of a local APIC: ISR, TMR and IRR.
+
+/// One bit for each vector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct VectorBits([u64; 4]);
+
+impl VectorBits {
+    pub(super) const EMPTY: Self = Self([0; 4]);
+
+    #[inline]
+    const fn place(vector: u8) -> (usize, u64) {
+        ((vector >> 6) as usize, 1 << (vector & 63))
+    }
+
+    #[inline]
+    pub(super) const fn contains(&self, vector: u8) -> bool {
+        let (word, bit) = Self::place(vector);
+        self.0[word] & bit != 0
+    }
+
+    #[inline]
+    pub(super) fn set(&mut self, vector: u8, value: bool) {
+        let (word, bit) = Self::place(vector);
+        if value {
+            self.0[word] |= bit;
+        } else {
+            self.0[word] &= !bit;
+        }
+    }
+
+    /// The highest vector set.
+    #[inline]
+    pub(super) fn highest(&self) -> Option<u8> {
+        for word in (0..4).rev() {
+            let bits = self.0[word];
+            if bits != 0 {
+                return Some((word as u32 * 64 + bits.ilog2()) as u8);
+            }
+        }
+        None
+    }
+
+    /// The 32 vectors from `index * 32` on; `index` is taken modulo 8.
+    pub(super) const fn word(&self, index: u16) -> u32 {
+        let index = index & 7;
+        (self.0[(index >> 1) as usize] >> (32 * (index & 1) as u32)) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_table(steps in prop::collection::vec(any::<(u8, bool)>(), 0..100)) {
+            let mut bits = VectorBits::EMPTY;
+            let mut table = [false; 256];
+            for (vector, value) in steps {
+                bits.set(vector, value);
+                table[usize::from(vector)] = value;
+                prop_assert_eq!(bits.highest(), table.iter().rposition(|set| *set).map(|at| at as u8));
+            }
+            for vector in 0..=255u8 {
+                let set = table[usize::from(vector)];
+                prop_assert_eq!(bits.contains(vector), set);
+                prop_assert_eq!(bits.word(u16::from(vector) / 32) >> (vector % 32) & 1 != 0, set);
+            }
+        }
+    }
+}

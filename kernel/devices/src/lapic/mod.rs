@@ -1,0 +1,403 @@
+//! One processor's local APIC: xAPIC and x2APIC views of one state.
+//!
+//! Sources: Intel SDM volume 3, chapter "Advanced Programmable Interrupt Controller (APIC)": "Local APIC", "Local Vector
+//! Table", "Issuing Interprocessor Interrupts", "Handling Interrupts" and "Extended XAPIC (x2APIC)".
+//!
+//! Writes that reach beyond this APIC return what is to be done as an [`ApicEffect`]; the owner of all local APICs routes
+//! messages with [`LocalApic::accepts`] and [`LocalApic::deliver`]. For a message of [`DeliveryMode::LowestPriority`] it
+//! chooses among those that accept, by [`LocalApic::processor_priority`].
+//!
+//! Differences from hardware: the APIC id is read-only; memory-mapped accesses count only when they are aligned 32-bit
+//! ones (narrower reads within a register give its part, all others read 0 and do nothing); delivery status reads idle,
+//! as messages arrive at once; interprocessor interrupts are always edge-triggered; SMI and ExtINT messages are dropped.
+
+mod bits;
+mod local_vector;
+mod msr;
+mod registers;
+#[cfg(test)]
+mod tests;
+mod timer;
+
+use crate::message::{ApicMessage, BROADCAST, DeliveryMode, Shorthand};
+use bits::VectorBits;
+pub use local_vector::LocalInterrupt;
+use local_vector::LocalVectors;
+pub use msr::{ApicMode, IA32_APIC_BASE, IA32_TSC_DEADLINE, MsrError, X2APIC_MSR_FIRST, X2APIC_MSR_LAST};
+use timer::Timer;
+use vcpu::{Gpa, Nanos};
+
+/// The timer's input clock, one tick a nanosecond. CPUID leaves that name it must say the same.
+pub const APIC_TIMER_HZ: u64 = 1_000_000_000;
+
+/// Vectors 0 to 15 cannot be delivered through the APIC.
+const FIRST_LEGAL_VECTOR: u8 = 16;
+
+/// Spurious-interrupt vector register.
+mod svr {
+    pub(super) const ENABLE: u32 = 1 << 8;
+    pub(super) const FOCUS_DISABLED: u32 = 1 << 9;
+    pub(super) const SUPPRESS_EOI_BROADCAST: u32 = 1 << 12;
+    pub(super) const WRITABLE: u32 = 0xff | ENABLE | FOCUS_DISABLED | SUPPRESS_EOI_BROADCAST;
+    pub(super) const RESET: u32 = 0xff;
+}
+
+/// Error status register.
+mod esr {
+    pub(super) const SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
+    pub(super) const RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
+    pub(super) const ILLEGAL_REGISTER: u32 = 1 << 7;
+}
+
+/// Interrupt command register.
+mod icr {
+    pub(super) const LOGICAL: u64 = 1 << 11;
+    pub(super) const DELIVERY_STATUS: u64 = 1 << 12;
+    pub(super) const ASSERT: u64 = 1 << 14;
+    pub(super) const LEVEL: u64 = 1 << 15;
+    /// The low half's defined bits but delivery status.
+    pub(super) const WRITABLE: u64 = 0x000c_cfff;
+}
+
+/// Destination format register: the flat model.
+const DFR_FLAT: u32 = 0xffff_ffff;
+const DFR_MODEL_SHIFT: u32 = 28;
+const DFR_MODEL_FLAT: u32 = 0xf;
+const DFR_MODEL_CLUSTER: u32 = 0x0;
+
+/// What a register write asks of the world outside this APIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum ApicEffect {
+    /// Nothing.
+    None,
+    /// Route this message, to the sender too when it accepts it.
+    Send(ApicMessage),
+    /// Tell the I/O APICs of the end of this level-triggered vector.
+    EoiBroadcast(u8),
+    /// The timer was changed: [`LocalApic::next_deadline`] may differ.
+    TimerChanged,
+}
+
+/// How a local APIC is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalApicConfig {
+    /// x2APIC id; its low eight bits are the xAPIC id.
+    pub apic_id: u32,
+    /// Whether this is the bootstrap processor.
+    pub bootstrap: bool,
+    /// Physical-address width that the guest's CPUID reports, in bits; at most 52.
+    pub physical_address_bits: u8,
+}
+
+/// A local APIC.
+#[derive(Clone, Debug)]
+pub struct LocalApic {
+    config: LocalApicConfig,
+    base: u64,
+    mode: ApicMode,
+    task_priority: u8,
+    logical_destination: u32,
+    destination_format: u32,
+    spurious: u32,
+    in_service: VectorBits,
+    trigger_level: VectorBits,
+    requests: VectorBits,
+    errors: u32,
+    error_status: u32,
+    command: u64,
+    local_vectors: LocalVectors,
+    timer: Timer,
+    nmi: bool,
+    init: bool,
+    startup: Option<u8>,
+}
+
+impl LocalApic {
+    /// The state after power-up: xAPIC mode at the default base, software-disabled.
+    pub fn new(config: LocalApicConfig) -> Self {
+        Self {
+            config,
+            base: msr::reset_base(config.bootstrap),
+            mode: ApicMode::XApic,
+            task_priority: 0,
+            logical_destination: 0,
+            destination_format: DFR_FLAT,
+            spurious: svr::RESET,
+            in_service: VectorBits::EMPTY,
+            trigger_level: VectorBits::EMPTY,
+            requests: VectorBits::EMPTY,
+            errors: 0,
+            error_status: 0,
+            command: 0,
+            local_vectors: LocalVectors::new(),
+            timer: Timer::new(),
+            nmi: false,
+            init: false,
+            startup: None,
+        }
+    }
+
+    /// What an INIT does: the registers as after power-up, but for the APIC's id, base and mode. A start-up message that
+    /// is pending came after the INIT and stays.
+    pub fn init(&mut self) {
+        let (base, mode, startup) = (self.base, self.mode, self.startup);
+        *self = Self::new(self.config);
+        (self.base, self.mode, self.startup) = (base, mode, startup);
+    }
+
+    /// Puts the APIC in the state that PC firmware leaves a bootstrap processor's in ("virtual wire mode"):
+    /// software-enabled, the 8259s' output on LINT0, NMI on LINT1.
+    pub fn enter_virtual_wire(&mut self) {
+        self.spurious |= svr::ENABLE;
+        self.local_vectors.enter_virtual_wire();
+    }
+
+    /// The x2APIC id.
+    #[inline]
+    pub const fn apic_id(&self) -> u32 {
+        self.config.apic_id
+    }
+
+    /// Where the register page is, in xAPIC mode.
+    #[inline]
+    pub fn mmio_base(&self) -> Option<Gpa> {
+        (self.mode == ApicMode::XApic).then_some(Gpa(self.base & msr::BASE_ADDRESS))
+    }
+
+    /// Whether `message` is for this APIC.
+    #[inline]
+    pub fn accepts(&self, message: &ApicMessage) -> bool {
+        if self.mode == ApicMode::Disabled {
+            return false;
+        }
+        let from_self = message.source == Some(self.config.apic_id);
+        match message.shorthand {
+            Shorthand::None if message.logical => self.matches_logical(message.destination),
+            Shorthand::None => self.matches_physical(message.destination),
+            Shorthand::SelfOnly => from_self,
+            Shorthand::AllIncludingSelf => true,
+            Shorthand::AllExcludingSelf => !from_self,
+        }
+    }
+
+    fn matches_physical(&self, destination: u32) -> bool {
+        destination == BROADCAST
+            || match self.mode {
+                ApicMode::X2Apic => destination == self.config.apic_id,
+                _ => destination == self.config.apic_id & 0xff,
+            }
+    }
+
+    fn matches_logical(&self, destination: u32) -> bool {
+        if destination == BROADCAST {
+            return true;
+        }
+        if self.mode == ApicMode::X2Apic {
+            let id = self.x2apic_logical_id();
+            return id >> 16 == destination >> 16 && id & destination & 0xffff != 0;
+        }
+        let (id, destination) = (self.logical_destination >> 24, destination & 0xff);
+        match self.destination_format >> DFR_MODEL_SHIFT {
+            DFR_MODEL_FLAT => id & destination != 0,
+            DFR_MODEL_CLUSTER => {
+                destination == 0xff || id >> 4 == destination >> 4 && id & destination & 0xf != 0
+            }
+            _ => false,
+        }
+    }
+
+    /// In x2APIC mode the logical id follows from the id: cluster in the high half, one bit in the low half.
+    const fn x2apic_logical_id(&self) -> u32 {
+        (self.config.apic_id >> 4) << 16 | 1 << (self.config.apic_id & 0xf)
+    }
+
+    /// Takes in `message`, whoever it is addressed to. Returns whether the processor has something new to look at.
+    pub fn deliver(&mut self, message: &ApicMessage) -> bool {
+        match message.delivery {
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
+                self.deliver_vector(message.vector, message.level_triggered)
+            }
+            DeliveryMode::Nmi => {
+                self.nmi = true;
+                true
+            }
+            DeliveryMode::Init if message.assert => {
+                self.init = true;
+                // A start-up message that came before it is void.
+                self.startup = None;
+                true
+            }
+            DeliveryMode::Startup => {
+                self.startup = Some(message.vector);
+                true
+            }
+            DeliveryMode::Init | DeliveryMode::Smi | DeliveryMode::ExtInt => false,
+        }
+    }
+
+    fn deliver_vector(&mut self, vector: u8, level_triggered: bool) -> bool {
+        if !self.software_enabled() {
+            return false;
+        }
+        if vector < FIRST_LEGAL_VECTOR {
+            self.note_error(esr::RECEIVE_ILLEGAL_VECTOR);
+            return false;
+        }
+        self.trigger_level.set(vector, level_triggered);
+        self.requests.set(vector, true);
+        true
+    }
+
+    /// The vector to deliver to the processor now: the highest request whose class is above the processor priority.
+    #[inline]
+    pub fn pending_vector(&self) -> Option<u8> {
+        if self.mode == ApicMode::Disabled {
+            return None;
+        }
+        let vector = self.requests.highest()?;
+        (vector >> 4 > self.processor_priority() >> 4).then_some(vector)
+    }
+
+    /// The processor took `vector`: it goes from request to service.
+    #[inline]
+    pub fn acknowledge(&mut self, vector: u8) {
+        self.requests.set(vector, false);
+        self.in_service.set(vector, true);
+    }
+
+    /// A write of the EOI register. Returns the vector that the I/O APICs must hear of.
+    #[inline]
+    pub fn end_of_interrupt(&mut self) -> Option<u8> {
+        let vector = self.in_service.highest()?;
+        self.in_service.set(vector, false);
+        let broadcast =
+            self.trigger_level.contains(vector) && self.spurious & svr::SUPPRESS_EOI_BROADCAST == 0;
+        broadcast.then_some(vector)
+    }
+
+    /// The processor priority register.
+    #[inline]
+    pub fn processor_priority(&self) -> u8 {
+        let served = self.in_service.highest().unwrap_or(0);
+        if self.task_priority >> 4 >= served >> 4 { self.task_priority } else { served & 0xf0 }
+    }
+
+    /// CR8: the class of the task priority.
+    #[inline]
+    pub const fn cr8(&self) -> u8 {
+        self.task_priority >> 4
+    }
+
+    /// Writes CR8; bits above the lowest four are the caller's to refuse.
+    #[inline]
+    pub fn set_cr8(&mut self, class: u8) {
+        self.task_priority = class << 4;
+    }
+
+    /// Takes a pending NMI.
+    #[inline]
+    pub fn take_nmi(&mut self) -> bool {
+        core::mem::take(&mut self.nmi)
+    }
+
+    /// Whether an NMI is pending.
+    #[inline]
+    pub const fn nmi_pending(&self) -> bool {
+        self.nmi
+    }
+
+    /// Takes a pending INIT; the caller resets the processor and calls [`Self::init`].
+    #[inline]
+    pub fn take_init(&mut self) -> bool {
+        core::mem::take(&mut self.init)
+    }
+
+    /// Takes a pending start-up message: the page to start at. It counts only for a processor that waits for it; look
+    /// for an INIT first.
+    #[inline]
+    pub fn take_startup(&mut self) -> Option<u8> {
+        self.startup.take()
+    }
+
+    /// Whether an INIT or a start-up message is pending.
+    #[inline]
+    pub const fn init_or_startup_pending(&self) -> bool {
+        self.init || self.startup.is_some()
+    }
+
+    /// When the timer next needs [`Self::advance`]. A masked periodic timer needs nobody.
+    #[inline]
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        if self.mode == ApicMode::Disabled || self.local_vectors.timer_sleeps() {
+            return None;
+        }
+        self.timer.deadline()
+    }
+
+    /// Lets the timer catch up with `now`. Returns whether the processor has something new to look at.
+    #[inline]
+    pub fn advance(&mut self, now: Nanos) -> bool {
+        self.timer.advance(now) && self.raise_local(LocalInterrupt::Timer)
+    }
+
+    /// IA32_TSC_DEADLINE as the guest reads it: 0 when it is disarmed or has fired.
+    #[inline]
+    pub fn tsc_deadline(&self) -> u64 {
+        self.timer.tsc_deadline()
+    }
+
+    /// Writes IA32_TSC_DEADLINE: `value` in the guest's TSC, which comes at `at` (`None`: beyond the clock's range).
+    /// 0 disarms. A moment that has passed fires at the next [`Self::advance`]. Ignored outside TSC-deadline mode;
+    /// returns whether it was taken.
+    #[inline]
+    pub fn write_tsc_deadline(&mut self, value: u64, at: Option<Nanos>) -> bool {
+        self.timer.set_tsc_deadline(value, at)
+    }
+
+    /// Whether the 8259s' output reaches the processor: through LINT0 in ExtINT mode, or because the APIC is off.
+    #[inline]
+    pub fn accepts_pic(&self) -> bool {
+        self.mode == ApicMode::Disabled || self.local_vectors.lint0_is_extint()
+    }
+
+    /// An interrupt of a local source, by its entry in the local vector table: for LINT0 and LINT1 a rising edge of the
+    /// pin, for the others an event. Returns whether the processor has something new to look at.
+    pub fn raise_local(&mut self, source: LocalInterrupt) -> bool {
+        let Some((delivery, vector)) = self.local_vectors.delivery(source) else { return false };
+        match delivery {
+            DeliveryMode::Fixed => self.deliver_vector(vector, false),
+            DeliveryMode::Nmi => {
+                self.nmi = true;
+                true
+            }
+            DeliveryMode::Init => {
+                self.init = true;
+                true
+            }
+            // The 8259s' vector is fetched by the owner, see `accepts_pic`.
+            _ => false,
+        }
+    }
+
+    fn software_enabled(&self) -> bool {
+        self.mode != ApicMode::Disabled && self.spurious & svr::ENABLE != 0
+    }
+
+    /// Records an error and, when it is new, raises the error interrupt.
+    fn note_error(&mut self, error: u32) {
+        let new = self.errors & error == 0;
+        self.errors |= error;
+        if !new {
+            return;
+        }
+        if let Some((DeliveryMode::Fixed, vector)) = self.local_vectors.delivery(LocalInterrupt::Error) {
+            // An illegal vector in the error entry itself must not raise itself again.
+            if vector >= FIRST_LEGAL_VECTOR {
+                self.deliver_vector(vector, false);
+            } else {
+                self.errors |= esr::RECEIVE_ILLEGAL_VECTOR;
+            }
+        }
+    }
+}
