@@ -14,12 +14,18 @@
 pub mod boot_info;
 pub mod clock;
 pub mod cpu;
+mod extended;
 pub mod fatal;
 pub mod logger;
 pub mod memory;
+pub mod nested;
 pub mod panic;
+mod registers;
 mod screen;
 pub mod serial;
 pub mod stacks;
+pub mod svm;
+pub mod virtualization;
+pub mod vmx;
 
 pub use vcpu;

@@ -1,0 +1,286 @@
+//! A guest's address space in physical frames.
+
+// UNSAFETY: guest RAM and nested tables are reached through the kernel's direct map by raw address.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use vcpu::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, WordSize};
+
+use super::table::{EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
+use crate::memory::{self, frames, frames::FrameKind};
+
+/// Nested tables in physical frames.
+#[derive(Debug)]
+struct FrameTables;
+
+impl TableMemory for FrameTables {
+    fn allocate(&mut self) -> Result<Hpa, MemoryError> {
+        let table = frames::allocate(0, FrameKind::NestedTable, 0)
+            .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
+        memory::zero_frames(table, 0);
+        Ok(table)
+    }
+
+    fn free(&mut self, table: Hpa) {
+        frames::free(table, 0);
+    }
+
+    #[inline]
+    fn read(&self, table: Hpa, index: usize) -> u64 {
+        // SAFETY: `table` is a frame that `allocate` returned, so the direct map covers it and nobody else
+        // uses it as other than a table; `index` is below 512. The CPU may set accessed and dirty bits
+        // meanwhile, hence the atomic.
+        unsafe {
+            AtomicU64::from_ptr(memory::direct_map(table).cast::<u64>().add(index & 511))
+                .load(Ordering::Relaxed)
+        }
+    }
+
+    fn write(&mut self, table: Hpa, index: usize, entry: u64) {
+        // SAFETY: as in `read`.
+        unsafe {
+            AtomicU64::from_ptr(memory::direct_map(table).cast::<u64>().add(index & 511))
+                .store(entry, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A guest-physical address space: RAM in frames that belong to it, mapped by nested tables of format `F`.
+/// Dropping it returns all of its frames.
+#[derive(Debug)]
+pub struct GuestSpace<F: EntryFormat> {
+    table: NestedTable<F, FrameTables>,
+    largest: Level,
+    released: bool,
+}
+
+impl<F: EntryFormat> GuestSpace<F> {
+    /// An empty address space, whose pages are at most `largest`.
+    pub(crate) fn new(largest: Level) -> Result<Self, MemoryError> {
+        Ok(Self { table: NestedTable::new(FrameTables)?, largest, released: false })
+    }
+
+    /// The root table's address.
+    pub(crate) const fn root(&self) -> Hpa {
+        self.table.root()
+    }
+
+    /// The host address of a guest byte, and how many bytes follow it in its page.
+    #[inline]
+    fn locate(&self, gpa: Gpa) -> Result<(*mut u8, u64), NotRam> {
+        let Mapping { page, level } = self.table.lookup(gpa).ok_or(NotRam { gpa })?;
+        let offset = gpa.0 & (level.bytes() - 1);
+        let start = memory::direct_map(page);
+        Ok((start.wrapping_add(offset as usize), level.bytes() - offset))
+    }
+
+    /// Walks a range in pieces that lie in one page each.
+    #[inline]
+    fn pieces(
+        &self,
+        gpa: Gpa,
+        length: u64,
+        mut piece: impl FnMut(*mut u8, usize, usize),
+    ) -> Result<(), NotRam> {
+        let mut done = 0;
+        while done < length {
+            let at = gpa.checked_add(done).ok_or(NotRam { gpa })?;
+            let (host, room) = self.locate(at)?;
+            let size = room.min(length - done);
+            piece(host, done as usize, size as usize);
+            done += size;
+        }
+        Ok(())
+    }
+
+    /// Takes a zeroed page of at most `level` for `gpa`, the largest that fits and is free.
+    fn add_page(&mut self, gpa: Gpa, length: u64) -> Result<Level, MemoryError> {
+        for level in Level::DESCENDING {
+            let fits = level <= self.largest && length >= level.bytes() && gpa.0 & (level.bytes() - 1) == 0;
+            if !fits {
+                continue;
+            }
+            let Some(page) = frames::allocate(level.order(), FrameKind::Guest, 0) else { continue };
+            memory::zero_frames(page, level.order());
+            if let Err(error) = self.table.map(gpa, page, level) {
+                frames::free(page, level.order());
+                return Err(error);
+            }
+            return Ok(level);
+        }
+        Err(MemoryError::OutOfFrames { wanted: length, free: frames::free_bytes() })
+    }
+
+    /// Unmaps and frees `length` bytes from `gpa` that `add_ram` has just mapped.
+    fn remove(&mut self, gpa: Gpa, length: u64) {
+        let mut done = 0;
+        while done < length {
+            let Some(mapping) = self.table.unmap(Gpa(gpa.0 + done)) else { return };
+            frames::free(mapping.page, mapping.level.order());
+            done += mapping.level.bytes();
+        }
+    }
+}
+
+impl<F: EntryFormat> Drop for GuestSpace<F> {
+    fn drop(&mut self) {
+        if !self.released {
+            self.released = true;
+            self.table.clear(|mapping| frames::free(mapping.page, mapping.level.order()));
+        }
+    }
+}
+
+impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), NotRam> {
+        let target = buffer.as_mut_ptr();
+        self.pieces(gpa, buffer.len() as u64, |host, done, size| {
+            // SAFETY: `host` has `size` bytes of this guest's RAM under the direct map; `target` is the
+            // buffer, and `done + size` never passes its length. They cannot overlap: guest frames are
+            // no kernel memory.
+            unsafe { copy(host, target.add(done), size) };
+        })
+    }
+
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NotRam> {
+        let source = bytes.as_ptr();
+        self.pieces(gpa, bytes.len() as u64, |host, done, size| {
+            // SAFETY: as in `read`, the other way round.
+            unsafe { copy(source.add(done), host, size) };
+        })
+    }
+
+    fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NotRam> {
+        self.pieces(gpa, length, |host, _, size| {
+            // SAFETY: `host` has `size` bytes of this guest's RAM under the direct map.
+            unsafe { clear(host, size) };
+        })
+    }
+
+    #[inline]
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, NotRam> {
+        let (host, _) = self.locate(Gpa(gpa.0 & !3))?;
+        // SAFETY: `host` is aligned to 4 and lies in this guest's RAM; the guest may write it meanwhile,
+        // hence the atomic.
+        Ok(unsafe { AtomicU32::from_ptr(host.cast()) }.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn load_u64(&self, gpa: Gpa) -> Result<u64, NotRam> {
+        let (host, _) = self.locate(Gpa(gpa.0 & !7))?;
+        // SAFETY: `host` is aligned to 8 and lies in this guest's RAM; see `load_u32`.
+        Ok(unsafe { AtomicU64::from_ptr(host.cast()) }.load(Ordering::Relaxed))
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        size: WordSize,
+        current: u64,
+        new: u64,
+    ) -> Result<Result<(), u64>, NotRam> {
+        Ok(match size {
+            WordSize::Four => {
+                let (host, _) = self.locate(Gpa(gpa.0 & !3))?;
+                // SAFETY: as in `load_u32`.
+                unsafe { AtomicU32::from_ptr(host.cast()) }
+                    .compare_exchange(current as u32, new as u32, Ordering::SeqCst, Ordering::SeqCst)
+                    .map(|_| ())
+                    .map_err(u64::from)
+            }
+            WordSize::Eight => {
+                let (host, _) = self.locate(Gpa(gpa.0 & !7))?;
+                // SAFETY: as in `load_u64`.
+                unsafe { AtomicU64::from_ptr(host.cast()) }
+                    .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+                    .map(|_| ())
+            }
+        })
+    }
+
+    #[inline]
+    fn is_ram(&self, gpa: Gpa) -> bool {
+        self.table.lookup(gpa).is_some()
+    }
+}
+
+impl<F: EntryFormat> AddressSpace for GuestSpace<F> {
+    fn add_ram(&mut self, gpa: Gpa, length: u64) -> Result<(), MemoryError> {
+        let bad = MemoryError::BadRange { gpa, length };
+        let end = gpa.checked_add(length).ok_or(bad)?;
+        if (gpa.0 | length) & (PAGE_SIZE - 1) != 0 || end.0 > GPA_LIMIT {
+            return Err(bad);
+        }
+        if length > frames::free_bytes() {
+            return Err(MemoryError::OutOfFrames { wanted: length, free: frames::free_bytes() });
+        }
+        let mut done = 0;
+        while done < length {
+            match self.add_page(Gpa(gpa.0 + done), length - done) {
+                Ok(level) => done += level.bytes(),
+                Err(error) => {
+                    self.remove(gpa, done);
+                    return Err(match error {
+                        MemoryError::OutOfFrames { free, .. } => {
+                            MemoryError::OutOfFrames { wanted: length, free }
+                        }
+                        other => other,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn translate(&self, gpa: Gpa) -> Option<Hpa> {
+        let Mapping { page, level } = self.table.lookup(gpa)?;
+        Some(Hpa(page.0 + (gpa.0 & (level.bytes() - 1))))
+    }
+}
+
+/// Copies memory that a guest may change meanwhile. The string instruction is opaque to the compiler, so
+/// no reference to the memory is ever assumed stable.
+///
+/// # Safety
+/// 1. `source` is readable and `target` writable for `size` bytes.
+/// 2. They do not overlap.
+#[inline]
+unsafe fn copy(source: *const u8, target: *mut u8, size: usize) {
+    // SAFETY: by 1 and 2 of the caller; the kernel runs with the direction flag clear.
+    unsafe {
+        asm!(
+            "rep movsq",
+            "mov ecx, {tail:e}",
+            "rep movsb",
+            tail = in(reg) size & 7,
+            inout("rcx") size >> 3 => _,
+            inout("rsi") source => _,
+            inout("rdi") target => _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Zeroes memory that a guest may change meanwhile.
+///
+/// # Safety
+/// `target` is writable for `size` bytes.
+unsafe fn clear(target: *mut u8, size: usize) {
+    debug_assert!(!ptr::eq(target, ptr::null()));
+    // SAFETY: by the caller; the kernel runs with the direction flag clear.
+    unsafe {
+        asm!(
+            "rep stosq",
+            "mov ecx, {tail:e}",
+            "rep stosb",
+            tail = in(reg) size & 7,
+            inout("rcx") size >> 3 => _,
+            inout("rdi") target => _,
+            in("rax") 0u64,
+            options(nostack, preserves_flags)
+        );
+    }
+}

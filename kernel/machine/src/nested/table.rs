@@ -1,0 +1,216 @@
+//! The four-level table: map, look up, take down.
+
+use core::marker::PhantomData;
+
+use vcpu::{Gpa, Hpa, MemoryError};
+
+use super::ADDRESS;
+
+/// Entries in a table.
+const ENTRIES: usize = 512;
+/// Guest-physical addresses reach to 2^48 (four levels).
+pub(crate) const GPA_LIMIT: u64 = 1 << 48;
+
+/// How much a leaf maps.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    /// 4 KiB.
+    Page4K,
+    /// 2 MiB.
+    Page2M,
+    /// 1 GiB.
+    Page1G,
+}
+
+impl Level {
+    /// Largest first.
+    pub(crate) const DESCENDING: [Self; 3] = [Self::Page1G, Self::Page2M, Self::Page4K];
+
+    /// Bytes that a leaf at this level maps.
+    pub(crate) const fn bytes(self) -> u64 {
+        1 << self.shift()
+    }
+
+    /// The frame allocator's order of a leaf: log2 of its 4 KiB frames.
+    pub(crate) const fn order(self) -> u8 {
+        self.shift() - 12
+    }
+
+    /// Levels between the root and this leaf.
+    const fn depth(self) -> usize {
+        match self {
+            Self::Page4K => 3,
+            Self::Page2M => 2,
+            Self::Page1G => 1,
+        }
+    }
+
+    const fn at_depth(depth: usize) -> Option<Self> {
+        match depth {
+            1 => Some(Self::Page1G),
+            2 => Some(Self::Page2M),
+            3 => Some(Self::Page4K),
+            _ => None,
+        }
+    }
+
+    const fn shift(self) -> u8 {
+        match self {
+            Self::Page4K => 12,
+            Self::Page2M => 21,
+            Self::Page1G => 30,
+        }
+    }
+}
+
+/// The layout of an entry.
+pub trait EntryFormat: 'static {
+    /// An entry that points to the next table.
+    fn table(address: u64) -> u64;
+    /// An entry that maps memory.
+    fn leaf(address: u64, level: Level) -> u64;
+    /// Whether the CPU may use the entry.
+    fn is_present(entry: u64) -> bool;
+    /// Whether an entry above the last level maps memory itself.
+    fn is_large(entry: u64) -> bool;
+}
+
+/// Where tables live. The kernel's implementation uses physical frames; tests use a recording fake.
+pub(crate) trait TableMemory {
+    /// A zeroed table.
+    fn allocate(&mut self) -> Result<Hpa, MemoryError>;
+    /// Gives a table back.
+    fn free(&mut self, table: Hpa);
+    /// Reads an entry; `index` is below 512.
+    fn read(&self, table: Hpa, index: usize) -> u64;
+    /// Writes an entry; `index` is below 512.
+    fn write(&mut self, table: Hpa, index: usize, entry: u64);
+}
+
+/// A mapping found by a look-up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mapping {
+    /// Host address of the start of the page.
+    pub(crate) page: Hpa,
+    /// Size of the page.
+    pub(crate) level: Level,
+}
+
+/// A nested page table.
+#[derive(Debug)]
+pub(crate) struct NestedTable<F, M> {
+    root: Hpa,
+    memory: M,
+    format: PhantomData<F>,
+}
+
+const fn index(gpa: u64, depth: usize) -> usize {
+    (gpa >> (39 - 9 * depth)) as usize & (ENTRIES - 1)
+}
+
+impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
+    /// An empty table.
+    pub(crate) fn new(mut memory: M) -> Result<Self, MemoryError> {
+        let root = memory.allocate()?;
+        Ok(Self { root, memory, format: PhantomData })
+    }
+
+    /// The root's address, for EPTP or N_CR3.
+    pub(crate) const fn root(&self) -> Hpa {
+        self.root
+    }
+
+    /// Maps one page. `gpa` and `hpa` are aligned to its size.
+    pub(crate) fn map(&mut self, gpa: Gpa, hpa: Hpa, level: Level) -> Result<(), MemoryError> {
+        if gpa.0 >= GPA_LIMIT || (gpa.0 | hpa.0) & (level.bytes() - 1) != 0 {
+            return Err(MemoryError::BadRange { gpa, length: level.bytes() });
+        }
+        let mut table = self.root;
+        for depth in 0..level.depth() {
+            let slot = index(gpa.0, depth);
+            let entry = self.memory.read(table, slot);
+            table = if !F::is_present(entry) {
+                let next = self.memory.allocate()?;
+                self.memory.write(table, slot, F::table(next.0));
+                next
+            } else if depth > 0 && F::is_large(entry) {
+                return Err(MemoryError::Overlap { gpa });
+            } else {
+                Hpa(entry & ADDRESS)
+            };
+        }
+        let slot = index(gpa.0, level.depth());
+        if F::is_present(self.memory.read(table, slot)) {
+            return Err(MemoryError::Overlap { gpa });
+        }
+        self.memory.write(table, slot, F::leaf(hpa.0, level));
+        Ok(())
+    }
+
+    /// The page that maps `gpa`.
+    #[inline]
+    pub(crate) fn lookup(&self, gpa: Gpa) -> Option<Mapping> {
+        if gpa.0 >= GPA_LIMIT {
+            return None;
+        }
+        let mut table = self.root;
+        for depth in 0..4 {
+            let entry = self.memory.read(table, index(gpa.0, depth));
+            if !F::is_present(entry) {
+                return None;
+            }
+            match Level::at_depth(depth) {
+                Some(level) if level == Level::Page4K || F::is_large(entry) => {
+                    return Some(Mapping { page: Hpa(entry & ADDRESS & !(level.bytes() - 1)), level });
+                }
+                _ => table = Hpa(entry & ADDRESS),
+            }
+        }
+        None
+    }
+
+    /// Unmaps the page that maps `gpa` and returns it. Its tables stay until [`Self::clear`].
+    pub(crate) fn unmap(&mut self, gpa: Gpa) -> Option<Mapping> {
+        let mapping = self.lookup(gpa)?;
+        let mut table = self.root;
+        for depth in 0..mapping.level.depth() {
+            table = Hpa(self.memory.read(table, index(gpa.0, depth)) & ADDRESS);
+        }
+        self.memory.write(table, index(gpa.0, mapping.level.depth()), 0);
+        Some(mapping)
+    }
+
+    /// Takes the whole table down: hands every mapped page to `release`, then frees the tables, the root
+    /// included. The table is unusable afterwards.
+    pub(crate) fn clear(&mut self, mut release: impl FnMut(Mapping)) {
+        self.clear_below(self.root, 0, &mut release);
+        self.memory.free(self.root);
+    }
+
+    /// Depth is at most 3, so the recursion is bounded.
+    fn clear_below(&mut self, table: Hpa, depth: usize, release: &mut impl FnMut(Mapping)) {
+        for slot in 0..ENTRIES {
+            let entry = self.memory.read(table, slot);
+            if !F::is_present(entry) {
+                continue;
+            }
+            self.memory.write(table, slot, 0);
+            match Level::at_depth(depth) {
+                Some(level) if level == Level::Page4K || F::is_large(entry) => {
+                    release(Mapping { page: Hpa(entry & ADDRESS & !(level.bytes() - 1)), level });
+                }
+                _ => {
+                    let next = Hpa(entry & ADDRESS);
+                    self.clear_below(next, depth + 1, release);
+                    self.memory.free(next);
+                }
+            }
+        }
+    }
+
+    /// The memory behind the tables.
+    #[cfg(test)]
+    pub(crate) const fn memory(&self) -> &M {
+        &self.memory
+    }
+}

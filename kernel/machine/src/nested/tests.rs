@@ -1,0 +1,133 @@
+use std::collections::HashMap;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+use vcpu::{Gpa, Hpa, MemoryError};
+
+use super::table::{EntryFormat, Level, NestedTable, TableMemory};
+use super::{Ept, Npt};
+
+/// Tables in a map; refuses after `left` allocations, counts what is out.
+#[derive(Debug)]
+struct FakeMemory {
+    tables: HashMap<u64, [u64; 512]>,
+    next: u64,
+    left: usize,
+}
+
+impl FakeMemory {
+    fn new(left: usize) -> Self {
+        Self { tables: HashMap::new(), next: 0x10_0000, left }
+    }
+}
+
+impl TableMemory for FakeMemory {
+    fn allocate(&mut self) -> Result<Hpa, MemoryError> {
+        if self.left == 0 {
+            return Err(MemoryError::OutOfFrames { wanted: 4096, free: 0 });
+        }
+        self.left -= 1;
+        self.next += 0x1000;
+        self.tables.insert(self.next, [0; 512]);
+        Ok(Hpa(self.next))
+    }
+    fn free(&mut self, table: Hpa) {
+        assert!(self.tables.remove(&table.0).is_some(), "freed twice: {table}");
+    }
+    fn read(&self, table: Hpa, index: usize) -> u64 {
+        self.tables[&table.0][index]
+    }
+    fn write(&mut self, table: Hpa, index: usize, entry: u64) {
+        self.tables.get_mut(&table.0).unwrap()[index] = entry;
+    }
+}
+
+fn table<F: EntryFormat>() -> NestedTable<F, FakeMemory> {
+    NestedTable::new(FakeMemory::new(10_000)).unwrap()
+}
+
+fn maps_every_size<F: EntryFormat>() {
+    let mut table = table::<F>();
+    table.map(Gpa(0x1000), Hpa(0x5000), Level::Page4K).unwrap();
+    table.map(Gpa(0x20_0000), Hpa(0x4000_0000), Level::Page2M).unwrap();
+    table.map(Gpa(0x4000_0000), Hpa(0x8000_0000), Level::Page1G).unwrap();
+    assert_eq!(table.lookup(Gpa(0x1fff)).unwrap().page, Hpa(0x5000));
+    assert_eq!(table.lookup(Gpa(0x2f_ffff)).unwrap().page, Hpa(0x4000_0000));
+    assert_eq!(table.lookup(Gpa(0x7fff_ffff)).unwrap().page, Hpa(0x8000_0000));
+    assert_eq!(table.lookup(Gpa(0x2000)), None);
+    assert_eq!(table.lookup(Gpa(u64::MAX)), None);
+}
+
+#[test]
+fn ept_maps_every_size() {
+    maps_every_size::<Ept>();
+}
+
+#[test]
+fn npt_maps_every_size() {
+    maps_every_size::<Npt>();
+}
+
+#[test]
+fn entries_have_the_bits_of_the_manuals() {
+    assert_eq!(Ept::leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0b1_0110_111 | 1 << 7);
+    assert_eq!(Ept::leaf(0x1000, Level::Page4K), 0x1000 | 0x37);
+    assert_eq!(Npt::leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0x87);
+    assert_eq!(Npt::table(0x3000), 0x3007);
+}
+
+#[test]
+fn overlap_and_misalignment_are_refused() {
+    let mut table = table::<Ept>();
+    table.map(Gpa(0x4000_0000), Hpa(0x8000_0000), Level::Page1G).unwrap();
+    let overlap = table.map(Gpa(0x4020_0000), Hpa(0x20_0000), Level::Page2M);
+    assert!(matches!(overlap, Err(MemoryError::Overlap { .. })));
+    let again = table.map(Gpa(0x4000_0000), Hpa(0x8000_0000), Level::Page1G);
+    assert!(matches!(again, Err(MemoryError::Overlap { .. })));
+    let askew = table.map(Gpa(0x1000), Hpa(0x20_0000), Level::Page2M);
+    assert!(matches!(askew, Err(MemoryError::BadRange { .. })));
+    let beyond = table.map(Gpa(1 << 48), Hpa(0x20_0000), Level::Page2M);
+    assert!(matches!(beyond, Err(MemoryError::BadRange { .. })));
+}
+
+#[test]
+fn running_out_of_tables_is_an_error_and_nothing_leaks() {
+    for left in 1..5 {
+        let mut table = NestedTable::<Npt, _>::new(FakeMemory::new(left)).unwrap();
+        let result = table.map(Gpa(0x1000), Hpa(0x1000), Level::Page4K);
+        assert_eq!(result.is_ok(), left >= 4);
+        table.clear(|_| ());
+        assert!(table.memory().tables.is_empty());
+    }
+}
+
+proptest! {
+    /// Against a plain map: what was mapped is found, everything else is not; taking down returns each
+    /// page once and every table.
+    #[test]
+    fn behaves_like_a_map(pages in proptest::collection::vec((0u64..2048, 0u64..1 << 20), 1..60)) {
+        let mut table = table::<Ept>();
+        let mut model: HashMap<u64, u64> = HashMap::new();
+        for (page, frame) in pages {
+            let result = table.map(Gpa(page << 12), Hpa(frame << 12), Level::Page4K);
+            prop_assert_eq!(result.is_ok(), !model.contains_key(&page));
+            model.entry(page).or_insert(frame);
+        }
+        for page in 0..2048u64 {
+            let found = table.lookup(Gpa(page << 12 | 0x123)).map(|m| m.page.0 >> 12);
+            prop_assert_eq!(found, model.get(&page).copied());
+        }
+        if let Some((&page, &frame)) = model.iter().next() {
+            prop_assert_eq!(table.unmap(Gpa(page << 12)).unwrap().page, Hpa(frame << 12));
+            prop_assert!(table.lookup(Gpa(page << 12)).is_none());
+            model.remove(&page);
+        }
+        let mut released = Vec::new();
+        table.clear(|mapping| released.push(mapping.page.0 >> 12));
+        let mut expected: Vec<u64> = model.values().copied().collect();
+        released.sort_unstable();
+        expected.sort_unstable();
+        prop_assert_eq!(released, expected);
+        prop_assert!(table.memory().tables.is_empty());
+    }
+}

@@ -1,0 +1,323 @@
+//! An SVM virtual CPU: loading, running, and what an exit says.
+
+// UNSAFETY: owns a VMCB by physical address and enters the guest.
+#![allow(unsafe_code)]
+
+use vcpu::{Exit, Hpa, MemoryError, PAGE_SIZE, PendingEvents, cr0, rflags, vector};
+
+use super::asid::Asid;
+use super::vmcb::{Vmcb, intercept_1, tlb, virtual_interrupt};
+use super::{Shared, code, enter, setup};
+use crate::extended::ExtendedState;
+use crate::memory::{self, frames, frames::FrameKind};
+use crate::{cpu, registers};
+
+/// What stands between a guest and its next NMI. Without virtual NMIs the end of a handler is seen by
+/// intercepting IRET (APM vol. 2, "NMI Intercept").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NmiBlocking {
+    /// An NMI can be taken.
+    Open,
+    /// A handler runs; IRET is intercepted.
+    InHandler,
+    /// IRET at this address is about to end the handler.
+    LeavingAt(u64),
+    /// The same, and RFLAGS.TF was set to come back right after it.
+    Stepping(u64),
+}
+
+/// DR6.BS.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+
+/// A virtual CPU on SVM.
+#[derive(Debug)]
+pub struct SvmVcpu {
+    pub(super) registers: vcpu::Registers,
+    pub(super) pending: PendingEvents,
+    pub(super) nmi: NmiBlocking,
+    nmi_window: bool,
+    vmcb: Hpa,
+    pub(super) shared: Shared,
+    asid: Asid,
+    /// The translations of this ASID must go before the next entry.
+    pub(super) flush: bool,
+    loaded: bool,
+    pub(super) extended: ExtendedState,
+    /// IA32_TSC_AUX while unloaded.
+    pub(super) tsc_aux: u64,
+}
+
+/// IA32_TSC_AUX.
+const TSC_AUX: u32 = 0xc000_0103;
+
+impl SvmVcpu {
+    /// A vCPU after power-up in the address space with this root.
+    pub(super) fn new(shared: Shared, root: Hpa) -> Result<Self, MemoryError> {
+        let extended = ExtendedState::new(shared.layout)?;
+        let vmcb = frames::allocate(0, FrameKind::Control, 0)
+            .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
+        memory::zero_frames(vmcb, 0);
+        let mut vcpu = Self {
+            registers: vcpu::Registers::default(),
+            pending: PendingEvents::NONE,
+            nmi: NmiBlocking::Open,
+            nmi_window: false,
+            vmcb,
+            shared,
+            asid: Asid::default(),
+            flush: true,
+            loaded: false,
+            extended,
+            tsc_aux: 0,
+        };
+        setup::controls(&mut vcpu, root);
+        setup::power_up(&mut vcpu);
+        Ok(vcpu)
+    }
+
+    #[inline(always)]
+    pub(super) fn vmcb(&self) -> &Vmcb {
+        // SAFETY: the frame is this vCPU's own, a whole aligned page that is valid as a VMCB whatever its
+        // bits; the CPU writes it only within `enter`, which borrows the vCPU mutably.
+        unsafe { &*memory::direct_map(self.vmcb).cast::<Vmcb>() }
+    }
+
+    #[inline(always)]
+    pub(super) fn vmcb_mut(&mut self) -> &mut Vmcb {
+        // SAFETY: as in `vmcb`, and the vCPU is borrowed mutably.
+        unsafe { &mut *memory::direct_map(self.vmcb).cast::<Vmcb>() }
+    }
+
+    pub(super) fn load_state(&mut self) {
+        debug_assert!(!self.loaded);
+        self.loaded = true;
+        if self.shared.rdtscp {
+            // SAFETY: the CPU has RDTSCP, hence the MSR; the kernel does not use it.
+            unsafe { registers::write_msr(TSC_AUX, self.tsc_aux) };
+        }
+        self.extended.load();
+        let (asid, flush_all) = self.shared.cpu.assign(self.asid);
+        self.flush |= asid != self.asid;
+        self.asid = asid;
+        let control = &mut self.vmcb_mut().control;
+        control.asid = asid.number;
+        if flush_all {
+            control.tlb_control = tlb::FLUSH_ALL;
+        }
+    }
+
+    pub(super) fn unload_state(&mut self) {
+        debug_assert!(self.loaded);
+        self.extended.save();
+        if self.shared.rdtscp {
+            // SAFETY: as in `load_state`.
+            self.tsc_aux = unsafe { registers::read_msr(TSC_AUX) };
+        }
+        self.loaded = false;
+    }
+
+    pub(super) fn tsc_aux_now(&self) -> u64 {
+        if self.loaded && self.shared.rdtscp {
+            // SAFETY: as in `load_state`.
+            unsafe { registers::read_msr(TSC_AUX) }
+        } else {
+            self.tsc_aux
+        }
+    }
+
+    pub(super) fn set_tsc_aux(&mut self, value: u64) {
+        self.tsc_aux = value;
+        if self.loaded && self.shared.rdtscp {
+            // SAFETY: as in `load_state`; the upper half is reserved and clear.
+            unsafe { registers::write_msr(TSC_AUX, value & 0xffff_ffff) };
+        }
+    }
+
+    /// One entry and exit.
+    #[inline]
+    pub(super) fn run_once(&mut self) -> Exit {
+        if self.flush {
+            self.flush = false;
+            let flush_by_asid = self.shared.features.flush_by_asid;
+            let control = &mut self.vmcb_mut().control;
+            if control.tlb_control == tlb::NOTHING {
+                control.tlb_control = if flush_by_asid { tlb::FLUSH_ASID } else { tlb::FLUSH_ALL };
+            }
+        }
+        if self.pending.any() {
+            self.deliver();
+        }
+        let rax = self.registers.rax();
+        self.vmcb_mut().state.rax = rax;
+        let host = self.shared.cpu.host_state;
+        // SAFETY: the VMCB is this vCPU's own and it is loaded on this CPU alone; `setup::controls` set
+        // its intercepts and nested paging; `host_state` is this CPU's; the kernel runs with interrupts off.
+        unsafe { enter::enter(&mut self.registers, self.vmcb, host) };
+        let vmcb = self.vmcb_mut();
+        vmcb.control.tlb_control = tlb::NOTHING;
+        let (rax, code) = (vmcb.state.rax, vmcb.control.exit_code);
+        let delivery = vmcb.control.exit_interrupt_info;
+        vmcb.control.event_injection = 0;
+        self.registers.set_rax(rax);
+        if delivery != 0
+            && let Some(event) = code::interrupted(delivery)
+        {
+            self.pending.set_interrupted(event);
+            if matches!(event, vcpu::Event::Nmi) {
+                self.end_nmi();
+            }
+        }
+        self.decode(code)
+    }
+
+    fn deliver(&mut self) {
+        let Some(event) = self.pending.take() else { return };
+        let protected = self.vmcb().state.cr0 & cr0::PE != 0;
+        if matches!(event, vcpu::Event::Nmi) {
+            self.nmi = NmiBlocking::InHandler;
+            self.vmcb_mut().control.intercept_1 |= intercept_1::IRET;
+        }
+        self.vmcb_mut().control.event_injection = code::injection(event, protected);
+    }
+
+    fn end_nmi(&mut self) {
+        self.nmi = NmiBlocking::Open;
+        self.vmcb_mut().control.intercept_1 &= !intercept_1::IRET;
+    }
+
+    #[inline]
+    fn decode(&mut self, code: u64) -> Exit {
+        let control = &self.vmcb().control;
+        match code {
+            code::CPUID => Exit::Cpuid,
+            code::MSR => {
+                if control.exit_info_1 & 1 == 0 {
+                    Exit::ReadMsr
+                } else {
+                    Exit::WriteMsr
+                }
+            }
+            code::IOIO => Exit::Io(code::io(control.exit_info_1)),
+            code::HLT => Exit::Halt,
+            code::INTR => {
+                registers::serve_interrupts();
+                Exit::HostEvent
+            }
+            code::NESTED_PAGE_FAULT => {
+                Exit::NestedFault(code::nested_fault(control.exit_info_1, control.exit_info_2))
+            }
+            code::VMMCALL => Exit::Hypercall,
+            code::VINTR => {
+                self.interrupt_window(false);
+                Exit::InterruptWindow
+            }
+            code::CR_READ..=code::CR_END => Exit::ControlRegister(code::control_register(
+                code,
+                control.exit_info_1,
+                self.shared.features.decode_assists,
+            )),
+            code::XSETBV => Exit::Xsetbv,
+            code::INVD | code::WBINVD => Exit::CacheControl,
+            _ => self.decode_rare(code),
+        }
+    }
+
+    fn decode_rare(&mut self, exit_code: u64) -> Exit {
+        match exit_code {
+            // The NMI is pending still and was taken by the host at STGI; INIT is redirected by nobody.
+            code::NMI | code::INIT | code::FERR_FREEZE => Exit::HostEvent,
+            code::IRET => self.iret(),
+            code::SHUTDOWN => Exit::TripleFault,
+            code::TASK_SWITCH => Exit::TaskSwitch,
+            code::RDPMC => Exit::ReadPmc,
+            code::PAUSE => Exit::Pause,
+            code::EXCEPTION..=code::EXCEPTION_END => self.exception((exit_code - code::EXCEPTION) as u8),
+            code::INVLPGA
+            | code::VMRUN
+            | code::VMLOAD..=code::SKINIT
+            | code::MONITOR..=code::MWAIT_ARMED
+            | code::RDPRU => Exit::Undefined,
+            code::INVALID => Exit::EntryFailure(vcpu::EntryFailure {
+                code: exit_code,
+                reason: "VMRUN with an invalid guest state",
+                culprit: setup::culprit(self.vmcb()),
+            }),
+            other => Exit::Unknown { code: other, qualification: self.vmcb().control.exit_info_1 },
+        }
+    }
+
+    fn exception(&mut self, vector: u8) -> Exit {
+        match vector {
+            vector::MC => {
+                cpu::invoke_machine_check();
+                Exit::HostEvent
+            }
+            vector::DB if matches!(self.nmi, NmiBlocking::Stepping(_)) => {
+                self.nmi = NmiBlocking::Open;
+                self.vmcb_mut().state.dr6 &= !DR6_SINGLE_STEP;
+                Exit::NmiWindow
+            }
+            vector::DB => Exit::Exception { vector, error_code: None },
+            _ => Exit::Exception { vector, error_code: Some(self.vmcb().control.exit_info_1 as u32) },
+        }
+    }
+
+    /// IRET is about to run: the handler has ended once RIP has moved on. Where an NMI waits, a single step
+    /// over the IRET says so at once; IRET loads the guest's own TF, so nothing is left of ours.
+    fn iret(&mut self) -> Exit {
+        let wanted = self.nmi_window;
+        let vmcb = self.vmcb_mut();
+        vmcb.control.intercept_1 &= !intercept_1::IRET;
+        let rip = vmcb.state.rip;
+        if wanted && vmcb.state.rflags & rflags::TF == 0 {
+            vmcb.state.rflags |= rflags::TF;
+            self.nmi = NmiBlocking::Stepping(rip);
+        } else {
+            self.nmi = NmiBlocking::LeavingAt(rip);
+        }
+        Exit::HostEvent
+    }
+
+    /// Whether no NMI handler runs.
+    pub(super) fn nmi_open(&self) -> bool {
+        match self.nmi {
+            NmiBlocking::Open => true,
+            NmiBlocking::InHandler => false,
+            NmiBlocking::LeavingAt(rip) | NmiBlocking::Stepping(rip) => self.vmcb().state.rip != rip,
+        }
+    }
+
+    /// V_IRQ with the highest priority makes the CPU exit when an interrupt could be taken; its vector is
+    /// never delivered.
+    pub(super) fn interrupt_window(&mut self, wanted: bool) {
+        let control = &mut self.vmcb_mut().control;
+        let open = control.intercept_1 & intercept_1::VINTR != 0;
+        if wanted == open {
+            return;
+        }
+        if wanted {
+            control.intercept_1 |= intercept_1::VINTR;
+            control.virtual_interrupt |= virtual_interrupt::V_IRQ
+                | virtual_interrupt::V_PRIORITY_HIGHEST
+                | virtual_interrupt::V_IGNORE_TPR;
+        } else {
+            control.intercept_1 &= !intercept_1::VINTR;
+            control.virtual_interrupt &= !(virtual_interrupt::V_IRQ
+                | virtual_interrupt::V_PRIORITY_HIGHEST
+                | virtual_interrupt::V_IGNORE_TPR);
+        }
+    }
+
+    pub(super) const fn want_nmi_window(&mut self, wanted: bool) {
+        self.nmi_window = wanted;
+    }
+}
+
+impl Drop for SvmVcpu {
+    fn drop(&mut self) {
+        if self.loaded {
+            self.unload_state();
+        }
+        frames::free(self.vmcb, 0);
+    }
+}

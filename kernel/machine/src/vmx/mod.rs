@@ -1,0 +1,270 @@
+//! Intel VT-x: VMX operation, and vCPUs on VMCSs with EPT, VPID and unrestricted guests.
+//!
+//! Sources: Intel SDM vol. 3, "Virtual Machine Control Structures", "VMX Non-Root Operation", "VM Entries",
+//! "VM Exits", "VMX Support for Address Translation". What each field is for stands in `docs/exit-path.md`.
+//! Not its job: policy of any kind. A VMCS is cleared by the CPU that ran it before another may load it.
+//! Locks: the VPID pool's.
+
+// UNSAFETY: switches the CPU into VMX operation and fills the bitmaps that confine guests.
+#![allow(unsafe_code)]
+
+mod capability;
+mod check;
+mod enter;
+mod field;
+mod instruction;
+mod reason;
+mod setup;
+mod state;
+mod vcpu;
+mod vpid;
+
+use core::fmt;
+
+use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, MemoryError, PAGE_SIZE};
+
+use self::capability::{BASIC_TRUE_CONTROLS, CapabilityMsrs, Controls};
+use self::instruction::{InvEpt, invept};
+pub use self::vcpu::VmxVcpu;
+use crate::extended::{self, Layout};
+use crate::memory::{self, frames, frames::FrameKind};
+use crate::nested::{Ept, GuestSpace, Level};
+use crate::registers;
+use crate::virtualization::{self, Refusal, features};
+
+/// IA32_FEATURE_CONTROL: locked; VMXON allowed outside SMX.
+const FEATURE_CONTROL: u32 = 0x3a;
+const FEATURE_CONTROL_LOCK: u64 = 1 << 0;
+const FEATURE_CONTROL_VMXON: u64 = 1 << 2;
+/// Capability MSRs.
+const VMX_BASIC: u32 = 0x480;
+const VMX_PROCESSOR_CONTROLS: u32 = 0x482;
+const VMX_CR0_FIXED0: u32 = 0x486;
+const VMX_CR0_FIXED1: u32 = 0x487;
+const VMX_CR4_FIXED0: u32 = 0x488;
+const VMX_CR4_FIXED1: u32 = 0x489;
+const VMX_SECONDARY_CONTROLS: u32 = 0x48b;
+const VMX_EPT_VPID: u32 = 0x48c;
+/// First of the four control MSRs (pin, processor, exit, entry) without and with TRUE.
+const VMX_CONTROLS: u32 = 0x481;
+const VMX_TRUE_CONTROLS: u32 = 0x48d;
+/// CPUID leaf 1 ECX.
+const CPUID_VMX: u32 = 1 << 5;
+/// EPT pointer: write-back, four levels, accessed and dirty flags.
+const EPTP_WRITE_BACK: u64 = 6;
+const EPTP_FOUR_LEVELS: u64 = 3 << 3;
+const EPTP_ACCESSED_DIRTY: u64 = 1 << 6;
+
+/// MSRs that guests read and write without exits: they hold a guest's own state, have no side effect, and
+/// are switched with the vCPU. Reads of the TSC pass too: the CPU applies the offset.
+const PASSED_MSRS: [u32; 11] = [
+    0xc000_0100, // IA32_FS_BASE
+    0xc000_0101, // IA32_GS_BASE
+    0xc000_0102, // IA32_KERNEL_GS_BASE
+    0xc000_0081, // IA32_STAR
+    0xc000_0082, // IA32_LSTAR
+    0xc000_0083, // IA32_CSTAR
+    0xc000_0084, // IA32_FMASK
+    0x174,       // IA32_SYSENTER_CS
+    0x175,       // IA32_SYSENTER_ESP
+    0x176,       // IA32_SYSENTER_EIP
+    0x277,       // IA32_PAT
+];
+const TSC: u32 = 0x10;
+const TSC_AUX: u32 = 0xc000_0103;
+
+/// What vCPUs share: chosen controls and the frames of the bitmaps.
+#[derive(Clone, Copy, Debug)]
+struct Shared {
+    controls: Controls,
+    layout: Layout,
+    revision: u32,
+    /// Two frames, all ones: every port exits.
+    io_bitmaps: Hpa,
+    msr_bitmap: Hpa,
+}
+
+/// VMX operation on this CPU.
+#[derive(Debug)]
+pub struct Vmx {
+    shared: Shared,
+}
+
+impl Vmx {
+    /// Whether CPUID says that the CPU has VMX.
+    pub(crate) fn present() -> bool {
+        registers::cpuid(1, 0).ecx & CPUID_VMX != 0
+    }
+
+    /// Enters VMX operation on this CPU, or says what is missing.
+    pub fn enable() -> Result<Self, Refusal> {
+        permit()?;
+        // SAFETY: the CPU has VMX, so it has these MSRs.
+        let msrs = unsafe { capabilities() };
+        let controls = Controls::choose(&msrs).map_err(|missing| Refusal::Missing { what: missing.0 })?;
+        let layout = Layout::detect(false);
+        extended::enable(layout);
+        let revision = msrs.basic as u32 & 0x7fff_ffff;
+        let frame = |order| {
+            let frame = frames::allocate(order, FrameKind::Control, 0).ok_or(Refusal::NoMemory)?;
+            memory::zero_frames(frame, order);
+            Ok(frame)
+        };
+        let region = frame(0)?;
+        // SAFETY: the region is ours and has its revision identifier; CR0 and CR4 get the bits that VMX
+        // operation demands, which change nothing else the kernel relies on; `permit` saw that
+        // IA32_FEATURE_CONTROL allows VMXON.
+        unsafe {
+            memory::direct_map(region).cast::<u32>().write(revision);
+            registers::set_vmx_fixed_bits(msrs.cr0_fixed, msrs.cr4_fixed);
+            instruction::vmxon(region).map_err(|_| Refusal::Failed { what: "VMXON" })?;
+        }
+        let io_bitmaps = frame(1)?;
+        let msr_bitmap = frame(0)?;
+        fill_bitmaps(io_bitmaps, msr_bitmap, controls.rdtscp);
+        invept(InvEpt::All);
+        Ok(Self { shared: Shared { controls, layout, revision, io_bitmaps, msr_bitmap } })
+    }
+
+    fn eptp(&self, space: &GuestSpace<Ept>) -> u64 {
+        let flags = if self.shared.controls.accessed_dirty { EPTP_ACCESSED_DIRTY } else { 0 };
+        space.root().0 | EPTP_WRITE_BACK | EPTP_FOUR_LEVELS | flags
+    }
+}
+
+/// Sees that firmware allows VMX, and allows it itself where firmware left the choice open.
+fn permit() -> Result<(), Refusal> {
+    // SAFETY: the CPU has VMX, so it has this MSR; it is written only where it is not locked.
+    unsafe {
+        let control = registers::read_msr(FEATURE_CONTROL);
+        if control & FEATURE_CONTROL_LOCK == 0 {
+            registers::write_msr(FEATURE_CONTROL, control | FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMXON);
+        } else if control & FEATURE_CONTROL_VMXON == 0 {
+            return Err(Refusal::LockedByFirmware);
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// The CPU has VMX.
+unsafe fn capabilities() -> CapabilityMsrs {
+    // SAFETY: by the caller; the secondary controls and EPT capabilities are read only where the primary
+    // controls say they are there.
+    unsafe {
+        let basic = registers::read_msr(VMX_BASIC);
+        let first = if basic & BASIC_TRUE_CONTROLS != 0 { VMX_TRUE_CONTROLS } else { VMX_CONTROLS };
+        let has_secondary = registers::read_msr(VMX_PROCESSOR_CONTROLS) >> 63 != 0;
+        let secondary = if has_secondary { registers::read_msr(VMX_SECONDARY_CONTROLS) } else { 0 };
+        let allowed = (secondary >> 32) as u32;
+        let either = capability::secondary::ENABLE_EPT | capability::secondary::ENABLE_VPID;
+        CapabilityMsrs {
+            basic,
+            pin: registers::read_msr(first),
+            processor: registers::read_msr(first + 1),
+            secondary,
+            exit: registers::read_msr(first + 2),
+            entry: registers::read_msr(first + 3),
+            ept_vpid: if allowed & either != 0 { registers::read_msr(VMX_EPT_VPID) } else { 0 },
+            cr0_fixed: (registers::read_msr(VMX_CR0_FIXED0), registers::read_msr(VMX_CR0_FIXED1)),
+            cr4_fixed: (registers::read_msr(VMX_CR4_FIXED0), registers::read_msr(VMX_CR4_FIXED1)),
+        }
+    }
+}
+
+/// Every port exits; every MSR exits but those that are passed.
+fn fill_bitmaps(io: Hpa, msr: Hpa, rdtscp: bool) {
+    /// Offset of the write bits in the MSR bitmap.
+    const WRITES: usize = 2048;
+    // SAFETY: the frames are this module's own: two for I/O, one for MSRs.
+    let (io, msr) = unsafe {
+        (
+            core::slice::from_raw_parts_mut(memory::direct_map(io), 2 * PAGE_SIZE as usize),
+            core::slice::from_raw_parts_mut(memory::direct_map(msr), PAGE_SIZE as usize),
+        )
+    };
+    io.fill(0xff);
+    msr.fill(0xff);
+    let mut pass = |number: u32, write: bool| {
+        // Low MSRs at 0, those from C000_0000H at 1024 (SDM vol. 3, "MSR-Bitmap Address").
+        let half = if number >= 0xc000_0000 { 1024 } else { 0 };
+        let index = (number & 0x1fff) as usize;
+        let byte = half + index / 8 + if write { WRITES } else { 0 };
+        msr[byte] &= !(1 << (index % 8));
+    };
+    for number in PASSED_MSRS {
+        pass(number, false);
+        pass(number, true);
+    }
+    pass(TSC, false);
+    if rdtscp {
+        pass(TSC_AUX, false);
+        pass(TSC_AUX, true);
+    }
+}
+
+impl Backend for Vmx {
+    type Vcpu = VmxVcpu;
+    type Space = GuestSpace<Ept>;
+
+    fn create_space(&self) -> Result<Self::Space, CreateError> {
+        let controls = &self.shared.controls;
+        let largest = match (controls.page_1g, controls.page_2m) {
+            (true, _) => Level::Page1G,
+            (_, true) => Level::Page2M,
+            _ => Level::Page4K,
+        };
+        Ok(GuestSpace::new(largest)?)
+    }
+
+    fn create_vcpu(&self, space: &Self::Space) -> Result<VmxVcpu, CreateError> {
+        let vpid = if self.shared.controls.vpid {
+            vpid::take().ok_or(CreateError::Exhausted { what: "VPIDs" })?
+        } else {
+            0
+        };
+        let eptp = self.eptp(space);
+        // An earlier address space may have had the same root frame.
+        invept(if self.shared.controls.invept_single { InvEpt::Single(eptp) } else { InvEpt::All });
+        VmxVcpu::new(self.shared, eptp, vpid).map_err(|error: MemoryError| {
+            vpid::give_back(vpid);
+            error.into()
+        })
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        let controls = &self.shared.controls;
+        let mut result = virtualization::guest_cpuid(leaf, subleaf);
+        match (leaf, subleaf) {
+            (7, 0) => {
+                if !controls.invpcid {
+                    result.ebx &= !features::LEAF7_EBX_INVPCID;
+                }
+                if !controls.rdtscp {
+                    result.ecx &= !features::LEAF7_ECX_RDPID;
+                }
+            }
+            (0x8000_0001, _) if !controls.rdtscp => result.edx &= !features::EXTENDED_EDX_RDTSCP,
+            _ => {}
+        }
+        result
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let controls = &self.shared.controls;
+        let largest = match (controls.page_1g, controls.page_2m) {
+            (true, _) => "1 GiB",
+            (_, true) => "2 MiB",
+            _ => "4 KiB",
+        };
+        write!(f, "VMX (EPT with {largest} pages, unrestricted guest")?;
+        for (has, name) in
+            [(controls.vpid, "VPID"), (controls.accessed_dirty, "EPT A/D"), (controls.rdtscp, "RDTSCP")]
+        {
+            if has {
+                write!(f, ", {name}")?;
+            }
+        }
+        write!(f, ")")
+    }
+}

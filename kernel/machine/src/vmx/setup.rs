@@ -1,0 +1,141 @@
+//! What a new VMCS holds, what a CPU writes into one it loads, and the guest's state after power-up.
+//!
+//! Sources: Intel SDM vol. 3, "VM-Execution Control Fields", "Host-State Area", and "Processor State After
+//! Reset".
+
+// UNSAFETY: writes physical addresses and the host state that every exit loads.
+#![allow(unsafe_code)]
+
+use vcpu::{DescriptorTable, DescriptorTableName, Segment, SegmentAccess, SegmentName, Vcpu, vector};
+
+use super::enter;
+use super::field;
+use super::instruction::vmwrite;
+use super::vcpu::{SWITCHED_MSRS, VmxVcpu};
+use crate::registers;
+
+/// Exceptions that are watched: their delivery can be made endless (#DB, #AC), or they are the host's (#MC).
+const WATCHED_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
+/// RFLAGS, RIP, CS and PAT after power-up.
+const RESET_RIP: u64 = 0xfff0;
+const RESET_CS_SELECTOR: u16 = 0xf000;
+const RESET_CS_BASE: u64 = 0xffff_0000;
+const RESET_PAT: u64 = 0x0007_0406_0007_0406;
+const RESET_CR0: u64 = vcpu::cr0::CD | vcpu::cr0::NW | vcpu::cr0::ET;
+const RESET_DR7: u64 = 0x400;
+
+/// Writes the control fields and host fields that never change.
+///
+/// # Safety
+/// The vCPU's VMCS is current and `eptp` is its address space's.
+pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
+    let shared = vcpu.shared;
+    let controls = shared.controls;
+    // SAFETY: by the caller; the bitmaps are frames that live as long as the backend.
+    unsafe {
+        vmwrite(field::PIN_CONTROLS, controls.pin);
+        vmwrite(field::PROCESSOR_CONTROLS, controls.processor);
+        vmwrite(field::SECONDARY_CONTROLS, controls.secondary);
+        vmwrite(field::EXIT_CONTROLS, controls.exit);
+        vmwrite(field::ENTRY_CONTROLS, controls.entry);
+        vmwrite(field::EXCEPTION_BITMAP, WATCHED_EXCEPTIONS);
+        vmwrite(field::PAGE_FAULT_MASK, 0);
+        vmwrite(field::PAGE_FAULT_MATCH, 0);
+        vmwrite(field::CR3_TARGET_COUNT, 0);
+        vmwrite(field::EXIT_MSR_STORE_COUNT, 0);
+        vmwrite(field::EXIT_MSR_LOAD_COUNT, 0);
+        vmwrite(field::ENTRY_MSR_LOAD_COUNT, 0);
+        vmwrite(field::IO_BITMAP_A, shared.io_bitmaps.0);
+        vmwrite(field::IO_BITMAP_B, shared.io_bitmaps.0 + vcpu::PAGE_SIZE);
+        vmwrite(field::MSR_BITMAP, shared.msr_bitmap.0);
+        vmwrite(field::EPT_POINTER, eptp);
+        vmwrite(field::VPID, vcpu.vpid);
+        vmwrite(field::TSC_OFFSET, 0);
+        vmwrite(field::VMCS_LINK_POINTER, u64::MAX);
+        vmwrite(field::HOST_RIP, enter::exit_address());
+    }
+    host_state();
+}
+
+/// Writes this CPU's state into the host fields of the current VMCS.
+pub(super) fn host_state() {
+    let tables = crate::cpu::tables();
+    let host = registers::host_registers();
+    // SAFETY: a VMCS is current (both callers have just made it so), and the values are what this CPU runs
+    // with now, so an exit restores exactly that.
+    unsafe {
+        vmwrite(field::HOST_CR0, host.cr0);
+        vmwrite(field::HOST_CR3, host.cr3);
+        vmwrite(field::HOST_CR4, host.cr4);
+        vmwrite(field::HOST_EFER, host.efer);
+        vmwrite(field::HOST_PAT, host.pat);
+        vmwrite(field::HOST_ES_SELECTOR, 0);
+        vmwrite(field::HOST_CS_SELECTOR, tables.cs);
+        vmwrite(field::HOST_SS_SELECTOR, tables.ss);
+        vmwrite(field::HOST_DS_SELECTOR, 0);
+        vmwrite(field::HOST_FS_SELECTOR, 0);
+        vmwrite(field::HOST_GS_SELECTOR, 0);
+        vmwrite(field::HOST_TR_SELECTOR, tables.tr);
+        vmwrite(field::HOST_FS_BASE, 0);
+        vmwrite(field::HOST_GS_BASE, tables.gs_base);
+        vmwrite(field::HOST_TR_BASE, tables.tss_base);
+        vmwrite(field::HOST_GDTR_BASE, tables.gdt_base);
+        vmwrite(field::HOST_IDTR_BASE, tables.idt_base);
+        vmwrite(field::HOST_SYSENTER_CS, 0);
+        vmwrite(field::HOST_SYSENTER_ESP, 0);
+        vmwrite(field::HOST_SYSENTER_EIP, 0);
+    }
+}
+
+/// The state after power-up. The VMCS is current.
+pub(super) fn power_up(vcpu: &mut VmxVcpu) {
+    use vcpu::SystemRegister as Register;
+    vcpu.pending.clear();
+    vcpu.block.registers = vcpu::Registers::default();
+    vcpu.extended.reset();
+    for n in 0..SWITCHED_MSRS.len() {
+        vcpu.set_switched_msr(n, 0);
+    }
+    vcpu.write(Register::Efer, 0);
+    vcpu.write(Register::Cr0, RESET_CR0);
+    for (register, value) in [
+        (Register::Cr3, 0),
+        (Register::Cr4, 0),
+        (Register::Dr7, RESET_DR7),
+        (Register::Pat, RESET_PAT),
+        (Register::SysenterCs, 0),
+        (Register::SysenterEsp, 0),
+        (Register::SysenterEip, 0),
+    ] {
+        vcpu.write(register, value);
+    }
+    let data = Segment { selector: 0, base: 0, limit: 0xffff, access: SegmentAccess::DATA16 };
+    for name in SegmentName::ALL {
+        let segment = match name {
+            SegmentName::Cs => Segment {
+                selector: RESET_CS_SELECTOR,
+                base: RESET_CS_BASE,
+                limit: 0xffff,
+                access: SegmentAccess::CODE16,
+            },
+            SegmentName::Ldtr => Segment { access: SegmentAccess::LDT, ..data },
+            SegmentName::Tr => Segment { access: SegmentAccess::BUSY_TSS, ..data },
+            _ => data,
+        };
+        vcpu.set_segment(name, segment);
+    }
+    let table = DescriptorTable { base: 0, limit: 0xffff };
+    vcpu.set_table(DescriptorTableName::Gdtr, table);
+    vcpu.set_table(DescriptorTableName::Idtr, table);
+    vcpu.set_rip(RESET_RIP);
+    vcpu.set_rsp(0);
+    vcpu.set_rflags(vcpu::rflags::FIXED);
+    vcpu.set(field::GUEST_INTERRUPTIBILITY, 0);
+    vcpu.set(field::GUEST_ACTIVITY, 0);
+    vcpu.set(field::GUEST_PENDING_DEBUG, 0);
+    vcpu.set(field::GUEST_DEBUGCTL, 0);
+    vcpu.set(field::ENTRY_INTERRUPTION_INFO, 0);
+    vcpu.request_interrupt_window(false);
+    vcpu.request_nmi_window(false);
+    vcpu.flush = true;
+}
