@@ -1,0 +1,54 @@
+//! What the kernel's own command line says to the hypervisor.
+
+/// What happens when every VM has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum End {
+    /// The console stays, for the log; Ctrl-A x powers the machine off.
+    #[default]
+    Console,
+    /// The machine is powered off.
+    PowerOff,
+}
+
+/// What the console shows at first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FirstView<'a> {
+    /// The lines of all guests and of the kernel.
+    #[default]
+    Merged,
+    /// The kernel's log alone.
+    Kernel,
+    /// One VM's console.
+    Guest(&'a str),
+}
+
+/// Options of the hypervisor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options<'a> {
+    /// `end=console|poweroff`.
+    pub end: End,
+    /// `view=all|kernel|NAME`.
+    pub view: FirstView<'a>,
+}
+
+impl<'a> Options<'a> {
+    /// Reads the kernel's command line. Words that are not for the hypervisor are left to others; a wrong value
+    /// is told in the log and the default stands.
+    pub fn parse(command_line: &'a str) -> Self {
+        let mut options = Self::default();
+        for word in command_line.split_ascii_whitespace() {
+            match word.split_once('=') {
+                Some(("end", "console")) => options.end = End::Console,
+                Some(("end", "poweroff")) => options.end = End::PowerOff,
+                Some(("end", value)) => {
+                    log::warn!("option end={value} is unknown; write end=console or end=poweroff");
+                }
+                Some(("view", "all")) => options.view = FirstView::Merged,
+                Some(("view", "kernel")) => options.view = FirstView::Kernel,
+                Some(("view", name)) => options.view = FirstView::Guest(name),
+                _ => {}
+            }
+        }
+        options
+    }
+}

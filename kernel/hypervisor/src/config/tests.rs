@@ -1,0 +1,122 @@
+use std::format;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn module<'a>(line: &'a str, bytes: &'a [u8]) -> Module<'a> {
+    Module { line, bytes }
+}
+
+fn collect_all<'a>(modules: &[Module<'a>]) -> (Vec<VmConfig<'a>>, Vec<ConfigError<'a>>) {
+    let mut errors = Vec::new();
+    let vms = collect(modules, |error| errors.push(error));
+    (vms.into_iter().collect(), errors)
+}
+
+#[test]
+fn modules_come_in_any_order() {
+    let (vms, errors) = collect_all(&[
+        module("vm=demo initrd", b"i"),
+        module("vm=b memory=64M kernel", b"kb"),
+        module("  vm=demo cpus=1 memory=1G kernel -- console=ttyS0 -- x=--y ", b"kd"),
+    ]);
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(vms.len(), 2);
+    assert_eq!((vms[0].name, vms[0].memory, vms[0].kernel), ("demo", 1 << 30, &b"kd"[..]));
+    assert_eq!(vms[0].command_line, "console=ttyS0 -- x=--y");
+    assert_eq!(vms[0].initrd, Some(&b"i"[..]));
+    assert_eq!((vms[1].name, vms[1].memory, vms[1].command_line), ("b", 64 << 20, ""));
+    assert_eq!(vms[1].initrd, None);
+}
+
+#[test]
+fn each_fault_names_its_culprit_and_a_remedy() {
+    let cases = [
+        ("", "vm=NAME"),
+        ("kernel vm=a", "does not begin"),
+        ("vm=A kernel", "'A' is no name"),
+        ("vm=a-name-that-is-longer-than-thirty-one kernel", "no name"),
+        ("vm= kernel", "'' is no name"),
+        ("vm=a", "either 'kernel' or 'initrd'"),
+        ("vm=a kernel initrd", "either 'kernel' or 'initrd'"),
+        ("vm=a console=ttyS0 kernel", "'console=ttyS0' is unknown"),
+        ("vm=a cpus=2 kernel", "not supported yet"),
+        ("vm=a cpus=0 kernel", "cpus='0' is no number"),
+        ("vm=a cpus=x kernel", "write cpus=1"),
+        ("vm=a memory=lots kernel", "memory='lots' is no size"),
+        ("vm=a memory=1M kernel", "memory=1M is out of range; write from 16M to 1T"),
+        ("vm=a memory=99999999999999999999G kernel", "is no size"),
+        ("vm=a initrd memory=64M", "'memory=64M' has its place"),
+        ("vm=a initrd -- x", "'--' has its place"),
+        ("vm=a initrd", "VM a has no kernel"),
+    ];
+    for (line, part) in cases {
+        let (vms, errors) = collect_all(&[module(line, b""), module("vm=good kernel", b"k")]);
+        assert_eq!(vms.len(), 1, "{line}: the other VM starts");
+        assert_eq!(errors.len(), 1, "{line}: {errors:?}");
+        let text = errors[0].to_string();
+        assert!(text.contains(part) && text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn a_broken_line_costs_the_whole_vm() {
+    let (vms, errors) = collect_all(&[module("vm=a kernel", b"k"), module("vm=a initrd typo", b"i")]);
+    assert!(vms.is_empty());
+    assert_eq!(errors.len(), 1);
+    let (vms, errors) = collect_all(&[module("vm=a kernel", b"k"), module("vm=a kernel", b"l")]);
+    assert!(vms.is_empty());
+    assert_eq!(errors[0].fault, Fault::Twice("kernel"));
+}
+
+#[test]
+fn the_tenth_vm_is_refused() {
+    let lines: Vec<String> = (0..10).map(|n| format!("vm=v{n} kernel")).collect();
+    let modules: Vec<Module<'_>> = lines.iter().map(|line| module(line, b"k")).collect();
+    let (vms, errors) = collect_all(&modules);
+    assert_eq!(vms.len(), MAX_VMS);
+    assert_eq!(errors[0].fault, Fault::TooMany);
+}
+
+#[test]
+fn options_leave_other_words_alone() {
+    let options = Options::parse("log=debug end=poweroff view=demo");
+    assert_eq!(options, Options { end: End::PowerOff, view: FirstView::Guest("demo") });
+    assert_eq!(Options::parse("end=never view=all"), Options::default());
+}
+
+proptest! {
+    #[test]
+    fn any_lines_are_read_without_panic(lines in prop::collection::vec(".{0,60}|vm=[a-c] [a-z=0-9 -]{0,40}", 0..12)) {
+        let modules: Vec<Module<'_>> = lines.iter().map(|line| module(line, b"k")).collect();
+        let (vms, errors) = collect_all(&modules);
+        for error in &errors {
+            prop_assert!(!error.to_string().is_empty());
+        }
+        for vm in &vms {
+            prop_assert!(is_name(vm.name));
+            prop_assert!((MIN_MEMORY..=MAX_MEMORY).contains(&vm.memory));
+            prop_assert_eq!(vm.memory % vcpu::PAGE_SIZE, 0);
+        }
+        // Every line either serves a VM or is told to be wrong.
+        prop_assert!(lines.is_empty() || !vms.is_empty() || !errors.is_empty());
+    }
+
+    #[test]
+    fn sizes_read_back(bytes: u64) {
+        prop_assert_eq!(parse_size(&Size(bytes).to_string()), Some(bytes));
+    }
+
+    #[test]
+    fn well_formed_lines_are_understood(
+        name in "[a-z0-9-]{1,31}", mib in 16u64..1 << 20, command in "[a-z=0-9]{1,9}( [a-z=0-9]{1,9}){0,3}",
+    ) {
+        let line = format!("vm={name} memory={mib}M kernel -- {command}");
+        let (vms, errors) = collect_all(&[module(&line, b"k")]);
+        prop_assert!(errors.is_empty());
+        prop_assert_eq!((vms[0].name, vms[0].memory, vms[0].command_line), (&name[..], mib << 20, &command[..]));
+    }
+}

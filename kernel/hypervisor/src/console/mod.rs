@@ -1,0 +1,375 @@
+//! The machine's one serial console, shared by the guests' serial ports and the kernel's log.
+//!
+//! - **All** (at first): each line of a guest begins with `[name] `, the kernel's lines stand as they are. Where the
+//!   writer changes in the middle of a line, a line break is put in.
+//! - **One guest**: its bytes as they are; everything else only goes into histories.
+//! - **Kernel**: the log.
+//!
+//! Changing the view replays the last bytes of what is shown next. Ctrl-A and a key commands; Ctrl-A h tells the keys.
+//! Nothing here blocks, and all room is fixed: a guest whose output does not fit keeps its byte in its UART and is
+//! offered room again ([`Console::take_refused`]). Bytes of a shown guest are never lost.
+//!
+//! Not its job: how the machine sends bytes ([`vcpu::Host`]), the UART's registers ([`devices`]).
+
+mod keys;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+
+use arrayvec::ArrayVec;
+use vcpu::Host;
+
+use crate::config::{FirstView, MAX_VMS};
+use keys::{Key, Keys, View};
+use ring::Ring;
+
+/// Bytes on their way to the machine's serial port.
+const OUTPUT_BYTES: usize = 16 * 1024;
+/// Guests leave this much of them free for replays and for the kernel.
+const KERNEL_SHARE: usize = 6 * 1024;
+/// Bytes of each history.
+const HISTORY_BYTES: usize = 4 * 1024;
+/// Typed bytes that wait for a guest.
+const INPUT_BYTES: usize = 512;
+/// Typed bytes that are looked at in one go.
+const INPUT_BATCH: usize = 64;
+/// How often in a row a guest's full input makes the rest wait. Looks are some milliseconds apart.
+const STALLED_LOOKS: u32 = 50;
+/// Longest line of the kernel's log; what is longer is cut.
+const LOG_LINE_BYTES: usize = 320;
+
+const HELP: &str = "\
+Ctrl-A 1..9  console of that VM
+Ctrl-A a     lines of all VMs and of the kernel
+Ctrl-A k     the kernel's log
+Ctrl-A l     list the VMs
+Ctrl-A x     end: stop all VMs and power the machine off
+Ctrl-A Ctrl-A  send Ctrl-A to the VM
+";
+
+/// What a typed key asks of the hypervisor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// List the VMs, by [`Console::voice`].
+    List,
+    /// Stop everything.
+    End,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Writer {
+    Kernel,
+    Guest(usize),
+}
+
+#[derive(Debug)]
+struct GuestConsole<'a> {
+    name: &'a str,
+    history: Ring,
+    input: Ring,
+    ended: bool,
+}
+
+/// The multiplexer.
+#[derive(Debug)]
+pub struct Console<'a> {
+    output: Ring,
+    log: Ring,
+    guests: ArrayVec<GuestConsole<'a>, MAX_VMS>,
+    keys: Keys,
+    view: View,
+    /// Where typed bytes go.
+    target: usize,
+    writer: Writer,
+    line_start: bool,
+    after_return: bool,
+    /// Guests whose byte did not fit, one bit each.
+    refused: u16,
+    /// How often in a row typed bytes were left with the machine.
+    stalled: u32,
+}
+
+impl<'a> Console<'a> {
+    /// A console for guests of these names; their numbers are the places in this list.
+    pub fn new(names: impl Iterator<Item = &'a str>, first: FirstView<'_>) -> Self {
+        let guests: ArrayVec<GuestConsole<'a>, MAX_VMS> = names
+            .take(MAX_VMS)
+            .map(|name| GuestConsole {
+                name,
+                history: Ring::new(HISTORY_BYTES),
+                input: Ring::new(INPUT_BYTES),
+                ended: false,
+            })
+            .collect();
+        let view = match first {
+            FirstView::Merged => View::Merged,
+            FirstView::Kernel => View::Kernel,
+            FirstView::Guest(name) => {
+                guests.iter().position(|guest| guest.name == name).map_or(View::Merged, View::Guest)
+            }
+        };
+        Self {
+            output: Ring::new(OUTPUT_BYTES),
+            log: Ring::new(HISTORY_BYTES),
+            guests,
+            keys: Keys::default(),
+            view,
+            target: if let View::Guest(guest) = view { guest } else { 0 },
+            writer: Writer::Kernel,
+            line_start: true,
+            after_return: false,
+            refused: 0,
+            stalled: 0,
+        }
+    }
+
+    /// Takes a byte that guest number `guest` sent; false where it has no room now.
+    pub fn put(&mut self, guest: usize, byte: u8) -> bool {
+        let Some(name) = self.guests.get(guest).map(|guest| guest.name) else { return true };
+        let shown = match self.view {
+            View::Merged => true,
+            View::Guest(focused) => focused == guest,
+            View::Kernel => false,
+        };
+        if shown {
+            // A line break, `[name] `, a line break for a bare line feed, and the byte.
+            let most = 2 + name.len() + 3 + 2;
+            if self.output.free() < KERNEL_SHARE + most {
+                self.refused |= 1 << guest;
+                return false;
+            }
+            if self.view == View::Merged {
+                self.put_merged(guest, name, byte);
+            } else {
+                self.writer = Writer::Guest(guest);
+                self.emit(byte);
+            }
+        }
+        if let Some(guest) = self.guests.get_mut(guest) {
+            guest.history.push_over(byte);
+        }
+        true
+    }
+
+    fn put_merged(&mut self, guest: usize, name: &str, byte: u8) {
+        if self.writer != Writer::Guest(guest) {
+            self.break_line();
+            self.writer = Writer::Guest(guest);
+        }
+        if self.line_start {
+            if byte == b'\r' {
+                return;
+            }
+            self.emit(b'[');
+            name.bytes().for_each(|byte| self.emit(byte));
+            self.emit(b']');
+            self.emit(b' ');
+        }
+        if byte == b'\n' && !self.after_return {
+            self.emit(b'\r');
+        }
+        self.emit(byte);
+    }
+
+    /// Guests whose output did not fit before, one bit each, once there is room again.
+    pub fn take_refused(&mut self) -> u16 {
+        if self.refused == 0 || self.output.free() < OUTPUT_BYTES / 2 {
+            return 0;
+        }
+        core::mem::take(&mut self.refused)
+    }
+
+    /// A typed byte for guest number `guest` that it has not got yet.
+    #[inline]
+    pub fn input(&self, guest: usize) -> Option<u8> {
+        self.guests.get(guest)?.input.first()
+    }
+
+    /// The guest has got that byte.
+    #[inline]
+    pub fn input_taken(&mut self, guest: usize) {
+        if let Some(guest) = self.guests.get_mut(guest) {
+            guest.input.pop();
+        }
+    }
+
+    /// The guest has ended: its console is no longer where typed bytes go, and if it was shown alone, all are.
+    pub fn end_guest(&mut self, guest: usize) {
+        if let Some(guest) = self.guests.get_mut(guest) {
+            guest.ended = true;
+        }
+        if self.target == guest {
+            self.target = self.guests.iter().position(|guest| !guest.ended).unwrap_or(guest);
+        }
+        if self.view == View::Guest(guest) {
+            self.break_line();
+            self.view = View::Merged;
+        }
+    }
+
+    /// Looks at what was typed. At most one command is returned at a time; call again.
+    pub fn read_keys<H: Host>(&mut self, host: &mut H) -> Option<Command> {
+        for _ in 0..INPUT_BATCH {
+            if self.must_wait() {
+                return None;
+            }
+            let key = self.keys.typed(host.console_read()?);
+            match key {
+                None => {}
+                Some(Key::Byte(byte)) => self.type_byte(byte),
+                Some(Key::Show(view)) => self.show(view),
+                Some(Key::Help) => self.say(HELP),
+                Some(Key::Unknown) => self.say("no such command; Ctrl-A h helps\n"),
+                Some(Key::List) => return Some(Command::List),
+                Some(Key::End) => return Some(Command::End),
+            }
+        }
+        None
+    }
+
+    fn type_byte(&mut self, byte: u8) {
+        if let Some(guest) = self.guests.get_mut(self.target) {
+            guest.input.push(byte);
+        }
+    }
+
+    /// Whether the machine should keep what was typed, because the guest has not read what it has. But a guest that
+    /// never reads must not make the commands unreachable: after a while, its oldest byte is given up.
+    fn must_wait(&mut self) -> bool {
+        let Some(guest) = self.guests.get_mut(self.target) else { return false };
+        if guest.input.free() > 0 {
+            self.stalled = 0;
+            return false;
+        }
+        if self.stalled < STALLED_LOOKS {
+            self.stalled += 1;
+            return true;
+        }
+        guest.input.pop();
+        false
+    }
+
+    fn show(&mut self, view: View) {
+        if let View::Guest(guest) = view {
+            if guest >= self.guests.len() {
+                self.say("there is no such VM; Ctrl-A l lists them\n");
+                return;
+            }
+            self.target = guest;
+        }
+        self.break_line();
+        self.view = view;
+        match view {
+            View::Merged => self.say("--- all VMs and the kernel ---\n"),
+            View::Kernel => self.say("--- kernel log ---\n"),
+            View::Guest(guest) => {
+                let name = self.guests.get(guest).map_or("", |guest| guest.name);
+                self.say("--- console of ");
+                self.say(name);
+                self.say(" ---\n");
+            }
+        }
+        self.replay(view);
+    }
+
+    /// Shows again what was shown last there, as much as there is room for.
+    fn replay(&mut self, view: View) {
+        let length = match view {
+            View::Merged => return,
+            View::Kernel => self.log.len(),
+            View::Guest(guest) => self.guests.get(guest).map_or(0, |guest| guest.history.len()),
+        };
+        for at in length.saturating_sub(self.output.free())..length {
+            let byte = match view {
+                View::Guest(guest) => self.guests.get(guest).and_then(|guest| guest.history.get(at)),
+                _ => self.log.get(at),
+            };
+            if let Some(byte) = byte {
+                self.emit(byte);
+            }
+        }
+        if let View::Guest(guest) = view {
+            self.writer = Writer::Guest(guest);
+        }
+    }
+
+    /// Fetches new lines of the kernel's log and sends what the machine takes. True where bytes are left over.
+    pub fn pump<H: Host>(&mut self, host: &mut H) -> bool {
+        self.send(host);
+        let mut line = [0; LOG_LINE_BYTES];
+        while self.output.free() > LOG_LINE_BYTES + 4 {
+            let length = host.log_read(&mut line).min(line.len());
+            let Some(text) = line.get(..length).filter(|text| !text.is_empty()) else { break };
+            self.log_line(text);
+        }
+        self.send(host);
+        self.output.len() > 0
+    }
+
+    fn send<H: Host>(&mut self, host: &mut H) {
+        while let Some(byte) = self.output.first() {
+            if !host.console_write(byte) {
+                break;
+            }
+            self.output.pop();
+        }
+    }
+
+    fn log_line(&mut self, line: &[u8]) {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        for &byte in line.iter().chain(b"\r\n") {
+            self.log.push_over(byte);
+        }
+        if !matches!(self.view, View::Guest(_)) {
+            self.break_line();
+            self.writer = Writer::Kernel;
+            line.iter().chain(b"\r\n").for_each(|byte| self.emit(*byte));
+        }
+    }
+
+    /// The kernel speaks to the one who typed, whatever is shown. What does not fit is lost.
+    fn say(&mut self, text: &str) {
+        if self.writer != Writer::Kernel {
+            self.break_line();
+            self.writer = Writer::Kernel;
+        }
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.emit(b'\r');
+            }
+            self.emit(byte);
+        }
+    }
+
+    /// The kernel's voice, for formatted text.
+    pub fn voice(&mut self) -> impl fmt::Write {
+        Voice { console: self }
+    }
+
+    fn break_line(&mut self) {
+        if !self.line_start {
+            self.emit(b'\r');
+            self.emit(b'\n');
+        }
+    }
+
+    #[inline]
+    fn emit(&mut self, byte: u8) {
+        self.output.push(byte);
+        self.line_start = byte == b'\n';
+        self.after_return = byte == b'\r';
+    }
+}
+
+struct Voice<'c, 'a> {
+    console: &'c mut Console<'a>,
+}
+
+impl fmt::Write for Voice<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.console.say(text);
+        Ok(())
+    }
+}

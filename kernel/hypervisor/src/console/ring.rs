@@ -1,0 +1,82 @@
+//! A ring of bytes with a fixed room, allocated once.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Bytes in the order they came.
+#[derive(Clone, Debug)]
+pub(crate) struct Ring {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Ring {
+    /// An empty ring with room for `capacity` bytes.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { bytes: vec![0; capacity], start: 0, length: 0 }
+    }
+
+    /// Bytes in it.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes that fit.
+    #[inline]
+    pub(crate) fn free(&self) -> usize {
+        self.bytes.len() - self.length
+    }
+
+    /// Index of the byte that is `offset` bytes behind the first; `offset` is at most the capacity.
+    #[inline]
+    fn index(&self, offset: usize) -> usize {
+        let index = self.start + offset;
+        if index >= self.bytes.len() { index - self.bytes.len() } else { index }
+    }
+
+    /// Appends a byte; false where there is no room.
+    #[inline]
+    pub(crate) fn push(&mut self, byte: u8) -> bool {
+        let index = self.index(self.length);
+        if self.free() == 0 {
+            return false;
+        }
+        if let Some(slot) = self.bytes.get_mut(index) {
+            *slot = byte;
+            self.length += 1;
+        }
+        true
+    }
+
+    /// Appends a byte and forgets the oldest where there is no room.
+    #[inline]
+    pub(crate) fn push_over(&mut self, byte: u8) {
+        if self.free() == 0 {
+            self.pop();
+        }
+        self.push(byte);
+    }
+
+    /// The oldest byte.
+    #[inline]
+    pub(crate) fn first(&self) -> Option<u8> {
+        self.get(0)
+    }
+
+    /// The byte `offset` bytes behind the oldest.
+    #[inline]
+    pub(crate) fn get(&self, offset: usize) -> Option<u8> {
+        if offset < self.length { self.bytes.get(self.index(offset)).copied() } else { None }
+    }
+
+    /// Takes the oldest byte.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<u8> {
+        let byte = self.first()?;
+        self.start = self.index(1);
+        self.length -= 1;
+        Some(byte)
+    }
+}

@@ -1,0 +1,175 @@
+use core::fmt::Write;
+use std::string::String;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+use vcpu::fake::{Clock, FakeHost};
+
+use super::*;
+
+fn host() -> FakeHost {
+    FakeHost::new(&Clock::new(1_000_000_000))
+}
+
+fn console<'a>(names: &[&'a str]) -> Console<'a> {
+    Console::new(names.iter().copied(), FirstView::Merged)
+}
+
+fn put(console: &mut Console<'_>, guest: usize, text: &str) {
+    for byte in text.bytes() {
+        assert!(console.put(guest, byte));
+    }
+}
+
+fn shown(console: &mut Console<'_>, host: &mut FakeHost) -> String {
+    console.pump(host);
+    String::from_utf8(core::mem::take(&mut host.output)).unwrap()
+}
+
+fn type_keys(console: &mut Console<'_>, host: &mut FakeHost, keys: &[u8]) -> Option<Command> {
+    host.input.extend(keys);
+    console.read_keys(host)
+}
+
+#[test]
+fn merged_lines_carry_names_and_never_mix() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    put(&mut console, 0, "one\r\ntw");
+    put(&mut console, 1, "other");
+    host.log.push_back(b"[    1.0] INFO  kernel line".to_vec());
+    console.pump(&mut host);
+    put(&mut console, 0, "o\r\n\r\nbare\nend");
+    let text = shown(&mut console, &mut host);
+    assert_eq!(
+        text,
+        "[a] one\r\n[a] tw\r\n[b] other\r\n[    1.0] INFO  kernel line\r\n[a] o\r\n[a] \r\n[a] bare\r\n[a] end"
+    );
+}
+
+#[test]
+fn focus_replays_and_shows_raw_bytes_only() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    put(&mut console, 1, "login: ");
+    shown(&mut console, &mut host);
+    assert_eq!(type_keys(&mut console, &mut host, b"\x012"), None);
+    put(&mut console, 1, "\x1b[2Jx");
+    put(&mut console, 0, "hidden");
+    host.log.push_back(b"hidden too".to_vec());
+    assert_eq!(shown(&mut console, &mut host), "\r\n--- console of b ---\r\nlogin: \x1b[2Jx");
+    type_keys(&mut console, &mut host, b"\x01k");
+    assert_eq!(shown(&mut console, &mut host), "\r\n--- kernel log ---\r\nhidden too\r\n");
+    type_keys(&mut console, &mut host, b"\x011");
+    assert_eq!(shown(&mut console, &mut host), "--- console of a ---\r\nhidden");
+}
+
+#[test]
+fn typed_bytes_reach_the_focused_guest() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    type_keys(&mut console, &mut host, b"x\x01\x01\x012y\x01a\x019z");
+    let mut take = |guest| {
+        let mut bytes = Vec::new();
+        while let Some(byte) = console.input(guest) {
+            console.input_taken(guest);
+            bytes.push(byte);
+        }
+        bytes
+    };
+    assert_eq!(take(0), b"x\x01");
+    assert_eq!(take(1), b"yz", "the target stays when all are shown again, and there is no VM 9");
+    console.end_guest(1);
+    type_keys(&mut console, &mut host, b"q");
+    assert_eq!(console.input(0), Some(b'q'));
+}
+
+#[test]
+fn commands_come_back_one_by_one() {
+    let (mut console, mut host) = (console(&["a"]), host());
+    assert_eq!(type_keys(&mut console, &mut host, b"\x01l\x01x"), Some(Command::List));
+    write!(console.voice(), "1 a running\n").unwrap();
+    assert_eq!(console.read_keys(&mut host), Some(Command::End));
+    assert_eq!(console.read_keys(&mut host), None);
+    type_keys(&mut console, &mut host, b"\x01h\x01%");
+    let text = shown(&mut console, &mut host);
+    assert!(text.starts_with("1 a running\r\nCtrl-A 1..9"), "{text}");
+    assert!(text.contains("no such command"));
+}
+
+#[test]
+fn a_guest_that_never_reads_leaves_the_commands_reachable() {
+    let (mut console, mut host) = (console(&["a"]), host());
+    type_keys(&mut console, &mut host, &[b'z'; 2000]);
+    host.input.extend(b"\x01x");
+    let command = (0..100).find_map(|_| console.read_keys(&mut host));
+    assert_eq!(command, Some(Command::End));
+}
+
+#[test]
+fn the_end_of_the_focused_guest_shows_all_again() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    type_keys(&mut console, &mut host, b"\x011");
+    put(&mut console, 0, "bye");
+    console.end_guest(0);
+    host.log.push_back(b"vm a: stopped".to_vec());
+    assert!(shown(&mut console, &mut host).ends_with("bye\r\nvm a: stopped\r\n"));
+}
+
+proptest! {
+    /// With a console that takes few bytes at a time, a focused guest's bytes all come out, in order.
+    #[test]
+    fn no_byte_of_a_focused_guest_is_lost(
+        chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..3000), 0usize..4000), 1..20),
+    ) {
+        let (mut console, mut host) = (console(&["a", "b"]), host());
+        type_keys(&mut console, &mut host, b"\x011");
+        console.pump(&mut host);
+        host.output.clear();
+        let mut sent = Vec::new();
+        for (chunk, room) in &chunks {
+            for &byte in chunk {
+                console.put(1, byte);
+                while !console.put(0, byte) {
+                    host.output_room = 700;
+                    console.pump(&mut host);
+                }
+                sent.push(byte);
+            }
+            host.output_room = *room;
+            console.pump(&mut host);
+        }
+        host.output_room = usize::MAX;
+        prop_assert!(!console.pump(&mut host));
+        prop_assert_eq!(&host.output, &sent);
+    }
+
+    /// In the merged view each guest's text is all there once names and line breaks are taken away.
+    #[test]
+    fn no_text_is_lost_when_merged(pieces in prop::collection::vec((0usize..2, "[x-z\n]{0,8}"), 0..40)) {
+        let (mut console, mut host) = (console(&["a", "b"]), host());
+        let mut sent = [String::new(), String::new()];
+        for (guest, text) in &pieces {
+            put(&mut console, *guest, text);
+            sent[*guest].push_str(&text.replace('\n', ""));
+        }
+        let output = shown(&mut console, &mut host);
+        let mut got = [String::new(), String::new()];
+        for line in output.split("\r\n").filter(|line| !line.is_empty()) {
+            let guest = usize::from(line.starts_with("[b] "));
+            got[guest].push_str(line.get(4..).unwrap());
+        }
+        prop_assert_eq!(got, sent);
+    }
+
+    /// Any typing and any output: no panic, and all that is typed is consumed.
+    #[test]
+    fn anything_can_be_typed(keys in prop::collection::vec(any::<u8>(), 0..600), room in 0usize..20_000) {
+        let (mut console, mut host) = (console(&["a", "b", "c"]), host());
+        host.output_room = room;
+        host.input.extend(&keys);
+        for _ in 0..keys.len() + 10 {
+            console.read_keys(&mut host);
+            console.put(0, b'x');
+            console.pump(&mut host);
+        }
+        prop_assert!(host.input.is_empty());
+    }
+}

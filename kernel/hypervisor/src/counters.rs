@@ -1,0 +1,111 @@
+//! What a vCPU's exits were and where the CPU's time went. Always on: plain array increments.
+
+use core::fmt;
+
+macro_rules! reasons {
+    ($($name:ident $text:literal,)*) => {
+        /// Exit reasons as they are counted and reported.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum ExitReason { $(#[doc = concat!("`", $text, "`.")] $name,)* }
+
+        impl ExitReason {
+            /// All of them, in number order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+
+        const REASONS: usize = ExitReason::ALL.len();
+    };
+}
+
+reasons! {
+    HostEvent "host-event",
+    InterruptWindow "interrupt-window",
+    NmiWindow "nmi-window",
+    Cpuid "cpuid",
+    ReadMsr "msr-read",
+    WriteMsr "msr-write",
+    Io "io",
+    StringIo "io-string",
+    NestedFault "nested-fault",
+    ControlRegister "control-register",
+    Halt "halt",
+    Hypercall "hypercall",
+    Xsetbv "xsetbv",
+    CacheControl "cache-control",
+    Pause "pause",
+    ReadPmc "pmc-read",
+    Undefined "undefined",
+    Exception "exception",
+    TripleFault "triple-fault",
+    TaskSwitch "task-switch",
+    EntryFailure "entry-failure",
+    Unknown "unknown",
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Where the time-stamp counter's ticks went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ticks {
+    /// In the guest.
+    pub guest: u64,
+    /// In the hypervisor for this guest.
+    pub root: u64,
+    /// Waiting with nothing to run, while this guest was halted.
+    pub idle: u64,
+}
+
+/// One vCPU's counters. They outlive a reset of the guest.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    exits: [u64; REASONS],
+    /// Ticks by where they went.
+    pub ticks: Ticks,
+    /// Reads and writes of device memory where no device is.
+    pub unclaimed_memory: u64,
+    /// MSR accesses that got #GP.
+    pub denied_msrs: u64,
+    /// Events injected.
+    pub injected: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            exits: [0; REASONS],
+            ticks: Ticks::default(),
+            unclaimed_memory: 0,
+            denied_msrs: 0,
+            injected: 0,
+        }
+    }
+}
+
+impl Counters {
+    /// Counts an exit.
+    #[inline]
+    pub fn count(&mut self, reason: ExitReason) {
+        // The index is in range: there are as many counters as reasons. The compiler sees it too.
+        self.exits[reason as usize] += 1;
+    }
+
+    /// Exits for this reason so far.
+    pub fn exits(&self, reason: ExitReason) -> u64 {
+        self.exits[reason as usize]
+    }
+
+    /// All exits so far.
+    pub fn total(&self) -> u64 {
+        self.exits.iter().sum()
+    }
+}
