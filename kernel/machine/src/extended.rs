@@ -138,8 +138,8 @@ impl ExtendedState {
         // address registers has no effect while DR7 is clear, as it is outside guests.
         unsafe {
             if self.layout.leaves_error_pointers {
-                let zero = 0u32;
-                asm!("fnclex", "ffree st(7)", "fild dword ptr [{}]", in(reg) &raw const zero, options(nostack));
+                // Clears the pointers that XRSTOR would leave.
+                asm!("fninit", options(nostack, nomem));
             }
             if self.layout.components == 0 {
                 asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
@@ -295,9 +295,12 @@ pub(crate) fn enable(layout: Layout) {
     /// CR4: FXSAVE and SSE; XSAVE.
     const OSFXSR_OSXMMEXCPT: u64 = 1 << 9 | 1 << 10;
     const OSXSAVE: u64 = 1 << 18;
+    /// CR0: emulation, task switched; monitor coprocessor, numeric error.
+    const CR0_EM_TS: u64 = 1 << 2 | 1 << 3;
+    const CR0_MP_NE: u64 = 1 << 1 | 1 << 5;
     let wanted = OSFXSR_OSXMMEXCPT | if layout.components == 0 { 0 } else { OSXSAVE };
     // SAFETY: these bits only make instructions available that this module uses; CR0.EM and TS are cleared
-    // for FXSAVE to work.
+    // for FXSAVE to work, and NE set so that x87 errors never become an external interrupt.
     unsafe {
         let mut cr4: u64;
         asm!("mov {}, cr4", out(reg) cr4, options(nostack, nomem));
@@ -305,7 +308,7 @@ pub(crate) fn enable(layout: Layout) {
         asm!("mov cr4, {}", in(reg) cr4, options(nostack, nomem));
         let mut cr0: u64;
         asm!("mov {}, cr0", out(reg) cr0, options(nostack, nomem));
-        cr0 = (cr0 & !0b1100) | 0b10;
+        cr0 = (cr0 & !CR0_EM_TS) | CR0_MP_NE;
         asm!("mov cr0, {}", in(reg) cr0, options(nostack, nomem));
     }
 }
