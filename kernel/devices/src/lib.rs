@@ -20,6 +20,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod bus;
 mod chipset;
 mod clock;

@@ -20,6 +20,7 @@ use crate::pm::PowerManagement;
 use crate::power::{PowerEvent, ResetControl, SystemControlA};
 use crate::rtc::{MemorySize, Rtc};
 use crate::uart::{ConsoleSink, Uart};
+pub(crate) use ports::COM1;
 use ports::{PORT_RANGES, PortDevice};
 use vcpu::{Gpa, Nanos};
 

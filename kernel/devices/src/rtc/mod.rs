@@ -20,6 +20,9 @@ pub use cmos::MemorySize;
 use cmos::{Cmos, index};
 use vcpu::Nanos;
 
+/// The CMOS byte that holds the century, as the FADT tells.
+pub const CENTURY_INDEX: u8 = index::CENTURY;
+
 const SECOND: Nanos = Nanos::from_secs(1);
 /// How long before an update UIP is set.
 const UPDATE_NOTICE: Nanos = Nanos::from_micros(244);

@@ -1,0 +1,126 @@
+//! The differentiated system description table: processors, the PCI root bridge and the devices at fixed ports.
+//!
+//! Source: ACPI specification 6.5, "Device Configuration"; PCI Firmware Specification, "ACPI Methods" for the bridge.
+
+use super::aml::{Encoded, IsaInterrupt, isa_device, ports};
+use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Window};
+use crate::chipset::{COM1, isa_line};
+use crate::pci::PciBus;
+use crate::pm::PowerManagement;
+use crate::power::SystemControlA;
+use crate::uart::Uart;
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, Name, PackageBuilder, ResourceTemplate, Scope,
+    ZERO,
+};
+use acpi_tables::sdt::Sdt;
+use alloc::format;
+use alloc::vec::Vec;
+
+const REVISION: u8 = 2;
+const HEADER_LENGTH: u32 = 36;
+
+/// PCI devices of bus 0 and pins of each for which interrupts are routed: pin p of device d to GSI 16 + (d + p) % 4.
+const PCI_DEVICES: u32 = 32;
+const PCI_PINS: u32 = 4;
+const FIRST_PCI_GSI: u32 = 16;
+
+/// The table.
+pub(super) fn build(config: &AcpiConfig) -> Sdt {
+    let mut body = Vec::new();
+    soft_off().to_aml_bytes(&mut body);
+    let mut system_bus = processors(config.apic_ids.len());
+    system_bus.extend(pci_root(config));
+    system_bus.extend(fixed_devices());
+    Scope::new("\\_SB_".into(), alloc::vec![&Encoded(system_bus)]).to_aml_bytes(&mut body);
+    let mut table = Sdt::new(*b"DSDT", HEADER_LENGTH, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    table.append_slice(&body);
+    table
+}
+
+/// `\_S5`: what to write to SLP_TYP to switch the machine off.
+fn soft_off() -> Name {
+    let mut package = PackageBuilder::new();
+    for value in [PowerManagement::SLEEP_TYPE_S5, PowerManagement::SLEEP_TYPE_S5, 0, 0] {
+        package.add_element(&value);
+    }
+    Name::new("_S5_".into(), &package)
+}
+
+fn processors(count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for uid in 0..count as u32 {
+        let id = Name::new("_HID".into(), &"ACPI0007");
+        let uid_name = Name::new("_UID".into(), &uid);
+        let name = format!("C{uid:03X}");
+        Device::new(name.as_str().into(), alloc::vec![&id, &uid_name]).to_aml_bytes(&mut bytes);
+    }
+    bytes
+}
+
+/// The host bridge of bus 0 with what it passes on.
+fn pci_root(config: &AcpiConfig) -> Vec<u8> {
+    let buses = AddressSpace::new_bus_number(0u16, 0xff);
+    let configuration = ports(PciBus::PORT, 8);
+    let low_ports = AddressSpace::new_io(0u16, PciBus::PORT - 1, None);
+    let high_ports = AddressSpace::new_io(PciBus::PORT + 8, 0xffff, None);
+    let Window { first, last } = config.pci_memory;
+    let memory =
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first as u32, last as u32, None);
+    let memory_64 = config.pci_memory_64.map(|window| {
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, window.first, window.last, None)
+    });
+    let mut windows: Vec<&dyn Aml> = alloc::vec![&buses, &configuration, &low_ports, &high_ports, &memory];
+    if let Some(window) = &memory_64 {
+        windows.push(window);
+    }
+    let parts = [
+        Name::new("_HID".into(), &EISAName::new("PNP0A03")),
+        Name::new("_UID".into(), &ZERO),
+        Name::new("_BBN".into(), &ZERO),
+        Name::new("_CRS".into(), &ResourceTemplate::new(windows)),
+        Name::new("_PRT".into(), &interrupt_routing()),
+    ];
+    let mut bytes = Vec::new();
+    Device::new("PCI0".into(), parts.iter().map(|part| part as &dyn Aml).collect()).to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// Entries of `_PRT`: address, pin, no link device, global system interrupt.
+fn interrupt_routing() -> PackageBuilder {
+    let mut routing = PackageBuilder::new();
+    for device in 0..PCI_DEVICES {
+        for pin in 0..PCI_PINS {
+            let mut entry = PackageBuilder::new();
+            let all_functions = device << 16 | 0xffff;
+            for value in [all_functions, pin, 0, FIRST_PCI_GSI + (device + pin) % PCI_PINS] {
+                entry.add_element(&value);
+            }
+            routing.add_element(&entry);
+        }
+    }
+    routing
+}
+
+/// Devices that have always been where they are.
+fn fixed_devices() -> Vec<u8> {
+    let pic = isa_device("PIC_", "PNP0000", alloc::vec![&ports(0x20, 2), &ports(0xa0, 2), &IsaInterrupt(2)]);
+    let timer = isa_device("TMR_", "PNP0100", alloc::vec![&ports(0x40, 4), &IsaInterrupt(isa_line::TIMER)]);
+    let rtc = isa_device("RTC_", "PNP0B00", alloc::vec![&ports(0x70, 2), &IsaInterrupt(isa_line::RTC)]);
+    let serial =
+        isa_device("COM1", "PNP0501", alloc::vec![&ports(COM1, Uart::PORTS), &IsaInterrupt(isa_line::COM1)]);
+    // What belongs to the mainboard, so that nobody else is put there.
+    let board = isa_device(
+        "MBRD",
+        "PNP0C02",
+        alloc::vec![
+            &ports(0x61, 1),
+            &ports(0x80, 1),
+            &ports(SystemControlA::PORT, 1),
+            &ports(0x4d0, 2),
+            &ports(PowerManagement::PORT, PowerManagement::PORTS),
+        ],
+    );
+    [pic, timer, rtc, serial, board].concat()
+}
