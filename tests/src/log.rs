@@ -116,6 +116,12 @@ impl Log {
         Cursor { line: self.lines.len(), column: parse(&self.growing).text.len() }
     }
 
+    /// The lines from number `first` on, with the one that still grows at the end.
+    pub fn lines_from(&self, first: usize) -> impl Iterator<Item = Line> {
+        let finished = self.lines.get(first..).unwrap_or_default().iter().cloned();
+        finished.chain([parse(&self.growing)])
+    }
+
     /// Looks for a text from the cursor on, in the lines that `wanted` accepts; the last line counts even
     /// while it grows (a prompt has no end). Gives the place behind the text.
     pub fn find(&self, from: Cursor, text: &str, wanted: impl Fn(&Source) -> bool) -> Option<Cursor> {

@@ -3,10 +3,11 @@
 //! ```text
 //! ok NAME
 //! FAILED NAME: reason
-//! selftest GROUP done: 12 passed, 1 failed
+//! skipped NAME: reason
+//! selftest GROUP done: 12 passed, 1 failed, 1 skipped
 //! ```
 //!
-//! A guest that ends without the last line, or whose count does not fit its lines, has failed.
+//! The last number may be missing. A guest that ends without the last line, or whose count does not fit its lines, has failed.
 
 use crate::log::Log;
 
@@ -17,6 +18,8 @@ pub struct Results {
     pub passed: Vec<String>,
     /// The tests that failed, with their reasons.
     pub failed: Vec<(String, String)>,
+    /// The tests that cannot be run here, with their reasons.
+    pub skipped: Vec<(String, String)>,
     /// The last line has come: the numbers it gives.
     pub done: Option<(usize, usize)>,
 }
@@ -29,13 +32,19 @@ pub fn results(log: &Log, vm: &str) -> Results {
         if let Some(name) = line.strip_prefix("ok ") {
             results.passed.push(name.trim().to_owned());
         } else if let Some(rest) = line.strip_prefix("FAILED ") {
-            let (name, reason) = rest.split_once(':').unwrap_or((rest, "no reason given"));
-            results.failed.push((name.trim().to_owned(), reason.trim().to_owned()));
+            results.failed.push(reasoned(rest));
+        } else if let Some(rest) = line.strip_prefix("skipped ") {
+            results.skipped.push(reasoned(rest));
         } else if let Some(numbers) = summary(line) {
             results.done = Some(numbers);
         }
     }
     results
+}
+
+fn reasoned(rest: &str) -> (String, String) {
+    let (name, reason) = rest.split_once(':').unwrap_or((rest, "no reason given"));
+    (name.trim().to_owned(), reason.trim().to_owned())
 }
 
 impl Results {
@@ -57,8 +66,10 @@ impl Results {
 
 fn summary(line: &str) -> Option<(usize, usize)> {
     let (_, numbers) = line.strip_prefix("selftest ")?.split_once(" done: ")?;
-    let (passed, failed) = numbers.trim().split_once(" passed, ")?;
-    Some((passed.parse().ok()?, failed.strip_suffix(" failed")?.parse().ok()?))
+    let mut numbers = numbers.trim().split(", ");
+    let passed = numbers.next()?.strip_suffix(" passed")?.parse().ok()?;
+    let failed = numbers.next()?.strip_suffix(" failed")?.parse().ok()?;
+    Some((passed, failed))
 }
 
 #[cfg(test)]
@@ -79,6 +90,14 @@ mod tests {
         assert_eq!(results.passed, ["cpuid"]);
         assert_eq!(results.failed, [("msr".to_owned(), "got 1: not 2".to_owned())]);
         assert_eq!(results.flaw(), None);
+    }
+
+    #[test]
+    fn skipped_tests_are_neither() {
+        let results = read(
+            "[exits] ok a\n[exits] skipped b: TCG\n[exits] selftest exits done: 1 passed, 0 failed, 1 skipped\n",
+        );
+        assert_eq!((results.skipped.len(), results.flaw()), (1, None));
     }
 
     #[test]

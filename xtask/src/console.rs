@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use tests::log::Log;
+use ::tests::log::Log;
 
 use crate::failure::{Context, Result};
 use crate::machine::{Launch, Machine, Profile};

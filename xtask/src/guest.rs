@@ -54,6 +54,15 @@ pub(crate) struct Guest {
     pub(crate) initrd: Option<PathBuf>,
     /// The kernel's command line.
     pub(crate) cmdline: String,
+    /// It is one of our own test guests.
+    pub(crate) selftest: bool,
+}
+
+impl Guest {
+    /// Adds to the kernel's command line.
+    pub(crate) fn append(&mut self, arguments: &str) {
+        self.cmdline = format!("{} {arguments}", self.cmdline).trim().to_owned();
+    }
 }
 
 #[derive(Deserialize)]
@@ -163,6 +172,7 @@ fn from_description(path: &Path) -> Result<Guest> {
         kernel,
         initrd,
         cmdline: description.cmdline,
+        selftest: false,
     })
 }
 
@@ -179,12 +189,13 @@ fn selftest(name: &str) -> Result<Guest> {
     let binary = paths::read_bytes(&build::selftest_binary(name))?;
     paths::write(&kernel, &compact(&binary).context(format_args!("the selftest {name}"))?)?;
     Ok(Guest {
-        name: name.to_owned(),
+        name: name.replace('_', "-"),
         cpus: 1,
         memory: SELFTEST_MEMORY.to_owned(),
         kernel,
         initrd: None,
         cmdline: String::new(),
+        selftest: true,
     })
 }
 

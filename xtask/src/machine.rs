@@ -43,6 +43,9 @@ pub(crate) struct Profile {
     pub(crate) cpus: u32,
     /// How many times longer than QEMU it may take: time limits are multiplied by it.
     pub(crate) patience: u32,
+    /// What selftest guests must know of it: added to their command lines.
+    #[serde(default)]
+    pub(crate) selftest_options: String,
     qemu: Option<qemu::Settings>,
     bochs: Option<bochs::Settings>,
 }

@@ -4,7 +4,9 @@
 //! Debian packages are installed when xtask runs as root.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
+mod check;
 mod cli;
 mod console;
 mod failure;
@@ -14,11 +16,13 @@ mod interrupt;
 mod machine;
 mod packages;
 mod paths;
+mod play;
 mod process;
 mod progress;
 mod run;
 mod symbolize;
 mod terminal;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -32,7 +36,13 @@ fn main() -> ExitCode {
         Command::Build => build::kernel().map(|kernel| println!("{}", paths::shown(&kernel))),
         Command::Image(options) => run::write_image(&options),
         Command::Run(options) => run::run(&options),
-        Command::Check | Command::Test(_) | Command::Bench(_) => Ok(()),
+        Command::Bench(options) => bench::run(&options),
+        Command::Test(options) => match test::run(&options) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(failure) => Err(failure),
+        },
+        Command::Check => check::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

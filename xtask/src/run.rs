@@ -1,7 +1,7 @@
 //! `cargo xtask run`: boots Basalt on a machine, with its consoles on the terminal or watched by us.
 
 use std::io::{IsTerminal, Write, stdin, stdout};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cli::RunOptions;
@@ -30,7 +30,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     let sends = options.send.iter().map(|rule| parse_send(rule)).collect::<Result<Vec<_>>>()?;
     let profile = machine::profile(&options.machine)?;
     profile.ensure()?;
-    let recipe = recipe(&options.contents)?;
+    let mut recipe = recipe(&options.contents)?;
+    recipe.suit(&profile);
     let names: Vec<_> = recipe.guests.iter().map(|guest| guest.name.as_str()).collect();
     let name = format!("run-{}-{}", profile.name, names.join("-"));
     let image = image::path(&name);
@@ -57,13 +58,13 @@ pub(crate) fn recipe(contents: &crate::cli::Contents) -> Result<Recipe> {
     let mut guests = guest::prepare_all(&names)?;
     if let Some(append) = &contents.guest_append {
         for guest in &mut guests {
-            guest.cmdline = format!("{} {append}", guest.cmdline).trim().to_owned();
+            guest.append(append);
         }
     }
     Ok(Recipe { kernel, options: contents.option.join(" "), guests })
 }
 
-fn interactive(mut console: Console, limit: Option<Duration>, kernel: &PathBuf) -> Result<()> {
+fn interactive(mut console: Console, limit: Option<Duration>, kernel: &Path) -> Result<()> {
     if stdin().is_terminal() {
         progress::note("Ctrl-A h helps, Ctrl-A x ends");
     }
@@ -110,7 +111,7 @@ fn headless(
     until: &[String],
     mut sends: Vec<(String, Vec<u8>)>,
     limit: Duration,
-    kernel: &PathBuf,
+    kernel: &Path,
 ) -> Result<()> {
     let start = Instant::now();
     progress::note(&format!("serial log: {}", console.log_path()));
@@ -156,7 +157,7 @@ fn headless(
 }
 
 /// The failure to report when Basalt itself has panicked, with names for the addresses.
-pub(crate) fn panic_failure(console: &Console, kernel: &PathBuf) -> Failure {
+pub(crate) fn panic_failure(console: &Console, kernel: &Path) -> Failure {
     let frames = symbolize::epitaph(&console.log, kernel);
     let backtrace: String = frames.iter().map(|frame| format!("\n    {frame}")).collect();
     Failure::new(format!("Basalt panicked; the addresses in its last words are:{backtrace}"))
@@ -204,6 +205,9 @@ fn parse_send(rule: &str) -> Result<(String, Vec<u8>)> {
                 Some('\\') => bytes.push(b'\\'),
                 Some('x') => {
                     let digits: String = rest.by_ref().take(2).collect();
+                    if digits.len() < 2 {
+                        return Err(wrong());
+                    }
                     bytes.push(u8::from_str_radix(&digits, 16).map_err(|_| wrong())?);
                 }
                 _ => return Err(wrong()),

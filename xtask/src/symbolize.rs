@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use ::tests::log::Log;
 use addr2line::Loader;
-use tests::log::Log;
 
 use crate::paths;
 
@@ -13,7 +13,7 @@ const PREFIX: &str = "0x";
 
 /// The addresses of the kernel in the lines from the panic on, in order, each with its place in the source.
 pub(crate) fn epitaph(log: &Log, kernel: &Path) -> Vec<String> {
-    let lines = log.kernel().skip_while(|line| !line.contains(tests::log::PANIC));
+    let lines = log.kernel().skip_while(|line| !line.contains(::tests::log::PANIC));
     let addresses: Vec<u64> = lines.flat_map(addresses).filter(|address| *address >= KERNEL_START).collect();
     let loader = match Loader::new(kernel) {
         Ok(loader) => loader,

@@ -1,0 +1,208 @@
+//! `cargo xtask bench`: what exits cost, counted in instructions where the machine counts them, and what a
+//! boot of stock Linux needs.
+//!
+//! In Bochs the time-stamp counter counts instructions, so these numbers repeat exactly; time limits and the
+//! load of the host do not matter.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use ::tests::linux::DEMO;
+use ::tests::log::Log;
+use ::tests::scenario::{Guest, Scenario, Step, Tier};
+use ::tests::{linux, report};
+use serde::Serialize;
+
+use crate::cli::BenchOptions;
+use crate::failure::{Context, Failure, Result};
+use crate::play::{self, Play};
+use crate::{build, interrupt, machine, paths, progress};
+
+/// The selftest guest that measures.
+const BENCH: &str = "bench";
+/// The machines whose time-stamp counter counts instructions.
+const MACHINES: [&str; 2] = ["bochs-vmx", "bochs-svm"];
+/// The least share of exits, in percent, that is listed by reason in the table.
+const LISTED_EXITS: usize = 12;
+
+/// One number; the names stay stable.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    machine: String,
+    value: f64,
+    unit: String,
+}
+
+/// Measures, prints the table, writes the file.
+pub(crate) fn run(options: &BenchOptions) -> Result<()> {
+    interrupt::watch()?;
+    let machines = match options.machine.as_slice() {
+        [] => MACHINES.map(str::to_owned).to_vec(),
+        names => names.to_vec(),
+    };
+    let kernel = build::kernel()?;
+    let mut plays = Vec::new();
+    for scenario in [exit_costs, linux_boot] {
+        for name in &machines {
+            plays.push(Play::prepare(scenario(), machine::profile(name)?, &kernel)?);
+        }
+    }
+    let rows = Mutex::new(Vec::new());
+    let failures = Mutex::new(Vec::new());
+    play::carry_out_all(
+        plays,
+        |play| progress::note(&format!("{} ...", play.title())),
+        |play, played| {
+            let problem = match played {
+                Ok(played) => {
+                    let found = rows_of(&play.machine.name, &play.scenario.name, &played.log);
+                    let empty = found.is_empty();
+                    rows.lock().map(|mut rows| rows.extend(found)).ok();
+                    let reason = played.tests.iter().find_map(|(_, reason)| reason.clone());
+                    empty.then(|| format!("{} (log: {})", reason.unwrap_or_default(), played.log_path))
+                }
+                Err(failure) => Some(failure.what),
+            };
+            if let Some(problem) = problem {
+                failures.lock().map(|mut all| all.push(format!("{}: {problem}", play.title()))).ok();
+            }
+        },
+    );
+    let rows = rows.into_inner().map_err(|_| play::poisoned())?;
+    let failures = failures.into_inner().map_err(|_| play::poisoned())?;
+    print!("{}", table(&rows));
+    if let Some(file) = &options.json {
+        write_json(file, &rows)?;
+    }
+    match failures.as_slice() {
+        [] => Ok(()),
+        failures => Err(Failure::new(format!("no numbers from {}", failures.join("; ")))),
+    }
+}
+
+fn exit_costs() -> Scenario {
+    scenario(BENCH, Guest::new(BENCH), vec![Step::results(BENCH).within(300)])
+}
+
+fn linux_boot() -> Scenario {
+    let guest = Guest::new(DEMO).append("basalt.run=true");
+    let steps = vec![Step::vm(DEMO, linux::READY).within(300), Step::end(DEMO).within(60)];
+    scenario("bench-linux", guest, steps)
+}
+
+fn scenario(name: &str, guest: Guest, steps: Vec<Step>) -> Scenario {
+    Scenario {
+        name: name.to_owned(),
+        about: String::new(),
+        tier: Tier::Full,
+        machines: vec![],
+        options: String::new(),
+        guests: vec![guest],
+        steps,
+        checks: vec![],
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn rows_of(machine: &str, scenario: &str, log: &Log) -> Vec<Row> {
+    let row = |name: String, value: f64, unit: &str| Row {
+        name,
+        machine: machine.to_owned(),
+        value,
+        unit: unit.to_owned(),
+    };
+    if scenario == BENCH {
+        let measured = report::measurements(log, BENCH).into_iter();
+        return measured.map(|found| row(found.name, found.value, &found.unit)).collect();
+    }
+    let exits = report::exits(log, DEMO);
+    let mut rows = Vec::new();
+    if let Some(ticks) = report::ticks(log, DEMO) {
+        let total: u64 = exits.iter().map(|(_, count)| count).sum();
+        rows.push(row("linux_boot_root_share".to_owned(), ticks.root_percent(), "percent"));
+        rows.push(row("linux_boot_guest".to_owned(), ticks.guest as f64, "ticks"));
+        rows.push(row("linux_boot_root".to_owned(), ticks.root as f64, "ticks"));
+        rows.push(row("linux_boot_exits".to_owned(), total as f64, "exits"));
+    }
+    let by_reason = exits.into_iter().take(LISTED_EXITS);
+    rows.extend(by_reason.map(|(reason, count)| {
+        row(format!("linux_boot_exits_{}", reason.replace(' ', "_")), count as f64, "exits")
+    }));
+    rows
+}
+
+/// Rows by name in the order of their first appearance, a column for each machine.
+fn table(rows: &[Row]) -> String {
+    let mut machines: Vec<&str> = rows.iter().map(|row| row.machine.as_str()).collect();
+    machines.sort_unstable();
+    machines.dedup();
+    machines.reverse();
+    let mut names: Vec<(&str, &str)> = Vec::new();
+    let mut values = BTreeMap::new();
+    for row in rows {
+        if !names.contains(&(&row.name, &row.unit)) {
+            names.push((&row.name, &row.unit));
+        }
+        values.insert((row.name.as_str(), row.machine.as_str()), row.value);
+    }
+    names.sort_by_key(|(name, _)| name.starts_with("linux"));
+    let mut text = format!("{:<36}", "");
+    machines.iter().for_each(|machine| text.push_str(&format!("{machine:>16}")));
+    text.push('\n');
+    for (name, unit) in names {
+        text.push_str(&format!("{name:<36}"));
+        for machine in &machines {
+            let value = values.get(&(name, *machine)).map_or_else(|| "-".to_owned(), |value| shown(*value));
+            text.push_str(&format!("{value:>16}"));
+        }
+        text.push_str(&format!("  {unit}\n"));
+    }
+    text
+}
+
+fn shown(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+fn write_json(file: &Path, rows: &[Row]) -> Result<()> {
+    let json = serde_json::to_string_pretty(rows).context("writing JSON")?;
+    paths::write(file, format!("{json}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, machine: &str, value: f64) -> Row {
+        Row { name: name.to_owned(), machine: machine.to_owned(), value, unit: "instructions".to_owned() }
+    }
+
+    #[test]
+    fn the_table_has_a_column_for_each_machine() {
+        let rows = [
+            row("cpuid", "bochs-vmx", 371.0),
+            row("msr_read", "bochs-vmx", 402.5),
+            row("cpuid", "bochs-svm", 290.0),
+        ];
+        let table = table(&rows);
+        let lines: Vec<_> =
+            table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>()).collect();
+        assert_eq!(lines[0], ["bochs-vmx", "bochs-svm"]);
+        assert_eq!(lines[1], ["cpuid", "371", "290", "instructions"]);
+        assert_eq!(lines[2], ["msr_read", "402.5", "-", "instructions"]);
+    }
+
+    #[test]
+    fn a_linux_boot_gives_its_exits_and_its_share() {
+        let mut log = Log::default();
+        log.push(b"[ 9.0] info hv: vm demo: exits port io 30\n[ 9.0] info hv: vm demo: exits cpuid 70\n");
+        log.push(b"[ 9.0] info hv: vm demo: ticks guest 900 root 100 idle 5\n");
+        let rows = rows_of("bochs-vmx", "bench-linux", &log);
+        let value = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.value);
+        assert_eq!(value("linux_boot_root_share"), Some(10.0));
+        assert_eq!(value("linux_boot_exits"), Some(100.0));
+        assert_eq!(value("linux_boot_exits_port_io"), Some(30.0));
+    }
+}
