@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(blanked("a // unsafe"), "a");
         assert_eq!(blanked("a /* unsafe\n unsafe /* x */ */ b"), "a\n                   b");
         assert_eq!(blanked(r#"f("unsafe \" x", y)"#), "f(             , y)");
-        assert_eq!(blanked("f(r#\"unsafe \" x\"#, y)"), "f(                , y)");
+        assert_eq!(blanked("f(r#\"unsafe \" x\"#, y)"), "f(               , y)");
         assert_eq!(blanked("a\"one\ntwo\" b"), "a\n     b");
     }
 
