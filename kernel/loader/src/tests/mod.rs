@@ -1,0 +1,8 @@
+//! Tests on synthetic images, and on real kernels where the environment names some.
+
+mod bzimage;
+mod elf;
+mod entry;
+mod images;
+mod mutations;
+mod real;
