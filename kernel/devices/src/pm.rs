@@ -15,11 +15,15 @@ const FREQUENCY: Frequency = Frequency(3_579_545);
 const TIMER_HALF: u64 = 1 << 31;
 
 bitflags! {
-    /// PM1 status and enable registers share these positions.
+    /// PM1 status and enable registers share these positions. Only the timer and the power button ever happen; the
+    /// others can be enabled all the same, as systems look whether the bits stick.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     struct Events: u16 {
         const TIMER = 1 << 0;
+        const GLOBAL_LOCK = 1 << 5;
         const POWER_BUTTON = 1 << 8;
+        const SLEEP_BUTTON = 1 << 9;
+        const RTC_ALARM = 1 << 10;
     }
 }
 
@@ -173,9 +177,9 @@ mod tests {
         let mut pm = PowerManagement::new(Nanos::ZERO);
         pm.press_power_button();
         assert!(!pm.sci());
-        write_word(&mut pm, 2, 1 << 8 | 1 << 5, Nanos::ZERO);
+        write_word(&mut pm, 2, 0xffff, Nanos::ZERO);
         assert!(pm.sci());
-        assert_eq!(pm.read(0, Width::Dword, Nanos::ZERO), Ok(0x0100_0100));
+        assert_eq!(pm.read(0, Width::Dword, Nanos::ZERO), Ok(0x0721_0100));
         write_word(&mut pm, 0, 1 << 8, Nanos::ZERO);
         assert!(!pm.sci());
     }
