@@ -85,9 +85,10 @@ pub(super) struct Counter {
 }
 
 impl Counter {
+    /// Not programmed. The output is high, as in a PC whose firmware has programmed square waves.
     pub(super) const fn new() -> Self {
         Self {
-            mode: Mode::InterruptOnTerminalCount,
+            mode: Mode::SquareWave,
             access: Access::LowThenHigh,
             bcd: false,
             gate: true,

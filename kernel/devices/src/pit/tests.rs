@@ -22,7 +22,7 @@ fn count(pit: &mut Pit, channel: u16, tick: u64) -> u16 {
 fn rate_generator_ticks_on_its_grid() {
     let mut pit = Pit::new(Nanos::ZERO);
     program(&mut pit, 0, 2, 1000, 0);
-    assert!(pit.take_edge(), "the control word raised the output");
+    assert!(!pit.take_edge(), "the output was high before");
     assert_eq!(pit.next_deadline(), Some(at(1001)));
     pit.advance(at(1000));
     assert!(!pit.take_edge());
@@ -45,8 +45,10 @@ fn one_shot_count_fires_once() {
     assert!(pit.take_edge() && pit.output());
     assert_eq!(pit.next_deadline(), None);
     assert_eq!(count(&mut pit, 0, 501), 0u16.wrapping_sub(400), "it counts on past zero");
-    program(&mut pit, 0, 4, 100, 1000);
-    assert_eq!(pit.next_deadline(), Some(at(1102)));
+    program(&mut pit, 0, 0, 100, 600);
+    program(&mut pit, 0, 4, 100, 650);
+    assert!(pit.take_edge(), "the control word raised the output");
+    assert_eq!(pit.next_deadline(), Some(at(752)));
 }
 
 #[test]
