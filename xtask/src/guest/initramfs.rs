@@ -14,8 +14,6 @@ use crate::{paths, process};
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 const BUSYBOX: &str = "bin/busybox";
 const FOLDERS: [&str; 7] = ["bin", "dev", "etc", "proc", "run", "sys", "tmp"];
-/// Applets that `/init` replaces: there is no init system to tell, so they act at once.
-const REPLACED: [&str; 4] = ["busybox", "poweroff", "reboot", "halt"];
 
 /// What a guest adds to busybox: paths beside its description.
 #[derive(Deserialize)]
@@ -61,11 +59,7 @@ fn add_busybox(archive: &mut Archive, busybox: &[u8], applets: &str) {
     archive.character_device("dev/console", 5, 1);
     archive.character_device("dev/null", 1, 3);
     archive.program(BUSYBOX, busybox);
-    for applet in applets.lines().filter(|name| !REPLACED.contains(name)) {
+    for applet in applets.lines().filter(|name| *name != "busybox") {
         archive.link(&format!("bin/{applet}"), "busybox");
-    }
-    for action in ["poweroff", "reboot", "halt"] {
-        let program = format!("#!/bin/sh\nsync\nexec /bin/busybox {action} -f\n");
-        archive.program(&format!("bin/{action}"), program.as_bytes());
     }
 }
