@@ -4,8 +4,11 @@
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
+pub mod clock;
 pub mod config;
 pub mod console;
+pub mod control;
 pub mod counters;
 pub mod cpuid;
+mod msr;
 pub mod ratelimit;

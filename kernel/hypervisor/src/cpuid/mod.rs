@@ -312,21 +312,30 @@ impl CpuidTable {
 }
 
 /// `tsc / crystal` (kHz both) as a fraction whose numerator times the crystal fits in 32 bits, since that is how Linux
-/// computes: exact where a small fraction is, else off by a few parts in a million.
+/// computes: exact where such a fraction is, else off by some parts in a million.
 fn ratio(tsc_khz: u64, crystal_khz: u64) -> (u32, u32) {
     let most = u64::from(u32::MAX) / crystal_khz;
-    // Convergents of the continued fraction.
+    // Convergents n1/d1 of the continued fraction, and at the end the last semiconvergent that fits.
     let (mut a, mut b) = (tsc_khz, crystal_khz);
     let (mut n0, mut d0, mut n1, mut d1) = (0u64, 1u64, 1u64, 0u64);
     while b != 0 {
-        let quotient = a / b;
-        let n2 = quotient.saturating_mul(n1).saturating_add(n0);
-        let d2 = quotient.saturating_mul(d1).saturating_add(d0);
-        if n2 > most {
-            break;
+        let room = if n1 == 0 { u64::MAX } else { most.saturating_sub(n0) / n1 };
+        let quotient = (a / b).min(room);
+        let (n2, d2) = (quotient.saturating_mul(n1) + n0, quotient.saturating_mul(d1) + d0);
+        if quotient < a / b {
+            return closer((n1, d1), (n2, d2), (tsc_khz, crystal_khz));
         }
         (n0, d0, n1, d1) = (n1, d1, n2, d2);
         (a, b) = (b, a % b);
     }
-    if d1 == 0 { (0, 0) } else { (n1 as u32, d1 as u32) }
+    (n1 as u32, d1 as u32)
+}
+
+/// Which of two fractions is closer to the third.
+fn closer(first: (u64, u64), second: (u64, u64), exact: (u64, u64)) -> (u32, u32) {
+    // n/d - e/f = (n*f - e*d) / (d*f): compare |n*f - e*d| / d.
+    let error = |(n, d): (u64, u64)| (n * exact.1).abs_diff(exact.0 * d);
+    let take_second = first.1 == 0 || second.1 != 0 && error(second) * first.1 < error(first) * second.1;
+    let (n, d) = if take_second { second } else { first };
+    (n as u32, d as u32)
 }

@@ -7,16 +7,12 @@ use vcpu::CpuidResult;
 
 use super::baseline as bits;
 
-/// x87, always enabled.
-pub(crate) const X87: u64 = 1 << 0;
-/// SSE.
-pub(crate) const SSE: u64 = 1 << 1;
-/// Upper halves of the YMM registers.
-pub(crate) const AVX: u64 = 1 << 2;
-/// Opmask, upper halves of ZMM0-15, ZMM16-31: all or none.
-pub(crate) const AVX512: u64 = 7 << 5;
+pub(super) const X87: u64 = StateLayout::X87;
+const SSE: u64 = StateLayout::SSE;
+pub(super) const AVX: u64 = StateLayout::AVX;
+pub(super) const AVX512: u64 = StateLayout::AVX512;
 /// Protection keys.
-pub(crate) const PKRU: u64 = 1 << 9;
+const PKRU: u64 = 1 << 9;
 /// Component numbers are below this.
 pub(super) const COMPONENTS: u32 = 10;
 
@@ -54,6 +50,15 @@ pub(super) struct Hidden {
 }
 
 impl StateLayout {
+    /// XCR0: x87, always enabled.
+    pub const X87: u64 = 1 << 0;
+    /// XCR0: SSE.
+    pub const SSE: u64 = 1 << 1;
+    /// XCR0: upper halves of the YMM registers.
+    pub const AVX: u64 = 1 << 2;
+    /// XCR0: opmask, upper halves of ZMM0-15, ZMM16-31; all or none.
+    pub const AVX512: u64 = 7 << 5;
+
     /// What of the host's leaf 0DH can be believed and is in the baseline.
     pub(super) fn detect(host: &impl Fn(u32, u32) -> CpuidResult) -> Self {
         let main = host(0xd, 0);

@@ -1,0 +1,47 @@
+//! Numbers of model-specific registers, under the manuals' names.
+
+pub(crate) const P5_MC_ADDR: u32 = 0x0;
+pub(crate) const P5_MC_TYPE: u32 = 0x1;
+pub(crate) const TSC: u32 = 0x10;
+pub(crate) const PLATFORM_ID: u32 = 0x17;
+pub(crate) const APIC_BASE: u32 = 0x1b;
+pub(crate) const FEATURE_CONTROL: u32 = 0x3a;
+pub(crate) const TSC_ADJUST: u32 = 0x3b;
+/// AMD's PATCH_LEVEL has the same number.
+pub(crate) const BIOS_SIGN_ID: u32 = 0x8b;
+pub(crate) const PLATFORM_INFO: u32 = 0xce;
+pub(crate) const MTRRCAP: u32 = 0xfe;
+pub(crate) const MISC_FEATURES_ENABLES: u32 = 0x140;
+pub(crate) const SYSENTER_CS: u32 = 0x174;
+pub(crate) const SYSENTER_ESP: u32 = 0x175;
+pub(crate) const SYSENTER_EIP: u32 = 0x176;
+pub(crate) const MCG_CAP: u32 = 0x179;
+pub(crate) const MCG_STATUS: u32 = 0x17a;
+pub(crate) const MISC_ENABLE: u32 = 0x1a0;
+pub(crate) const DEBUGCTL: u32 = 0x1d9;
+pub(crate) const MTRR_PHYSBASE0: u32 = 0x200;
+pub(crate) const MTRR_FIX64K_00000: u32 = 0x250;
+pub(crate) const MTRR_FIX16K_80000: u32 = 0x258;
+pub(crate) const MTRR_FIX16K_A0000: u32 = 0x259;
+pub(crate) const MTRR_FIX4K_C0000: u32 = 0x268;
+pub(crate) const MTRR_FIX4K_F8000: u32 = 0x26f;
+pub(crate) const PAT: u32 = 0x277;
+pub(crate) const MTRR_DEF_TYPE: u32 = 0x2ff;
+pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
+pub(crate) const X2APIC_FIRST: u32 = 0x800;
+pub(crate) const X2APIC_LAST: u32 = 0x8ff;
+pub(crate) const EFER: u32 = 0xc000_0080;
+pub(crate) const STAR: u32 = 0xc000_0081;
+pub(crate) const LSTAR: u32 = 0xc000_0082;
+pub(crate) const CSTAR: u32 = 0xc000_0083;
+pub(crate) const SFMASK: u32 = 0xc000_0084;
+pub(crate) const FS_BASE: u32 = 0xc000_0100;
+pub(crate) const GS_BASE: u32 = 0xc000_0101;
+pub(crate) const KERNEL_GS_BASE: u32 = 0xc000_0102;
+pub(crate) const TSC_AUX: u32 = 0xc000_0103;
+pub(crate) const AMD_SYSCFG: u32 = 0xc001_0010;
+pub(crate) const AMD_HWCR: u32 = 0xc001_0015;
+pub(crate) const AMD_NB_CFG: u32 = 0xc001_001f;
+pub(crate) const AMD_INT_PENDING: u32 = 0xc001_0055;
+pub(crate) const AMD_VM_CR: u32 = 0xc001_0114;
+pub(crate) const AMD_DE_CFG: u32 = 0xc001_1029;
