@@ -1,20 +1,31 @@
 //! The order in which the kernel comes up, and how its parts are wired. It reads like a table of contents:
 //! what each step does is in `machine` (the hardware) and `hypervisor` (the guests). No policy, no locks.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-use log::info;
+mod options;
+
+use core::fmt;
+
+use log::{info, warn};
+use machine::acpi::Acpi;
 use machine::boot_info::{BootInfo, BootInfoError};
-use machine::{cpu, fatal, logger, memory};
+use machine::host::PcHost;
+use machine::{acpi, apic, clock, cpu, fatal, heap, logger, memory, power};
+use options::Options;
+use vcpu::Host;
+
+const REPORT: &str = "report this line with the machine's name and the log above";
 
 /// Brings the machine up and runs guests on it, for good.
 pub fn run(boot: BootInfo) -> ! {
-    logger::start();
-    info!("Basalt {}", env!("CARGO_PKG_VERSION"));
+    let options = Options::parse(boot.command_line);
+    start_log(&boot, &options);
     cpu::start();
     start_memory(&boot);
-    info!("bring-up done");
-    cpu::halt_forever()
+    let acpi = start_platform(&boot);
+    start_clock(&acpi);
+    start_hypervisor(&boot, &options)
 }
 
 /// Stops because the boot loader's information is of no use.
@@ -23,14 +34,62 @@ pub fn refuse_boot(error: BootInfoError) -> ! {
     fatal::refuse(error, "load the kernel with GRUB's multiboot2 command")
 }
 
-fn start_memory(boot: &BootInfo) {
-    if let Err(error) = memory::start(boot) {
-        fatal::refuse(error, "give the machine more memory, or report the memory map of this boot");
+fn start_log(boot: &BootInfo, options: &Options) {
+    logger::set_outputs(options.console.serial(), options.console.screen());
+    logger::set_level(options.log_level);
+    logger::start();
+    info!("Basalt {}", env!("CARGO_PKG_VERSION"));
+    info!("loaded by {} with options \"{}\"", boot.loader, boot.command_line);
+    for word in options.unknown(boot.command_line) {
+        warn!("unknown kernel option \"{word}\": it is ignored; known are {}", options::KNOWN);
     }
-    info!(
-        target: "memory",
-        "{} MiB of RAM, {} MiB free",
-        memory::frames::total_bytes() >> 20,
-        memory::frames::free_bytes() >> 20
-    );
+    machine::panic::set_reboot(options.reboot_on_panic);
+    if boot.dropped != 0 {
+        warn!("{} entries of the boot information are too many and left out", boot.dropped);
+    }
+}
+
+fn start_memory(boot: &BootInfo) {
+    memory::start(boot).unwrap_or_else(|error| {
+        for range in &boot.memory {
+            info!("memory {:#x} to {:#x}: {:?}", range.start, range.end(), range.kind);
+        }
+        refuse(error, "give the machine more memory, or report the memory map above")
+    });
+    heap::start().unwrap_or_else(|error| refuse(error, "give the machine more memory"));
+    let mib = |bytes: u64| bytes >> 20;
+    let (total, free) = (memory::frames::total_bytes(), memory::frames::free_bytes());
+    info!("{} MiB of memory, {} MiB free", mib(total), mib(free));
+    for module in &boot.modules {
+        info!("module of {} KiB: {}", module.data().len() >> 10, module.command_line);
+    }
+}
+
+fn start_platform(boot: &BootInfo) -> Acpi {
+    let acpi = acpi::read(boot).unwrap_or_else(|error| {
+        refuse(error, "switch ACPI on in the firmware's setup, or update the firmware")
+    });
+    power::start(&acpi);
+    info!("{} CPUs, {} I/O APICs", acpi.madt.processors.len(), acpi.madt.io_apics.len());
+    apic::start(&acpi).unwrap_or_else(|error| refuse(error, REPORT));
+    acpi
+}
+
+fn start_clock(acpi: &Acpi) {
+    clock::start(acpi).unwrap_or_else(|error| refuse(error, REPORT));
+}
+
+fn refuse(reason: impl fmt::Display, advice: &str) -> ! {
+    fatal::refuse(reason, advice)
+}
+
+/// Where the vendor is chosen and the hypervisor takes over.
+fn start_hypervisor(_boot: &BootInfo, _options: &Options) -> ! {
+    info!("bring-up done");
+    let Some(mut host) = PcHost::new() else {
+        fatal::refuse("clock and interrupts are not up", REPORT);
+    };
+    loop {
+        host.wait_for_interrupt();
+    }
 }

@@ -107,7 +107,9 @@ pub enum BootInfoError {
 impl fmt::Display for BootInfoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WrongMagic(magic) => write!(f, "the boot loader's magic number {magic:#x} is not Multiboot2's"),
+            Self::WrongMagic(magic) => {
+                write!(f, "the boot loader's magic number {magic:#x} is not Multiboot2's")
+            }
             Self::Malformed => f.write_str("the boot loader's information is malformed"),
             Self::NoMemoryMap => f.write_str("the boot loader gave no memory map"),
         }
@@ -155,7 +157,7 @@ impl BootInfo {
             return Err(BootInfoError::WrongMagic(magic));
         }
         let header = direct_map(information).cast::<BootInformationHeader>().cast_const();
-        if information.0 == 0 || information.0 % 8 != 0 {
+        if information.0 == 0 || !information.0.is_multiple_of(8) {
             return Err(BootInfoError::Malformed);
         }
         // SAFETY: condition 1: the information starts with its size in bytes, a 32-bit word.
@@ -189,10 +191,7 @@ impl BootInfo {
     }
 
     /// Reads the tags. Modules have no data yet.
-    fn from_tags(
-        view: &'static BootInformation<'static>,
-        image: KernelImage,
-    ) -> Result<Self, BootInfoError> {
+    fn from_tags(view: &'static BootInformation<'static>, image: KernelImage) -> Result<Self, BootInfoError> {
         let mut boot = Self {
             command_line: text(view.command_line_tag().and_then(|tag| tag.cmdline().ok())),
             loader: text(view.boot_loader_name_tag().and_then(|tag| tag.name().ok())),
@@ -208,7 +207,7 @@ impl BootInfo {
             return Err(BootInfoError::Malformed);
         }
         for area in map.memory_areas() {
-            let kind = match MemoryAreaType::from(area.typ()) {
+            let kind = match area.typ() {
                 MemoryAreaType::Available => MemoryKind::Usable,
                 MemoryAreaType::AcpiAvailable => MemoryKind::AcpiTables,
                 MemoryAreaType::ReservedHibernate => MemoryKind::AcpiNvs,
@@ -239,8 +238,8 @@ fn text(found: Option<&'static str>) -> &'static str {
 
 /// A copy of ACPI's root pointer, the newer revision where there are both.
 fn rsdp(view: &BootInformation<'_>) -> Option<[u8; RSDP_BYTES]> {
-    let newer = view.rsdp_v2_tag().map(|tag| tag.as_bytes());
-    let bytes = newer.or_else(|| view.rsdp_v1_tag().map(|tag| tag.as_bytes()))?;
+    let newer = view.rsdp_v2_tag().map(MaybeDynSized::as_bytes);
+    let bytes = newer.or_else(|| view.rsdp_v1_tag().map(MaybeDynSized::as_bytes))?;
     let content = bytes.get(TAG_HEADER_BYTES..)?;
     let mut copy = [0; RSDP_BYTES];
     let length = content.len().min(RSDP_BYTES);

@@ -11,15 +11,20 @@
 //! taken alone.
 #![cfg_attr(not(test), no_std)]
 
+pub mod acpi;
+pub mod apic;
 pub mod boot_info;
 pub mod clock;
 pub mod cpu;
 mod extended;
 pub mod fatal;
+pub mod heap;
+pub mod host;
 pub mod logger;
 pub mod memory;
 pub mod nested;
 pub mod panic;
+pub mod power;
 mod registers;
 mod screen;
 pub mod serial;

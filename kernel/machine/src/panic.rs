@@ -15,12 +15,21 @@ use x86_64::registers::control::{Cr2, Cr3};
 
 use crate::cpu::{self, InterruptFrame};
 use crate::logger::LastWords;
-use crate::stacks;
+use crate::{power, stacks};
 
 /// Most return addresses that are printed.
 const MAX_FRAMES: usize = 32;
 
+/// Time for a person to read the screen before a restart, in ns.
+const READING_TIME_NS: u64 = 10_000_000_000;
+
 static IN_PANIC: AtomicBool = AtomicBool::new(false);
+static REBOOT: AtomicBool = AtomicBool::new(false);
+
+/// Says whether a panic restarts the machine, after a while, or halts it.
+pub fn set_reboot(reboot: bool) {
+    REBOOT.store(reboot, Ordering::Relaxed);
+}
 
 /// Prints what a panic knows and stops the machine.
 pub fn epitaph(info: &PanicInfo<'_>) -> ! {
@@ -71,13 +80,19 @@ fn begin() {
 }
 
 fn end() -> ! {
+    if REBOOT.load(Ordering::Relaxed) {
+        let _ = writeln!(LastWords, "restarting in {} seconds", READING_TIME_NS / 1_000_000_000);
+        power::wait(READING_TIME_NS);
+        power::restart();
+    }
     cpu::halt_forever()
 }
 
 fn control_registers() {
     let cr2 = Cr2::read_raw();
     let (cr3, flags) = Cr3::read_raw();
-    let _ = writeln!(LastWords, "cr2={cr2:016x} cr3={:016x}", cr3.start_address().as_u64() | u64::from(flags));
+    let _ =
+        writeln!(LastWords, "cr2={cr2:016x} cr3={:016x}", cr3.start_address().as_u64() | u64::from(flags));
 }
 
 /// Follows the frame pointers while they go up inside one of our stacks.
@@ -85,7 +100,7 @@ fn backtrace(mut frame_pointer: u64) {
     const FRAME_BYTES: u64 = 16;
     for _ in 0..MAX_FRAMES {
         let Some(stack) = stacks::containing(frame_pointer) else { return };
-        if frame_pointer % 8 != 0 || stack.end - frame_pointer < FRAME_BYTES {
+        if !frame_pointer.is_multiple_of(8) || stack.end - frame_pointer < FRAME_BYTES {
             return;
         }
         let frame = frame_pointer as *const u64;

@@ -64,12 +64,7 @@ pub(crate) fn guards() -> [Range<u64>; 4] {
 
 /// The stack that holds `address`, if one does.
 pub(crate) fn containing(address: u64) -> Option<Range<u64>> {
-    [
-        BOOT_STACK.usable(),
-        DOUBLE_FAULT_STACK.usable(),
-        NMI_STACK.usable(),
-        MACHINE_CHECK_STACK.usable(),
-    ]
-    .into_iter()
-    .find(|stack| stack.contains(&address))
+    [BOOT_STACK.usable(), DOUBLE_FAULT_STACK.usable(), NMI_STACK.usable(), MACHINE_CHECK_STACK.usable()]
+        .into_iter()
+        .find(|stack| stack.contains(&address))
 }

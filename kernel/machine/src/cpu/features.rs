@@ -38,6 +38,8 @@ pub struct Features {
     pub smap: bool,
     /// User-mode instruction prevention.
     pub umip: bool,
+    /// A local APIC.
+    pub apic: bool,
     /// x2APIC mode.
     pub x2apic: bool,
     /// TSC-deadline mode of the local APIC's timer.
@@ -83,6 +85,7 @@ fn read<R: CpuIdReader>(cpuid: &CpuId<R>) -> Features {
         smep: structured.is_some_and(raw_cpuid::ExtendedFeatures::has_smep),
         smap: structured.is_some_and(raw_cpuid::ExtendedFeatures::has_smap),
         umip: structured.is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
+        apic: basic.is_some_and(raw_cpuid::FeatureInfo::has_apic),
         x2apic: basic.is_some_and(raw_cpuid::FeatureInfo::has_x2apic),
         tsc_deadline: basic.is_some_and(raw_cpuid::FeatureInfo::has_tsc_deadline),
         invariant_tsc: cpuid.get_advanced_power_mgmt_info().is_some_and(|info| info.has_invariant_tsc()),

@@ -74,7 +74,8 @@ static HANDLERS: [Once<fn()>; VECTORS - FIRST_INTERRUPT] = [const { Once::new() 
 
 /// Gives `vector` a handler, which runs with interrupts off. The first one stays; exceptions take none.
 pub fn set_handler(vector: u8, handler: fn()) {
-    if let Some(slot) = usize::from(vector).checked_sub(FIRST_INTERRUPT).and_then(|index| HANDLERS.get(index)) {
+    if let Some(slot) = usize::from(vector).checked_sub(FIRST_INTERRUPT).and_then(|index| HANDLERS.get(index))
+    {
         slot.call_once(|| handler);
     }
 }

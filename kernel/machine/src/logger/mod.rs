@@ -24,19 +24,23 @@ const CUT: &str = "...";
 struct Logger {
     ring: LogRing<RING_BYTES>,
     handed_over: bool,
+    serial: bool,
+    screen: bool,
 }
 
-static LOGGER: Mutex<Logger> = Mutex::new(Logger { ring: LogRing::new(), handed_over: false });
+static LOGGER: Mutex<Logger> =
+    Mutex::new(Logger { ring: LogRing::new(), handed_over: false, serial: true, screen: true });
 
 /// What the `log` crate calls.
 struct Sink;
 
 /// Starts serial port and screen and takes the `log` crate's lines from here on.
 pub fn start() {
+    clock::mark_start();
     serial::start();
     screen::start();
     // A second call finds the logger set and changes nothing.
-    if log::set_logger(&Sink).is_ok() {
+    if log::set_logger(&Sink).is_ok() && log::max_level() == LevelFilter::Off {
         log::set_max_level(LevelFilter::Info);
     }
 }
@@ -44,6 +48,13 @@ pub fn start() {
 /// Lines below this level are dropped.
 pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
+}
+
+/// Says which outputs get lines: both do until this is called.
+pub fn set_outputs(serial: bool, screen: bool) {
+    let mut logger = LOGGER.lock();
+    logger.serial = serial;
+    logger.screen = screen;
 }
 
 /// From now on the serial port belongs to the hypervisor, which fetches lines with [`read`].
@@ -110,12 +121,14 @@ impl Log for Sink {
         let line = format(record);
         let mut logger = LOGGER.lock();
         logger.ring.push(line.0.as_bytes());
-        if !logger.handed_over {
+        if logger.serial && !logger.handed_over {
             serial::write_now(line.0.as_bytes());
             serial::write_now(b"\r\n");
         }
-        screen::write("\n");
-        screen::write(&line.0);
+        if logger.screen {
+            screen::write("\n");
+            screen::write(&line.0);
+        }
     }
 
     fn flush(&self) {}

@@ -65,10 +65,7 @@ mod tests {
             range(0x70_0000, 0x90_0000, MemoryKind::Usable),
             range(0x8f_f000, 0x1000_0000, MemoryKind::Reserved),
         ];
-        assert_eq!(
-            usable(&map, 36).ranges(),
-            [0..0x9_f000, 0x10_0000..0x40_0000, 0x40_1000..0x8f_f000]
-        );
+        assert_eq!(usable(&map, 36).ranges(), [0..0x9_f000, 0x10_0000..0x40_0000, 0x40_1000..0x8f_f000]);
     }
 
     #[test]

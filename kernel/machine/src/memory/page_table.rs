@@ -111,7 +111,9 @@ impl<F: TableFrames> PageTable<F> {
     /// Maps `length` bytes in the largest pages that fit.
     pub(crate) fn map(&mut self, start: u64, to: Hpa, length: u64, flags: PageFlags) -> Result<(), MapError> {
         let whole = (start | to.0 | length).is_multiple_of(PAGE_SIZE);
-        if !whole || start.checked_add(length).is_none() || to.0.checked_add(length).is_none_or(|end| end > ADDRESS)
+        if !whole
+            || start.checked_add(length).is_none()
+            || to.0.checked_add(length).is_none_or(|end| end > ADDRESS)
         {
             return Err(MapError::BadRange { address: start });
         }
@@ -172,7 +174,10 @@ impl<F: TableFrames> PageTable<F> {
             }
             if level == 0 || entry & PageFlags::LARGE.bits() != 0 {
                 let offset = address % page_bytes(level);
-                return Some((Hpa((entry & ADDRESS) + offset), PageFlags::from_bits_retain(entry & !ADDRESS)));
+                return Some((
+                    Hpa((entry & ADDRESS) + offset),
+                    PageFlags::from_bits_retain(entry & !ADDRESS),
+                ));
             }
             table = Hpa(entry & ADDRESS);
         }
@@ -271,8 +276,10 @@ mod tests {
     fn executable_and_writable_exclude_each_other() {
         let all: Vec<PageFlags> =
             [PageFlags::READ, PageFlags::READ_WRITE, PageFlags::READ_EXECUTE, PageFlags::DEVICE].into();
-        assert!(all.iter().all(|flags| {
-            !flags.contains(PageFlags::WRITABLE) || flags.contains(PageFlags::NO_EXECUTE)
-        }));
+        assert!(
+            all.iter().all(|flags| {
+                !flags.contains(PageFlags::WRITABLE) || flags.contains(PageFlags::NO_EXECUTE)
+            })
+        );
     }
 }

@@ -78,18 +78,17 @@ impl RangeSet {
     /// Shrinks every range to the whole pages in it.
     pub(crate) fn shrink_to_pages(&mut self) {
         self.ranges.retain(|range| {
-            *range = range.start.saturating_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1)..range.end & !(PAGE_SIZE - 1);
+            *range =
+                range.start.saturating_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1)..range.end & !(PAGE_SIZE - 1);
             !range.is_empty()
         });
     }
 
     /// Takes `bytes` (whole pages) out of the highest place below `limit` that has them together.
     pub(crate) fn take(&mut self, bytes: u64, limit: u64) -> Option<u64> {
-        let start = self
-            .ranges
-            .iter()
-            .rev()
-            .find_map(|range| range.end.min(limit).checked_sub(bytes).filter(|start| *start >= range.start))?;
+        let start = self.ranges.iter().rev().find_map(|range| {
+            range.end.min(limit).checked_sub(bytes).filter(|start| *start >= range.start)
+        })?;
         self.remove(start..start + bytes);
         Some(start)
     }

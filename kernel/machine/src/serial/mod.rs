@@ -14,7 +14,7 @@ mod queue;
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 
-use uart_16550::spec::registers::{FifoTriggerLevel, IER};
+use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 use self::queue::Queue;
@@ -94,6 +94,26 @@ fn send(uart: &mut Uart16550<PioBackend>, mut bytes: &[u8]) -> bool {
         }
     }
     true
+}
+
+/// Sends what is queued and waits until the last bit has left the port.
+pub(crate) fn drain() {
+    // The lock can be held only where a panic interrupted its holder, and then what is queued is lost.
+    let Some(mut console) = CONSOLE.try_lock() else { return };
+    let Console { uart: Some(uart), outgoing, .. } = &mut *console else { return };
+    while !outgoing.is_empty() {
+        let front = outgoing.front();
+        if !send(uart, front) {
+            return;
+        }
+        let sent = front.len();
+        outgoing.discard(sent);
+    }
+    for _ in 0..PATIENCE {
+        if uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
+            return;
+        }
+    }
 }
 
 /// Turns on the port's interrupts. The interrupt must be routed to [`handle_interrupt`].

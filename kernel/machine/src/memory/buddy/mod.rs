@@ -21,6 +21,9 @@ use arrayvec::ArrayVec;
 
 use super::range_set::MAX_RANGES;
 
+#[cfg(test)]
+mod tests;
+
 /// The largest block: 2^18 frames are 1 GiB.
 pub(crate) const MAX_ORDER: u8 = 18;
 /// Frames a table can describe.
@@ -97,7 +100,9 @@ impl<'a> FrameTable<'a> {
 
     /// Frames the table describes.
     pub(crate) fn described(&self) -> u64 {
-        self.spans.last().map_or(0, |span| u64::from(span.first_index) + (span.frames.end - span.frames.start))
+        self.spans
+            .last()
+            .map_or(0, |span| u64::from(span.first_index) + (span.frames.end - span.frames.start))
     }
 
     /// Frames that are free.
@@ -105,17 +110,18 @@ impl<'a> FrameTable<'a> {
         self.free_frames
     }
 
-    /// Makes described frames free, in the largest blocks that fit.
+    /// Makes a range of described frames free, in the largest blocks that fit.
     pub(crate) fn add_free(&mut self, frames: Range<u64>) {
         let mut frame = frames.start;
         while frame < frames.end {
             let aligned = frame.trailing_zeros().min(u32::from(MAX_ORDER));
             let fitting = (frames.end - frame).ilog2();
-            let order = aligned.min(fitting) as u8;
-            if let Some(index) = self.index_of(frame, order) {
-                self.push(index, order);
-                self.free_frames += 1 << order;
-            }
+            let largest = aligned.min(fitting) as u8;
+            // A range may end early where the table did.
+            let block = (0..=largest).rev().find_map(|order| Some((self.index_of(frame, order)?, order)));
+            let Some((index, order)) = block else { return };
+            self.push(index, order);
+            self.free_frames += 1 << order;
             frame += 1 << order;
         }
     }
@@ -171,7 +177,7 @@ impl<'a> FrameTable<'a> {
         }
         let after = self.spans.partition_point(|span| span.frames.start <= frame);
         let span = self.spans.get(after.checked_sub(1)?)?;
-        let fits = frame + frames <= span.frames.end;
+        let fits = span.frames.end.checked_sub(frame)? >= frames;
         fits.then(|| span.first_index + (frame - span.frames.start) as u32)
     }
 

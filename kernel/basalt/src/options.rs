@@ -1,0 +1,99 @@
+//! The kernel's options: words `name=value` on its line in the boot menu.
+
+use log::LevelFilter;
+
+/// What there is, for the warning about what there is not.
+pub(crate) const KNOWN: &str =
+    "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot";
+
+/// Where the log goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Console {
+    /// Serial port and screen.
+    Both,
+    /// Serial port only.
+    Serial,
+    /// Screen only.
+    Screen,
+}
+
+impl Console {
+    pub(crate) const fn serial(self) -> bool {
+        !matches!(self, Self::Screen)
+    }
+
+    pub(crate) const fn screen(self) -> bool {
+        !matches!(self, Self::Serial)
+    }
+}
+
+/// The options in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Options {
+    /// Where the log goes.
+    pub(crate) console: Console,
+    /// Lines below this level are dropped.
+    pub(crate) log_level: LevelFilter,
+    /// A panic restarts the machine instead of halting it.
+    pub(crate) reboot_on_panic: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { console: Console::Both, log_level: LevelFilter::Info, reboot_on_panic: false }
+    }
+}
+
+impl Options {
+    /// Reads a command line. The last of several words wins; unknown ones change nothing.
+    pub(crate) fn parse(line: &str) -> Self {
+        let mut options = Self::default();
+        for word in line.split_ascii_whitespace() {
+            // `None` words are reported by `unknown`, when there is a log.
+            let _ = options.set(word);
+        }
+        options
+    }
+
+    /// The words of a command line that [`Self::parse`] did not understand.
+    pub(crate) fn unknown(self, line: &str) -> impl Iterator<Item = &str> {
+        line.split_ascii_whitespace().filter(move |word| { self }.set(word).is_none())
+    }
+
+    fn set(&mut self, word: &str) -> Option<()> {
+        match word.split_once('=')? {
+            ("console", "both") => self.console = Console::Both,
+            ("console", "serial") => self.console = Console::Serial,
+            ("console", "screen") => self.console = Console::Screen,
+            ("loglevel", level) => self.log_level = level.parse().ok()?,
+            ("panic", "halt") => self.reboot_on_panic = false,
+            ("panic", "reboot") => self.reboot_on_panic = true,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_words_take_effect_and_the_last_wins() {
+        let options = Options::parse("  loglevel=debug console=serial panic=reboot loglevel=WARN ");
+        assert_eq!(
+            options,
+            Options { console: Console::Serial, log_level: LevelFilter::Warn, reboot_on_panic: true }
+        );
+        assert_eq!(Options::parse(""), Options::default());
+    }
+
+    #[test]
+    fn unknown_words_are_named_and_change_nothing() {
+        let line = "quiet loglevel=loud console=both foo=1 console=";
+        let options = Options::parse(line);
+        assert_eq!(options, Options::default());
+        let unknown: Vec<&str> = options.unknown(line).collect();
+        assert_eq!(unknown, ["quiet", "loglevel=loud", "foo=1", "console="]);
+    }
+}

@@ -1,0 +1,189 @@
+//! Processors and interrupt controllers.
+//!
+//! Source: ACPI Specification, "Multiple APIC Description Table (MADT)".
+
+use arrayvec::ArrayVec;
+use vcpu::Hpa;
+
+use super::table::{HEADER_BYTES, byte, half_quad, quad, word};
+
+/// Processors that are kept.
+pub const MAX_PROCESSORS: usize = 256;
+/// I/O APICs that are kept.
+pub const MAX_IO_APICS: usize = 16;
+/// Interrupts of the ISA bus.
+pub const ISA_INTERRUPTS: usize = 16;
+
+const ADDRESS_OFFSET: usize = HEADER_BYTES;
+const ENTRIES_OFFSET: usize = HEADER_BYTES + 8;
+/// The local APIC's address on every machine whose firmware says nothing else.
+const DEFAULT_ADDRESS: u32 = 0xfee0_0000;
+
+const LOCAL_APIC: u8 = 0;
+const IO_APIC: u8 = 1;
+const OVERRIDE: u8 = 2;
+const ADDRESS_OVERRIDE: u8 = 5;
+const LOCAL_X2APIC: u8 = 9;
+/// Type and length of an entry.
+const ENTRY_HEADER_BYTES: usize = 2;
+
+/// The processor may be started.
+const ENABLED: u32 = 1;
+const BUS_ISA: u8 = 0;
+const POLARITY_MASK: u16 = 3;
+const ACTIVE_LOW: u16 = 3;
+const TRIGGER_MASK: u16 = 3 << 2;
+const LEVEL: u16 = 3 << 2;
+
+/// An I/O APIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IoApicInfo {
+    /// Address of its registers.
+    pub address: Hpa,
+    /// The first global system interrupt it serves.
+    pub gsi_base: u32,
+}
+
+/// Where an interrupt of the ISA bus arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IsaInterrupt {
+    /// Global system interrupt.
+    pub gsi: u32,
+    /// Active low (else active high).
+    pub active_low: bool,
+    /// Level triggered (else edge triggered).
+    pub level: bool,
+}
+
+/// What the table says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Madt {
+    /// The local APICs' address.
+    pub local_apic: Hpa,
+    /// APIC ids of the processors that may be started.
+    pub processors: ArrayVec<u32, MAX_PROCESSORS>,
+    /// I/O APICs.
+    pub io_apics: ArrayVec<IoApicInfo, MAX_IO_APICS>,
+    /// The sixteen ISA interrupts.
+    pub isa: [IsaInterrupt; ISA_INTERRUPTS],
+}
+
+impl Default for Madt {
+    fn default() -> Self {
+        let identity = |irq| IsaInterrupt { gsi: irq as u32, active_low: false, level: false };
+        Self {
+            local_apic: Hpa(u64::from(DEFAULT_ADDRESS)),
+            processors: ArrayVec::new(),
+            io_apics: ArrayVec::new(),
+            isa: core::array::from_fn(identity),
+        }
+    }
+}
+
+impl Madt {
+    /// Reads a checked table. Entries that are cut off or of unknown types are passed over; what there is no
+    /// room for is left out.
+    pub(super) fn parse(table: &[u8]) -> Self {
+        let mut madt = Self::default();
+        if let Some(address) = half_quad(table, ADDRESS_OFFSET).filter(|address| *address != 0) {
+            madt.local_apic = Hpa(u64::from(address));
+        }
+        let mut rest = table.get(ENTRIES_OFFSET..).unwrap_or_default();
+        while let [kind, length, ..] = *rest {
+            let length = usize::from(length);
+            if length < ENTRY_HEADER_BYTES || length > rest.len() {
+                break;
+            }
+            let (entry, after) = rest.split_at(length);
+            // `None`: an entry shorter than its type needs.
+            let _ = madt.entry(kind, entry);
+            rest = after;
+        }
+        madt
+    }
+
+    fn entry(&mut self, kind: u8, entry: &[u8]) -> Option<()> {
+        match kind {
+            LOCAL_APIC if half_quad(entry, 4)? & ENABLED != 0 => self.processor(u32::from(byte(entry, 3)?)),
+            LOCAL_X2APIC if half_quad(entry, 8)? & ENABLED != 0 => self.processor(half_quad(entry, 4)?),
+            IO_APIC => {
+                let address = Hpa(u64::from(half_quad(entry, 4)?));
+                let gsi_base = half_quad(entry, 8)?;
+                let _ = self.io_apics.try_push(IoApicInfo { address, gsi_base });
+            }
+            OVERRIDE if byte(entry, 2)? == BUS_ISA => {
+                let flags = word(entry, 8)?;
+                *self.isa.get_mut(usize::from(byte(entry, 3)?))? = IsaInterrupt {
+                    gsi: half_quad(entry, 4)?,
+                    active_low: flags & POLARITY_MASK == ACTIVE_LOW,
+                    level: flags & TRIGGER_MASK == LEVEL,
+                };
+            }
+            ADDRESS_OVERRIDE => self.local_apic = Hpa(quad(entry, 4)?),
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// A processor may be listed as local APIC and as local x2APIC.
+    fn processor(&mut self, apic_id: u32) {
+        if !self.processors.contains(&apic_id) {
+            let _ = self.processors.try_push(apic_id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::super::table::tests::table;
+    use super::*;
+
+    fn madt(entries: &[&[u8]]) -> Madt {
+        let mut content = vec![0, 0, 0xe0, 0xfe, 1, 0, 0, 0];
+        content.extend(entries.concat());
+        Madt::parse(&table(*b"APIC", &content))
+    }
+
+    #[test]
+    fn processors_controllers_and_overrides_are_read() {
+        let madt = madt(&[
+            &[0, 8, 0, 7, 1, 0, 0, 0],
+            &[0, 8, 1, 9, 0, 0, 0, 0],
+            &[9, 16, 0, 0, 0x34, 0x12, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0],
+            &[1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0],
+            &[2, 10, 0, 0, 2, 0, 0, 0, 0, 0],
+            &[2, 10, 0, 9, 9, 0, 0, 0, 0x0f, 0],
+            &[0x7f, 3, 0],
+            &[5, 12, 0, 0, 0, 0, 0xe0, 0xfe, 1, 0, 0, 0],
+        ]);
+        assert_eq!(madt.processors.as_slice(), [7, 0x1234]);
+        assert_eq!(madt.io_apics.as_slice(), [IoApicInfo { address: Hpa(0xfec0_0000), gsi_base: 0 }]);
+        assert_eq!(madt.isa[0], IsaInterrupt { gsi: 2, active_low: false, level: false });
+        assert_eq!(madt.isa[4], IsaInterrupt { gsi: 4, active_low: false, level: false });
+        assert_eq!(madt.isa[9], IsaInterrupt { gsi: 9, active_low: true, level: true });
+        assert_eq!(madt.local_apic, Hpa(0x1_fee0_0000));
+    }
+
+    #[test]
+    fn a_processor_named_twice_counts_once() {
+        let madt = madt(&[&[0, 8, 0, 1, 1, 0, 0, 0], &[9, 16, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]]);
+        assert_eq!(madt.processors.as_slice(), [1]);
+    }
+
+    #[test]
+    fn an_entry_of_length_zero_ends_the_list() {
+        assert_eq!(madt(&[&[0, 0, 0, 0], &[0, 8, 0, 1, 1, 0, 0, 0]]).processors.len(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_tables_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let parsed = Madt::parse(&bytes);
+            prop_assert!(parsed.processors.iter().collect::<Vec<_>>().len() <= MAX_PROCESSORS);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The I/O APICs: everything masked but what is routed.
+
+// UNSAFETY: reads and writes device registers.
+#![allow(unsafe_code)]
+
+use arrayvec::ArrayVec;
+use spin::Mutex;
+use vcpu::Hpa;
+
+use crate::acpi::{IoApicInfo, IsaInterrupt, MAX_IO_APICS};
+use crate::memory::{MapError, map_mmio};
+
+const REGISTERS_BYTES: u64 = 32;
+const SELECT: usize = 0x00;
+const WINDOW: usize = 0x10;
+const VERSION: u32 = 0x01;
+const REDIRECTION: u32 = 0x10;
+/// Bits of the version register with the number of the last pin.
+const LAST_PIN_SHIFT: u32 = 16;
+const LAST_PIN_MASK: u32 = 0xff;
+
+const MASKED: u32 = 1 << 16;
+const LEVEL: u32 = 1 << 15;
+const ACTIVE_LOW: u32 = 1 << 13;
+/// The destination's place in the upper half: physical mode, fixed delivery.
+const DESTINATION_SHIFT: u32 = 24;
+/// Without interrupt remapping an entry names eight bits of an APIC id.
+const LARGEST_DESTINATION: u32 = 0xff;
+
+/// An I/O APIC with its registers mapped.
+struct IoApic {
+    registers: *mut u8,
+    gsi_base: u32,
+    pins: u32,
+}
+
+// SAFETY: the pointer leads to device registers, which any CPU may use; the lock below orders that.
+unsafe impl Send for IoApic {}
+
+static IO_APICS: Mutex<ArrayVec<IoApic, MAX_IO_APICS>> = Mutex::new(ArrayVec::new_const());
+
+impl IoApic {
+    fn read(&mut self, register: u32) -> u32 {
+        // SAFETY: `start` mapped the registers for good; `&mut self` keeps select and window together.
+        unsafe {
+            self.registers.add(SELECT).cast::<u32>().write_volatile(register);
+            self.registers.add(WINDOW).cast::<u32>().read_volatile()
+        }
+    }
+
+    /// # Safety
+    ///
+    /// An entry that is not masked must name a vector with a handler.
+    unsafe fn write(&mut self, register: u32, value: u32) {
+        // SAFETY: as in `read`; the caller answers for the value.
+        unsafe {
+            self.registers.add(SELECT).cast::<u32>().write_volatile(register);
+            self.registers.add(WINDOW).cast::<u32>().write_volatile(value);
+        }
+    }
+}
+
+/// Maps an I/O APIC and masks all of its pins.
+pub(super) fn start(info: &IoApicInfo) -> Result<(), MapError> {
+    let page = Hpa(info.address.0 & !3);
+    let registers = map_mmio(page, REGISTERS_BYTES)?.as_ptr();
+    let mut io_apic = IoApic { registers, gsi_base: info.gsi_base, pins: 0 };
+    io_apic.pins = ((io_apic.read(VERSION) >> LAST_PIN_SHIFT) & LAST_PIN_MASK) + 1;
+    for pin in 0..io_apic.pins {
+        // SAFETY: a masked entry delivers nothing.
+        unsafe { io_apic.write(REDIRECTION + 2 * pin, MASKED) };
+    }
+    // More than fit are left masked.
+    let _ = IO_APICS.lock().try_push(io_apic);
+    Ok(())
+}
+
+/// Delivers an interrupt to `vector` on the CPU with this APIC id. False where no I/O APIC serves it or the
+/// CPU is out of its reach.
+pub(super) fn route(interrupt: IsaInterrupt, vector: u8, apic_id: u32) -> bool {
+    let mut io_apics = IO_APICS.lock();
+    let served = io_apics.iter_mut().find_map(|io_apic| {
+        let pin = interrupt.gsi.checked_sub(io_apic.gsi_base)?;
+        (pin < io_apic.pins).then_some((io_apic, pin))
+    });
+    let Some((io_apic, pin)) = served else { return false };
+    if apic_id > LARGEST_DESTINATION {
+        return false;
+    }
+    let mut low = u32::from(vector);
+    low |= if interrupt.level { LEVEL } else { 0 };
+    low |= if interrupt.active_low { ACTIVE_LOW } else { 0 };
+    // SAFETY: the caller has set a handler for the vector. The upper half comes first, while the entry is
+    // masked.
+    unsafe {
+        io_apic.write(REDIRECTION + 2 * pin + 1, apic_id << DESTINATION_SHIFT);
+        io_apic.write(REDIRECTION + 2 * pin, low);
+    }
+    true
+}

@@ -1,0 +1,86 @@
+//! Interrupt controllers of the machine. The old 8259s are silenced; the I/O APICs are masked but for the
+//! console; each CPU's local APIC has its timer.
+//!
+//! Source: Intel SDM vol. 3, "Advanced Programmable Interrupt Controller (APIC)"; Intel 82093AA data sheet;
+//! Intel 8259A data sheet.
+
+mod io;
+pub(crate) mod local;
+mod pic;
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use log::{info, warn};
+
+use crate::acpi::{Acpi, IsaInterrupt};
+use crate::cpu;
+use crate::memory::MapError;
+use crate::serial;
+
+/// The timer's vector: of high priority, so that it is not held up.
+const TIMER_VECTOR: u8 = 0xec;
+/// The console's vector.
+const CONSOLE_VECTOR: u8 = 0x30;
+/// Where a local APIC sends what turned out to be nothing. Its low four bits must be ones on old CPUs.
+const SPURIOUS_VECTOR: u8 = 0xff;
+/// Where the silenced 8259s would deliver: sixteen vectors.
+const PIC_VECTORS: u8 = 0x20;
+/// The ISA interrupt of the first serial port.
+const COM1_INTERRUPT: usize = 4;
+
+/// Why the machine's interrupts cannot be brought up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ApicError {
+    /// The registers cannot be mapped.
+    Map(MapError),
+    /// The CPU has no local APIC, or firmware switched it off for good.
+    NoLocalApic,
+}
+
+impl From<MapError> for ApicError {
+    fn from(error: MapError) -> Self {
+        Self::Map(error)
+    }
+}
+
+impl fmt::Display for ApicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Map(error) => write!(f, "the interrupt controllers cannot be mapped: {error}"),
+            Self::NoLocalApic => f.write_str("the CPU has no local APIC"),
+        }
+    }
+}
+
+/// Takes over the interrupt controllers. Afterwards the timer can be armed and the console interrupts.
+pub fn start(acpi: &Acpi) -> Result<(), ApicError> {
+    pic::silence(PIC_VECTORS);
+    let mode = local::start(acpi.madt.local_apic, TIMER_VECTOR, SPURIOUS_VECTOR)?;
+    info!("local APIC {} in {mode} mode, timer by {}", local::id(), local::timer_kind());
+    cpu::set_handler(TIMER_VECTOR, timer_interrupt);
+    cpu::set_handler(CONSOLE_VECTOR, console_interrupt);
+    for io_apic in &acpi.madt.io_apics {
+        io::start(io_apic)?;
+    }
+    route_console(acpi.madt.isa[COM1_INTERRUPT]);
+    Ok(())
+}
+
+fn route_console(interrupt: IsaInterrupt) {
+    if io::route(interrupt, CONSOLE_VECTOR, local::id()) {
+        serial::enable_interrupts();
+    } else {
+        warn!("no I/O APIC serves interrupt {}: the console takes no input", interrupt.gsi);
+    }
+}
+
+fn timer_interrupt() {
+    cpu::this().timer_fired.store(true, Ordering::Relaxed);
+    local::end_of_interrupt();
+}
+
+fn console_interrupt() {
+    serial::handle_interrupt();
+    local::end_of_interrupt();
+}

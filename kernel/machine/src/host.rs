@@ -1,0 +1,117 @@
+//! The machine as the hypervisor's CPU loop sees it: clock, timer, interrupts, console, power.
+//!
+//! The kernel runs with interrupts off; [`PcHost::poll_interrupts`] and [`PcHost::wait_for_interrupt`] are
+//! the only places that let them in.
+
+// UNSAFETY: switches interrupts on and off.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
+
+use vcpu::{Host, Nanos};
+
+use crate::apic::local;
+use crate::clock::{Clock, clock, tsc};
+use crate::{cpu, logger, power, serial};
+
+/// A PC's CPU, its own: one for each CPU, which cannot leave it.
+#[derive(Debug)]
+pub struct PcHost {
+    clock: &'static Clock,
+    /// What the timer is set to; [`Nanos::NEVER`] where it is off.
+    armed: Nanos,
+    stays_on_its_cpu: PhantomData<*const ()>,
+}
+
+impl PcHost {
+    /// The calling CPU. `None` while clock and interrupt controllers are not up.
+    pub fn new() -> Option<Self> {
+        Some(Self { clock: clock()?, armed: Nanos::NEVER, stays_on_its_cpu: PhantomData })
+    }
+
+    /// After its interrupt the timer is off.
+    #[inline]
+    fn notice_timer(&mut self) {
+        let fired = &cpu::this().timer_fired;
+        if fired.load(Ordering::Relaxed) {
+            fired.store(false, Ordering::Relaxed);
+            self.armed = Nanos::NEVER;
+        }
+    }
+}
+
+impl Host for PcHost {
+    #[inline]
+    fn tsc(&self) -> u64 {
+        tsc()
+    }
+
+    #[inline]
+    fn tsc_hz(&self) -> u64 {
+        self.clock.tsc_hz()
+    }
+
+    #[inline]
+    fn time_of(&self, tsc: u64) -> Nanos {
+        self.clock.time_of(tsc)
+    }
+
+    #[inline]
+    fn tsc_of(&self, time: Nanos) -> u64 {
+        self.clock.tsc_of(time)
+    }
+
+    fn wall_clock_s(&self) -> u64 {
+        self.clock.wall_clock_s(self.now())
+    }
+
+    #[inline]
+    fn set_timer(&mut self, deadline: Nanos) {
+        self.notice_timer();
+        if deadline == self.armed {
+            return;
+        }
+        self.armed = deadline;
+        if deadline == Nanos::NEVER {
+            local::disarm();
+        } else {
+            local::arm(tsc(), self.clock.tsc_of(deadline));
+        }
+    }
+
+    #[inline]
+    fn poll_interrupts(&mut self) {
+        // SAFETY: no lock is held here, and every vector has a handler or does nothing. STI holds
+        // interrupts back for one instruction, so there must be one between.
+        unsafe { asm!("sti", "nop", "cli", options(nostack)) };
+        self.notice_timer();
+    }
+
+    fn wait_for_interrupt(&mut self) {
+        // SAFETY: as in `poll_interrupts`; STI's delay closes the gap in which a wake-up could be missed.
+        unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+        self.notice_timer();
+    }
+
+    fn console_read(&mut self) -> Option<u8> {
+        serial::read()
+    }
+
+    fn console_write(&mut self, byte: u8) -> bool {
+        serial::write(byte)
+    }
+
+    fn log_read(&mut self, buffer: &mut [u8]) -> usize {
+        logger::read(buffer)
+    }
+
+    fn power_off(&mut self) {
+        power::power_off();
+    }
+
+    fn restart(&mut self) {
+        power::restart();
+    }
+}
