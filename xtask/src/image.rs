@@ -13,8 +13,10 @@ use crate::guest::{self, Guest};
 use crate::machine::Profile;
 use crate::{packages, paths, process, progress};
 
-/// GRUB's modules beyond those that grub-mkrescue puts into its core.
-const GRUB_MODULES: &str = "multiboot2 normal configfile iso9660 part_msdos part_gpt fat all_video";
+/// GRUB's modules beyond those that grub-mkrescue puts into its core. The core asks for all partition tables
+/// and complains of those that are not there.
+const GRUB_MODULES: &str = "multiboot2 normal configfile iso9660 fat all_video part_msdos part_gpt \
+    part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_plan part_sun part_sunpc";
 /// The menu, with places for the kernel's options and the guests.
 const MENU: &str = "boot/grub/grub.cfg.in";
 /// A Multiboot2 header must begin within this part of the file.
