@@ -45,7 +45,8 @@ pub(crate) const QEMU: &[Tool] =
 
 /// For machines in Bochs.
 pub(crate) const BOCHS: &[Tool] = &[
-    program("bochs", "bochs"),
+    // With a screen for text terminals, which we do not use: apt would choose a much larger one.
+    program("bochs", "bochs bochs-term"),
     file("/usr/share/bochs/BIOS-bochs-latest", "bochsbios"),
     file("/usr/share/vgabios/vgabios.bin", "vgabios"),
     program("setpriv", "util-linux"),
@@ -110,7 +111,7 @@ fn missing(tools: &[Tool]) -> Vec<&'static str> {
             Probe::Program(name) => process::find(name).is_none(),
             Probe::File(path) => !Path::new(path).exists(),
         })
-        .map(|tool| tool.package)
+        .flat_map(|tool| tool.package.split(' '))
         .collect();
     packages.dedup();
     packages
