@@ -1,0 +1,149 @@
+//! The first instructions: three ways in, one long-mode state out, then [`rust_start`].
+//!
+//! - `start_linux`: 64-bit mode, RSI = boot_params (The Linux/x86 Boot Protocol, "64-bit Boot Protocol").
+//! - `start_pvh`: 32-bit protected mode without paging, EBX = hvm_start_info (Xen, "x86/HVM direct boot ABI").
+//! - `start_multiboot2`: the same state, EAX = magic, EBX = boot information (Multiboot2, "I386 machine state").
+
+use core::arch::global_asm;
+
+use crate::{boot, descriptor, runner};
+
+global_asm!(
+    r#"
+    .section .note.pvh, "a", @note
+    .balign 4
+    .long 4                      /* length of the name */
+    .long 8                      /* length of the value */
+    .long 18                     /* XEN_ELFNOTE_PHYS32_ENTRY */
+    .asciz "Xen"
+    .quad start_pvh
+
+    .section .multiboot2, "a"
+    .balign 8
+10: .long 0xe85250d6
+    .long 0                      /* i386 */
+    .long 11f - 10b
+    .long 0x100000000 - (0xe85250d6 + (11f - 10b))
+    .short 3, 0                  /* entry address, overrides the ELF entry */
+    .long 12
+    .long start_multiboot2
+    .long 0
+    .short 0, 0
+    .long 8
+11:
+
+    .section .data.boot_tables, "aw"
+    .balign 4096
+    .global boot_pml4
+boot_pml4:
+    .quad boot_pdpt + 3
+    .fill 511, 8, 0
+boot_pdpt:
+    .quad boot_pd + 3
+    .quad boot_pd + 0x1003
+    .quad boot_pd + 0x2003
+    .quad boot_pd + 0x3003
+    .fill 508, 8, 0
+    .global boot_pd
+boot_pd:                         /* 4 GiB in 2 MiB pages, the last one uncached */
+    .set entry, 0
+    .rept 1536
+    .quad (entry << 21) | 0x83
+    .set entry, entry + 1
+    .endr
+    .rept 512
+    .quad (entry << 21) | 0x9b
+    .set entry, entry + 1
+    .endr
+
+    .section .bss.boot_stack, "aw", @nobits
+    .balign 4096
+    .fill 65536
+boot_stack_top:
+
+    .section .data.boot_gdt_pointer, "aw"
+boot_gdt_pointer:
+    .short {gdt_limit}
+    .quad {gdt}
+
+    .section .text.start, "ax"
+    .code32
+start_multiboot2:
+    mov $2, %ebp
+    jmp 1f
+start_pvh:
+    mov $1, %ebp
+1:  cli
+    cld
+    mov %ebx, %esi
+    lgdt boot_gdt_pointer
+    mov $0x20, %eax              /* CR4.PAE */
+    mov %eax, %cr4
+    mov $boot_pml4, %eax
+    mov %eax, %cr3
+    mov $0xc0000080, %ecx        /* EFER.SCE, LME, NXE */
+    mov $0x901, %eax
+    xor %edx, %edx
+    wrmsr
+    mov $0x80010033, %eax        /* CR0.PG, WP, NE, ET, MP, PE */
+    mov %eax, %cr0
+    ljmpl $0x08, $start_long
+
+    .code64
+    .global start_linux
+start_linux:
+    cli
+    cld
+    xor %ebp, %ebp
+    mov $boot_stack_top, %rsp
+    lgdt boot_gdt_pointer
+    mov $0xc0000080, %ecx
+    rdmsr
+    or $0x901, %eax
+    wrmsr
+    mov $boot_pml4, %eax
+    mov %rax, %cr3
+    mov $0x20, %eax
+    mov %rax, %cr4
+    mov $0x80010033, %eax
+    mov %rax, %cr0
+    pushq $0x08
+    pushq $start_long
+    lretq
+start_long:
+    mov $0x10, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    xor %eax, %eax
+    mov %eax, %fs
+    mov %eax, %gs
+    lldt %ax
+    mov $boot_stack_top, %rsp
+    mov %ebp, %edi               /* which protocol; RSI still holds its pointer */
+    mov %esi, %esi
+    xor %ebp, %ebp
+    call {start}
+    ud2
+"#,
+    gdt = sym descriptor::GDT,
+    gdt_limit = const descriptor::GDT_LIMIT,
+    start = sym rust_start,
+    options(att_syntax)
+);
+
+unsafe extern "C" {
+    safe fn selftest_main() -> !;
+}
+
+/// In long mode, on the boot stack. `protocol`: 0 Linux, 1 PVH, 2 Multiboot2; `pointer`: its structure.
+extern "C" fn rust_start(protocol: u32, pointer: u64) -> ! {
+    boot::read(protocol, pointer);
+    runner::bring_up();
+    selftest_main()
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    crate::exception::escape_from_panic(info)
+}

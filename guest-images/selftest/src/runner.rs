@@ -1,0 +1,167 @@
+//! Runs the tables of tests.
+
+use crate::cpu::{cr0, cr4, efer, msr};
+use crate::{
+    TestResult, Verdict, apic, boot, catch, cpu, descriptor, exception, interrupt, ioapic, memory, paging,
+    pic, pit, platform, println, rtc, serial, tsc, verdict,
+};
+
+/// One test.
+#[derive(Clone, Copy)]
+pub struct Test {
+    /// Unique in its group.
+    pub name: &'static str,
+    /// The test.
+    pub run: fn() -> TestResult,
+}
+
+/// A table of tests, named as their functions.
+#[macro_export]
+macro_rules! tests {
+    ($($function:ident),+ $(,)?) => {
+        &[$($crate::Test { name: stringify!($function), run: $function }),+]
+    };
+}
+
+/// The micro-kernel's main: runs these tables as one group.
+#[macro_export]
+macro_rules! group {
+    ($name:literal: $($table:expr),+ $(,)?) => {
+        const TABLES: &[&[$crate::Test]] = &[$($table),+];
+        $crate::program!($crate::runner::run_group($name, TABLES));
+    };
+}
+
+/// The micro-kernel's main: evaluates the expression, then powers off.
+#[macro_export]
+macro_rules! program {
+    ($main:expr) => {
+        #[cfg(target_os = "none")]
+        // SAFETY: the framework's entry code declares this symbol so, and nothing else defines it.
+        #[unsafe(no_mangle)]
+        extern "C" fn selftest_main() -> ! {
+            $main;
+            $crate::power::off()
+        }
+
+        // On a host there is nothing to test: the program only has to compile.
+        #[cfg(not(target_os = "none"))]
+        fn main() {
+            if std::env::args().count() > usize::MAX - 1 {
+                $main;
+            }
+            println!("This is a micro-kernel: boot it in a virtual machine.");
+        }
+    };
+}
+
+/// Once, before anything else: serial line, descriptors, memory.
+pub fn bring_up() {
+    cpu::cli();
+    serial::init();
+    descriptor::install();
+    memory::init();
+    pic::baseline();
+}
+
+/// The state every test starts from.
+pub fn baseline() {
+    cpu::cli();
+    cpu::write_dr7(0x400);
+    cpu::write_cr0(cr0::BASELINE);
+    cpu::write_cr4(cr4::BASELINE);
+    cpu::write_cr8(0);
+    if cpu::rdmsr(msr::EFER) != efer::BASELINE {
+        cpu::wrmsr(msr::EFER, efer::BASELINE);
+    }
+    descriptor::install();
+    exception::clear_hooks();
+    memory::reset();
+    paging::reset();
+    interrupt::reset();
+    pit::baseline();
+    pic::baseline();
+    ioapic::baseline();
+    apic::baseline();
+    interrupt::reset();
+    cpu::write_dr6(0xffff_0ff0);
+}
+
+fn selected(name: &str) -> bool {
+    let Some(list) = boot::option("test") else { return true };
+    list.split(',').any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    })
+}
+
+fn run_one(test: &Test) -> TestResult {
+    baseline();
+    let outcome = exception::catch_value(test.run);
+    cpu::cli();
+    let stray = interrupt::stray();
+    match outcome {
+        Err(exception) => Err(Verdict::Exception(exception)),
+        Ok(Ok(())) => match stray {
+            Some(vector) => Err(verdict::fail(format_args!("stray interrupt, vector {vector:#x}"))),
+            None => Ok(()),
+        },
+        Ok(outcome) => outcome,
+    }
+}
+
+/// Runs the tests that the command line selects, and prints the summary.
+pub fn run_group(group: &str, tables: &[&[Test]]) {
+    announce(group);
+    rtc::baseline();
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for test in tables.iter().copied().flatten().filter(|test| selected(test.name)) {
+        println!("start {}", test.name);
+        serial::drain();
+        let outcome = run_one(test);
+        // The next test's baseline repairs what this one left; the console it needs first.
+        serial::init();
+        match outcome {
+            Ok(()) => {
+                passed += 1;
+                println!("ok {}", test.name);
+            }
+            Err(Verdict::Skipped) => {
+                skipped += 1;
+                println!("skipped {}: {}", test.name, verdict::reason());
+            }
+            Err(Verdict::Failed) => {
+                failed += 1;
+                println!("FAILED {}: {}", test.name, verdict::reason());
+            }
+            Err(Verdict::Exception(exception)) => {
+                failed += 1;
+                println!("FAILED {}: unexpected {exception}", test.name);
+                exception::print_registers();
+            }
+        }
+    }
+    if catch(baseline).is_err() {
+        println!("selftest {group}: the last test left a state that cannot be repaired");
+    }
+    println!("selftest {group} done: {passed} passed, {failed} failed, {skipped} skipped");
+}
+
+/// Prints what the micro-kernel runs on.
+pub fn announce(group: &str) {
+    let text = |bytes: &[u8; 12]| {
+        let mut copy = *bytes;
+        copy.iter_mut().filter(|byte| !byte.is_ascii_graphic()).for_each(|byte| *byte = b'.');
+        copy
+    };
+    let vendor = text(&platform::vendor_text());
+    let below = platform::signature().map_or(*b"no..........", |signature| text(&signature));
+    println!(
+        "selftest {group} starts: {} under {} ({:?}), TSC {} MHz, {} MiB",
+        core::str::from_utf8(&vendor).unwrap_or("?"),
+        core::str::from_utf8(&below).unwrap_or("?"),
+        boot::protocol(),
+        tsc::frequency() / 1_000_000,
+        memory::available() >> 20,
+    );
+}
