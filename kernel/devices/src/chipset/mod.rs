@@ -82,11 +82,15 @@ impl Chipset {
     pub fn new(config: &ChipsetConfig) -> Self {
         let mut pic = PicPair::new();
         pic.set_level_triggered(isa_line::SCI);
+        // The timer's output is high while nothing is programmed.
+        pic.start_high(isa_line::TIMER);
+        let mut ioapic = IoApic::new();
+        ioapic.start_high(TIMER_GSI);
         Self {
             // The ranges are constants without conflict, as a test shows; without a map no port would answer.
             ports: IntervalMap::build(&PORT_RANGES).unwrap_or_default(),
             pic,
-            ioapic: IoApic::new(),
+            ioapic,
             pit: Pit::new(config.now),
             rtc: Rtc::new(config.wall_clock, config.memory, config.now),
             uart: Uart::new(),
@@ -95,7 +99,7 @@ impl Chipset {
             pci: PciBus::new(),
             reset_control: ResetControl::default(),
             system_control_a: SystemControlA::default(),
-            lines: 0,
+            lines: 1 << isa_line::TIMER,
             power: None,
             counters: BusCounters::default(),
         }

@@ -129,6 +129,11 @@ impl IoApic {
         Ok(())
     }
 
+    /// Makes the line of `pin` high from the start: that is no edge.
+    pub fn start_high(&mut self, pin: u8) {
+        self.lines |= 1u32.unbounded_shl(pin.into());
+    }
+
     /// Drives the line of `pin`; pins that are not there are ignored.
     #[inline]
     pub fn set_line(&mut self, pin: u8, level: bool, bus: &mut impl ApicBus) {

@@ -86,6 +86,11 @@ fn priorities_decide_what_is_delivered() {
     assert_eq!(apic.pending_vector(), Some(0x45));
     apic.set_cr8(4);
     assert_eq!((apic.pending_vector(), read(&mut apic, index::TASK_PRIORITY)), (None, 0x40));
+    apic.acknowledge(0x45);
+    write(&mut apic, index::TASK_PRIORITY, 0x47);
+    assert_eq!(apic.processor_priority(), 0x47, "of one class, the task priority counts whole");
+    apic.end_of_interrupt();
+    apic.deliver(&ApicMessage::fixed(0, 0x45));
     write(&mut apic, index::TASK_PRIORITY, 0x3f);
     assert_eq!((apic.cr8(), apic.processor_priority(), apic.pending_vector()), (3, 0x3f, Some(0x45)));
 }
@@ -98,6 +103,9 @@ fn level_triggered_vectors_are_broadcast_at_their_end() {
     assert_eq!(read(&mut apic, index::TRIGGER_MODE + 3), 2);
     apic.acknowledge(0x61);
     assert_eq!(write(&mut apic, index::EOI, 0), ApicEffect::EoiBroadcast(0x61));
+    apic.deliver(&ApicMessage::fixed(0, 0x61));
+    apic.acknowledge(0x61);
+    assert_eq!(write(&mut apic, index::EOI, 0), ApicEffect::None, "this time by an edge");
     write(&mut apic, index::SPURIOUS, ENABLED as u32 | 1 << 12);
     apic.deliver(&level);
     apic.acknowledge(0x61);
@@ -201,6 +209,8 @@ fn one_shot_and_periodic_timer() {
     assert_eq!(write(&mut apic, index::INITIAL_COUNT, 100_000), ApicEffect::TimerChanged);
     assert_eq!(apic.next_deadline(), Some(T0 + Nanos(1_600_000)));
     assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(800_000)), 50_000);
+    assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(800_001)), 50_000);
+    assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(800_016)), 49_999);
     assert!(!apic.advance(T0 + Nanos(1_599_999)));
     assert!(apic.advance(T0 + Nanos(1_600_000)));
     assert_eq!((apic.pending_vector(), apic.next_deadline()), (Some(0x40), None));

@@ -77,6 +77,10 @@ impl Controller {
         }
     }
 
+    pub(super) fn start_high(&mut self, input: u8) {
+        self.lines |= 1u8.unbounded_shl(input.into());
+    }
+
     #[inline]
     pub(super) fn set_line(&mut self, input: u8, level: bool) {
         let bit = 1 << input;

@@ -58,6 +58,11 @@ impl PicPair {
         self.write_elcr(1, high);
     }
 
+    /// Makes `irq` (0 to 7) high from the start: that is no edge.
+    pub fn start_high(&mut self, irq: u8) {
+        self.master.start_high(irq);
+    }
+
     /// Drives the input line `irq` (0 to 15).
     #[inline]
     pub fn set_line(&mut self, irq: u8, level: bool) {

@@ -84,6 +84,11 @@ mod tests {
         assert_eq!(day_of_week(1_700_000_000), 3);
         assert_eq!(date(2000, 2, 29).seconds() + 86_400, date(2000, 3, 1).seconds());
         assert_eq!(date(2100, 2, 28).seconds() + 86_400, date(2100, 3, 1).seconds());
+        for edge in
+            [date(2100, 2, 28), date(2100, 3, 1), date(2200, 3, 1), date(2400, 2, 29), date(2400, 3, 1)]
+        {
+            assert_eq!(DateTime::from_seconds(edge.seconds()), edge);
+        }
     }
 
     #[test]
