@@ -33,13 +33,16 @@ fn addresses(line: &str) -> impl Iterator<Item = u64> {
 
 /// An address lies in a function, and in those that were inlined there: the innermost comes first.
 fn frames(loader: &Loader, address: u64) -> Vec<String> {
+    let root = format!("{}/", paths::root().display());
     let mut shown = Vec::new();
     if let Ok(mut frames) = loader.find_frames(address) {
         while let Ok(Some(frame)) = frames.next() {
             let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
             let name = name.map_or_else(|| "?".to_owned(), |name| demangled(&name));
             let place = frame.location.and_then(|location| Some((location.file?.to_owned(), location.line?)));
-            let place = place.map_or_else(String::new, |(file, line)| format!(" at {file}:{line}"));
+            let place = place.map_or_else(String::new, |(file, line)| {
+                format!(" at {}:{line}", file.strip_prefix(&root).unwrap_or(&file))
+            });
             shown.push(format!("{address:#x} {name}{place}"));
         }
     }

@@ -65,7 +65,10 @@ fn missing_reason(file: &SourceFile, code: &[String], index: usize) -> Option<St
             Kind::Reasoned if !is_explained(file, code, index, &["SAFETY:"]) => {
                 return Some("unsafe without its reason: add `// SAFETY: ...` above".to_owned());
             }
-            Kind::Conditional if !is_explained(file, code, index, &["# Safety", "SAFETY:"]) => {
+            Kind::Conditional
+                if !implements_a_trait(code, index)
+                    && !is_explained(file, code, index, &["# Safety", "SAFETY:"]) =>
+            {
                 return Some("an unsafe function or trait needs a section `# Safety`".to_owned());
             }
             _ => {}
@@ -105,6 +108,15 @@ fn words_after_unsafe(line: &str) -> impl Iterator<Item = &str> {
         let alone = !line[..place].ends_with(is_word) && !rest.starts_with(is_word);
         alone.then(|| rest.trim())
     })
+}
+
+/// The conditions of a method stand at the trait. The item around a line is the nearest line above it that is
+/// indented less.
+fn implements_a_trait(code: &[String], index: usize) -> bool {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let own = indent(&code[index]);
+    let outer = code[..index].iter().rev().find(|line| !line.trim().is_empty() && indent(line) < own);
+    outer.is_some_and(|line| line.contains("impl") && line.contains(" for "))
 }
 
 /// Looks for one of the marks in the comments of the statement or item that the line belongs to: upwards
@@ -168,6 +180,8 @@ mod tests {
         assert!(found(boot, "/// # Safety\n/// 1. Only once.\n#[inline]\npub unsafe fn f() {}\n").is_empty());
         assert!(found(boot, "type F = unsafe extern \"C\" fn(u64);\n#[unsafe(no_mangle)]\n").is_empty());
         assert_eq!(found(boot, "pub unsafe extern \"C\" fn entry() {}\n"), [1]);
+        let method = "// SAFETY: because.\nunsafe impl A for B {\n    fn a() {}\n\n    unsafe fn b() {}\n}\n";
+        assert!(found(boot, method).is_empty());
     }
 
     #[test]
