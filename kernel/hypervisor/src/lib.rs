@@ -1,14 +1,50 @@
+//! Virtual machines: what they are made of, how they run, and what becomes of each exit.
+//!
+//! [`start`] makes the VMs that the boot modules describe and runs them on the calling CPU. It is generic over the vendor's
+//! virtualization extensions ([`vcpu::Backend`]) and the machine ([`vcpu::Host`]), so that the whole of it runs on a
+//! development host against a scripted fake.
+//!
+//! - [`config`] reads the modules' command lines; [`memory_map`] and `vm` lay a VM out and load its kernel.
+//! - `run` is a CPU's loop; `schedule` says whose turn it is.
+//! - `dispatch` turns an exit into an outcome; the loop applies outcomes, in one place.
+//! - [`cpuid`], `msr` and [`control`] are the policy: what a guest sees and may switch on. Deny by default.
+//! - [`console`] shares the machine's serial port; `report` and [`counters`] tell what a VM did.
+//!
+//! Not its job: VMCS and VMCB, frames, interrupts of the machine (`machine`); devices' registers (`devices`).
+//!
+//! A guest can only hurt itself: whatever it does ends in an architectural effect or in a stop of its VM ([`StopReason`])
+//! with a dump. Memory is allocated while VMs are made and when one is restarted (its ACPI tables), never on an exit. Log
+//! lines that a guest can cause are limited ([`ratelimit`]). No locks: a CPU owns its VMs.
 #![no_std]
 #![forbid(unsafe_code)]
-//! x
+
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
+
 pub mod clock;
 pub mod config;
 pub mod console;
 pub mod control;
 pub mod counters;
 pub mod cpuid;
+mod dispatch;
+mod guest;
+mod instruction;
+mod linear;
+pub mod memory_map;
 mod msr;
+mod processor;
 pub mod ratelimit;
+mod report;
+mod run;
+mod schedule;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod vm;
+mod wiring;
+
+pub use config::{End, FirstView, Module, Options};
+pub use run::{Ended, start};
+pub use stop::StopReason;

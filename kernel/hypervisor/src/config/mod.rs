@@ -262,13 +262,9 @@ pub fn collect<'a>(
         match draft.kernel {
             _ if draft.broken => {}
             None => report(ConfigError { line: draft.line, fault: Fault::NoKernel(draft.name) }),
-            Some((kernel, memory, command_line)) => vms.push(VmConfig {
-                name: draft.name,
-                memory,
-                kernel,
-                command_line,
-                initrd: draft.initrd,
-            }),
+            Some((kernel, memory, command_line)) => {
+                vms.push(VmConfig { name: draft.name, memory, kernel, command_line, initrd: draft.initrd });
+            }
         }
     }
     vms

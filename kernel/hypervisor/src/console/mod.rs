@@ -21,7 +21,7 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use vcpu::Host;
 
-use crate::config::{FirstView, MAX_VMS};
+use crate::config::{FirstView, MAX_NAME, MAX_VMS};
 use keys::{Key, Keys, View};
 use ring::Ring;
 
@@ -29,6 +29,8 @@ use ring::Ring;
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// Guests leave this much of them free for replays and for the kernel.
 const KERNEL_SHARE: usize = 6 * 1024;
+/// What one byte of a guest can become: a line break, `[name] `, and a line break for a bare line feed.
+const MOST_FOR_ONE_BYTE: usize = 2 + MAX_NAME + 3 + 2;
 /// Bytes of each history.
 const HISTORY_BYTES: usize = 4 * 1024;
 /// Typed bytes that wait for a guest.
@@ -134,9 +136,7 @@ impl<'a> Console<'a> {
             View::Kernel => false,
         };
         if shown {
-            // A line break, `[name] `, a line break for a bare line feed, and the byte.
-            let most = 2 + name.len() + 3 + 2;
-            if self.output.free() < KERNEL_SHARE + most {
+            if !self.has_room() {
                 self.refused |= 1 << guest;
                 return false;
             }
@@ -308,7 +308,15 @@ impl<'a> Console<'a> {
         self.output.len() > 0
     }
 
-    fn send<H: Host>(&mut self, host: &mut H) {
+    /// Whether a guest's byte would fit now.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.output.free() >= KERNEL_SHARE + MOST_FOR_ONE_BYTE
+    }
+
+    /// Sends what the machine takes.
+    #[inline]
+    pub fn send<H: Host>(&mut self, host: &mut H) {
         while let Some(byte) = self.output.first() {
             if !host.console_write(byte) {
                 break;

@@ -85,7 +85,7 @@ fn typed_bytes_reach_the_focused_guest() {
 fn commands_come_back_one_by_one() {
     let (mut console, mut host) = (console(&["a"]), host());
     assert_eq!(type_keys(&mut console, &mut host, b"\x01l\x01x"), Some(Command::List));
-    write!(console.voice(), "1 a running\n").unwrap();
+    writeln!(console.voice(), "1 a running").unwrap();
     assert_eq!(console.read_keys(&mut host), Some(Command::End));
     assert_eq!(console.read_keys(&mut host), None);
     type_keys(&mut console, &mut host, b"\x01h\x01%");

@@ -100,11 +100,7 @@ pub fn write_cr0(state: &ControlState, value: u64) -> Result<Change, Refusal> {
 /// MOV to CR3.
 pub fn write_cr3(state: &ControlState, value: u64, permissions: &Permissions) -> Result<Change, Refusal> {
     const NO_FLUSH: u64 = 1 << 63;
-    let keep = Change {
-        value,
-        efer: state.efer,
-        load_pdptes: uses_pdptes(state.cr0, state.cr4, state.efer),
-    };
+    let keep = Change { value, efer: state.efer, load_pdptes: uses_pdptes(state.cr0, state.cr4, state.efer) };
     if !has(state.efer, efer::LMA) {
         return Ok(Change { value: value & 0xffff_ffff, ..keep });
     }
@@ -191,13 +187,7 @@ pub const GUEST_OWNED_CR0: u64 = cr0::MP | cr0::EM | cr0::TS | cr0::NE | cr0::WP
 
 /// CR4 bits that a guest may change without an exit, of those its CPUID shows. Not OSXSAVE and PKE, which CPUID repeats.
 pub const fn guest_owned_cr4(permissions: &Permissions) -> u64 {
-    const HARMLESS: u64 = cr4::PVI
-        | cr4::TSD
-        | cr4::DE
-        | cr4::PCE
-        | cr4::PGE
-        | cr4::OSFXSR
-        | cr4::OSXMMEXCPT
-        | cr4::FSGSBASE;
+    const HARMLESS: u64 =
+        cr4::PVI | cr4::TSD | cr4::DE | cr4::PCE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::FSGSBASE;
     HARMLESS & permissions.cr4
 }

@@ -24,7 +24,10 @@ const LONG: ControlState = ControlState {
 fn paging_switches_long_mode_on_and_off() {
     let ready = ControlState { cr0: cr0::PE | cr0::ET, cr4: cr4::PAE, efer: efer::LME, ..REAL };
     let on = write_cr0(&ready, cr0::PG | cr0::PE).unwrap();
-    assert_eq!((on.value, on.efer, on.load_pdptes), (cr0::PG | cr0::PE | cr0::ET, efer::LME | efer::LMA, false));
+    assert_eq!(
+        (on.value, on.efer, on.load_pdptes),
+        (cr0::PG | cr0::PE | cr0::ET, efer::LME | efer::LMA, false)
+    );
     let compatibility = ControlState { code_is_64_bit: false, ..LONG };
     assert_eq!(write_cr0(&compatibility, cr0::PE).unwrap().efer, efer::LME);
 }

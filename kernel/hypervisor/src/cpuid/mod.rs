@@ -319,7 +319,7 @@ fn ratio(tsc_khz: u64, crystal_khz: u64) -> (u32, u32) {
     let (mut a, mut b) = (tsc_khz, crystal_khz);
     let (mut n0, mut d0, mut n1, mut d1) = (0u64, 1u64, 1u64, 0u64);
     while b != 0 {
-        let room = if n1 == 0 { u64::MAX } else { most.saturating_sub(n0) / n1 };
+        let room = most.saturating_sub(n0).checked_div(n1).unwrap_or(u64::MAX);
         let quotient = (a / b).min(room);
         let (n2, d2) = (quotient.saturating_mul(n1) + n0, quotient.saturating_mul(d1) + d0);
         if quotient < a / b {

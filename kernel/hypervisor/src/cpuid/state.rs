@@ -70,8 +70,7 @@ impl StateLayout {
         layout.components = X87 | SSE;
         for (number, size) in SIZES {
             let leaf = host(0xd, number);
-            let component =
-                Component { size: leaf.eax, offset: leaf.ebx, aligned: leaf.ecx & ALIGNED != 0 };
+            let component = Component { size: leaf.eax, offset: leaf.ebx, aligned: leaf.ecx & ALIGNED != 0 };
             let believable = leaf.eax == size
                 && leaf.ecx & SUPERVISOR == 0
                 && component.offset >= BASE_SIZE

@@ -11,7 +11,9 @@ fn permissions(intel: bool) -> Permissions {
 fn linux_finds_what_it_reads_without_a_net() {
     let [intel, amd] = [permissions(true), permissions(false)];
     let msrs = Msrs::new(&intel);
-    for msr in [number::MISC_ENABLE, number::BIOS_SIGN_ID, number::MTRRCAP, number::MCG_CAP, number::PLATFORM_ID] {
+    for msr in
+        [number::MISC_ENABLE, number::BIOS_SIGN_ID, number::MTRRCAP, number::MCG_CAP, number::PLATFORM_ID]
+    {
         assert!(msrs.read(msr, &intel).is_ok(), "{msr:#x}");
     }
     assert_eq!(msrs.read(number::FEATURE_CONTROL, &intel), Ok(1));

@@ -1,0 +1,36 @@
+//! Instructions that the emulator executes: accesses to device memory, INS and OUTS.
+
+use emulator::{Exception, Executed, Stop};
+use vcpu::{Backend, Event, Host, SystemRegister, Vcpu};
+
+use super::Outcome;
+use crate::guest::Guest;
+use crate::stop::StopReason;
+
+/// Executes the instruction at RIP.
+pub(super) fn instruction<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Outcome {
+    let code = guest.code();
+    match emulator::execute(code.as_slice(), guest) {
+        Ok(Executed { next_rip, finished: true }) => {
+            guest.cpu.mismatches = 0;
+            Outcome::Advance(next_rip)
+        }
+        Ok(Executed { next_rip, finished: false }) => {
+            guest.cpu.vcpu.set_rip(next_rip);
+            Outcome::Resume
+        }
+        Err(Stop::Exception(exception)) => raise(guest, exception),
+        Err(Stop::Retry) => Outcome::Resume,
+        Err(Stop::Refused(bytes)) => Outcome::Stop(StopReason::Refused(bytes)),
+        Err(Stop::Unsupported(bytes)) => Outcome::Stop(StopReason::Unsupported(bytes)),
+        Err(Stop::Truncated) => guest.mismatch(&code),
+    }
+}
+
+/// The guest gets an exception; a page fault's address goes to CR2.
+pub(super) fn raise<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exception: Exception) -> Outcome {
+    if let Some(address) = exception.cr2 {
+        guest.cpu.vcpu.write(SystemRegister::Cr2, address.0);
+    }
+    Outcome::Inject(Event::Exception { vector: exception.vector, error_code: exception.error_code })
+}

@@ -1,0 +1,158 @@
+//! From an exit to an outcome. Handlers change registers and devices; RIP, events and counters are changed by the run loop
+//! alone, when it applies the outcome.
+//!
+//! Sources: Intel SDM vol. 3, "VM Exits"; AMD APM vol. 2, "Secure Virtual Machine". Each handler names its own.
+
+mod control_register;
+mod cpuid;
+mod emulate;
+mod hypercall;
+mod io;
+mod model_specific;
+mod nested_fault;
+mod xsetbv;
+
+use vcpu::{Backend, Event, Exit, Host, Vcpu, rflags};
+
+use crate::counters::ExitReason;
+use crate::guest::Guest;
+use crate::processor::Attention;
+use crate::ratelimit::Site;
+use crate::stop::StopReason;
+use emulator::Intercept;
+
+/// What becomes of the guest after an exit.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Outcome {
+    /// It goes on where it is.
+    Resume,
+    /// The instruction is done; it goes on here.
+    Advance(u64),
+    /// It gets this event.
+    Inject(Event),
+    /// The instruction is done, and the vCPU waits for an interrupt.
+    Block(u64),
+    /// The VM ends.
+    Stop(StopReason),
+}
+
+impl Outcome {
+    /// #GP(0).
+    pub(crate) const GP: Self = Self::Inject(Event::GENERAL_PROTECTION);
+    /// #UD.
+    pub(crate) const UD: Self = Self::Inject(Event::UNDEFINED);
+}
+
+/// A handler's result: both are outcomes, so that `?` ends a handler early.
+pub(crate) type Handled = Result<Outcome, Outcome>;
+
+/// Handles an exit.
+#[inline]
+pub(crate) fn dispatch<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exit: Exit) -> Outcome {
+    let handled = match exit {
+        Exit::Cpuid => {
+            guest.cpu.counters.count(ExitReason::Cpuid);
+            cpuid::handle(guest)
+        }
+        Exit::WriteMsr => {
+            guest.cpu.counters.count(ExitReason::WriteMsr);
+            model_specific::write(guest)
+        }
+        Exit::ReadMsr => {
+            guest.cpu.counters.count(ExitReason::ReadMsr);
+            model_specific::read(guest)
+        }
+        Exit::Io(access) if !access.string => {
+            guest.cpu.counters.count(ExitReason::Io);
+            io::handle(guest, access)
+        }
+        Exit::NestedFault(fault) => {
+            guest.cpu.counters.count(ExitReason::NestedFault);
+            nested_fault::handle(guest, fault)
+        }
+        Exit::Hypercall => {
+            guest.cpu.counters.count(ExitReason::Hypercall);
+            hypercall::handle(guest)
+        }
+        Exit::Halt => {
+            guest.cpu.counters.count(ExitReason::Halt);
+            halt(guest)
+        }
+        Exit::HostEvent => {
+            guest.cpu.counters.count(ExitReason::HostEvent);
+            guest.cpu.attention |= Attention::all();
+            return Outcome::Resume;
+        }
+        Exit::InterruptWindow => {
+            guest.cpu.counters.count(ExitReason::InterruptWindow);
+            guest.cpu.attention |= Attention::INTERRUPTS;
+            return Outcome::Resume;
+        }
+        _ => seldom(guest, exit),
+    };
+    handled.unwrap_or_else(|outcome| outcome)
+}
+
+/// Exits that no guest makes often.
+#[cold]
+fn seldom<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exit: Exit) -> Handled {
+    let (reason, handled) = match exit {
+        Exit::NmiWindow => {
+            guest.cpu.attention |= Attention::INTERRUPTS;
+            (ExitReason::NmiWindow, Ok(Outcome::Resume))
+        }
+        Exit::ControlRegister(access) => {
+            (ExitReason::ControlRegister, control_register::handle(guest, access))
+        }
+        Exit::Io(_) => (ExitReason::StringIo, Ok(emulate::instruction(guest))),
+        Exit::Xsetbv => (ExitReason::Xsetbv, xsetbv::handle(guest)),
+        Exit::CacheControl => (ExitReason::CacheControl, cache_control(guest)),
+        Exit::Pause => (ExitReason::Pause, pause(guest)),
+        Exit::ReadPmc => (ExitReason::ReadPmc, Ok(Outcome::GP)),
+        Exit::Undefined => (ExitReason::Undefined, Ok(undefined(guest))),
+        Exit::Exception { vector, error_code } => {
+            (ExitReason::Exception, Ok(Outcome::Inject(Event::Exception { vector, error_code })))
+        }
+        Exit::TripleFault => (ExitReason::TripleFault, Ok(Outcome::Stop(StopReason::TripleFault))),
+        Exit::TaskSwitch => (ExitReason::TaskSwitch, Ok(Outcome::Stop(StopReason::TaskSwitch))),
+        Exit::EntryFailure(failure) => {
+            (ExitReason::EntryFailure, Ok(Outcome::Stop(StopReason::EntryFailure(failure))))
+        }
+        Exit::Unknown { code, qualification } => {
+            (ExitReason::Unknown, Ok(Outcome::Stop(StopReason::UnknownExit { code, qualification })))
+        }
+        // The others are handled by `dispatch`.
+        _ => return Ok(Outcome::Resume),
+    };
+    guest.cpu.counters.count(reason);
+    handled
+}
+
+/// HLT (SDM vol. 2, "HLT—Halt").
+fn halt<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+    let next = guest.next_rip(|found| found == Intercept::Hlt)?;
+    if guest.cpu.vcpu.rflags() & rflags::IF == 0 && !guest.cpu.apic.nmi_pending() {
+        return Ok(Outcome::Stop(StopReason::HaltedForever));
+    }
+    Ok(Outcome::Block(next))
+}
+
+/// INVD and WBINVD: caches are coherent, and what the guest has in them must not be lost.
+fn cache_control<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+    guest.next_rip(|found| matches!(found, Intercept::Invd | Intercept::Wbinvd)).map(Outcome::Advance)
+}
+
+fn pause<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+    guest.next_rip(|found| found == Intercept::Pause).map(Outcome::Advance)
+}
+
+fn undefined<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Outcome {
+    if let Some(suppressed) = guest.may_log(Site::Undefined) {
+        let rip = guest.cpu.vcpu.rip();
+        log::info!(
+            "vm {}: #UD for an instruction it has not got, at {rip:#x} ({suppressed} lines left out)",
+            guest.name
+        );
+    }
+    Outcome::UD
+}

@@ -1,0 +1,147 @@
+//! RDMSR and WRMSR (SDM vol. 2, same titles). Deny by default: what is not named is #GP(0), counted and logged.
+
+use devices::lapic::MsrError;
+use emulator::Intercept;
+use vcpu::{Backend, Host, SystemRegister, Vcpu};
+
+use super::{Handled, Outcome};
+use crate::control;
+use crate::guest::Guest;
+use crate::msr::{Denied, is_canonical, is_pat, number};
+use crate::processor::Attention;
+use crate::ratelimit::Site;
+
+impl From<MsrError> for Denied {
+    fn from(_: MsrError) -> Self {
+        Self
+    }
+}
+
+/// RDMSR.
+#[inline]
+pub(super) fn read<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+    let next = guest.next_rip(|found| found == Intercept::Rdmsr)?;
+    let msr = guest.cpu.vcpu.registers().rcx() as u32;
+    match value_of(guest, msr) {
+        Ok(value) => {
+            guest.cpu.vcpu.registers_mut().set_edx_eax(value);
+            Ok(Outcome::Advance(next))
+        }
+        Err(Denied) => Ok(denied(guest, Site::ReadMsr, msr, 0)),
+    }
+}
+
+/// WRMSR.
+#[inline]
+pub(super) fn write<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+    let next = guest.next_rip(|found| found == Intercept::Wrmsr)?;
+    let registers = guest.cpu.vcpu.registers();
+    let (msr, value) = (registers.rcx() as u32, registers.edx_eax());
+    match set(guest, msr, value) {
+        Ok(()) => Ok(Outcome::Advance(next)),
+        Err(Denied) => Ok(denied(guest, Site::WriteMsr, msr, value)),
+    }
+}
+
+#[cold]
+fn denied<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, site: Site, msr: u32, value: u64) -> Outcome {
+    guest.cpu.counters.denied_msrs += 1;
+    if let Some(suppressed) = guest.may_log(site) {
+        let name = guest.name;
+        if site == Site::ReadMsr {
+            log::info!("vm {name}: RDMSR {msr:#x} denied ({suppressed} lines left out)");
+        } else {
+            log::info!("vm {name}: WRMSR {msr:#x} = {value:#x} denied ({suppressed} lines left out)");
+        }
+    }
+    Outcome::GP
+}
+
+fn value_of<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32) -> Result<u64, Denied> {
+    let cpu = &mut guest.cpu;
+    Ok(match msr {
+        number::X2APIC_FIRST..=number::X2APIC_LAST => cpu.apic.msr_read(msr, guest.host.now())?,
+        number::TSC_DEADLINE => cpu.apic.tsc_deadline(),
+        number::TSC => cpu.clock.guest_tsc(guest.host.tsc()),
+        number::TSC_ADJUST => cpu.clock.adjust(),
+        number::APIC_BASE => cpu.apic.base(),
+        _ => match kept_by_backend(msr) {
+            Some(SystemRegister::TscAux) if !cpu.permissions.tsc_aux => return Err(Denied),
+            Some(register) => cpu.vcpu.read(register),
+            None => cpu.msrs.read(msr, &cpu.permissions)?,
+        },
+    })
+}
+
+fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u64) -> Result<(), Denied> {
+    match msr {
+        number::TSC_DEADLINE => guest.cpu.write_tsc_deadline(value, guest.host),
+        number::X2APIC_FIRST..=number::X2APIC_LAST => {
+            let now = guest.host.now();
+            let effect = guest.cpu.apic.msr_write(msr, value, now)?;
+            let (chipset, mut wiring) = guest.devices();
+            wiring.apply(effect, chipset);
+        }
+        number::TSC => {
+            guest.cpu.clock.write_tsc(value, guest.host.tsc());
+            guest.cpu.clock_changed(guest.host);
+        }
+        number::TSC_ADJUST => {
+            guest.cpu.clock.write_adjust(value);
+            guest.cpu.clock_changed(guest.host);
+        }
+        number::APIC_BASE => {
+            guest.cpu.apic.write_base(value)?;
+            guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
+        }
+        number::EFER => {
+            let state = guest.control_state();
+            let value = control::write_efer(&state, value, &guest.cpu.permissions).map_err(|_| Denied)?;
+            guest.cpu.vcpu.write(SystemRegister::Efer, value);
+        }
+        _ => match kept_by_backend(msr) {
+            Some(register) => return set_kept(guest, register, value),
+            None => return guest.cpu.msrs.write(msr, value, &guest.cpu.permissions),
+        },
+    }
+    Ok(())
+}
+
+/// Writes a register that the backend keeps, where the value is one.
+fn set_kept<B: Backend, H: Host>(
+    guest: &mut Guest<'_, '_, B, H>,
+    register: SystemRegister,
+    value: u64,
+) -> Result<(), Denied> {
+    let valid = match register {
+        SystemRegister::Pat => is_pat(value),
+        SystemRegister::TscAux => guest.cpu.permissions.tsc_aux && value >> 32 == 0,
+        SystemRegister::SysenterCs | SystemRegister::Star | SystemRegister::Sfmask => true,
+        _ => is_canonical(value),
+    };
+    if !valid {
+        return Err(Denied);
+    }
+    guest.cpu.vcpu.write(register, value);
+    Ok(())
+}
+
+/// The register of this number, where the backend keeps it. EFER is among them for reads only.
+const fn kept_by_backend(msr: u32) -> Option<SystemRegister> {
+    Some(match msr {
+        number::EFER => SystemRegister::Efer,
+        number::PAT => SystemRegister::Pat,
+        number::STAR => SystemRegister::Star,
+        number::LSTAR => SystemRegister::Lstar,
+        number::CSTAR => SystemRegister::Cstar,
+        number::SFMASK => SystemRegister::Sfmask,
+        number::FS_BASE => SystemRegister::FsBase,
+        number::GS_BASE => SystemRegister::GsBase,
+        number::KERNEL_GS_BASE => SystemRegister::KernelGsBase,
+        number::TSC_AUX => SystemRegister::TscAux,
+        number::SYSENTER_CS => SystemRegister::SysenterCs,
+        number::SYSENTER_ESP => SystemRegister::SysenterEsp,
+        number::SYSENTER_EIP => SystemRegister::SysenterEip,
+        _ => return None,
+    })
+}

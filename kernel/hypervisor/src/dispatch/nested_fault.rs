@@ -1,0 +1,26 @@
+//! Accesses that the nested page tables do not allow: device memory, or nothing (SDM vol. 3, "EPT Violations"; APM vol. 2,
+//! "Nested versus Guest Page Faults, Fault Ordering").
+
+use vcpu::{Access, Backend, GuestMemory, Host, NestedFault, Vcpu};
+
+use super::{Handled, Outcome, emulate};
+use crate::guest::Guest;
+use crate::stop::StopReason;
+
+pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, fault: NestedFault) -> Handled {
+    let gpa = fault.gpa;
+    let stop = |reason| Ok(Outcome::Stop(reason));
+    if guest.board.space.is_ram(gpa) {
+        return stop(StopReason::RamRefused { gpa });
+    }
+    if fault.table_walk {
+        return stop(StopReason::TableOutsideRam { gpa });
+    }
+    if fault.access == Access::Fetch {
+        return stop(StopReason::FetchOutsideRam { gpa });
+    }
+    if let Some(event) = guest.cpu.vcpu.interrupted_event() {
+        return stop(StopReason::DeliveryOutsideRam { gpa, event });
+    }
+    Ok(emulate::instruction(guest))
+}

@@ -1,0 +1,115 @@
+//! Where a guest's memory lies.
+//!
+//! | guest-physical        | what                                                            |
+//! |-----------------------|-----------------------------------------------------------------|
+//! | 0 … 640 KiB           | RAM; its last KiB reserved, as firmware's data area would be    |
+//! | 640 … 768 KiB         | nothing (a display adapter's window)                            |
+//! | 768 KiB … 1 MiB       | RAM, not told to the guest as such; ACPI tables from 896 KiB    |
+//! | 1 MiB … 3 GiB at most | RAM                                                             |
+//! | 3 … 4 GiB             | devices                                                         |
+//! | from 4 GiB            | the rest of the RAM                                             |
+//!
+//! Sources: ACPI specification, "System Address Map Interfaces"; the PC's tradition.
+
+use arrayvec::ArrayVec;
+use devices::MemorySize;
+use devices::acpi::Window;
+use loader::{E820Entry, MemoryKind};
+use vcpu::Gpa;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+const LOW_END: u64 = 640 * KIB;
+const FIRMWARE_DATA: u64 = LOW_END - KIB;
+const SHADOW: u64 = 768 * KIB;
+const HIGH: u64 = MIB;
+/// RAM below this; devices above, up to 4 GiB.
+const DEVICES: u64 = 3 * GIB;
+const ABOVE_DEVICES: u64 = 4 * GIB;
+
+/// Where the ACPI tables lie: software searches for the root pointer from here on.
+pub const ACPI_TABLES: Gpa = Gpa(0xe_0000);
+/// Bytes for them.
+pub const ACPI_TABLES_SIZE: u64 = HIGH - ACPI_TABLES.0;
+/// Where PCI functions may have their memory: below the I/O APIC.
+pub const PCI_MEMORY: Window = Window { first: DEVICES, last: 0xfebf_ffff };
+
+/// A range of RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RamRange {
+    /// First address.
+    pub start: Gpa,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// One guest's memory map.
+#[derive(Clone, Debug)]
+pub struct MemoryMap {
+    /// RAM, lowest first.
+    pub ram: ArrayVec<RamRange, 4>,
+    /// What the guest is told.
+    pub e820: ArrayVec<E820Entry, 5>,
+    /// What the guest's CMOS says.
+    pub size: MemorySize,
+}
+
+impl MemoryMap {
+    /// The map of a guest with `memory` bytes, a number of whole pages from [`crate::config::MIN_MEMORY`] up.
+    pub fn new(memory: u64) -> Self {
+        let below = memory.min(DEVICES);
+        let above = memory - below;
+        let mut ram = ArrayVec::new();
+        let mut e820 = ArrayVec::new();
+        for (start, end) in
+            [(0, LOW_END), (SHADOW, HIGH), (HIGH, below), (ABOVE_DEVICES, ABOVE_DEVICES + above)]
+        {
+            if start < end {
+                ram.push(RamRange { start: Gpa(start), length: end - start });
+            }
+        }
+        for (start, end, kind) in [
+            (0, FIRMWARE_DATA, MemoryKind::RAM),
+            (FIRMWARE_DATA, LOW_END, MemoryKind::RESERVED),
+            (ACPI_TABLES.0, HIGH, MemoryKind::RESERVED),
+            (HIGH, below, MemoryKind::RAM),
+            (ABOVE_DEVICES, ABOVE_DEVICES + above, MemoryKind::RAM),
+        ] {
+            if start < end {
+                e820.push(E820Entry { base: Gpa(start), length: end - start, kind });
+            }
+        }
+        Self { ram, e820, size: MemorySize { below_4_gib: below, above_4_gib: above } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn memory_above_3_gib_moves_past_the_devices() {
+        let map = MemoryMap::new(5 * GIB);
+        assert_eq!(map.ram[2], RamRange { start: Gpa(MIB), length: 3 * GIB - MIB });
+        assert_eq!(map.ram[3], RamRange { start: Gpa(4 * GIB), length: 2 * GIB });
+        assert_eq!(MemoryMap::new(256 * MIB).ram.len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn entries_ascend_and_lie_in_ram(pages in 4096u64..1 << 22) {
+            let map = MemoryMap::new(pages * vcpu::PAGE_SIZE);
+            let mut end = 0;
+            for entry in &map.e820 {
+                prop_assert!(entry.base.0 >= end && entry.length > 0);
+                end = entry.base.0 + entry.length;
+                let inside = map.ram.iter().any(|ram| ram.start <= entry.base && end <= ram.start.0 + ram.length);
+                prop_assert!(inside, "{entry:?} is not RAM");
+            }
+            prop_assert_eq!(map.size.below_4_gib + map.size.above_4_gib, pages * vcpu::PAGE_SIZE);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What belongs to one virtual CPU, beside what the backend keeps: its local APIC, time, MSRs and CPUID.
+
+use bitflags::bitflags;
+use devices::{APIC_TIMER_HZ, LocalApic, LocalApicConfig};
+use vcpu::{Backend, CreateError, Event, Host, Nanos, SystemRegister, Vcpu};
+
+use crate::clock::GuestClock;
+use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
+use crate::counters::Counters;
+use crate::cpuid::{CpuidTable, Machine, Permissions};
+use crate::msr::Msrs;
+
+bitflags! {
+    /// Work that waits before the next entry. The hot path tests this one word.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct Attention: u8 {
+        /// An interrupt may have become deliverable.
+        const INTERRUPTS = 1 << 0;
+        /// A deadline may have changed or passed.
+        const TIME = 1 << 1;
+        /// A device was used: console bytes, a power request, a deadline.
+        const DEVICES = 1 << 2;
+        /// The host had an interrupt: the slice may be over, the console may have something.
+        const HOST = 1 << 3;
+    }
+}
+
+/// What a vCPU does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Activity {
+    /// Executing instructions.
+    Running,
+    /// In HLT until an interrupt comes.
+    Halted,
+}
+
+/// A virtual CPU.
+pub(crate) struct Processor<B: Backend> {
+    pub(crate) vcpu: B::Vcpu,
+    pub(crate) apic: LocalApic,
+    pub(crate) cpuid: CpuidTable,
+    pub(crate) permissions: Permissions,
+    pub(crate) clock: GuestClock,
+    pub(crate) msrs: Msrs,
+    pub(crate) counters: Counters,
+    pub(crate) attention: Attention,
+    pub(crate) activity: Activity,
+    /// Exits in a row whose instruction was not the expected one.
+    pub(crate) mismatches: u8,
+    interrupt_window: bool,
+    nmi_window: bool,
+}
+
+impl<B: Backend> Processor<B> {
+    /// The bootstrap processor of a VM, in the state after power-up. Not loaded.
+    pub(crate) fn new<H: Host>(backend: &B, space: &B::Space, host: &H) -> Result<Self, CreateError> {
+        const BOOTSTRAP_ID: u32 = 0;
+        let machine = Machine { tsc_hz: host.tsc_hz(), apic_timer_hz: APIC_TIMER_HZ, apic_id: BOOTSTRAP_ID };
+        let cpuid = CpuidTable::new(|leaf, subleaf| backend.cpuid(leaf, subleaf), &machine);
+        let permissions = cpuid.permissions();
+        let apic = LocalApic::new(LocalApicConfig {
+            apic_id: BOOTSTRAP_ID,
+            bootstrap: true,
+            physical_address_bits: permissions.physical_bits,
+        });
+        Ok(Self {
+            vcpu: backend.create_vcpu(space)?,
+            apic,
+            msrs: Msrs::new(&permissions),
+            cpuid,
+            permissions,
+            clock: GuestClock::default(),
+            counters: Counters::default(),
+            attention: Attention::all(),
+            activity: Activity::Running,
+            mismatches: 0,
+            interrupt_window: false,
+            nmi_window: false,
+        })
+    }
+
+    /// Back to the state after power-up, as firmware leaves it for an operating system. The vCPU is loaded.
+    pub(crate) fn reset<H: Host>(&mut self, host: &H) {
+        self.vcpu.reset();
+        self.apic = LocalApic::new(LocalApicConfig {
+            apic_id: self.apic.apic_id(),
+            bootstrap: true,
+            physical_address_bits: self.permissions.physical_bits,
+        });
+        self.apic.enter_virtual_wire();
+        self.msrs = Msrs::new(&self.permissions);
+        self.cpuid.set_cr4(0);
+        self.cpuid.set_xcr0(self.vcpu.read(SystemRegister::Xcr0));
+        self.clock = GuestClock::starting_at(host.tsc());
+        self.vcpu.set_tsc_offset(self.clock.offset());
+        self.vcpu.set_guest_owned(GUEST_OWNED_CR0, guest_owned_cr4(&self.permissions));
+        self.activity = Activity::Running;
+        self.attention = Attention::all();
+        self.mismatches = 0;
+        // A reset vCPU may have kept its windows.
+        (self.interrupt_window, self.nmi_window) = (true, true);
+        self.set_interrupt_window(false);
+        self.set_nmi_window(false);
+    }
+
+    /// Writes CR0, with what goes with it.
+    pub(crate) fn write_cr4(&mut self, value: u64) {
+        self.vcpu.write(SystemRegister::Cr4, value);
+        self.cpuid.set_cr4(value);
+    }
+
+    /// Injects an event and counts it.
+    #[inline]
+    pub(crate) fn inject(&mut self, event: Event) {
+        self.counters.injected += 1;
+        self.vcpu.inject(event);
+    }
+
+    /// The window is asked for or called off only when that changes something.
+    #[inline]
+    pub(crate) fn set_interrupt_window(&mut self, wanted: bool) {
+        if self.interrupt_window != wanted {
+            self.interrupt_window = wanted;
+            self.vcpu.request_interrupt_window(wanted);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn set_nmi_window(&mut self, wanted: bool) {
+        if self.nmi_window != wanted {
+            self.nmi_window = wanted;
+            self.vcpu.request_nmi_window(wanted);
+        }
+    }
+
+    /// Tells the local APIC a TSC deadline in host time.
+    pub(crate) fn write_tsc_deadline<H: Host>(&mut self, value: u64, host: &H) {
+        let at = self.clock.host_deadline(value, host.tsc()).map(|tsc| host.time_of(tsc));
+        // Outside TSC-deadline mode the register ignores writes.
+        let _ = self.apic.write_tsc_deadline(value, at);
+        self.attention |= Attention::TIME;
+    }
+
+    /// The guest's TSC has taken a step: an armed deadline comes at another moment.
+    pub(crate) fn clock_changed<H: Host>(&mut self, host: &H) {
+        self.vcpu.set_tsc_offset(self.clock.offset());
+        let deadline = self.apic.tsc_deadline();
+        if deadline != 0 {
+            self.write_tsc_deadline(deadline, host);
+        }
+    }
+
+    /// When the local APIC's timer next needs the CPU.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Nanos {
+        self.apic.next_deadline().unwrap_or(Nanos::NEVER)
+    }
+}

@@ -1,0 +1,125 @@
+//! What the log says of a VM: its end, its exits and time, and where it was when it crashed.
+
+use core::fmt;
+
+use vcpu::{Backend, DescriptorTableName, Gpr, Host, SegmentName, SystemRegister, Vcpu};
+
+use crate::config::Size;
+use crate::counters::ExitReason;
+use crate::guest::Guest;
+use crate::processor::{Activity, Processor};
+use crate::stop::StopReason;
+use crate::vm::{State, Vm};
+
+/// Tells why a VM ended and what it did. A crash shows its registers first.
+pub(crate) fn stopped<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, reason: StopReason) {
+    let name = guest.name;
+    if reason.is_crash() {
+        log::error!("vm {name}: stopped: {reason}");
+        dump(guest);
+    } else {
+        log::info!("vm {name}: stopped: {reason}");
+    }
+    counters(name, guest.cpu, guest.board.chipset.counters());
+}
+
+fn counters<B: Backend>(name: &str, cpu: &Processor<B>, bus: devices::BusCounters) {
+    let counters = &cpu.counters;
+    for &reason in ExitReason::ALL {
+        let count = counters.exits(reason);
+        if count > 0 {
+            log::info!("vm {name}: exits {reason} {count}");
+        }
+    }
+    log::info!("vm {name}: exits total {}", counters.total());
+    let ticks = counters.ticks;
+    log::info!("vm {name}: ticks guest {} root {} idle {}", ticks.guest, ticks.root, ticks.idle);
+    log::info!(
+        "vm {name}: injected {} denied MSRs {} unclaimed memory {} unclaimed ports {} in {} out, refused {}",
+        counters.injected,
+        counters.denied_msrs,
+        counters.unclaimed_memory,
+        bus.unclaimed_reads,
+        bus.unclaimed_writes,
+        bus.refused
+    );
+}
+
+/// Registers, code and what the vendor has to say.
+fn dump<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
+    let name = guest.name;
+    let vcpu = &guest.cpu.vcpu;
+    let gpr = |register| vcpu.gpr(register);
+    for row in Gpr::ALL.chunks_exact(4) {
+        let &[a, b, c, d] = row else { continue };
+        log::error!(
+            "vm {name}: {a:?}={:016x} {b:?}={:016x} {c:?}={:016x} {d:?}={:016x}",
+            gpr(a),
+            gpr(b),
+            gpr(c),
+            gpr(d)
+        );
+    }
+    let system = |register| vcpu.read(register);
+    log::error!("vm {name}: RIP={:016x} RFLAGS={:08x} CPL={}", vcpu.rip(), vcpu.rflags(), vcpu.cpl());
+    log::error!(
+        "vm {name}: CR0={:08x} CR2={:016x} CR3={:016x} CR4={:08x} CR8={:x} EFER={:04x} XCR0={:x}",
+        system(SystemRegister::Cr0),
+        system(SystemRegister::Cr2),
+        system(SystemRegister::Cr3),
+        system(SystemRegister::Cr4),
+        guest.cpu.apic.cr8(),
+        system(SystemRegister::Efer),
+        system(SystemRegister::Xcr0)
+    );
+    for segment in SegmentName::ALL {
+        let hidden = vcpu.segment(segment);
+        log::error!(
+            "vm {name}: {segment:?}={:04x} base={:016x} limit={:08x} access={:05x}",
+            hidden.selector,
+            hidden.base,
+            hidden.limit,
+            hidden.access.bits()
+        );
+    }
+    let [gdt, idt] = [DescriptorTableName::Gdtr, DescriptorTableName::Idtr].map(|table| vcpu.table(table));
+    log::error!(
+        "vm {name}: GDTR={:016x}+{:04x} IDTR={:016x}+{:04x}",
+        gdt.base,
+        gdt.limit,
+        idt.base,
+        idt.limit
+    );
+    let code = guest.code();
+    log::error!("vm {name}: code at RIP: {}", emulator::InstructionBytes::new(code.as_slice()));
+    log::error!("vm {name}: {}", Vendor(vcpu));
+}
+
+/// The backend's own lines.
+struct Vendor<'a, V>(&'a V);
+
+impl<V: Vcpu> fmt::Display for Vendor<'_, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.dump(f)
+    }
+}
+
+/// One line of the list of VMs.
+pub(crate) struct Line<'a, 'm, B: Backend> {
+    pub(crate) number: usize,
+    pub(crate) vm: &'a Vm<'m, B>,
+}
+
+impl<B: Backend> fmt::Display for Line<'_, '_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vm = self.vm;
+        write!(f, "{} {:<16} {}  ", self.number + 1, vm.config.name, Size(vm.config.memory))?;
+        match vm.state {
+            State::Resetting(_) => f.write_str("restarting")?,
+            State::Running if vm.cpu.activity == Activity::Halted => f.write_str("waiting")?,
+            State::Running => f.write_str("running")?,
+            State::Stopped(reason) => write!(f, "stopped: {reason}")?,
+        }
+        writeln!(f, ", {} exits", vm.cpu.counters.total())
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole loop against a scripted guest: exits in, what the guest and the console see out.
+
+mod bench;
+mod devices;
+mod ends;
+mod instructions;
+mod registers;
