@@ -9,7 +9,6 @@ use core::panic::PanicInfo;
 
 use machine::boot_info::{BootInfo, KernelImage};
 use machine::stacks;
-use machine::vcpu::Hpa;
 
 global_asm!(
     include_str!("entry.s"),
@@ -40,7 +39,7 @@ extern "C" fn rust_entry(magic: u32, information: u32) -> ! {
     };
     // SAFETY: the entry code mapped the first 4 GiB where the direct map will be, a loader that left this
     // magic number points to its information, and this runs once.
-    match unsafe { BootInfo::from_multiboot2(magic, Hpa(u64::from(information)), image) } {
+    match unsafe { BootInfo::from_multiboot2(magic, information, image) } {
         Ok(boot) => basalt::run(boot),
         Err(error) => basalt::refuse_boot(error),
     }

@@ -143,19 +143,20 @@ impl BootInfo {
     ///
     /// # Safety
     ///
-    /// 1. With the right `magic`, `information` is what a Multiboot2 loader left in EBX, and the memory map
-    ///    and modules it names are what it says.
+    /// 1. With the right `magic`, `information` is what a Multiboot2 loader left in EBX (a physical address),
+    ///    and the memory map and modules it names are what it says.
     /// 2. The first 4 GiB are mapped at the direct map's address and stay so.
     /// 3. `image` is where the running kernel is.
     /// 4. It is called once.
     pub unsafe fn from_multiboot2(
         magic: u32,
-        information: Hpa,
+        information: u32,
         image: KernelImage,
     ) -> Result<Self, BootInfoError> {
         if magic != multiboot2::MAGIC {
             return Err(BootInfoError::WrongMagic(magic));
         }
+        let information = Hpa(u64::from(information));
         let header = direct_map(information).cast::<BootInformationHeader>().cast_const();
         if information.0 == 0 || !information.0.is_multiple_of(8) {
             return Err(BootInfoError::Malformed);
@@ -245,4 +246,91 @@ fn rsdp(view: &BootInformation<'_>) -> Option<[u8; RSDP_BYTES]> {
     let length = content.len().min(RSDP_BYTES);
     copy[..length].copy_from_slice(&content[..length]);
     Some(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+
+    use multiboot2::{Builder, CommandLineTag, MemoryMapTag, ModuleTag, RsdpV1Tag, RsdpV2Tag};
+
+    use super::*;
+
+    const IMAGE: KernelImage = KernelImage { physical: 0..0, text: 0..0, rodata: 0..0, data: 0..0 };
+
+    fn parse(builder: Builder) -> Result<BootInfo, BootInfoError> {
+        let bytes = Box::leak(builder.build());
+        let header = bytes.as_bytes().as_ptr().cast::<BootInformationHeader>();
+        // SAFETY: the bytes are what the builder made, aligned, and leaked.
+        let view = unsafe { BootInformation::load(header) }.unwrap();
+        BootInfo::from_tags(Box::leak(Box::new(view)), IMAGE)
+    }
+
+    fn memory(areas: &[(u64, u64, MemoryAreaType)]) -> Builder {
+        let areas: Vec<MemoryArea> =
+            areas.iter().map(|(start, length, kind)| MemoryArea::new(*start, *length, *kind)).collect();
+        Builder::new().mmap(MemoryMapTag::new(&areas))
+    }
+
+    #[test]
+    fn memory_modules_and_texts_are_read() {
+        let builder = memory(&[
+            (0x10_0000, 0x1000, MemoryAreaType::Available),
+            (0, 0x1000, MemoryAreaType::AcpiAvailable),
+            (0xffff_ffff_ffff_f000, u64::MAX, MemoryAreaType::Custom(77)),
+        ])
+        .cmdline(CommandLineTag::new("loglevel=debug"))
+        .add_module(ModuleTag::new(0x1000, 0x1800, "vm=demo kernel"));
+        let boot = parse(builder).unwrap();
+        assert_eq!(boot.command_line, "loglevel=debug");
+        assert_eq!(boot.loader, "");
+        let kinds: Vec<_> =
+            boot.memory.iter().map(|range| (range.start.0, range.length, range.kind)).collect();
+        assert_eq!(
+            kinds,
+            [
+                (0x10_0000, 0x1000, MemoryKind::Usable),
+                (0, 0x1000, MemoryKind::AcpiTables),
+                (0xffff_ffff_ffff_f000, 0xfff, MemoryKind::Reserved),
+            ]
+        );
+        let module = boot.modules[0];
+        assert_eq!(
+            (module.command_line, module.start, module.length),
+            ("vm=demo kernel", Hpa(0x1000), 0x800)
+        );
+        assert_eq!((boot.dropped, boot.rsdp), (0, None));
+    }
+
+    #[test]
+    fn too_many_entries_are_counted_and_left_out() {
+        let areas = [(0, 1, MemoryAreaType::Available); MAX_MEMORY_RANGES + 3];
+        let mut builder = memory(&areas);
+        for _ in 0..MAX_MODULES + 2 {
+            builder = builder.add_module(ModuleTag::new(0, 1, "m"));
+        }
+        let boot = parse(builder).unwrap();
+        assert_eq!((boot.memory.len(), boot.modules.len()), (MAX_MEMORY_RANGES, MAX_MODULES));
+        assert_eq!(boot.dropped, 5);
+    }
+
+    #[test]
+    fn the_newer_root_pointer_is_copied_whole() {
+        let both = memory(&[(0, 1, MemoryAreaType::Available)])
+            .rsdpv1(RsdpV1Tag::new(*b"BASALT", 0, 0x1234))
+            .rsdpv2(RsdpV2Tag::new(*b"BASALT", 2, 0x1234, 36, 0x5678));
+        let rsdp = parse(both).unwrap().rsdp.unwrap();
+        assert_eq!(&rsdp[..8], b"RSD PTR ");
+        assert_eq!((rsdp[15], rsdp[24], rsdp[25]), (2, 0x78, 0x56));
+        let older =
+            memory(&[(0, 1, MemoryAreaType::Available)]).rsdpv1(RsdpV1Tag::new(*b"BASALT", 0, 0x1234));
+        let rsdp = parse(older).unwrap().rsdp.unwrap();
+        assert_eq!((rsdp[16], rsdp[17], rsdp[20]), (0x34, 0x12, 0));
+    }
+
+    #[test]
+    fn without_a_memory_map_nothing_goes() {
+        assert_eq!(parse(Builder::new()).err(), Some(BootInfoError::NoMemoryMap));
+        assert_eq!(parse(memory(&[])).err(), Some(BootInfoError::NoMemoryMap));
+    }
 }

@@ -32,5 +32,3 @@ pub mod stacks;
 pub mod svm;
 pub mod virtualization;
 pub mod vmx;
-
-pub use vcpu;

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use x86_64::registers::control::{Cr2, Cr3};
 
 use crate::cpu::{self, InterruptFrame};
-use crate::logger::LastWords;
+use crate::logger::{self, LastWords};
 use crate::{power, stacks};
 
 /// Most return addresses that are printed.
@@ -77,6 +77,7 @@ fn begin() {
         let _ = writeln!(LastWords, "\nKERNEL PANIC inside a panic");
         cpu::halt_forever();
     }
+    logger::flush_in_panic();
 }
 
 fn end() -> ! {

@@ -20,6 +20,8 @@ const PIT_HZ: u64 = 1_193_182;
 const WINDOWS: usize = 3;
 /// Length of a window in 1/1000 s.
 const WINDOW_MS: u64 = 3;
+/// Readings of a timer together with the TSC, of which the one that took least counts.
+const READINGS: usize = 6;
 /// Looks at a timer before it is taken for dead: a look takes about 1 µs or more, a window 3 ms.
 const PATIENCE: u32 = 2_000_000;
 /// Rates that a TSC can have. Emulators may be slow.
@@ -101,26 +103,45 @@ fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
+/// A reading of all counters at one moment.
+#[derive(Clone, Copy)]
+struct Reading {
+    reference: u32,
+    tsc: u64,
+    apic: u32,
+    /// TSC ticks that the reading took: how uncertain it is.
+    took: u64,
+}
+
+/// The tightest of several readings: one that an interruption stretched does not count.
+fn reading(counting: bool, reference: impl Fn() -> u32) -> Reading {
+    let read = |_| {
+        let before = tsc();
+        let reference = reference();
+        let after = tsc();
+        let apic = if counting { local::counted() } else { 0 };
+        let took = tsc().saturating_sub(before);
+        Reading { reference, tsc: before + (after - before) / 2, apic, took }
+    };
+    let first = read(0);
+    (1..READINGS).map(read).fold(first, |best, next| if next.took < best.took { next } else { best })
+}
+
 fn pm_timer_window(timer: PmTimer) -> Option<Window> {
     let mask = if timer.bits >= 32 { u32::MAX } else { (1 << timer.bits) - 1 };
     // SAFETY: firmware says that the timer is at this port; reading it has no effect.
     let read = || unsafe { Port::<u32>::new(timer.port).read() } & mask;
-    // From the edge of a tick, so that no part of one is lost.
-    let first = read();
-    (0..PATIENCE).find(|_| read() != first)?;
-    let start = read();
-    let (tsc_start, counting) = (tsc(), local::start_count());
+    let counting = local::start_count();
+    let start = reading(counting, read);
     let wanted = (PM_TIMER_HZ * WINDOW_MS / 1000) as u32;
-    let mut passed = 0;
-    for _ in 0..PATIENCE {
-        passed = read().wrapping_sub(start) & mask;
-        if passed >= wanted {
-            break;
-        }
-    }
-    let tsc = tsc() - tsc_start;
-    let apic = if counting { u64::from(local::counted()) } else { 0 };
-    (passed >= wanted).then_some(Window { tsc, apic, reference: u64::from(passed) })
+    let passed = |now: u32| now.wrapping_sub(start.reference) & mask;
+    (0..PATIENCE).find(|_| passed(read()) >= wanted)?;
+    let end = reading(counting, read);
+    Some(Window {
+        tsc: end.tsc.saturating_sub(start.tsc),
+        apic: u64::from(end.apic.saturating_sub(start.apic)),
+        reference: u64::from(passed(end.reference)),
+    })
 }
 
 fn pit_window() -> Option<Window> {

@@ -70,6 +70,18 @@ pub(crate) fn read(buffer: &mut [u8]) -> usize {
     LOGGER.lock().ring.read(buffer).unwrap_or(0)
 }
 
+/// Writes the lines that nobody has fetched yet to the serial port, unless the lock is held.
+pub(crate) fn flush_in_panic() {
+    let Some(mut logger) = LOGGER.try_lock() else { return };
+    let mut line = [0; LINE_BYTES];
+    while let Some(length) = logger.ring.read(&mut line) {
+        if logger.handed_over {
+            serial::write_in_panic(&line[..length]);
+            serial::write_in_panic(b"\r\n");
+        }
+    }
+}
+
 /// A line under construction; what does not fit is cut and marked.
 struct Line(ArrayString<LINE_BYTES>);
 

@@ -48,6 +48,8 @@ pub(crate) fn free(usable: &RangeSet, loaded: &RangeSet, image: &Range<u64>) -> 
 
 #[cfg(test)]
 mod tests {
+    use core::slice;
+
     use vcpu::Hpa;
 
     use super::*;
@@ -71,7 +73,7 @@ mod tests {
     #[test]
     fn memory_beyond_the_cpus_reach_is_left_out() {
         let map = [range(0x1_0000_0000, u64::MAX, MemoryKind::Usable)];
-        assert_eq!(usable(&map, 36).ranges(), [0x1_0000_0000..0x10_0000_0000]);
+        assert_eq!(usable(&map, 36).ranges(), slice::from_ref(&(0x1_0000_0000..0x10_0000_0000)));
     }
 
     #[test]

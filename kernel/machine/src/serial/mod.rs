@@ -14,7 +14,7 @@ mod queue;
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 
-use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
+use uart_16550::spec::registers::{FifoTriggerLevel, IER, ISR, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 use self::queue::Queue;
@@ -26,8 +26,10 @@ const COM1: u16 = 0x3f8;
 const PATIENCE: u32 = 100_000;
 const TRANSMIT_BYTES: usize = 4096;
 const RECEIVE_BYTES: usize = 512;
-/// Bytes that one interrupt takes in at most; the port holds 16.
-const RECEIVE_BURST: usize = 64;
+/// Bytes that are taken in at once; the port holds 16.
+const RECEIVE_BURST: usize = 16;
+/// Times that one interrupt looks for more to do.
+const SERVICE_ROUNDS: usize = 8;
 
 struct Console {
     uart: Option<Uart16550<PioBackend>>,
@@ -48,7 +50,7 @@ fn claim() -> Option<Uart16550<PioBackend>> {
 pub fn start() -> bool {
     let config = Config {
         baud_rate: BaudRate::Baud115200,
-        fifo_trigger_level: Some(FifoTriggerLevel::Eight),
+        fifo_trigger_level: Some(FifoTriggerLevel::One),
         ..Config::DEFAULT
     };
     let uart = claim().and_then(|mut uart| uart.init(config).ok().map(|()| uart));
@@ -70,6 +72,7 @@ pub fn write_now(bytes: &[u8]) {
 pub(crate) fn write_in_panic(bytes: &[u8]) {
     match CONSOLE.try_lock() {
         Some(mut console) => {
+            console.flush();
             if let Some(uart) = console.uart.as_mut() {
                 send(uart, bytes);
             }
@@ -100,15 +103,8 @@ fn send(uart: &mut Uart16550<PioBackend>, mut bytes: &[u8]) -> bool {
 pub(crate) fn drain() {
     // The lock can be held only where a panic interrupted its holder, and then what is queued is lost.
     let Some(mut console) = CONSOLE.try_lock() else { return };
-    let Console { uart: Some(uart), outgoing, .. } = &mut *console else { return };
-    while !outgoing.is_empty() {
-        let front = outgoing.front();
-        if !send(uart, front) {
-            return;
-        }
-        let sent = front.len();
-        outgoing.discard(sent);
-    }
+    console.flush();
+    let Some(uart) = console.uart.as_mut() else { return };
     for _ in 0..PATIENCE {
         if uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
             return;
@@ -142,11 +138,19 @@ pub(crate) fn read() -> Option<u8> {
     CONSOLE.lock().incoming.pop()
 }
 
-/// Serves the port's interrupt.
+/// Serves the port's interrupt. Its line is edge triggered: the port must have nothing left to say before
+/// the next edge can come.
 pub(crate) fn handle_interrupt() {
     let mut console = CONSOLE.lock();
-    console.receive();
-    console.transmit();
+    for _ in 0..SERVICE_ROUNDS {
+        console.receive();
+        console.transmit();
+        // A clear bit means that something is pending.
+        let pending = |uart: &mut Uart16550<PioBackend>| !uart.isr().contains(ISR::INTERRUPT_STATUS);
+        if !console.uart.as_mut().is_some_and(pending) {
+            return;
+        }
+    }
 }
 
 impl Console {
@@ -156,6 +160,19 @@ impl Console {
             let Ok(byte) = uart.try_receive_byte() else { return };
             // Where nobody reads, the oldest bytes win: they are what a person typed first.
             self.incoming.push(byte);
+        }
+    }
+
+    /// Sends what is queued, waiting for the transmitter.
+    fn flush(&mut self) {
+        let Some(uart) = self.uart.as_mut() else { return };
+        while !self.outgoing.is_empty() {
+            let front = self.outgoing.front();
+            if !send(uart, front) {
+                return;
+            }
+            let sent = front.len();
+            self.outgoing.discard(sent);
         }
     }
 
