@@ -5,15 +5,22 @@
 
 mod options;
 
+extern crate alloc;
+
+use alloc::vec::Vec;
 use core::fmt;
 
+use hypervisor::Module;
 use log::{info, warn};
 use machine::acpi::Acpi;
 use machine::boot_info::{BootInfo, BootInfoError};
 use machine::host::PcHost;
+use machine::svm::Svm;
+use machine::virtualization::{self, Vendor};
+use machine::vmx::Vmx;
 use machine::{acpi, apic, clock, cpu, fatal, heap, logger, memory, power};
 use options::Options;
-use vcpu::Host;
+use vcpu::Backend;
 
 const REPORT: &str = "report this line with the machine's name and the log above";
 
@@ -25,7 +32,7 @@ pub fn run(boot: BootInfo) -> ! {
     start_memory(&boot);
     let acpi = start_platform(&boot);
     start_clock(&acpi);
-    start_hypervisor(&boot, &options)
+    start_hypervisor(&boot)
 }
 
 /// Stops because the boot loader's information is of no use.
@@ -83,13 +90,46 @@ fn refuse(reason: impl fmt::Display, advice: &str) -> ! {
     fatal::refuse(reason, advice)
 }
 
-/// Where the vendor is chosen and the hypervisor takes over.
-fn start_hypervisor(_boot: &BootInfo, _options: &Options) -> ! {
-    info!("bring-up done");
+/// Chooses the vendor, the one place where it is looked at, and runs guests.
+fn start_hypervisor(boot: &BootInfo) -> ! {
+    let run = virtualization::vendor().and_then(|vendor| match vendor {
+        Vendor::Vmx => Vmx::enable().map(|vmx| run_guests(&vmx, boot)),
+        Vendor::Svm => Svm::enable().map(|svm| run_guests(&svm, boot)),
+    });
+    if let Err(refusal) = run {
+        refuse(refusal, refusal.advice());
+    }
+    // The machine would not go off; the hypervisor has said so.
+    cpu::halt_forever()
+}
+
+/// Runs the VMs of the boot modules until all has ended.
+fn run_guests<B: Backend>(backend: &B, boot: &BootInfo) {
+    info!("{}", Described(backend));
+    if boot.modules.is_empty() {
+        refuse(
+            "the boot menu's entry has no module, so there is no VM to run",
+            "give the entry a line such as: module2 /vmlinux vm=demo memory=256M kernel -- console=ttyS0",
+        );
+    }
     let Some(mut host) = PcHost::new() else {
-        fatal::refuse("clock and interrupts are not up", REPORT);
+        refuse("clock and interrupts are not up", REPORT);
     };
-    loop {
-        host.wait_for_interrupt();
+    let modules: Vec<Module<'_>> = boot
+        .modules
+        .iter()
+        .map(|module| Module { line: module.command_line, bytes: module.data() })
+        .collect();
+    let options = hypervisor::Options::parse(boot.command_line);
+    logger::hand_over();
+    hypervisor::start(backend, &mut host, &modules, &options);
+}
+
+/// A backend in words.
+struct Described<'a, B>(&'a B);
+
+impl<B: Backend> fmt::Display for Described<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.describe(f)
     }
 }

@@ -3,8 +3,7 @@
 use log::LevelFilter;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str =
-    "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot, end=console|poweroff, view=all|kernel|NAME";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +66,8 @@ impl Options {
             ("console", "screen") => self.console = Console::Screen,
             ("loglevel", level) => self.log_level = level.parse().ok()?,
             ("panic", "halt") => self.reboot_on_panic = false,
+            // Read by the hypervisor.
+            ("end" | "view", _) => {}
             ("panic", "reboot") => self.reboot_on_panic = true,
             _ => return None,
         }

@@ -12,7 +12,7 @@ use vcpu::PAGE_SIZE;
 const GUARD_BYTES: usize = PAGE_SIZE as usize;
 
 /// Size of [`BOOT_STACK`] in bytes, guard page included.
-pub const BOOT_STACK_BYTES: usize = 128 * 1024;
+pub const BOOT_STACK_BYTES: usize = size_of::<Stack<BOOT_STACK_USABLE>>();
 
 /// The instruction decoder unpacks its tables recursively at its first use, which takes some 100 KiB.
 const BOOT_STACK_USABLE: usize = 256 * 1024;

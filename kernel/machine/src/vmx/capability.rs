@@ -103,7 +103,7 @@ const WRITE_BACK: u64 = 6;
 
 /// Something the CPU does not have and Basalt cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Missing(pub &'static str);
+pub(crate) struct Missing(pub(crate) &'static str);
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
