@@ -251,7 +251,7 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
             }
         }
         self.last_tsc = after;
-        self.timer.forget_past(self.host.now());
+        self.timer.forget();
     }
 
     /// The time since the last accounting was spent for the VM that ran last.
@@ -299,6 +299,6 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
         let until = self.host.now() + span;
         self.timer.arm(self.host, until);
         self.host.wait_for_interrupt();
-        self.timer.forget_past(self.host.now());
+        self.timer.forget();
     }
 }

@@ -31,12 +31,11 @@ impl HostTimer {
         }
     }
 
-    /// A timer that has fired is not armed any more.
+    /// The host had an interrupt, perhaps the timer's: nobody knows whether it is still armed. (Not to be told from the
+    /// time: a timer may fire a tick early.)
     #[inline]
-    pub(super) fn forget_past(&mut self, now: Nanos) {
-        if self.armed <= now {
-            self.armed = Nanos::NEVER;
-        }
+    pub(super) fn forget(&mut self) {
+        self.armed = Nanos::NEVER;
     }
 }
 
@@ -140,7 +139,7 @@ impl Slice<'_> {
             guest.board.chipset_deadline = next;
         }
         if work.contains(Attention::HOST) {
-            self.timer.forget_past(now);
+            self.timer.forget();
         }
         let next = guest.board.chipset_deadline.unwrap_or(Nanos::NEVER).min(guest.cpu.deadline());
         self.timer.arm(guest.host, next.min(self.end));
