@@ -29,9 +29,11 @@ const UNKNOWN: u8 = b'?';
 
 /// The first cell, null while there is no screen. It moves when the final page tables are built.
 static CELLS: AtomicPtr<u16> = AtomicPtr::new(core::ptr::null_mut());
-static CURSOR: Mutex<Cursor> = Mutex::new(Cursor { column: 0, attribute: NORMAL });
+static SCREEN: Mutex<Screen> = Mutex::new(Screen::new(NORMAL));
 
-struct Cursor {
+/// What the screen shows, kept in ordinary memory: reading the text buffer takes microseconds a cell.
+struct Screen {
+    shown: [u16; COLUMNS * LINES],
     column: usize,
     attribute: u16,
 }
@@ -49,7 +51,12 @@ pub(crate) fn start() {
         let old = cells.read_volatile();
         cells.write_volatile(!old);
         let held = cells.read_volatile() == !old;
-        cells.write_volatile(old);
+        if held {
+            // From here on the screen shows what `SCREEN` remembers.
+            for at in 0..COLUMNS * LINES {
+                cells.add(at).write_volatile(BLANK);
+            }
+        }
         held
     };
     if answers {
@@ -70,54 +77,83 @@ pub(crate) unsafe fn moved(cells: *mut u16) {
 
 /// Writes text at the bottom of the screen.
 pub(crate) fn write(text: &str) {
-    CURSOR.lock().write(text);
+    SCREEN.lock().write(text);
 }
 
 /// Writes text in alarming colours, although the lock may be held.
 pub(crate) fn write_in_panic(text: &str) {
-    if let Some(mut cursor) = CURSOR.try_lock() {
-        cursor.attribute = ALARM;
-        cursor.write(text);
+    if let Some(mut screen) = SCREEN.try_lock() {
+        screen.attribute = ALARM;
+        screen.write(text);
     } else {
-        Cursor { column: 0, attribute: ALARM }.write(text);
+        Screen::new(ALARM).write(text);
     }
 }
 
-fn cell(cells: *mut u16, line: usize, column: usize) -> *mut u16 {
-    cells.wrapping_add((line % LINES) * COLUMNS + column % COLUMNS)
-}
+impl Screen {
+    const fn new(attribute: u16) -> Self {
+        Self { shown: [BLANK; COLUMNS * LINES], column: 0, attribute }
+    }
 
-impl Cursor {
     fn write(&mut self, text: &str) {
-        let cells = CELLS.load(Ordering::Acquire);
-        if cells.is_null() {
-            return;
-        }
         for character in text.chars() {
             if character == '\n' || self.column == COLUMNS {
-                scroll(cells);
-                self.column = 0;
+                self.scroll();
             }
-            if character == '\n' {
-                continue;
+            if character != '\n' {
+                let byte = if matches!(character, ' '..='~') { character as u8 } else { UNKNOWN };
+                self.set((LINES - 1) * COLUMNS + self.column, self.attribute | u16::from(byte));
+                self.column += 1;
             }
-            let byte = if matches!(character, ' '..='~') { character as u8 } else { UNKNOWN };
-            // SAFETY: `CELLS` maps the text buffer; `cell` stays inside the buffer.
-            unsafe { cell(cells, LINES - 1, self.column).write_volatile(self.attribute | u16::from(byte)) };
-            self.column += 1;
+        }
+    }
+
+    fn scroll(&mut self) {
+        self.column = 0;
+        for at in 0..COLUMNS * LINES {
+            let below = self.shown.get(at + COLUMNS).copied().unwrap_or(BLANK);
+            self.set(at, below);
+        }
+    }
+
+    /// Shows a cell, if it differs.
+    #[inline]
+    fn set(&mut self, at: usize, cell: u16) {
+        let Some(shown) = self.shown.get_mut(at).filter(|shown| **shown != cell) else { return };
+        *shown = cell;
+        let cells = CELLS.load(Ordering::Acquire);
+        if !cells.is_null() {
+            // SAFETY: `CELLS` maps the text buffer, and `at` lies inside it.
+            unsafe { cells.add(at).write_volatile(cell) };
         }
     }
 }
 
-fn scroll(cells: *mut u16) {
-    for line in 0..LINES {
-        for column in 0..COLUMNS {
-            // SAFETY: `CELLS` maps the text buffer; `cell` stays inside the buffer.
-            unsafe {
-                let below =
-                    if line + 1 < LINES { cell(cells, line + 1, column).read_volatile() } else { BLANK };
-                cell(cells, line, column).write_volatile(below);
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(screen: &Screen, line: usize) -> String {
+        let cells = &screen.shown[line * COLUMNS..][..COLUMNS];
+        let text: String = cells.iter().map(|cell| char::from(*cell as u8)).collect();
+        text.trim_end().into()
+    }
+
+    #[test]
+    fn text_enters_at_the_bottom_and_moves_up() {
+        let mut screen = Screen::new(NORMAL);
+        screen.write("\none\ntwo é");
+        assert_eq!(line(&screen, LINES - 2), "one");
+        assert_eq!(line(&screen, LINES - 1), "two ?");
+        screen.write(&"\n".repeat(LINES));
+        assert!((0..LINES).all(|n| line(&screen, n).is_empty()));
+    }
+
+    #[test]
+    fn a_long_line_goes_on_below() {
+        let mut screen = Screen::new(NORMAL);
+        screen.write(&"x".repeat(COLUMNS + 2));
+        assert_eq!(line(&screen, LINES - 2), "x".repeat(COLUMNS));
+        assert_eq!(line(&screen, LINES - 1), "xx");
     }
 }
