@@ -8,7 +8,9 @@ use crate::clock::GuestClock;
 use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, Machine, Permissions};
+use crate::kvm_clock::KvmClock;
 use crate::msr::Msrs;
+use crate::paravirtual_clock::ParavirtualClock;
 
 bitflags! {
     /// Work that waits before the next entry. The hot path tests this one word.
@@ -41,7 +43,11 @@ pub(crate) struct Processor<B: Backend> {
     pub(crate) cpuid: CpuidTable,
     pub(crate) permissions: Permissions,
     pub(crate) clock: GuestClock,
+    pub(crate) kvm_clock: KvmClock,
     pub(crate) msrs: Msrs,
+    pub(crate) paravirtual_clock: ParavirtualClock,
+    /// The host's TSC at the start of the guest's time.
+    pub(crate) started: u64,
     pub(crate) counters: Counters,
     pub(crate) attention: Attention,
     pub(crate) activity: Activity,
@@ -66,10 +72,13 @@ impl<B: Backend> Processor<B> {
         Ok(Self {
             vcpu: backend.create_vcpu(space)?,
             apic,
+            kvm_clock: KvmClock::new(host.tsc_hz(), host.now()),
             msrs: Msrs::new(&permissions),
             cpuid,
             permissions,
             clock: GuestClock::default(),
+            paravirtual_clock: ParavirtualClock::new(host.tsc_hz()),
+            started: host.tsc(),
             counters: Counters::default(),
             attention: Attention::all(),
             activity: Activity::Running,
@@ -91,7 +100,10 @@ impl<B: Backend> Processor<B> {
         self.msrs = Msrs::new(&self.permissions);
         self.cpuid.set_cr4(0);
         self.cpuid.set_xcr0(self.vcpu.read(SystemRegister::Xcr0));
-        self.clock = GuestClock::starting_at(host.tsc());
+        self.started = host.tsc();
+        self.paravirtual_clock.reset();
+        self.clock = GuestClock::starting_at(self.started);
+        self.kvm_clock.reset(host.now());
         self.vcpu.set_tsc_offset(self.clock.offset());
         self.vcpu.set_guest_owned(GUEST_OWNED_CR0, guest_owned_cr4(&self.permissions));
         self.activity = Activity::Running;
@@ -142,8 +154,9 @@ impl<B: Backend> Processor<B> {
     }
 
     /// The guest's TSC has taken a step: an armed deadline comes at another moment.
-    pub(crate) fn clock_changed<H: Host>(&mut self, host: &H) {
+    pub(crate) fn clock_changed<H: Host>(&mut self, host: &H, space: &B::Space) {
         self.vcpu.set_tsc_offset(self.clock.offset());
+        self.paravirtual_clock.update(self.clock.guest_tsc(self.started), space);
         let deadline = self.apic.tsc_deadline();
         if deadline != 0 {
             self.write_tsc_deadline(deadline, host);

@@ -145,3 +145,5 @@ pub(super) const EDX87_INVARIANT_TSC: u32 = 1 << 8;
 pub(super) const EAX88_DEFAULT: u32 = 48 << 8 | 36;
 /// Leaf 8000_0008H EBX: CLZERO, and that FXSAVE always saves error pointers.
 pub(super) const EBX88: u32 = 1 << 0 | 1 << 2;
+/// Leaf 4000_0001H EAX: no I/O delay, paravirtual clock by its new MSRs, and that clock never goes back between vCPUs.
+pub(super) const KVM_FEATURES: u32 = 1 << 1 | 1 << 3 | 1 << 24;

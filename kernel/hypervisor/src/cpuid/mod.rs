@@ -17,6 +17,7 @@ mod tests;
 use arrayvec::ArrayVec;
 use vcpu::{CpuidResult, cr4, efer};
 
+use crate::kvm_clock;
 use baseline as bits;
 pub use state::StateLayout;
 
@@ -299,7 +300,8 @@ impl CpuidTable {
         };
     }
 
-    /// KVM's signature without a single feature: Linux then trusts that x2APIC works without interrupt remapping.
+    /// KVM's signature: Linux then trusts that x2APIC works without interrupt remapping. Features: no I/O delays needed,
+    /// and the paravirtual clock, which is stable.
     fn fill_hypervisor(&mut self) {
         let word = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
         self.hypervisor[0] = CpuidResult {
@@ -308,6 +310,8 @@ impl CpuidTable {
             ecx: word(b"VMKV"),
             edx: word(b"M\0\0\0"),
         };
+        self.hypervisor[1].eax = kvm_clock::FEATURES;
+        self.hypervisor[1] = CpuidResult { eax: bits::KVM_FEATURES, ..CpuidResult::default() };
     }
 }
 

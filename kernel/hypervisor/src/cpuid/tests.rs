@@ -123,7 +123,7 @@ fn os_bits_follow_cr4() {
 }
 
 #[test]
-fn the_signature_is_kvms_without_features() {
+fn the_signature_is_kvms_with_its_clock() {
     let table = table(&rich_host());
     let leaf = table.get(0x4000_0000, 0);
     let mut text = [0; 12];
@@ -132,7 +132,8 @@ fn the_signature_is_kvms_without_features() {
     text[8..].copy_from_slice(&leaf.edx.to_le_bytes());
     assert_eq!(&text, b"KVMKVMKVM\0\0\0");
     assert_eq!(leaf.eax, 0x4000_0001);
-    assert_eq!(table.get(0x4000_0001, 0), CpuidResult::default());
+    assert_eq!(table.get(0x4000_0001, 0), result(0x0100_000a, 0, 0, 0));
+    assert_eq!(table.get(0x4000_0002, 0), CpuidResult::default());
 }
 
 #[test]

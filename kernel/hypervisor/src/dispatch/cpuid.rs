@@ -1,16 +1,32 @@
 //! CPUID (SDM vol. 2, "CPUID—CPU Identification").
 
 use emulator::Intercept;
-use vcpu::{Backend, Host, Vcpu};
+use vcpu::{Backend, Host, SystemRegister, Vcpu};
 
 use super::{Handled, Outcome};
 use crate::guest::Guest;
 
+/// Extended state: its size follows XCR0.
+const STATE_LEAF: u32 = 0xd;
+
+/// The leaf that tells sizes by XCR0.
+const STATE_LEAF: u32 = 0xd;
+
 #[inline]
 pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Cpuid)?;
+    let leaf = guest.cpu.vcpu.registers().rax() as u32;
+    if leaf == STATE_LEAF {
+        // XCR0 may have changed without an exit: not every CPU intercepts XSETBV.
+        guest.cpu.cpuid.set_xcr0(guest.cpu.vcpu.read(SystemRegister::Xcr0));
+    }
+    if guest.cpu.vcpu.registers().rax() as u32 == STATE_LEAF {
+        // Not every CPU that has an XSETBV exit makes it (QEMU's SVM does not), so XCR0 may have changed.
+        let xcr0 = guest.cpu.vcpu.read(SystemRegister::Xcr0);
+        guest.cpu.cpuid.set_xcr0(xcr0);
+    }
     let registers = guest.cpu.vcpu.registers_mut();
-    let result = guest.cpu.cpuid.get(registers.rax() as u32, registers.rcx() as u32);
+    let result = guest.cpu.cpuid.get(leaf, registers.rcx() as u32);
     registers.set_rax(result.eax.into());
     registers.set_rbx(result.ebx.into());
     registers.set_rcx(result.ecx.into());

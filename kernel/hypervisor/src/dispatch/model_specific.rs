@@ -7,9 +7,12 @@ use vcpu::{Backend, Host, SystemRegister, Vcpu};
 use super::{Handled, Outcome};
 use crate::control;
 use crate::guest::Guest;
+use crate::kvm_clock;
 use crate::msr::{Denied, is_canonical, is_pat, number};
 use crate::processor::Attention;
 use crate::ratelimit::Site;
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 impl From<MsrError> for Denied {
     fn from(_: MsrError) -> Self {
@@ -65,6 +68,9 @@ fn value_of<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32) -> R
         number::TSC => cpu.clock.guest_tsc(guest.host.tsc()),
         number::TSC_ADJUST => cpu.clock.adjust(),
         number::APIC_BASE => cpu.apic.base(),
+        kvm_clock::WALL_CLOCK | kvm_clock::SYSTEM_TIME => cpu.kvm_clock.read(msr),
+        number::KVM_SYSTEM_TIME_NEW => cpu.paravirtual_clock.system_time(),
+        number::KVM_WALL_CLOCK_NEW => cpu.paravirtual_clock.wall_clock(),
         _ => match kept_by_backend(msr) {
             Some(SystemRegister::TscAux) if !cpu.permissions.tsc_aux => return Err(Denied),
             Some(register) => cpu.vcpu.read(register),
@@ -84,15 +90,33 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         }
         number::TSC => {
             guest.cpu.clock.write_tsc(value, guest.host.tsc());
-            guest.cpu.clock_changed(guest.host);
+            guest.cpu.clock_changed(guest.host, &guest.board.space);
         }
         number::TSC_ADJUST => {
             guest.cpu.clock.write_adjust(value);
-            guest.cpu.clock_changed(guest.host);
+            guest.cpu.clock_changed(guest.host, &guest.board.space);
         }
         number::APIC_BASE => {
             guest.cpu.apic.write_base(value)?;
             guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
+        }
+        number::KVM_SYSTEM_TIME_NEW => {
+            let cpu = &mut *guest.cpu;
+            let tsc_at_zero = cpu.clock.guest_tsc(cpu.started);
+            return cpu.paravirtual_clock.write_system_time(value, tsc_at_zero, &guest.board.space);
+        }
+        number::KVM_WALL_CLOCK_NEW => {
+            let age = guest.host.now() - guest.host.time_of(guest.cpu.started);
+            let seconds = guest.host.wall_clock_s().saturating_sub(age.0 / NANOS_PER_SECOND);
+            return guest.cpu.paravirtual_clock.write_wall_clock(value, seconds, &guest.board.space);
+        }
+        kvm_clock::SYSTEM_TIME => {
+            guest.cpu.kvm_clock.set_system_time(value);
+            publish_clock(guest);
+        }
+        kvm_clock::WALL_CLOCK => {
+            let (now, wall_clock_s) = (guest.host.now(), guest.host.wall_clock_s());
+            guest.cpu.kvm_clock.set_wall_clock(value, &guest.board.space, now, wall_clock_s);
         }
         number::EFER => {
             let state = guest.control_state();
@@ -105,6 +129,19 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         },
     }
     Ok(())
+}
+
+/// The guest's TSC has taken a step.
+fn clock_changed<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
+    guest.cpu.clock_changed(guest.host);
+    publish_clock(guest);
+}
+
+/// Tells the guest how time follows from its TSC.
+fn publish_clock<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
+    let tsc = guest.host.tsc();
+    let (now, guest_tsc) = (guest.host.time_of(tsc), guest.cpu.clock.guest_tsc(tsc));
+    guest.cpu.kvm_clock.publish(&guest.board.space, now, guest_tsc);
 }
 
 /// Writes a register that the backend keeps, where the value is one.

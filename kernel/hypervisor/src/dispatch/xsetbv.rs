@@ -21,6 +21,5 @@ pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Ha
     }
     let Ok(value) = control::write_xcr0(value, &guest.cpu.permissions) else { return Ok(Outcome::GP) };
     vcpu.write(SystemRegister::Xcr0, value);
-    guest.cpu.cpuid.set_xcr0(value);
     Ok(Outcome::Advance(next))
 }
