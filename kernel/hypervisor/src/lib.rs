@@ -31,7 +31,6 @@ pub mod cpuid;
 mod dispatch;
 mod guest;
 mod instruction;
-mod kvm_clock;
 mod linear;
 pub mod memory_map;
 mod msr;

@@ -8,7 +8,6 @@ use crate::clock::GuestClock;
 use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, Machine, Permissions};
-use crate::kvm_clock::KvmClock;
 use crate::msr::Msrs;
 use crate::paravirtual_clock::ParavirtualClock;
 
@@ -43,7 +42,6 @@ pub(crate) struct Processor<B: Backend> {
     pub(crate) cpuid: CpuidTable,
     pub(crate) permissions: Permissions,
     pub(crate) clock: GuestClock,
-    pub(crate) kvm_clock: KvmClock,
     pub(crate) msrs: Msrs,
     pub(crate) paravirtual_clock: ParavirtualClock,
     /// The host's TSC at the start of the guest's time.
@@ -72,7 +70,6 @@ impl<B: Backend> Processor<B> {
         Ok(Self {
             vcpu: backend.create_vcpu(space)?,
             apic,
-            kvm_clock: KvmClock::new(host.tsc_hz(), host.now()),
             msrs: Msrs::new(&permissions),
             cpuid,
             permissions,
@@ -103,7 +100,6 @@ impl<B: Backend> Processor<B> {
         self.started = host.tsc();
         self.paravirtual_clock.reset();
         self.clock = GuestClock::starting_at(self.started);
-        self.kvm_clock.reset(host.now());
         self.vcpu.set_tsc_offset(self.clock.offset());
         self.vcpu.set_guest_owned(GUEST_OWNED_CR0, guest_owned_cr4(&self.permissions));
         self.activity = Activity::Running;

@@ -26,9 +26,10 @@ pub struct PcHost {
 }
 
 impl PcHost {
-    /// The calling CPU. `None` while clock and interrupt controllers are not up.
+    /// The calling CPU. `None` while its tables, the clock or the interrupt controllers are not up.
     pub fn new() -> Option<Self> {
-        Some(Self { clock: clock()?, armed: Nanos::NEVER, stays_on_its_cpu: PhantomData })
+        let clock = clock().filter(|_| cpu::is_started())?;
+        Some(Self { clock, armed: Nanos::NEVER, stays_on_its_cpu: PhantomData })
     }
 
     /// After its interrupt the timer is off.

@@ -17,7 +17,6 @@ mod tests;
 use arrayvec::ArrayVec;
 use vcpu::{CpuidResult, cr4, efer};
 
-use crate::kvm_clock;
 use baseline as bits;
 pub use state::StateLayout;
 
@@ -310,7 +309,6 @@ impl CpuidTable {
             ecx: word(b"VMKV"),
             edx: word(b"M\0\0\0"),
         };
-        self.hypervisor[1].eax = kvm_clock::FEATURES;
         self.hypervisor[1] = CpuidResult { eax: bits::KVM_FEATURES, ..CpuidResult::default() };
     }
 }

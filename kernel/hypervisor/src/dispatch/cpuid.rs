@@ -9,9 +9,6 @@ use crate::guest::Guest;
 /// Extended state: its size follows XCR0.
 const STATE_LEAF: u32 = 0xd;
 
-/// The leaf that tells sizes by XCR0.
-const STATE_LEAF: u32 = 0xd;
-
 #[inline]
 pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Cpuid)?;
@@ -19,11 +16,6 @@ pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Ha
     if leaf == STATE_LEAF {
         // XCR0 may have changed without an exit: not every CPU intercepts XSETBV.
         guest.cpu.cpuid.set_xcr0(guest.cpu.vcpu.read(SystemRegister::Xcr0));
-    }
-    if guest.cpu.vcpu.registers().rax() as u32 == STATE_LEAF {
-        // Not every CPU that has an XSETBV exit makes it (QEMU's SVM does not), so XCR0 may have changed.
-        let xcr0 = guest.cpu.vcpu.read(SystemRegister::Xcr0);
-        guest.cpu.cpuid.set_xcr0(xcr0);
     }
     let registers = guest.cpu.vcpu.registers_mut();
     let result = guest.cpu.cpuid.get(leaf, registers.rcx() as u32);

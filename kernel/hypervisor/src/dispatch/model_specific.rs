@@ -7,7 +7,6 @@ use vcpu::{Backend, Host, SystemRegister, Vcpu};
 use super::{Handled, Outcome};
 use crate::control;
 use crate::guest::Guest;
-use crate::kvm_clock;
 use crate::msr::{Denied, is_canonical, is_pat, number};
 use crate::processor::Attention;
 use crate::ratelimit::Site;
@@ -68,7 +67,6 @@ fn value_of<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32) -> R
         number::TSC => cpu.clock.guest_tsc(guest.host.tsc()),
         number::TSC_ADJUST => cpu.clock.adjust(),
         number::APIC_BASE => cpu.apic.base(),
-        kvm_clock::WALL_CLOCK | kvm_clock::SYSTEM_TIME => cpu.kvm_clock.read(msr),
         number::KVM_SYSTEM_TIME_NEW => cpu.paravirtual_clock.system_time(),
         number::KVM_WALL_CLOCK_NEW => cpu.paravirtual_clock.wall_clock(),
         _ => match kept_by_backend(msr) {
@@ -110,14 +108,6 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
             let seconds = guest.host.wall_clock_s().saturating_sub(age.0 / NANOS_PER_SECOND);
             return guest.cpu.paravirtual_clock.write_wall_clock(value, seconds, &guest.board.space);
         }
-        kvm_clock::SYSTEM_TIME => {
-            guest.cpu.kvm_clock.set_system_time(value);
-            publish_clock(guest);
-        }
-        kvm_clock::WALL_CLOCK => {
-            let (now, wall_clock_s) = (guest.host.now(), guest.host.wall_clock_s());
-            guest.cpu.kvm_clock.set_wall_clock(value, &guest.board.space, now, wall_clock_s);
-        }
         number::EFER => {
             let state = guest.control_state();
             let value = control::write_efer(&state, value, &guest.cpu.permissions).map_err(|_| Denied)?;
@@ -129,19 +119,6 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         },
     }
     Ok(())
-}
-
-/// The guest's TSC has taken a step.
-fn clock_changed<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
-    guest.cpu.clock_changed(guest.host);
-    publish_clock(guest);
-}
-
-/// Tells the guest how time follows from its TSC.
-fn publish_clock<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
-    let tsc = guest.host.tsc();
-    let (now, guest_tsc) = (guest.host.time_of(tsc), guest.cpu.clock.guest_tsc(tsc));
-    guest.cpu.kvm_clock.publish(&guest.board.space, now, guest_tsc);
 }
 
 /// Writes a register that the backend keeps, where the value is one.

@@ -4,7 +4,6 @@
 #![allow(unsafe_code)]
 
 use core::arch::naked_asm;
-use core::sync::atomic::Ordering;
 
 use spin::Once;
 
@@ -78,11 +77,6 @@ pub fn set_handler(vector: u8, handler: fn()) {
     {
         slot.call_once(|| handler);
     }
-}
-
-/// Interrupts that this CPU has served.
-pub fn interrupts_served() -> u64 {
-    super::this().interrupts.load(Ordering::Relaxed)
 }
 
 /// Address of the stub of vector 0.
@@ -168,7 +162,6 @@ extern "C" fn interrupt_entry(frame: &InterruptFrame) {
         exceptions::handle(frame);
         return;
     };
-    super::this().interrupts.fetch_add(1, Ordering::Relaxed);
     if let Some(handler) = HANDLERS.get(index).and_then(Once::get) {
         handler();
     }

@@ -15,7 +15,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use features::{Features, Vendor, features};
-pub use interrupts::{InterruptFrame, interrupts_served, set_handler};
+pub use interrupts::{InterruptFrame, set_handler};
 pub use tables::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR};
 
 use x86_64::registers::model_specific::GsBase;
@@ -33,8 +33,6 @@ pub struct PerCpu {
     pub id: u32,
     /// True from the timer's interrupt until somebody asks.
     pub(crate) timer_fired: AtomicBool,
-    /// Interrupts served by this CPU.
-    pub(crate) interrupts: AtomicU64,
     tables: CpuTables,
 }
 
@@ -42,7 +40,6 @@ static BOOT_CPU: PerCpu = PerCpu {
     address: AtomicU64::new(0),
     id: 0,
     timer_fired: AtomicBool::new(false),
-    interrupts: AtomicU64::new(0),
     tables: CpuTables::new(),
 };
 
@@ -78,11 +75,17 @@ pub fn start() {
     unsafe { BOOT_CPU.load() };
 }
 
-/// This CPU's block.
+/// True once [`start`] has run.
+pub(crate) fn is_started() -> bool {
+    STARTED.load(Ordering::Relaxed)
+}
+
+/// This CPU's block. Its callers run after [`start`]: handlers, because that loads the IDT, and the others
+/// because they ask.
 #[inline]
-pub fn this() -> &'static PerCpu {
+pub(crate) fn this() -> &'static PerCpu {
     let address: u64;
-    // SAFETY: `start` let GS point to a static block, whose first word is its own address.
+    // SAFETY: `start`, which has run, let GS point to a static block, whose first word is its own address.
     unsafe {
         asm!("mov {}, gs:[0]", out(reg) address, options(nostack, preserves_flags, readonly));
         &*(address as *const PerCpu)
@@ -90,7 +93,12 @@ pub fn this() -> &'static PerCpu {
 }
 
 /// Where this CPU's tables are.
+///
+/// # Panics
+///
+/// Before [`start`].
 pub fn tables() -> HostTables {
+    assert!(is_started(), "a CPU's tables are asked for before it has any");
     let cpu = this();
     HostTables {
         gdt_base: cpu.tables.gdt_base(),
