@@ -225,6 +225,9 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
 
     /// Ends a VM; its vCPU is loaded.
     fn stop(&mut self, index: usize, reason: StopReason) {
+        // Who watches this VM sees its last bytes, then why it ended.
+        self.console.pump(self.host);
+        self.console.end_guest(index);
         if let Some(guest) = self.guest(index) {
             report::stopped(&guest, reason);
         }
@@ -232,8 +235,6 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
             vm.state = State::Stopped(reason);
         }
         self.unload();
-        self.console.pump(self.host);
-        self.console.end_guest(index);
     }
 
     /// Waits until a timer of a VM is due or the console should be looked at.
