@@ -31,7 +31,7 @@ fn counters<B: Backend>(name: &str, cpu: &Processor<B>, bus: devices::BusCounter
             log::info!("vm {name}: exits {reason} {count}");
         }
     }
-    log::info!("vm {name}: exits total {}", counters.total());
+    log::info!("vm {name}: {} exits in all", counters.total());
     let ticks = counters.ticks;
     log::info!("vm {name}: ticks guest {} root {} idle {}", ticks.guest, ticks.root, ticks.idle);
     log::info!(
