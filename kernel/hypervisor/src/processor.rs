@@ -33,6 +33,11 @@ pub(crate) enum Activity {
     Running,
     /// In HLT until an interrupt comes.
     Halted,
+    /// In HLT with interrupts off: only an NMI can wake it, and where none comes until then, none will.
+    HaltedMasked {
+        /// When the VM is given up.
+        until: Nanos,
+    },
 }
 
 /// A virtual CPU.
@@ -96,6 +101,7 @@ impl<B: Backend> Processor<B> {
         self.apic.enter_virtual_wire();
         self.msrs = Msrs::new(&self.permissions);
         self.cpuid.set_cr4(0);
+        self.cpuid.set_apic(true);
         self.cpuid.set_xcr0(self.vcpu.read(SystemRegister::Xcr0));
         self.started = host.tsc();
         self.paravirtual_clock.reset();

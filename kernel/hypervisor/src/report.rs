@@ -116,7 +116,7 @@ impl<B: Backend> fmt::Display for Line<'_, '_, B> {
         write!(f, "{} {:<16} {}  ", self.number + 1, vm.config.name, Size(vm.config.memory))?;
         match vm.state {
             State::Resetting(_) => f.write_str("restarting")?,
-            State::Running if vm.cpu.activity == Activity::Halted => f.write_str("waiting")?,
+            State::Running if vm.cpu.activity != Activity::Running => f.write_str("waiting")?,
             State::Running => f.write_str("running")?,
             State::Stopped(reason) => write!(f, "stopped: {reason}")?,
         }

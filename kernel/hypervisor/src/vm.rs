@@ -186,17 +186,31 @@ impl<'m, B: Backend> Vm<'m, B> {
         if !self.is_alive() {
             return Nanos::NEVER;
         }
-        self.cpu.deadline().min(self.board.chipset.next_deadline().unwrap_or(Nanos::NEVER))
+        let given_up = self.gives_up_at().unwrap_or(Nanos::NEVER);
+        let timers = self.cpu.deadline().min(self.board.chipset.next_deadline().unwrap_or(Nanos::NEVER));
+        timers.min(given_up)
+    }
+
+    /// When nobody believes any more that something wakes its vCPU.
+    pub(crate) fn gives_up_at(&self) -> Option<Nanos> {
+        match self.cpu.activity {
+            Activity::HaltedMasked { until } if self.is_alive() => Some(until),
+            _ => None,
+        }
     }
 
     /// Wakes its vCPU where an interrupt waits for it.
     pub(crate) fn wake(&mut self) {
         let apic = &self.cpu.apic;
-        let waiting = apic.pending_vector().is_some()
-            || apic.nmi_pending()
-            || apic.init_or_startup_pending()
-            || apic.accepts_pic() && self.board.chipset.pic_interrupt();
-        if waiting && self.cpu.activity == Activity::Halted {
+        let not_maskable = apic.nmi_pending() || apic.init_or_startup_pending();
+        let maskable =
+            || apic.pending_vector().is_some() || apic.accepts_pic() && self.board.chipset.pic_interrupt();
+        let wakes = match self.cpu.activity {
+            Activity::Running => false,
+            Activity::Halted => not_maskable || maskable(),
+            Activity::HaltedMasked { .. } => not_maskable,
+        };
+        if wakes {
             self.cpu.activity = Activity::Running;
             self.cpu.attention |= Attention::INTERRUPTS;
         }

@@ -52,8 +52,9 @@ pub(super) const EDX1: u32 = 1 << 0 // FPU
     | 1 << 25 // SSE
     | 1 << 26 // SSE2
     | 1 << 27; // self snoop
+pub(super) const EDX1_APIC: u32 = 1 << 9;
 /// Leaf 1 EDX, made by the hypervisor: machine-check exception, APIC, MTRRs, machine-check architecture.
-pub(super) const EDX1_EMULATED: u32 = 1 << 7 | 1 << 9 | 1 << 12 | 1 << 14;
+pub(super) const EDX1_EMULATED: u32 = 1 << 7 | EDX1_APIC | 1 << 12 | 1 << 14;
 
 /// Leaf 4 EAX: the cache's type.
 pub(super) const EAX4_TYPE: u32 = 0x1f;

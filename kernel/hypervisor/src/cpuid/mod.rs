@@ -134,6 +134,14 @@ impl CpuidTable {
         follow(&mut self.basic[7].ecx, bits::ECX7_OSPKE, value & cr4::PKE != 0);
     }
 
+    /// The guest's local APIC is switched on or off: leaf 1, and AMD's copy of it, follow.
+    pub fn set_apic(&mut self, enabled: bool) {
+        let others = if self.is_intel() { 0 } else { bits::EDX1_APIC };
+        for (edx, bit) in [(&mut self.basic[1].edx, bits::EDX1_APIC), (&mut self.extended[1].edx, others)] {
+            *edx = if enabled { *edx | bit } else { *edx & !bit };
+        }
+    }
+
     /// The guest's XCR0 is now this: leaf 0DH follows.
     pub fn set_xcr0(&mut self, value: u64) {
         if self.layout.components() == 0 {

@@ -1,7 +1,7 @@
 //! Instructions that the emulator executes: accesses to device memory, INS and OUTS.
 
 use emulator::{Exception, Executed, Stop};
-use vcpu::{Backend, Event, Host, SystemRegister, Vcpu};
+use vcpu::{Backend, Event, Host, SystemRegister, Vcpu, rflags};
 
 use super::Outcome;
 use crate::guest::Guest;
@@ -15,7 +15,11 @@ pub(super) fn instruction<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) 
             guest.cpu.mismatches = 0;
             Outcome::Advance(next_rip)
         }
-        Ok(Executed { next_rip, finished: false }) => {
+        // Single-stepping stops after each iteration of a repeated instruction.
+        Ok(Executed { next_rip, .. }) if guest.cpu.vcpu.rflags() & rflags::TF != 0 => {
+            Outcome::Advance(next_rip)
+        }
+        Ok(Executed { next_rip, .. }) => {
             guest.cpu.vcpu.set_rip(next_rip);
             Outcome::Resume
         }

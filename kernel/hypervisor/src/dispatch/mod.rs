@@ -12,11 +12,11 @@ mod model_specific;
 mod nested_fault;
 mod xsetbv;
 
-use vcpu::{Backend, Event, Exit, Host, Vcpu, rflags};
+use vcpu::{Backend, Event, Exit, Host, Nanos, Vcpu, rflags};
 
 use crate::counters::ExitReason;
 use crate::guest::Guest;
-use crate::processor::Attention;
+use crate::processor::{Activity, Attention};
 use crate::ratelimit::Site;
 use crate::stop::StopReason;
 use emulator::Intercept;
@@ -30,8 +30,6 @@ pub(crate) enum Outcome {
     Advance(u64),
     /// It gets this event.
     Inject(Event),
-    /// The instruction is done, and the vCPU waits for an interrupt.
-    Block(u64),
     /// The VM ends.
     Stop(StopReason),
 }
@@ -128,13 +126,23 @@ fn seldom<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exit: Exit) -> H
     handled
 }
 
+/// How long a vCPU in HLT with interrupts off may wait for an NMI.
+const NMI_PATIENCE: Nanos = Nanos::from_millis(500);
+
 /// HLT (SDM vol. 2, "HLT—Halt").
 fn halt<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Hlt)?;
-    if guest.cpu.vcpu.rflags() & rflags::IF == 0 && !guest.cpu.apic.nmi_pending() {
-        return Ok(Outcome::Stop(StopReason::HaltedForever));
+    guest.cpu.activity = Activity::Halted;
+    if guest.cpu.vcpu.rflags() & rflags::IF == 0 {
+        // Only a timer of the chipset can bring an NMI, routed so by the I/O APIC or LINT0.
+        let timers = guest.board.chipset.next_deadline().is_some();
+        if !timers && !guest.cpu.apic.nmi_pending() {
+            return Ok(Outcome::Stop(StopReason::HaltedForever));
+        }
+        guest.cpu.activity = Activity::HaltedMasked { until: guest.host.now() + NMI_PATIENCE };
     }
-    Ok(Outcome::Block(next))
+    guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
+    Ok(Outcome::Advance(next))
 }
 
 /// INVD and WBINVD: caches are coherent, and what the guest has in them must not be lost.

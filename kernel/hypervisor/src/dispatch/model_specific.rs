@@ -1,5 +1,6 @@
 //! RDMSR and WRMSR (SDM vol. 2, same titles). Deny by default: what is not named is #GP(0), counted and logged.
 
+use devices::ApicMode;
 use devices::lapic::MsrError;
 use emulator::Intercept;
 use vcpu::{Backend, Host, SystemRegister, Vcpu};
@@ -96,6 +97,7 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         }
         number::APIC_BASE => {
             guest.cpu.apic.write_base(value)?;
+            guest.cpu.cpuid.set_apic(guest.cpu.apic.mode() != ApicMode::Disabled);
             guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
         }
         number::KVM_SYSTEM_TIME_NEW => {

@@ -137,8 +137,11 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
                 chipset.flush_console(&mut wiring);
             }
             guest.feed_console();
-            if let Some(vm) = self.vms.get_mut(index) {
-                vm.wake();
+            let Some(vm) = self.vms.get_mut(index) else { continue };
+            vm.wake();
+            if vm.gives_up_at().is_some_and(|until| until <= now) {
+                self.switch_to(index);
+                self.stop(index, StopReason::HaltedForever);
             }
         }
     }
@@ -247,7 +250,7 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
         self.host.wait_for_interrupt();
         let after = self.host.tsc();
         for vm in &mut self.vms {
-            if vm.is_alive() && vm.cpu.activity == Activity::Halted {
+            if vm.is_alive() && vm.cpu.activity != Activity::Running {
                 vm.cpu.counters.ticks.idle += after.wrapping_sub(before);
             }
         }

@@ -80,11 +80,6 @@ impl Slice<'_> {
                 Outcome::Advance(next) => guest.cpu.vcpu.advance(next),
                 Outcome::Resume => {}
                 Outcome::Inject(event) => guest.cpu.inject(event),
-                Outcome::Block(next) => {
-                    guest.cpu.vcpu.advance(next);
-                    guest.cpu.activity = Activity::Halted;
-                    guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
-                }
                 Outcome::Stop(reason) => return SliceEnd::Stopped(reason),
             }
         }
@@ -115,7 +110,7 @@ impl Slice<'_> {
         // What the devices have just raised is looked at here.
         guest.cpu.attention.remove(Attention::INTERRUPTS);
         deliver_interrupts(guest);
-        (guest.cpu.activity == Activity::Halted).then_some(SliceEnd::Over)
+        (guest.cpu.activity != Activity::Running).then_some(SliceEnd::Over)
     }
 
     /// Timers that are due fire; the host's timer is armed for the next one, or the end of the slice.
@@ -184,7 +179,9 @@ fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
     let from_pic = cpu.apic.accepts_pic() && chipset.pic_interrupt();
     let mut waiting = from_pic || cpu.apic.pending_vector().is_some();
     if waiting {
-        cpu.activity = Activity::Running;
+        if cpu.activity == Activity::Halted {
+            cpu.activity = Activity::Running;
+        }
         if cpu.vcpu.interruptible() {
             let vector = match cpu.apic.pending_vector() {
                 Some(vector) => {

@@ -69,6 +69,27 @@ fn crashes_stop_their_vm_with_a_dump() {
     );
 }
 
+/// With a timer of the chipset running, an NMI could come: the VM is given up only after a while.
+#[test]
+fn a_masked_halt_waits_for_an_nmi_but_not_for_ever() {
+    let pit = |port, value| step(move |guest| guest.port_write(port, 1, value));
+    let mut bench = Bench::new();
+    let steps = vec![
+        pit(0x43, 0x34),
+        pit(0x40, 0),
+        pit(0x40, 0),
+        step(|guest| {
+            guest.cpu.rflags &= !rflags::IF;
+            Exit::Halt
+        }),
+        step(|_| panic!("a maskable interrupt woke it")),
+    ];
+    bench.add_vm("masked", steps);
+    let run = bench.run();
+    assert!(run.logged("vm masked: stopped: HLT with interrupts off"), "{:#?}", run.log);
+    assert!(run.host.waits > 10);
+}
+
 #[test]
 fn reset_starts_the_kernel_again_in_clean_memory() {
     let mut bench = Bench::new();

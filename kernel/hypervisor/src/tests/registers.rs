@@ -76,7 +76,16 @@ fn x2apic_mode_comes_by_its_base_register() {
         expect(0x1b, |base| assert_eq!(base, 0xfee0_0900)).into(),
         vec![write(0x1b, 0xfee0_0d00)],
         expect(0x802, |id| assert_eq!(id, 0)).into(),
-        vec![write(0x80b, 1)],
+        vec![write(0x80b, 1), write(0x1b, 0xfee0_0100), step(|guest| guest.cpuid(1, 0))],
+        vec![step(|guest| {
+            assert_eq!(guest.cpu.registers.rdx() & 1 << 9, 0, "an APIC that is off is not shown");
+            guest.write_msr(0x1b, 0xfee0_0900)
+        })],
+        vec![step(|guest| guest.cpuid(1, 0))],
+        vec![step(|guest| {
+            assert_ne!(guest.cpu.registers.rdx() & 1 << 9, 0);
+            Exit::Pause
+        })],
     ]));
     assert_eq!(injected(&actions), [Event::GENERAL_PROTECTION; 2]);
 }
