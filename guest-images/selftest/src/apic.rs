@@ -1,7 +1,7 @@
 //! The local APIC in xAPIC and x2APIC mode (SDM vol. 3, "Advanced Programmable Interrupt Controller").
 
 use crate::cpu::{self, msr};
-use crate::interrupt;
+use crate::{interrupt, platform};
 
 /// Register offsets in the xAPIC page.
 #[expect(missing_docs, reason = "the manual's names")]
@@ -147,32 +147,46 @@ pub fn bit(register: u32, vector: u8) -> bool {
     read(register + u32::from(vector) / 32 * 16) & 1 << (vector % 32) != 0
 }
 
-/// xAPIC mode, enabled, everything masked, nothing in service or pending.
-pub fn baseline() {
-    let base = XAPIC_BASE | BASE_ENABLE | cpu::rdmsr(msr::APIC_BASE) & BASE_BSP;
+/// Back to xAPIC mode. Bare Bochs never enables its APIC again once it is off, so there the mode stays what it is.
+fn leave_x2apic() {
     let now = cpu::rdmsr(msr::APIC_BASE);
+    if !platform::hypervisor() && !platform::bare_tcg() {
+        return;
+    }
     if now & BASE_X2APIC != 0 {
         cpu::wrmsr(msr::APIC_BASE, now & !(BASE_X2APIC | BASE_ENABLE));
     }
+    let base = XAPIC_BASE | BASE_ENABLE | now & BASE_BSP;
     if now != base {
         cpu::wrmsr(msr::APIC_BASE, base);
     }
-    write(register::SVR, SVR_ENABLE | u32::from(SPURIOUS_VECTOR));
+}
+
+/// xAPIC mode where it can be had again, enabled, everything masked, nothing in service or pending.
+pub fn baseline() {
+    leave_x2apic();
+    let x2apic = has_x2apic() && in_x2apic_mode();
+    let get = |register| if x2apic { read_x2(register) as u32 } else { read(register) };
+    let set =
+        |register, value: u32| if x2apic { write_x2(register, value.into()) } else { write(register, value) };
+    set(register::SVR, SVR_ENABLE | u32::from(SPURIOUS_VECTOR));
     for lvt in [register::LVT_TIMER, register::LVT_LINT0, register::LVT_LINT1, register::LVT_ERROR] {
-        write(lvt, MASKED | u32::from(SPURIOUS_VECTOR));
+        set(lvt, MASKED | u32::from(SPURIOUS_VECTOR));
     }
-    write(register::INITIAL_COUNT, 0);
-    write(register::DIVIDE, DIVIDE_BY_1);
-    write(register::TPR, 0);
-    write(register::DFR, u32::MAX);
-    write(register::LDR, 0);
+    set(register::INITIAL_COUNT, 0);
+    set(register::DIVIDE, DIVIDE_BY_1);
+    set(register::TPR, 0);
+    if !x2apic {
+        write(register::DFR, u32::MAX);
+        write(register::LDR, 0);
+    }
     let mut rounds = 0;
-    while (0..8).any(|i| read(register::ISR + 16 * i) != 0) && rounds < 256 {
-        write(register::EOI, 0);
+    while (0..8).any(|i| get(register::ISR + 16 * i) != 0) && rounds < 256 {
+        set(register::EOI, 0);
         rounds += 1;
     }
-    if (1..8).any(|i| read(register::IRR + 16 * i) != 0) {
+    if (1..8).any(|i| get(register::IRR + 16 * i) != 0) {
         interrupt::drain();
     }
-    write(register::ESR, 0);
+    set(register::ESR, 0);
 }

@@ -72,7 +72,7 @@ pub fn count(vector: u8) -> u32 {
     unsafe { (&raw const (*STATE.as_ptr()).counts[usize::from(vector)]).read_volatile() }
 }
 
-/// The vectors delivered, in order, as far as the log reaches.
+/// The vectors delivered but the spurious one, in order, as far as the log reaches.
 pub fn log() -> &'static [u8] {
     // SAFETY: tests look at the log with interrupts off.
     let state = unsafe { &*STATE.as_ptr() };
@@ -96,10 +96,13 @@ pub(crate) fn dispatch(frame: &mut Frame) {
             return (Acknowledge::LocalApic, None);
         }
         state.counts[usize::from(vector)] += 1;
-        if state.logged < LOG_SIZE {
-            state.log[state.logged] = vector;
+        // A spurious interrupt may come at any time that a request goes away.
+        if vector != apic::SPURIOUS_VECTOR {
+            if state.logged < LOG_SIZE {
+                state.log[state.logged] = vector;
+            }
+            state.logged += 1;
         }
-        state.logged += 1;
         state.last_rip = frame.rip;
         let acknowledge = state.acknowledge[usize::from(vector)];
         if acknowledge == Acknowledge::Unexpected {

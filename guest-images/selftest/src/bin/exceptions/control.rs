@@ -109,7 +109,7 @@ fn cr3_reserved_bits() -> TestResult {
     need!(bits < 52, "no reserved address bits");
     for bit in [bits, 51] {
         expect_exception("CR3 beyond the physical width", GP, 0, || {
-            cpu::write_cr3(paging::root() | 1 << bit)
+            cpu::write_cr3(paging::root() | 1 << bit);
         })?;
     }
     expect_exception("CR3 bit 63 without CR4.PCIDE", GP, 0, || cpu::write_cr3(paging::root() | 1 << 63))?;
@@ -141,7 +141,7 @@ fn cr4_pcide_needs_zero_pcid() -> TestResult {
     need!(!platform::bare_tcg(), "TCG has no PCID");
     cpu::write_cr3(paging::root() | paging::PCD);
     expect_exception("CR4.PCIDE with CR3[11:0] not zero", GP, 0, || {
-        cpu::write_cr4(cr4::BASELINE | cr4::PCIDE)
+        cpu::write_cr4(cr4::BASELINE | cr4::PCIDE);
     })?;
     cpu::write_cr3(paging::root());
     cpu::write_cr4(cr4::BASELINE | cr4::PCIDE);

@@ -215,7 +215,7 @@ fn cr2_of_straddling_access() -> TestResult {
         cpu::read64(page + PAGE - 3);
     })?;
     expect_page_fault("write across the page's end", WRITE, page + PAGE, || {
-        cpu::write64(page + PAGE - 3, u64::MAX)
+        cpu::write64(page + PAGE - 3, u64::MAX);
     })?;
     check_eq!(cpu::read32(page + PAGE - 4), 0, "memory before the boundary after the fault");
     Ok(())

@@ -103,7 +103,7 @@ fn idt_limit() -> TestResult {
     let base = idt_base();
     descriptor::load_idt(base, 0x20 * 16 - 1);
     let caught = expect_exception("INT beyond the IDT's limit", GP, (u32::from(GATE) * 8) | IDT, || {
-        probe!("int 0x40")
+        probe!("int 0x40");
     });
     descriptor::load_idt(base, 4095);
     caught
