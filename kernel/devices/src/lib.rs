@@ -1,8 +1,8 @@
 //! The PC a guest sees, as state machines without hardware, threads, clocks or callbacks.
 //!
-//! [`Chipset`] is everything a guest reaches through ports and the I/O APIC's page: 8259 pair, I/O APIC, 8254, RTC and
-//! CMOS, 16550A, i8042, ACPI power management, reset registers and PCI configuration space. [`LocalApic`] is one
-//! processor's local APIC. [`acpi`] builds the tables that describe the machine.
+//! [`Chipset`] is everything a guest reaches through ports, the I/O APIC's page and the PCI configuration window: 8259
+//! pair, I/O APIC, 8254, RTC and CMOS, 16550A, i8042, ACPI power management, reset registers and PCI configuration space.
+//! [`LocalApic`] is one processor's local APIC. [`acpi`] builds the tables that describe the machine.
 //!
 //! - **Time** comes with every call that needs it ([`vcpu::Nanos`], the host's monotonic clock). A timer says when it
 //!   wants to be called again (`next_deadline`) and is brought up to date by `advance`; after `advance(now)` the next

@@ -2,6 +2,7 @@
 //! what comes out again, without a complaint. Without `iasl` the test says so and passes.
 
 use devices::acpi::{AcpiConfig, AcpiTables, Window, build};
+use devices::pci::Ecam;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use vcpu::Gpa;
@@ -45,18 +46,19 @@ fn the_reference_compiler_accepts_every_table() {
     }
     let config = AcpiConfig {
         apic_ids: &[0, 1, 2, 300],
-        pci_memory: Window { first: 0xc000_0000, last: 0xfebf_ffff },
+        pci_memory: Window { first: 0xc000_0000, last: Ecam::BASE.0 - 1 },
         pci_memory_64: Some(Window { first: 0x40_0000_0000, last: 0x7f_ffff_ffff }),
     };
     let tables = build(&config, BASE).unwrap();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("acpi_compiler");
     std::fs::create_dir_all(&folder).unwrap();
     let xsdt = number(&tables, BASE.0 + 24, 8);
-    let [fadt, madt] = [number(&tables, xsdt + 36, 8), number(&tables, xsdt + 44, 8)];
+    let [fadt, madt, mcfg] = [36, 44, 52].map(|entry| number(&tables, xsdt + entry, 8));
     let places = [
         ("xsdt", xsdt),
         ("facp", fadt),
         ("apic", madt),
+        ("mcfg", mcfg),
         ("facs", number(&tables, fadt + 36, 4)),
         ("dsdt", number(&tables, fadt + 40, 4)),
     ];
@@ -71,7 +73,17 @@ fn the_reference_compiler_accepts_every_table() {
         if name == "dsdt" {
             let said = iasl(&["-p", folder.join("again").to_str().unwrap()], &source);
             assert_eq!(complaints(&said), Vec::<&str>::new(), "{said}");
-            for expected in ["PNP0A03", "PNP0501", "PNP0B00", "_S5", "_PRT", "ACPI0007", "QWordMemory"] {
+            for expected in [
+                "PNP0A03",
+                "PNP0501",
+                "PNP0B00",
+                "PNP0C02",
+                "_S5",
+                "_PRT",
+                "ACPI0007",
+                "QWordMemory",
+                "Memory32Fixed",
+            ] {
                 assert!(text.contains(expected), "{expected} is missing: {text}");
             }
         }

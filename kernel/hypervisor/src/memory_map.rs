@@ -6,7 +6,7 @@
 //! | 640 … 768 KiB         | nothing (a display adapter's window)                            |
 //! | 768 KiB … 1 MiB       | RAM, not told to the guest as such; ACPI tables from 896 KiB    |
 //! | 1 MiB … 3 GiB at most | RAM                                                             |
-//! | 3 … 4 GiB             | devices                                                         |
+//! | 3 … 4 GiB             | devices; the PCI configuration window reserved                  |
 //! | from 4 GiB            | the rest of the RAM                                             |
 //!
 //! Sources: ACPI specification, "System Address Map Interfaces"; the PC's tradition.
@@ -14,6 +14,7 @@
 use arrayvec::ArrayVec;
 use devices::MemorySize;
 use devices::acpi::Window;
+use devices::pci::Ecam;
 use loader::{E820Entry, MemoryKind};
 use vcpu::Gpa;
 
@@ -33,8 +34,8 @@ const ABOVE_DEVICES: u64 = 4 * GIB;
 pub const ACPI_TABLES: Gpa = Gpa(0xe_0000);
 /// Bytes for them.
 pub const ACPI_TABLES_SIZE: u64 = HIGH - ACPI_TABLES.0;
-/// Where PCI functions may have their memory: below the I/O APIC.
-pub const PCI_MEMORY: Window = Window { first: DEVICES, last: 0xfebf_ffff };
+/// Where PCI functions may have their memory: below their configuration window.
+pub const PCI_MEMORY: Window = Window { first: DEVICES, last: Ecam::BASE.0 - 1 };
 
 /// A range of RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +52,7 @@ pub struct MemoryMap {
     /// RAM, lowest first.
     pub ram: ArrayVec<RamRange, 4>,
     /// What the guest is told.
-    pub e820: ArrayVec<E820Entry, 5>,
+    pub e820: ArrayVec<E820Entry, 6>,
     /// What the guest's CMOS says.
     pub size: MemorySize,
 }
@@ -75,6 +76,7 @@ impl MemoryMap {
             (FIRMWARE_DATA, LOW_END, MemoryKind::RESERVED),
             (ACPI_TABLES.0, HIGH, MemoryKind::RESERVED),
             (HIGH, below, MemoryKind::RAM),
+            (Ecam::BASE.0, Ecam::BASE.0 + Ecam::SIZE, MemoryKind::RESERVED),
             (ABOVE_DEVICES, ABOVE_DEVICES + above, MemoryKind::RAM),
         ] {
             if start < end {
@@ -100,14 +102,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_ascend_and_lie_in_ram(pages in 4096u64..1 << 22) {
+        fn entries_ascend_and_lie_in_ram_or_reserve_devices(pages in 4096u64..1 << 22) {
             let map = MemoryMap::new(pages * vcpu::PAGE_SIZE);
             let mut end = 0;
             for entry in &map.e820 {
                 prop_assert!(entry.base.0 >= end && entry.length > 0);
                 end = entry.base.0 + entry.length;
                 let inside = map.ram.iter().any(|ram| ram.start <= entry.base && end <= ram.start.0 + ram.length);
-                prop_assert!(inside, "{entry:?} is not RAM");
+                let devices = (DEVICES..ABOVE_DEVICES).contains(&entry.base.0) && end <= ABOVE_DEVICES;
+                let reserved = devices && entry.kind == MemoryKind::RESERVED;
+                prop_assert!(inside || reserved, "{entry:?} is not RAM");
             }
             prop_assert_eq!(map.size.below_4_gib + map.size.above_4_gib, pages * vcpu::PAGE_SIZE);
         }

@@ -5,14 +5,14 @@
 use super::aml::{Encoded, IsaInterrupt, isa_device, ports};
 use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Window};
 use crate::chipset::{COM1, isa_line};
-use crate::pci::PciBus;
+use crate::pci::{Ecam, PciBus};
 use crate::pm::PowerManagement;
 use crate::power::SystemControlA;
 use crate::uart::Uart;
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, Name, PackageBuilder, ResourceTemplate, Scope,
-    ZERO,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, Memory32Fixed, Name, PackageBuilder,
+    ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 use alloc::format;
@@ -61,7 +61,8 @@ fn processors(count: usize) -> Vec<u8> {
 
 /// The host bridge of bus 0 with what it passes on.
 fn pci_root(config: &AcpiConfig) -> Vec<u8> {
-    let buses = AddressSpace::new_bus_number(0u16, 0xff);
+    // The buses of the configuration window: others do not exist.
+    let buses = AddressSpace::new_bus_number(0u16, Ecam::LAST_BUS.into());
     let configuration = ports(PciBus::PORT, 8);
     let low_ports = AddressSpace::new_io(0u16, PciBus::PORT - 1, None);
     let high_ports = AddressSpace::new_io(PciBus::PORT + 8, 0xffff, None);
@@ -110,7 +111,9 @@ fn fixed_devices() -> Vec<u8> {
     let rtc = isa_device("RTC_", "PNP0B00", alloc::vec![&ports(0x70, 2), &IsaInterrupt(isa_line::RTC)]);
     let serial =
         isa_device("COM1", "PNP0501", alloc::vec![&ports(COM1, Uart::PORTS), &IsaInterrupt(isa_line::COM1)]);
-    // What belongs to the mainboard, so that nobody else is put there.
+    // What belongs to the mainboard, so that nobody else is put there. Software trusts the configuration window of the
+    // MCFG only if it finds it here.
+    let configuration = Memory32Fixed::new(true, Ecam::BASE.0 as u32, Ecam::SIZE as u32);
     let board = isa_device(
         "MBRD",
         "PNP0C02",
@@ -120,6 +123,7 @@ fn fixed_devices() -> Vec<u8> {
             &ports(SystemControlA::PORT, 1),
             &ports(0x4d0, 2),
             &ports(PowerManagement::PORT, PowerManagement::PORTS),
+            &configuration,
         ],
     );
     [pic, timer, rtc, serial, board].concat()

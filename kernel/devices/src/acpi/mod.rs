@@ -1,4 +1,4 @@
-//! The ACPI tables that describe the machine: RSDP, XSDT, FADT, FACS, MADT and DSDT in one block of memory.
+//! The ACPI tables that describe the machine: RSDP, XSDT, FADT, FACS, MADT, MCFG and DSDT in one block of memory.
 //!
 //! Source: ACPI specification 6.5, "ACPI Software Programming Model" and "ACPI Data Tables and Table Definition Language".
 //! The tables are made once for each VM; this is the only part of the crate that allocates.
@@ -7,9 +7,11 @@ mod aml;
 mod dsdt;
 mod fadt;
 mod madt;
+mod mcfg;
 #[cfg(test)]
 mod tests;
 
+use crate::pci::Ecam;
 use acpi_tables::Aml;
 use acpi_tables::facs::FACS;
 use acpi_tables::rsdp::Rsdp;
@@ -40,7 +42,7 @@ pub struct Window {
 pub struct AcpiConfig<'a> {
     /// x2APIC ids of the processors, the bootstrap processor's first.
     pub apic_ids: &'a [u32],
-    /// Where PCI functions may have 32-bit memory BARs.
+    /// Where PCI functions may have 32-bit memory BARs; not over [`Ecam`].
     pub pci_memory: Window,
     /// Where they may have 64-bit ones.
     pub pci_memory_64: Option<Window>,
@@ -53,7 +55,7 @@ pub enum AcpiError {
     ProcessorCount(usize),
     /// The tables' place is not a multiple of 16 or not below 4 GiB with room for them.
     Base(Gpa),
-    /// A PCI window is empty or, for 32-bit BARs, not below 4 GiB.
+    /// A PCI window is empty, holds the configuration window or, for 32-bit BARs, is not below 4 GiB.
     PciWindow(Window),
 }
 
@@ -87,9 +89,11 @@ pub fn build(config: &AcpiConfig, base: Gpa) -> Result<AcpiTables, AcpiError> {
     let dsdt = tables.append(dsdt::build(config).as_slice());
     let fadt = tables.append_table(&fadt::build(facs as u32, dsdt as u32));
     let madt = tables.append(madt::build(config.apic_ids).as_slice());
+    let mcfg = tables.append_table(&mcfg::build());
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    xsdt.add_entry(mcfg);
     let xsdt = tables.append_table(&xsdt);
     let mut rsdp = Vec::new();
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
@@ -109,8 +113,8 @@ fn check(config: &AcpiConfig, base: Gpa) -> Result<(), AcpiError> {
         return Err(AcpiError::Base(base));
     }
     for window in [Some(config.pci_memory), config.pci_memory_64].into_iter().flatten() {
-        // The window of all addresses has a length that cannot be written down.
-        if window.first > window.last || window.last - window.first == u64::MAX {
+        let over_ecam = window.first < Ecam::BASE.0 + Ecam::SIZE && Ecam::BASE.0 <= window.last;
+        if window.first > window.last || over_ecam {
             return Err(AcpiError::PciWindow(window));
         }
     }

@@ -4,7 +4,7 @@ extern crate std;
 use proptest::prelude::*;
 
 const BASE: Gpa = Gpa(0xe_0000);
-const WINDOW: Window = Window { first: 0xc000_0000, last: 0xfebf_ffff };
+const WINDOW: Window = Window { first: 0xc000_0000, last: Ecam::BASE.0 - 1 };
 
 fn config(apic_ids: &[u32]) -> AcpiConfig<'_> {
     let pci_memory_64 = Some(Window { first: 0x40_0000_0000, last: 0x7f_ffff_ffff });
@@ -32,15 +32,15 @@ impl Walk<'_> {
         table
     }
 
-    fn xsdt_entries(&self) -> [u64; 2] {
+    fn xsdt_entries(&self) -> [u64; 3] {
         let rsdp = self.0.rsdp().0;
         assert_eq!(self.bytes(rsdp, 8), b"RSD PTR ");
         for length in [20, 36] {
             assert_eq!(self.bytes(rsdp, length).iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
         }
         let xsdt = self.number(rsdp + 24, 8);
-        assert_eq!(self.table(xsdt, b"XSDT").len(), 36 + 16);
-        [self.number(xsdt + 36, 8), self.number(xsdt + 44, 8)]
+        assert_eq!(self.table(xsdt, b"XSDT").len(), 36 + 24);
+        [36, 44, 52].map(|entry| self.number(xsdt + entry, 8))
     }
 }
 
@@ -48,7 +48,7 @@ impl Walk<'_> {
 fn every_table_is_found_from_the_rsdp() {
     let tables = build(&config(&[0, 1]), BASE).unwrap();
     let walk = Walk(&tables);
-    let [fadt, madt] = walk.xsdt_entries();
+    let [fadt, madt, _] = walk.xsdt_entries();
     assert_eq!(walk.table(fadt, b"FACP").len(), 276);
     walk.table(madt, b"APIC");
     let facs = walk.number(fadt + 36, 4);
@@ -61,12 +61,33 @@ fn every_table_is_found_from_the_rsdp() {
     assert_eq!(walk.number(fadt + 76, 4), u64::from(PowerManagement::PORT) + 8);
 }
 
+/// PCI Firmware Specification, "MCFG Table Description": base, segment group, first and last bus; and the motherboard's
+/// resources hold the window: a Memory32Fixed descriptor, read-write.
+#[test]
+fn the_configuration_window_is_described_and_reserved() {
+    let tables = build(&config(&[0]), BASE).unwrap();
+    let walk = Walk(&tables);
+    let [fadt, _, mcfg] = walk.xsdt_entries();
+    let table = walk.table(mcfg, b"MCFG");
+    let (base, size) = (Ecam::BASE.0 as u32, Ecam::SIZE as u32);
+    assert_eq!((table.len(), &table[36..44]), (60, &[0; 8][..]));
+    assert_eq!(table[44..52], Ecam::BASE.0.to_le_bytes());
+    assert_eq!(table[52..], [0, 0, 0, Ecam::LAST_BUS, 0, 0, 0, 0]);
+    assert_eq!(size, (u32::from(table[55] - table[54]) + 1) << 20);
+    assert_eq!(base % size, 0);
+    let mut descriptor = std::vec![0x86, 9, 0, 1];
+    descriptor.extend(base.to_le_bytes());
+    descriptor.extend(size.to_le_bytes());
+    let dsdt = walk.table(walk.number(fadt + 40, 4), b"DSDT");
+    assert!(dsdt.windows(descriptor.len()).any(|bytes| bytes == descriptor));
+}
+
 #[test]
 fn processors_beyond_eight_bits_use_the_x2apic_structure() {
     let ids: std::vec::Vec<u32> = (0..300).collect();
     let tables = build(&config(&ids), BASE).unwrap();
     let walk = Walk(&tables);
-    let [_, madt] = walk.xsdt_entries();
+    let [_, madt, _] = walk.xsdt_entries();
     let table = walk.table(madt, b"APIC");
     let (mut at, mut kinds) = (44, [0; 16]);
     while at < table.len() {
@@ -87,6 +108,13 @@ fn nonsense_is_refused() {
     let bad = Window { first: 2, last: 1 };
     let windows = AcpiConfig { pci_memory: bad, ..config(&[0]) };
     assert_eq!(build(&windows, BASE).unwrap_err(), AcpiError::PciWindow(bad));
+    let last = Ecam::BASE.0 + Ecam::SIZE - 1;
+    for bad in [Window { last: Ecam::BASE.0, ..WINDOW }, Window { first: last, last }] {
+        let windows = AcpiConfig { pci_memory: bad, ..config(&[0]) };
+        assert_eq!(build(&windows, BASE).unwrap_err(), AcpiError::PciWindow(bad));
+    }
+    let beside = AcpiConfig { pci_memory: Window { first: last + 1, last: last + 1 }, ..config(&[0]) };
+    assert!(build(&beside, BASE).is_ok());
     let bad = Window { first: 0, last: u64::MAX };
     let windows = AcpiConfig { pci_memory_64: Some(bad), ..config(&[0]) };
     assert_eq!(build(&windows, BASE).unwrap_err(), AcpiError::PciWindow(bad));
@@ -98,8 +126,9 @@ proptest! {
         let ids: std::vec::Vec<u32> = (0..count as u32).map(|index| index * 16).collect();
         let tables = build(&config(&ids), Gpa(page * 16)).unwrap();
         let walk = Walk(&tables);
-        let [fadt, madt] = walk.xsdt_entries();
+        let [fadt, madt, mcfg] = walk.xsdt_entries();
         walk.table(fadt, b"FACP");
         walk.table(madt, b"APIC");
+        walk.table(mcfg, b"MCFG");
     }
 }

@@ -4,6 +4,7 @@
 //! override in the MADT says so). DMA controllers, floppy, keyboard and display adapter do not exist; their ports read
 //! all ones.
 
+mod memory;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use crate::rtc::{MemorySize, Rtc};
 use crate::uart::{ConsoleSink, Uart};
 pub(crate) use ports::COM1;
 use ports::{PORT_RANGES, PortDevice};
-use vcpu::{Gpa, Nanos};
+use vcpu::Nanos;
 
 /// ISA interrupt lines.
 pub mod isa_line {
@@ -165,37 +166,6 @@ impl Chipset {
         });
     }
 
-    /// Reads memory-mapped registers at `gpa`; `None` when no device is there. Only the I/O APIC is.
-    pub fn mmio_read(
-        &mut self,
-        gpa: Gpa,
-        width: Width,
-        _now: Nanos,
-        _env: &mut impl Environment,
-    ) -> Option<u64> {
-        let offset = Self::ioapic_offset(gpa)?;
-        Some(self.ioapic.read(offset, width).unwrap_or_else(|_| {
-            self.counters.refused += 1;
-            width.mask()
-        }))
-    }
-
-    /// Writes memory-mapped registers at `gpa`; `None` when no device is there.
-    pub fn mmio_write(
-        &mut self,
-        gpa: Gpa,
-        width: Width,
-        value: u64,
-        _now: Nanos,
-        env: &mut impl Environment,
-    ) -> Option<()> {
-        let offset = Self::ioapic_offset(gpa)?;
-        if self.ioapic.write(offset, width, value, env).is_err() {
-            self.counters.refused += 1;
-        }
-        Some(())
-    }
-
     /// When a timer next needs [`Self::advance`]; later than the last advance.
     #[inline]
     pub fn next_deadline(&self) -> Option<Nanos> {
@@ -222,6 +192,11 @@ impl Chipset {
     #[inline]
     pub fn pic_interrupt(&self) -> bool {
         self.pic.interrupt()
+    }
+
+    /// Whether a device can wake a processor that halts with interrupts off.
+    pub fn wakes_unconditionally(&self) -> bool {
+        self.ioapic.wakes_unconditionally()
     }
 
     /// The processor's interrupt-acknowledge cycle: the vector to deliver.
@@ -278,10 +253,6 @@ impl Chipset {
     /// The PCI bus, to add functions to.
     pub fn pci(&mut self) -> &mut PciBus {
         &mut self.pci
-    }
-
-    fn ioapic_offset(gpa: Gpa) -> Option<u64> {
-        gpa.0.checked_sub(IoApic::BASE.0).filter(|offset| *offset < IoApic::SIZE)
     }
 
     /// Drives ISA line `line` to `level` at both interrupt controllers.

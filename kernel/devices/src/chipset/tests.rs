@@ -1,6 +1,8 @@
 use super::*;
 use crate::message::ApicMessage;
+use crate::pci::Ecam;
 use proptest::prelude::*;
+use vcpu::Gpa;
 extern crate std;
 use std::vec::Vec;
 
@@ -62,6 +64,10 @@ impl Machine {
             let gpa = Gpa(IoApic::BASE.0 + offset);
             self.chipset.mmio_write(gpa, Width::Dword, value, self.now, &mut self.world).unwrap();
         }
+    }
+
+    fn ecam(&mut self, offset: u64, width: Width) -> Option<u64> {
+        self.chipset.mmio_read(Gpa(Ecam::BASE.0 + offset), width, self.now, &mut self.world)
     }
 
     fn advance(&mut self, now: Nanos) {
@@ -213,6 +219,31 @@ fn pci_configuration_shares_its_ports_with_the_reset_register() {
     assert_eq!(machine.read(0xcfe, Width::Word), 0x0600);
     assert_eq!(machine.inb(0xcff), 0x06);
     assert_eq!(machine.read(0xcfe, Width::Dword), 0xffff_0600, "past the register nobody answers");
+}
+
+#[test]
+fn the_configuration_window_takes_every_width_and_alignment() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.ecam(0, Width::Qword), Some(0x0d57_8086));
+    assert_eq!(machine.ecam(8, Width::Qword), Some(0x0600_0000));
+    assert_eq!(machine.ecam(3, Width::Dword), Some(0x0d), "in bytes");
+    assert_eq!(machine.ecam(0xfc, Width::Qword), Some(0xffff_ffff_0000_0000), "past the 256 bytes");
+    assert_eq!(machine.ecam(0xff, Width::Word), Some(0xff00));
+    assert_eq!(machine.ecam(0x100, Width::Dword), Some(0xffff_ffff), "no extended registers");
+    assert_eq!(machine.ecam(0x1_0000, Width::Byte), Some(0xff), "no such function");
+    assert_eq!(machine.ecam(0xfff, Width::Word), Some(0xffff), "two functions");
+    assert_eq!(machine.ecam(Ecam::SIZE - 1, Width::Qword), Some(u64::MAX));
+    assert_eq!(
+        machine.chipset.mmio_read(Gpa(Ecam::BASE.0 - 1), Width::Byte, machine.now, &mut machine.world),
+        None
+    );
+    for (offset, width, value) in [(0, Width::Qword, u64::MAX), (0x3a, Width::Qword, 0x5a << 16)] {
+        let gpa = Gpa(Ecam::BASE.0 + offset);
+        machine.chipset.mmio_write(gpa, width, value, machine.now, &mut machine.world).unwrap();
+    }
+    assert_eq!(machine.ecam(0, Width::Qword), Some(0x0507_0d57_8086));
+    assert_eq!(machine.ecam(0x3c, Width::Byte), Some(0x5a), "the interrupt line");
+    assert_eq!(machine.chipset.counters().refused, 0);
 }
 
 #[test]

@@ -1,16 +1,19 @@
-//! PCI configuration space by mechanism 1, and the host bridge.
+//! PCI configuration space by mechanism 1 and by the memory-mapped window ([`Ecam`]), and the host bridge.
 //!
 //! Source: PCI Local Bus Specification 3.0, "Configuration Space Decoding" ("Software Generation of Configuration
 //! Transactions") and "Configuration Space Organization". Functions that are added later keep a [`ConfigSpace`] here;
-//! [`PciBus::write_data`] tells their owner what was written, so that it can move BARs and the like.
+//! [`PciBus::write_data`] and [`PciBus::ecam_write`] tell their owner what was written, so that it can move BARs and the
+//! like.
 
 mod config;
+mod ecam;
 #[cfg(test)]
 mod tests;
 
 use crate::bus::{IoError, Width};
 use arrayvec::ArrayVec;
 pub use config::{ConfigSpace, Header, register};
+pub use ecam::Ecam;
 
 /// Bus, device and function number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -72,7 +75,7 @@ const HOST_BRIDGE: Header = Header {
     subsystem: 0,
 };
 
-/// The configuration mechanism (ports 0xcf8 to 0xcff) and the functions behind it.
+/// The configuration mechanisms (ports 0xcf8 to 0xcff, and the window in memory) and the functions behind them.
 #[derive(Clone, Debug)]
 pub struct PciBus {
     /// The address register as written.
@@ -130,16 +133,40 @@ impl PciBus {
     /// Reads the data register from byte `lane` (0 to 3) on; the access must end within it.
     pub fn read_data(&mut self, lane: u16, width: Width) -> Result<u32, IoError> {
         let (function, register) = self.target(lane, width)?;
-        let space = self.function(function).ok_or(IoError::NoRegister { offset: register.into() })?;
-        Ok(space.read(register, width))
+        self.read(function, register.into(), width)
     }
 
     /// Writes the data register from byte `lane` on, and says what was written.
     pub fn write_data(&mut self, lane: u16, width: Width, value: u32) -> Result<ConfigWrite, IoError> {
         let (function, register) = self.target(lane, width)?;
-        let space = self.function(function).ok_or(IoError::NoRegister { offset: register.into() })?;
+        self.write(function, register.into(), width, value)
+    }
+
+    /// Reads a function's register; the access lies within four aligned bytes.
+    fn read(&mut self, function: FunctionAddress, register: u16, width: Width) -> Result<u32, IoError> {
+        let (space, register) = self.space(function, register)?;
+        Ok(space.read(register, width))
+    }
+
+    /// Writes a function's register; the access lies within four aligned bytes.
+    fn write(
+        &mut self,
+        function: FunctionAddress,
+        register: u16,
+        width: Width,
+        value: u32,
+    ) -> Result<ConfigWrite, IoError> {
+        let (space, register) = self.space(function, register)?;
         space.write(register, width, value);
         Ok(ConfigWrite { function, register, width })
+    }
+
+    /// The configuration space that has a register, if a function has it.
+    fn space(&mut self, function: FunctionAddress, register: u16) -> Result<(&mut ConfigSpace, u8), IoError> {
+        let absent = IoError::NoRegister { offset: register };
+        // Beyond 256 bytes no function has registers.
+        let register = u8::try_from(register).map_err(|_| absent)?;
+        Ok((self.function(function).ok_or(absent)?, register))
     }
 
     fn target(&self, lane: u16, width: Width) -> Result<(FunctionAddress, u8), IoError> {
