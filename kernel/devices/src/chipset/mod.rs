@@ -194,11 +194,6 @@ impl Chipset {
         self.pic.interrupt()
     }
 
-    /// Whether a device can wake a processor that halts with interrupts off.
-    pub fn wakes_unconditionally(&self) -> bool {
-        self.ioapic.wakes_unconditionally()
-    }
-
     /// The processor's interrupt-acknowledge cycle: the vector to deliver.
     pub fn pic_acknowledge(&mut self) -> u8 {
         self.pic.acknowledge()
