@@ -1,12 +1,17 @@
 //! Scenarios in which one VM fails and the others must not notice.
 
 use crate::linux::{DEMO, READY};
-use crate::scenario::{Damage, Guest, QEMU_SVM, Scenario, Step, Tier};
+use crate::log::Log;
+use crate::scenario::{BOCHS_VMX, Check, Damage, Guest, QEMU_SVM, Scenario, Step, Tier};
+
+/// The guest that breaks itself, and the one that watches.
+const CRASH: &str = "crash";
+const WITNESS: &str = "spin";
 
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![broken_images(), triple_fault()]
+    vec![broken_images(), crashes(), triple_fault()]
 }
 
 fn broken_images() -> Scenario {
@@ -28,6 +33,58 @@ fn broken_images() -> Scenario {
             Step::end(DEMO).within(60),
         ],
         checks: vec![],
+    }
+}
+
+/// Every way in which the guest `crash` ends by itself, and two in which it never ends, beside a witness that wants a line
+/// a second. Those that end must be stopped with a dump.
+fn crashes() -> Scenario {
+    let broken = |way: &str| Guest::new(CRASH).in_vm(way).append(&format!("crash={way}"));
+    let mut guests: Vec<_> =
+        ["triple", "hlt", "wild-jump", "wild-mmio", "bad-cr", "loop", "debug-storm"].map(broken).into();
+    guests.push(Guest::new(WITNESS).append("beats=3"));
+    let stopped = ["triple", "hlt", "wild-jump", "wild-mmio"];
+    let mut steps: Vec<_> = stopped.iter().map(|vm| Step::end(vm).within(60)).collect();
+    steps.push(Step::end(WITNESS).within(120));
+    Scenario {
+        name: "crashes".to_owned(),
+        about: "VMs that break themselves are stopped with a dump or held; their neighbour keeps time"
+            .to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        options: String::new(),
+        guests,
+        steps,
+        checks: vec![
+            Check { name: "each stop has its reason and registers", holds: stops_are_explained },
+            Check { name: "the witness was heard", holds: witness_was_heard },
+        ],
+    }
+}
+
+fn stops_are_explained(log: &Log) -> Result<(), String> {
+    for (vm, reason) in [
+        ("triple", "triple fault"),
+        ("hlt", "HLT with interrupts off"),
+        ("wild-jump", "stopped:"),
+        ("wild-mmio", "stopped:"),
+    ] {
+        for wanted in [format!("vm {vm}: stopped: "), format!("vm {vm}: RIP="), format!("vm {vm}: CR0=")] {
+            if !log.kernel().any(|line| line.contains(&wanted)) {
+                return Err(format!("no line with \"{wanted}\""));
+            }
+        }
+        if !log.kernel().any(|line| line.contains(&format!("vm {vm}: ")) && line.contains(reason)) {
+            return Err(format!("{vm} was not stopped for \"{reason}\""));
+        }
+    }
+    Ok(())
+}
+
+fn witness_was_heard(log: &Log) -> Result<(), String> {
+    match log.vm(WITNESS).filter(|line| line.starts_with("spin beat")).count() {
+        3 => Ok(()),
+        count => Err(format!("{count} lines instead of 3")),
     }
 }
 
