@@ -5,11 +5,17 @@ use vcpu::{Backend, Event, Host, SystemRegister, Vcpu, rflags};
 
 use super::Outcome;
 use crate::guest::Guest;
+use crate::instruction::Code;
 use crate::stop::StopReason;
 
 /// Executes the instruction at RIP.
 pub(super) fn instruction<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Outcome {
     let code = guest.code();
+    execute(guest, &code)
+}
+
+/// Executes this code, which is at RIP.
+pub(super) fn execute<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, code: &Code) -> Outcome {
     match emulator::execute(code.as_slice(), guest) {
         Ok(Executed { next_rip, finished: true }) => {
             guest.cpu.mismatches = 0;
@@ -27,7 +33,7 @@ pub(super) fn instruction<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) 
         Err(Stop::Retry) => Outcome::Resume,
         Err(Stop::Refused(bytes)) => Outcome::Stop(StopReason::Refused(bytes)),
         Err(Stop::Unsupported(bytes)) => Outcome::Stop(StopReason::Unsupported(bytes)),
-        Err(Stop::Truncated) => guest.mismatch(&code),
+        Err(Stop::Truncated) => guest.mismatch(code),
     }
 }
 

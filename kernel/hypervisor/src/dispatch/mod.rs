@@ -10,6 +10,7 @@ mod hypercall;
 mod io;
 mod model_specific;
 mod nested_fault;
+mod simple_move;
 mod xsetbv;
 
 use vcpu::{Backend, Event, Exit, Host, Nanos, Vcpu, rflags};

@@ -233,6 +233,13 @@ fn device_memory_is_reached_through_the_emulator() {
             guest.cpu.registers.set_rcx(0x10);
             fault(0xfec0_0000, vcpu::Access::Write)
         }),
+        // MOV ECX, [RBX], which crosses into another page, is not taken for an aligned one.
+        step(move |guest| {
+            assert_eq!(guest.cpu.registers.rcx(), 0x10, "kept");
+            guest.place_code(&[0x8b, 0x0b]);
+            guest.cpu.registers.set_rbx(0xcfff_fffe);
+            fault(0xd000_0000, vcpu::Access::Read)
+        }),
         // MOVZX EAX, BYTE [RBX], where no device is.
         step(move |guest| {
             guest.place_code(&[0x0f, 0xb6, 0x03]);
@@ -266,9 +273,9 @@ fn device_memory_is_reached_through_the_emulator() {
 #[test]
 fn a_page_fault_in_the_emulator_reaches_the_guest() {
     let (_, actions) = Bench::run_steps(vec![
-        // MOV [RBX], EAX with an unmapped address, after a nested fault elsewhere.
+        // ADD [RBX], EAX with an unmapped address, after a nested fault elsewhere.
         step(|guest| {
-            guest.place_code(&[0x89, 0x03]);
+            guest.place_code(&[0x01, 0x03]);
             guest.cpu.registers.set_rbx(0x7000_0000_0000);
             Exit::NestedFault(NestedFault {
                 gpa: Gpa(0xd000_0000),
