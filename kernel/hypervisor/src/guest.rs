@@ -48,7 +48,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     /// IN.
     pub(crate) fn port_read(&mut self, port: u16, width: Width) -> u32 {
         let now = self.host.now();
-        self.cpu.attention |= Attention::DEVICES | Attention::INTERRUPTS;
+        self.cpu.attention |= Attention::INPUT | Attention::INTERRUPTS;
         let (chipset, mut wiring) = self.devices();
         chipset.port_read(port, width, now, &mut wiring)
     }
@@ -56,7 +56,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     /// OUT.
     pub(crate) fn port_write(&mut self, port: u16, width: Width, value: u32) {
         let now = self.host.now();
-        self.cpu.attention |= Attention::DEVICES | Attention::INTERRUPTS | Attention::TIME;
+        self.cpu.attention |= Attention::DEVICES | Attention::INTERRUPTS;
         let (chipset, mut wiring) = self.devices();
         chipset.port_write(port, width, value, now, &mut wiring);
     }
@@ -67,7 +67,6 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
         if let Some(offset) = self.apic_offset(gpa) {
             return self.cpu.apic.mmio_read(offset, width, now);
         }
-        self.cpu.attention |= Attention::DEVICES | Attention::INTERRUPTS;
         let (chipset, mut wiring) = self.devices();
         match chipset.mmio_read(gpa, width, now, &mut wiring) {
             Some(value) => value,
@@ -87,7 +86,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             wiring.apply(effect, chipset);
             return;
         }
-        self.cpu.attention |= Attention::DEVICES | Attention::INTERRUPTS;
+        self.cpu.attention |= Attention::INTERRUPTS;
         let (chipset, mut wiring) = self.devices();
         if chipset.mmio_write(gpa, width, value, now, &mut wiring).is_none() {
             self.unclaimed(gpa, now);

@@ -17,10 +17,12 @@ bitflags! {
     pub(crate) struct Attention: u8 {
         /// An interrupt may have become deliverable.
         const INTERRUPTS = 1 << 0;
-        /// A deadline may have changed or passed.
+        /// The local APIC's deadline may have changed or passed.
         const TIME = 1 << 1;
-        /// A device was used: console bytes, a power request, a deadline.
+        /// A device of the chipset was written: console bytes, a power request, a deadline.
         const DEVICES = 1 << 2;
+        /// A port was read: the serial port may have room for what was typed.
+        const INPUT = 1 << 4;
         /// The host had an interrupt: the slice may be over, the console may have something.
         const HOST = 1 << 3;
     }

@@ -88,12 +88,14 @@ impl Slice<'_> {
     /// Does the work that waits before the next entry.
     fn attend<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> Option<SliceEnd> {
         let work = core::mem::replace(&mut guest.cpu.attention, Attention::empty());
-        if work.intersects(Attention::DEVICES | Attention::HOST)
-            && let Some(end) = attend_devices(guest, work)
-        {
-            return Some(end);
+        if work.intersects(Attention::DEVICES | Attention::HOST) {
+            if let Some(end) = attend_devices(guest, work) {
+                return Some(end);
+            }
+        } else if work.contains(Attention::INPUT) {
+            guest.feed_console();
         }
-        if work != Attention::INTERRUPTS {
+        if work.intersects(Attention::TIME | Attention::DEVICES | Attention::HOST) {
             let now = guest.host.now();
             self.attend_time(guest, work, now);
             if work.contains(Attention::HOST) && now >= self.end {
