@@ -229,8 +229,9 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
     /// Ends a VM; its vCPU is loaded.
     fn stop(&mut self, index: usize, reason: StopReason) {
         // Who watches this VM sees its last bytes, then why it ended.
-        self.console.pump(self.host);
+        // First back to the view of all: who watched this VM alone wants to see why it ended.
         self.console.end_guest(index);
+        self.console.pump(self.host);
         if let Some(guest) = self.guest(index) {
             report::stopped(&guest, reason);
         }
