@@ -20,6 +20,9 @@ pub(super) struct Settings {
     instructions_per_second: u32,
 }
 
+/// The debugger stops at each triple fault of a guest, which is no trouble of the machine's: so often it goes on.
+const STOPS: usize = 1000;
+
 impl Settings {
     pub(super) fn ensure(&self) -> Result<()> {
         packages::ensure(packages::BOCHS)
@@ -29,7 +32,7 @@ impl Settings {
         let settings = hardware.folder.join("bochs.rc");
         let debugger = hardware.folder.join("debugger.rc");
         paths::write(&settings, self.file(hardware).as_bytes())?;
-        paths::write(&debugger, b"c\n")?;
+        paths::write(&debugger, "c\n".repeat(STOPS).as_bytes())?;
         let mut command = Command::new("bochs");
         command.arg("-q").arg("-f").arg(settings).arg("-rc").arg(debugger);
         Ok(command)
