@@ -164,13 +164,6 @@ impl IoApic {
         }
     }
 
-    /// Whether a line that rises could wake a processor whose interrupts are off: some pin sends NMI or INIT.
-    pub fn wakes_unconditionally(&self) -> bool {
-        self.entries.iter().any(|entry| {
-            let delivery = entry.message().map(|message| message.delivery);
-            !entry.has(Redirection::MASKED) && matches!(delivery, Some(DeliveryMode::Nmi | DeliveryMode::Init))
-        })
-    }
 
     /// Sends the message of a pin that has just been asserted, if it may.
     fn assert_pin(&mut self, pin: usize, bus: &mut impl ApicBus) {
