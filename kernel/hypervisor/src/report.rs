@@ -91,7 +91,11 @@ fn dump<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
         idt.limit
     );
     let code = guest.code();
-    log::error!("vm {name}: code at RIP: {}", emulator::InstructionBytes::new(code.as_slice()));
+    if code.as_slice().is_empty() {
+        log::error!("vm {name}: code at RIP: cannot be read");
+    } else {
+        log::error!("vm {name}: code at RIP: {}", emulator::InstructionBytes::new(code.as_slice()));
+    }
     log::error!("vm {name}: {}", Vendor(vcpu));
 }
 
