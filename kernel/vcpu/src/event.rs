@@ -29,6 +29,11 @@ pub mod vector {
     pub const AC: u8 = 17;
     /// Machine check.
     pub const MC: u8 = 18;
+
+    /// True for an exception that pushes an error code in protected mode.
+    pub const fn has_error_code(vector: u8) -> bool {
+        matches!(vector, DF | TS..=PF | AC)
+    }
 }
 
 /// An event for delivery through the guest's interrupt table at the next entry.
@@ -70,6 +75,20 @@ pub enum SoftwareKind {
     Exception,
 }
 
+/// What a guest sees that gets `second` while `first` was being delivered (SDM vol. 3, "Interrupt 8—Double
+/// Fault Exception (#DF)"). Where the CPU would shut down, it is one more double fault.
+const fn combined(first: u8, second: u8) -> Option<Event> {
+    const DIVIDE: u8 = 0;
+    const fn contributory(vector: u8) -> bool {
+        matches!(vector, DIVIDE | vector::TS..=vector::GP)
+    }
+    let double = match first {
+        vector::PF | vector::DF => contributory(second) || second == vector::PF,
+        _ => contributory(first) && contributory(second),
+    };
+    if double { Some(Event::Exception { vector: vector::DF, error_code: Some(0) }) } else { None }
+}
+
 impl Event {
     /// #UD.
     pub const UNDEFINED: Self = Self::Exception { vector: vector::UD, error_code: None };
@@ -78,8 +97,9 @@ impl Event {
 }
 
 /// The events a vCPU's next entries will deliver: one that an exit interrupted, which the backend must not
-/// lose, and one that the hypervisor asked for. The hypervisor's goes first when it is an exception
-/// (it arose in the delivery of the other), else the interrupted one.
+/// lose, and one that the hypervisor asked for. The hypervisor's goes first when it is an exception: it arose
+/// in the delivery of the other. An interrupt waits behind it; an interrupted exception or INT n is merged
+/// with it or dropped, because the guest comes to it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PendingEvents {
     interrupted: Option<Event>,
@@ -102,9 +122,15 @@ impl PendingEvents {
         self.interrupted
     }
 
-    /// The backend keeps what an exit interrupted.
+    /// The backend keeps what an exit interrupted. An interrupt that waits already goes on waiting.
     #[inline]
     pub const fn set_interrupted(&mut self, event: Event) {
+        if let (Some(Event::Interrupt { .. } | Event::Nmi), Event::Exception { .. }) =
+            (self.interrupted, event)
+        {
+            self.requested = Some(event);
+            return;
+        }
         self.interrupted = Some(event);
     }
 
@@ -112,6 +138,19 @@ impl PendingEvents {
     /// later exception is the one the guest must see.
     #[inline]
     pub const fn request(&mut self, event: Event) {
+        let mut event = event;
+        if let Event::Exception { vector: second, .. } = event {
+            match self.interrupted {
+                Some(Event::Exception { vector: first, .. }) => {
+                    self.interrupted = None;
+                    if let Some(double) = combined(first, second) {
+                        event = double;
+                    }
+                }
+                Some(Event::Software { .. }) => self.interrupted = None,
+                _ => {}
+            }
+        }
         self.requested = Some(event);
     }
 
@@ -151,5 +190,56 @@ mod tests {
         pending.request(Event::GENERAL_PROTECTION);
         assert_eq!(pending.take(), Some(Event::GENERAL_PROTECTION));
         assert_eq!(pending.take(), Some(Event::Interrupt { vector: 0x30 }));
+    }
+
+    const fn exception(vector: u8) -> Event {
+        let error_code = if vector::has_error_code(vector) { Some(0) } else { None };
+        Event::Exception { vector, error_code }
+    }
+
+    /// What a guest gets whose delivery of `first` meets `second`, and what then.
+    fn meet(first: u8, second: u8) -> (Option<Event>, Option<Event>) {
+        let mut pending = PendingEvents::NONE;
+        pending.set_interrupted(exception(first));
+        pending.request(exception(second));
+        (pending.take(), pending.take())
+    }
+
+    #[test]
+    fn an_exception_in_the_delivery_of_another_follows_the_manuals_table() {
+        let double = (Some(exception(vector::DF)), None);
+        for (first, second) in [(13, 13), (0, 11), (14, 14), (14, 13), (10, 12), (8, 14)] {
+            assert_eq!(meet(first, second), double, "{first} {second}");
+        }
+        for (first, second) in [(13, 14), (1, 13), (14, 1), (3, 14), (17, 17), (13, 6)] {
+            assert_eq!(meet(first, second), (Some(exception(second)), None), "{first} {second}");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_int_n_is_executed_again_and_not_repeated_behind_an_exception() {
+        let mut pending = PendingEvents::NONE;
+        pending.set_interrupted(Event::Software { vector: 0x80, length: 2, kind: SoftwareKind::Interrupt });
+        pending.request(Event::GENERAL_PROTECTION);
+        assert_eq!((pending.take(), pending.take()), (Some(Event::GENERAL_PROTECTION), None));
+    }
+
+    /// An interrupt that waits behind an exception is not lost where that exception's delivery is interrupted
+    /// too.
+    #[test]
+    fn a_waiting_interrupt_survives_a_second_interrupted_delivery() {
+        let mut pending = PendingEvents::NONE;
+        pending.set_interrupted(Event::Interrupt { vector: 0x30 });
+        pending.request(exception(vector::DB));
+        assert_eq!(pending.take(), Some(exception(vector::DB)));
+        pending.set_interrupted(exception(vector::DB));
+        assert_eq!(pending.take(), Some(exception(vector::DB)));
+        assert_eq!(pending.take(), Some(Event::Interrupt { vector: 0x30 }));
+    }
+
+    #[test]
+    fn error_codes_belong_to_seven_exceptions() {
+        let with: std::vec::Vec<u8> = (0..=255).filter(|vector| vector::has_error_code(*vector)).collect();
+        assert_eq!(with, [8, 10, 11, 12, 13, 14, 17]);
     }
 }
