@@ -12,9 +12,9 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
-use vcpu::{Hpa, MemoryError, PAGE_SIZE};
+use vcpu::{MemoryError, PAGE_SIZE};
 
-use crate::memory::{self, frames, frames::FrameKind};
+use crate::memory::{self, frames::Block, frames::FrameKind};
 
 /// Bytes of the legacy region and header of an XSAVE area.
 const XSAVE_MINIMUM: usize = 576;
@@ -81,7 +81,7 @@ impl Layout {
 #[derive(Debug)]
 pub(crate) struct ExtendedState {
     layout: Layout,
-    area: Hpa,
+    area: Block,
     xcr0: u64,
     /// DR0 to DR3.
     debug: [u64; 4],
@@ -93,9 +93,7 @@ pub(crate) struct ExtendedState {
 impl ExtendedState {
     /// The state after power-up.
     pub(crate) fn new(layout: Layout) -> Result<Self, MemoryError> {
-        let area = frames::allocate(layout.order(), FrameKind::Control, 0).ok_or_else(|| {
-            MemoryError::OutOfFrames { wanted: PAGE_SIZE << layout.order(), free: frames::free_bytes() }
-        })?;
+        let area = Block::zeroed(layout.order(), FrameKind::Control)?;
         let mut state = Self { layout, area, xcr0: 0, debug: [0; 4], dr6: DR6_RESET, cr2: 0, loaded: false };
         state.reset();
         Ok(state)
@@ -109,7 +107,7 @@ impl ExtendedState {
         self.debug = [0; 4];
         self.dr6 = DR6_RESET;
         self.cr2 = 0;
-        memory::zero_frames(self.area, self.layout.order());
+        self.area.zero();
         let area = self.area();
         // SAFETY: the area is ours and at least `XSAVE_MINIMUM` bytes; the offsets lie in its legacy
         // region and header and are aligned for their types.
@@ -125,12 +123,11 @@ impl ExtendedState {
     }
 
     fn area(&self) -> *mut u8 {
-        memory::direct_map(self.area)
+        memory::direct_map(self.area.start())
     }
 
     /// Puts the state into the CPU.
     pub(crate) fn load(&mut self) {
-        debug_assert!(!self.loaded);
         self.loaded = true;
         let area = self.area();
         // SAFETY: the area is 64-byte aligned (a frame), as large as the CPU says it needs, and holds what
@@ -159,7 +156,6 @@ impl ExtendedState {
 
     /// Takes the state out of the CPU.
     pub(crate) fn save(&mut self) {
-        debug_assert!(self.loaded);
         self.xcr0 = self.xcr0();
         self.debug = core::array::from_fn(|n| self.dr(n));
         self.dr6 = self.dr6();
@@ -240,10 +236,10 @@ impl ExtendedState {
 
     /// Sets DR6 (Intel).
     pub(crate) fn set_dr6(&mut self, value: u64) {
-        self.dr6 = value;
+        self.dr6 = value & 0xffff_ffff;
         if self.loaded {
             // SAFETY: DR6 is a status register; the upper half is clear, as the CPU demands.
-            unsafe { asm!("mov dr6, {}", in(reg) value & 0xffff_ffff, options(nostack, nomem)) };
+            unsafe { asm!("mov dr6, {}", in(reg) self.dr6, options(nostack, nomem)) };
         }
     }
 
@@ -265,12 +261,6 @@ impl ExtendedState {
             // SAFETY: CR2 is a status register.
             unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack, nomem)) };
         }
-    }
-}
-
-impl Drop for ExtendedState {
-    fn drop(&mut self) {
-        frames::free(self.area, self.layout.order());
     }
 }
 

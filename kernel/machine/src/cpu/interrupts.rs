@@ -19,30 +19,29 @@ const FIRST_INTERRUPT: usize = 32;
 /// The interrupted state as the stubs put it on the stack.
 #[derive(Debug)]
 #[repr(C)]
-#[expect(missing_docs, reason = "the names are the registers'")]
-pub struct InterruptFrame {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rbp: u64,
-    pub rdi: u64,
-    pub rsi: u64,
-    pub rdx: u64,
-    pub rcx: u64,
-    pub rbx: u64,
-    pub rax: u64,
-    pub vector: u64,
-    pub error_code: u64,
-    pub rip: u64,
-    pub cs: u64,
-    pub rflags: u64,
-    pub rsp: u64,
-    pub ss: u64,
+pub(crate) struct InterruptFrame {
+    pub(crate) r15: u64,
+    pub(crate) r14: u64,
+    pub(crate) r13: u64,
+    pub(crate) r12: u64,
+    pub(crate) r11: u64,
+    pub(crate) r10: u64,
+    pub(crate) r9: u64,
+    pub(crate) r8: u64,
+    pub(crate) rbp: u64,
+    pub(crate) rdi: u64,
+    pub(crate) rsi: u64,
+    pub(crate) rdx: u64,
+    pub(crate) rcx: u64,
+    pub(crate) rbx: u64,
+    pub(crate) rax: u64,
+    pub(crate) vector: u64,
+    pub(crate) error_code: u64,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) rflags: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
 }
 
 impl InterruptFrame {
@@ -72,7 +71,7 @@ impl InterruptFrame {
 static HANDLERS: [Once<fn()>; VECTORS - FIRST_INTERRUPT] = [const { Once::new() }; VECTORS - FIRST_INTERRUPT];
 
 /// Gives `vector` a handler, which runs with interrupts off. The first one stays; exceptions take none.
-pub fn set_handler(vector: u8, handler: fn()) {
+pub(crate) fn set_handler(vector: u8, handler: fn()) {
     if let Some(slot) = usize::from(vector).checked_sub(FIRST_INTERRUPT).and_then(|index| HANDLERS.get(index))
     {
         slot.call_once(|| handler);

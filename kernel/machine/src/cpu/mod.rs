@@ -15,8 +15,8 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use features::{Features, Vendor, features};
-pub use interrupts::{InterruptFrame, set_handler};
-pub use tables::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR};
+pub(crate) use interrupts::{InterruptFrame, set_handler};
+use tables::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR};
 
 use x86_64::registers::model_specific::GsBase;
 use x86_64::{VirtAddr, instructions};
@@ -26,13 +26,17 @@ use self::tables::CpuTables;
 /// What belongs to one CPU. The GS segment's base points to it.
 #[derive(Debug)]
 #[repr(C)]
-pub struct PerCpu {
+pub(crate) struct PerCpu {
     /// Its own address, so that one load through GS finds it.
     address: AtomicU64,
     /// Number of the CPU, 0 for the one that booted.
-    pub id: u32,
+    pub(crate) id: u32,
     /// True from the timer's interrupt until somebody asks.
     pub(crate) timer_fired: AtomicBool,
+    /// A virtualization extension is switched on.
+    virtualized: AtomicBool,
+    /// A vCPU's state is in the CPU.
+    occupied: AtomicBool,
     tables: CpuTables,
 }
 
@@ -40,6 +44,8 @@ static BOOT_CPU: PerCpu = PerCpu {
     address: AtomicU64::new(0),
     id: 0,
     timer_fired: AtomicBool::new(false),
+    virtualized: AtomicBool::new(false),
+    occupied: AtomicBool::new(false),
     tables: CpuTables::new(),
 };
 
@@ -47,21 +53,21 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// Where this CPU's tables are: what a virtualization extension restores at an exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HostTables {
+pub(crate) struct HostTables {
     /// Linear address of the GDT.
-    pub gdt_base: u64,
+    pub(crate) gdt_base: u64,
     /// Linear address of the IDT.
-    pub idt_base: u64,
+    pub(crate) idt_base: u64,
     /// Linear address of the TSS.
-    pub tss_base: u64,
+    pub(crate) tss_base: u64,
     /// Base of GS: the per-CPU block.
-    pub gs_base: u64,
+    pub(crate) gs_base: u64,
     /// Code selector.
-    pub cs: u16,
+    pub(crate) cs: u16,
     /// Data and stack selector.
-    pub ss: u16,
+    pub(crate) ss: u16,
     /// Task register.
-    pub tr: u16,
+    pub(crate) tr: u16,
 }
 
 /// Gives the boot CPU its own descriptor tables, so that an exception is reported and not a reset. Later
@@ -97,7 +103,7 @@ pub(crate) fn this() -> &'static PerCpu {
 /// # Panics
 ///
 /// Before [`start`].
-pub fn tables() -> HostTables {
+pub(crate) fn tables() -> HostTables {
     assert!(is_started(), "a CPU's tables are asked for before it has any");
     let cpu = this();
     HostTables {
@@ -125,14 +131,35 @@ impl PerCpu {
     }
 }
 
+/// Notes that a virtualization extension is being switched on. False where one is already, or this CPU has no
+/// tables yet for it to come back to.
+pub(crate) fn virtualize() -> bool {
+    is_started() && !this().virtualized.swap(true, Ordering::Relaxed)
+}
+
+/// Notes that a vCPU's state goes into this CPU. Two at once would run with each other's host state.
+///
+/// # Panics
+///
+/// Where another vCPU's is in it.
+pub(crate) fn occupy() {
+    let cpu = this();
+    assert!(!cpu.occupied.swap(true, Ordering::Relaxed), "two vCPUs are loaded on CPU {}", cpu.id);
+}
+
+/// Notes that it has left.
+pub(crate) fn vacate() {
+    this().occupied.store(false, Ordering::Relaxed);
+}
+
 /// Runs the NMI handler, as the architecture would: for an NMI that ended a guest's run.
-pub fn invoke_nmi() {
+pub(crate) fn invoke_nmi() {
     // SAFETY: vector 2 has a handler on its own stack, which returns here with all registers kept.
     unsafe { asm!("int 2") };
 }
 
 /// Runs the machine-check handler: for a machine check that ended a guest's run.
-pub fn invoke_machine_check() {
+pub(crate) fn invoke_machine_check() {
     // SAFETY: vector 18 has a handler; it reports and stops the machine.
     unsafe { asm!("int 18") };
 }

@@ -18,11 +18,11 @@ use super::interrupts::{self, STUB_BYTES, VECTORS};
 use crate::stacks;
 
 /// Selector of the kernel's code segment.
-pub const CODE_SELECTOR: u16 = 0x08;
+pub(super) const CODE_SELECTOR: u16 = 0x08;
 /// Selector of the kernel's data and stack segment.
-pub const DATA_SELECTOR: u16 = 0x10;
+pub(super) const DATA_SELECTOR: u16 = 0x10;
 /// Selector of the task-state segment.
-pub const TSS_SELECTOR: u16 = 0x18;
+pub(super) const TSS_SELECTOR: u16 = 0x18;
 
 const CODE_DESCRIPTOR: u64 = 0x00af_9b00_0000_ffff;
 const DATA_DESCRIPTOR: u64 = 0x00cf_9300_0000_ffff;

@@ -38,7 +38,8 @@ struct EarlyFrames<'a>(&'a mut RangeSet);
 impl TableFrames for EarlyFrames<'_> {
     fn allocate(&mut self) -> Option<Hpa> {
         let frame = Hpa(self.0.take(PAGE_SIZE, MAPPED_AT_ENTRY)?);
-        zero_frames(frame, 0);
+        // SAFETY: the frame was free, lies below what the entry code maps, and is nobody else's now.
+        unsafe { zero_frames(frame, 0) };
         Some(frame)
     }
 
@@ -57,7 +58,8 @@ struct KernelFrames;
 impl TableFrames for KernelFrames {
     fn allocate(&mut self) -> Option<Hpa> {
         let frame = frames::allocate(0, FrameKind::PageTable, 0)?;
-        zero_frames(frame, 0);
+        // SAFETY: the allocator has just given the frame to this function.
+        unsafe { zero_frames(frame, 0) };
         Some(frame)
     }
 
@@ -172,12 +174,12 @@ fn map_ram<F: TableFrames>(
 }
 
 /// Maps device registers, uncached, and returns the address of the first byte. They stay mapped.
-pub fn map_mmio(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapError> {
+pub(crate) fn map_mmio(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapError> {
     map_window(hpa, length, PageFlags::DEVICE)
 }
 
 /// Maps a firmware table for reading and returns the address of the first byte. It stays mapped.
-pub fn map_firmware(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapError> {
+pub(crate) fn map_firmware(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapError> {
     map_window(hpa, length, PageFlags::READ)
 }
 
@@ -192,8 +194,8 @@ fn map_window(hpa: Hpa, length: u64, flags: PageFlags) -> Result<NonNull<u8>, Ma
     if bytes > WINDOW_BYTES || start + bytes > WINDOWS + WINDOW_BYTES {
         return Err(bad);
     }
-    space.table.map(start, Hpa(pages.start), bytes, flags)?;
-    // A page between windows stays unmapped.
+    // A page between windows stays unmapped. What fails half-way leaves its addresses unused.
     space.next_window = start + bytes + PAGE_SIZE;
+    space.table.map(start, Hpa(pages.start), bytes, flags)?;
     NonNull::new((start + hpa.page_offset()) as *mut u8).ok_or(bad)
 }

@@ -3,6 +3,7 @@
 
 use core::ops::Range;
 
+use super::DIRECT_MAP_BYTES;
 use super::range_set::{RangeSet, pages_of};
 use crate::boot_info::{BootInfo, MemoryKind, MemoryRange};
 
@@ -10,9 +11,10 @@ use crate::boot_info::{BootInfo, MemoryKind, MemoryRange};
 const LOW_MEMORY: Range<u64> = 0..0x10_0000;
 
 /// RAM, in whole pages: what some entry of the firmware's map calls usable and no entry calls anything else.
-/// Firmware maps come unsorted and overlapping; the cautious reading wins.
+/// Firmware maps come unsorted and overlapping; the cautious reading wins. What neither the CPU nor the
+/// direct map reaches is left out.
 pub(crate) fn usable(ranges: &[MemoryRange], physical_bits: u8) -> RangeSet {
-    let limit = 1_u64.checked_shl(u32::from(physical_bits)).unwrap_or(u64::MAX);
+    let limit = 1_u64.checked_shl(u32::from(physical_bits)).unwrap_or(u64::MAX).min(DIRECT_MAP_BYTES);
     let mut set = RangeSet::new();
     for range in ranges.iter().filter(|range| range.kind == MemoryKind::Usable) {
         set.add(range.start.0..range.end().0.min(limit));
@@ -74,6 +76,12 @@ mod tests {
     fn memory_beyond_the_cpus_reach_is_left_out() {
         let map = [range(0x1_0000_0000, u64::MAX, MemoryKind::Usable)];
         assert_eq!(usable(&map, 36).ranges(), slice::from_ref(&(0x1_0000_0000..0x10_0000_0000)));
+    }
+
+    #[test]
+    fn memory_beyond_the_direct_map_is_left_out() {
+        let map = [range(0x1_0000_0000, u64::MAX, MemoryKind::Usable)];
+        assert_eq!(usable(&map, 52).ranges(), slice::from_ref(&(0x1_0000_0000..DIRECT_MAP_BYTES)));
     }
 
     #[test]

@@ -25,14 +25,14 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use vcpu::{Hpa, PAGE_SIZE};
 
 use self::buddy::{FrameTable, MAX_FRAMES};
-pub use self::kernel_space::{map_firmware, map_mmio};
+pub(crate) use self::kernel_space::{map_firmware, map_mmio};
 pub use self::page_table::MapError;
 use self::range_set::RangeSet;
 use crate::boot_info::BootInfo;
 use crate::cpu;
 
 /// Where the direct map starts.
-pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Where windows start.
 const WINDOWS: u64 = 0xffff_c000_0000_0000;
 /// Virtual minus physical address of the kernel's image.
@@ -40,6 +40,8 @@ const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
 
 /// Less than this and no guest fits beside the kernel.
 const LEAST_FREE_BYTES: u64 = 32 << 20;
+/// Physical memory beyond this is left out: the direct map ends where windows start.
+const DIRECT_MAP_BYTES: u64 = WINDOWS - DIRECT_MAP;
 const FRAME_BYTES: u64 = PAGE_SIZE;
 
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -82,16 +84,19 @@ impl fmt::Display for StartError {
 /// Where a physical address is in the direct map. Only RAM that is in use by nobody else, or shared with
 /// care, may be touched there; see the frame's owner.
 #[inline]
-pub const fn direct_map(hpa: Hpa) -> *mut u8 {
+pub(crate) const fn direct_map(hpa: Hpa) -> *mut u8 {
     (DIRECT_MAP + hpa.0) as *mut u8
 }
 
-/// Fills a block of frames that its caller holds with zeros.
+/// Fills a block of frames with zeros.
+///
+/// # Safety
+///
+/// The frames are RAM in the direct map that the caller alone uses, and no Rust reference leads there.
 #[inline]
-pub fn zero_frames(hpa: Hpa, order: u8) {
+pub(crate) unsafe fn zero_frames(hpa: Hpa, order: u8) {
     let words = (FRAME_BYTES << order) / 8;
-    // SAFETY: the frames are the caller's block from `frames::allocate`, so they are RAM in the direct map
-    // and no Rust reference leads there.
+    // SAFETY: by the caller; the kernel runs with the direction flag clear.
     unsafe {
         asm!(
             "rep stosq",

@@ -9,21 +9,25 @@ mod space;
 mod table;
 #[cfg(test)]
 mod tests;
+mod walkers;
 
 pub use space::GuestSpace;
 pub use table::{EntryFormat, Level};
+pub(crate) use walkers::Walker;
 
 /// Bits 12 to 51: the address in an entry of either vendor.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Extended page tables. Entries are readable, writable and executable; leaves are write-back with the
-/// guest's PAT honoured.
+/// Extended page tables. Entries are readable, writable and executable; leaves are write-back whatever the
+/// guest's PAT says, because all of them are RAM, which the kernel maps write-back too: one memory must not be
+/// used with two memory types.
 #[derive(Clone, Copy, Debug)]
 pub struct Ept;
 
 impl Ept {
     const READ_WRITE_EXECUTE: u64 = 0b111;
     const WRITE_BACK: u64 = 6 << 3;
+    const IGNORE_PAT: u64 = 1 << 6;
     const LARGE: u64 = 1 << 7;
 }
 
@@ -34,7 +38,7 @@ impl EntryFormat for Ept {
 
     fn leaf(address: u64, level: Level) -> u64 {
         let large = if level == Level::Page4K { 0 } else { Self::LARGE };
-        address | Self::READ_WRITE_EXECUTE | Self::WRITE_BACK | large
+        address | Self::READ_WRITE_EXECUTE | Self::WRITE_BACK | Self::IGNORE_PAT | large
     }
 
     fn is_present(entry: u64) -> bool {

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vcpu::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, WordSize};
 
 use super::table::{EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
+use super::walkers::{Walker, Walkers};
 use crate::memory::{self, frames, frames::FrameKind};
 
 /// Nested tables in physical frames.
@@ -20,12 +21,15 @@ impl TableMemory for FrameTables {
     fn allocate(&mut self) -> Result<Hpa, MemoryError> {
         let table = frames::allocate(0, FrameKind::NestedTable, 0)
             .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
-        memory::zero_frames(table, 0);
+        // SAFETY: the allocator has just given the frame to this function.
+        unsafe { memory::zero_frames(table, 0) };
         Ok(table)
     }
 
     fn free(&mut self, table: Hpa) {
-        frames::free(table, 0);
+        // SAFETY: `NestedTable` gives back only tables that nothing leads to any more; `GuestSpace` takes its
+        // table down only when no vCPU can walk it.
+        unsafe { frames::free(table, 0) };
     }
 
     #[inline]
@@ -49,22 +53,30 @@ impl TableMemory for FrameTables {
 }
 
 /// A guest-physical address space: RAM in frames that belong to it, mapped by nested tables of format `F`.
-/// Dropping it returns all of its frames.
+/// Dropping it returns all of its frames, unless a vCPU that runs in it still exists: then they are lost,
+/// because that vCPU can reach them.
 #[derive(Debug)]
 pub struct GuestSpace<F: EntryFormat> {
     table: NestedTable<F, FrameTables>,
     largest: Level,
-    released: bool,
+    walkers: Walkers,
 }
 
 impl<F: EntryFormat> GuestSpace<F> {
     /// An empty address space, whose pages are at most `largest`.
     pub(crate) fn new(largest: Level) -> Result<Self, MemoryError> {
-        Ok(Self { table: NestedTable::new(FrameTables)?, largest, released: false })
+        let walkers = Walkers::new()?;
+        Ok(Self { table: NestedTable::new(FrameTables)?, largest, walkers })
+    }
+
+    /// The root table's address for a vCPU, which keeps what comes with it as long as it can run or has
+    /// translations.
+    pub(crate) fn enter(&self) -> Option<(Hpa, Walker)> {
+        Some((self.root(), self.walkers.add()?))
     }
 
     /// The root table's address.
-    pub(crate) const fn root(&self) -> Hpa {
+    const fn root(&self) -> Hpa {
         self.table.root()
     }
 
@@ -104,9 +116,11 @@ impl<F: EntryFormat> GuestSpace<F> {
                 continue;
             }
             let Some(page) = frames::allocate(level.order(), FrameKind::Guest, 0) else { continue };
-            memory::zero_frames(page, level.order());
+            // SAFETY: the allocator has just given the frames to this function.
+            unsafe { memory::zero_frames(page, level.order()) };
             if let Err(error) = self.table.map(gpa, page, level) {
-                frames::free(page, level.order());
+                // SAFETY: the page was not mapped.
+                unsafe { frames::free(page, level.order()) };
                 return Err(error);
             }
             return Ok(level);
@@ -114,12 +128,17 @@ impl<F: EntryFormat> GuestSpace<F> {
         Err(MemoryError::OutOfFrames { wanted: length, free: frames::free_bytes() })
     }
 
-    /// Unmaps and frees `length` bytes from `gpa` that `add_ram` has just mapped.
+    /// Unmaps and frees `length` bytes from `gpa` that `add_ram` has just mapped. Where a vCPU could have seen
+    /// them, they are unmapped and lost.
     fn remove(&mut self, gpa: Gpa, length: u64) {
+        let unseen = self.walkers.none();
         let mut done = 0;
         while done < length {
             let Some(mapping) = self.table.unmap(Gpa(gpa.0 + done)) else { return };
-            frames::free(mapping.page, mapping.level.order());
+            if unseen {
+                // SAFETY: the page is not mapped any more, and no vCPU had a translation of it.
+                unsafe { frames::free(mapping.page, mapping.level.order()) };
+            }
             done += mapping.level.bytes();
         }
     }
@@ -127,10 +146,15 @@ impl<F: EntryFormat> GuestSpace<F> {
 
 impl<F: EntryFormat> Drop for GuestSpace<F> {
     fn drop(&mut self) {
-        if !self.released {
-            self.released = true;
-            self.table.clear(|mapping| frames::free(mapping.page, mapping.level.order()));
+        if !self.walkers.none() {
+            log::error!("an address space ends before its vCPUs: its memory is lost");
+            self.walkers.abandon();
+            return;
         }
+        self.table.clear(|mapping| {
+            // SAFETY: no vCPU walks the tables, and the page is out of them.
+            unsafe { frames::free(mapping.page, mapping.level.order()) };
+        });
     }
 }
 

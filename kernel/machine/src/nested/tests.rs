@@ -70,8 +70,8 @@ fn npt_maps_every_size() {
 
 #[test]
 fn entries_have_the_bits_of_the_manuals() {
-    assert_eq!(Ept::leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0b1_0110_111 | 1 << 7);
-    assert_eq!(Ept::leaf(0x1000, Level::Page4K), 0x1000 | 0x37);
+    assert_eq!(Ept::leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0x77 | 1 << 7);
+    assert_eq!(Ept::leaf(0x1000, Level::Page4K), 0x1000 | 0x77);
     assert_eq!(Npt::leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0x87);
     assert_eq!(Npt::table(0x3000), 0x3007);
 }

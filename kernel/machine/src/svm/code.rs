@@ -118,18 +118,26 @@ pub(crate) const fn interrupted(info: u64) -> Option<Event> {
     }
 }
 
-/// An event as EVENTINJ takes it. In real mode (`protected` false) no error code is pushed.
+/// An event as EVENTINJ takes it. An error code goes with the exceptions that push one, and only in protected
+/// mode, whatever the event says.
 pub(crate) const fn injection(pending: Event, protected: bool) -> u64 {
     let (vector, kind, error) = match pending {
         Event::Interrupt { vector } => (vector, event::INTERRUPT, None),
         Event::Nmi => (vector::NMI, event::NMI, None),
-        Event::Exception { vector, error_code } => (vector, event::EXCEPTION, error_code),
+        Event::Exception { vector, error_code } => {
+            let code = match error_code {
+                _ if !protected || !vector::has_error_code(vector) => None,
+                None => Some(0),
+                given => given,
+            };
+            (vector, event::EXCEPTION, code)
+        }
         Event::Software { vector, .. } => (vector, event::SOFTWARE_INTERRUPT, None),
     };
     let base = event::VALID | kind << 8 | vector as u64;
     match error {
-        Some(code) if protected => base | event::ERROR_CODE | (code as u64) << 32,
-        _ => base,
+        Some(code) => base | event::ERROR_CODE | (code as u64) << 32,
+        None => base,
     }
 }
 
@@ -168,6 +176,17 @@ mod tests {
         assert_eq!(interrupted(0x31), None);
         let breakpoint = injection(Event::Exception { vector: 3, error_code: None }, true);
         assert_eq!(interrupted(breakpoint), None, "INT3 is executed again instead");
+    }
+
+    #[test]
+    fn error_codes_go_with_the_exceptions_that_have_them() {
+        let encoded = |vector, error_code, protected| {
+            injection(Event::Exception { vector, error_code }, protected) & !event::VALID
+        };
+        assert_eq!(encoded(14, Some(6), true), 6 << 32 | 1 << 11 | 3 << 8 | 14);
+        assert_eq!(encoded(13, Some(6), false), 3 << 8 | 13);
+        assert_eq!(encoded(8, None, true), 1 << 11 | 3 << 8 | 8);
+        assert_eq!(encoded(6, Some(1), true), 3 << 8 | 6);
     }
 
     #[test]

@@ -27,10 +27,10 @@ use self::asid::{Asid, Asids};
 use self::features::Features;
 pub use self::vcpu::SvmVcpu;
 use crate::extended::{self, Layout};
-use crate::memory::{self, frames, frames::FrameKind};
+use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::{GuestSpace, Level, Npt};
-use crate::registers;
 use crate::virtualization::{self, Refusal, features as cpuid_bits};
+use crate::{cpu, registers};
 
 /// VM_CR, with the lock and SVM-disable bits; VM_HSAVE_PA.
 const VM_CR: u32 = 0xc001_0114;
@@ -105,6 +105,9 @@ impl Svm {
 
     /// Switches SVM on, or says what is missing.
     pub fn enable() -> Result<Self, Refusal> {
+        if !Self::present() {
+            return Err(Refusal::NoExtensions);
+        }
         let features = Features::from_leaf(registers::cpuid(LEAF_SVM, 0));
         // SAFETY: the CPU has SVM, hence this MSR.
         if unsafe { registers::read_msr(VM_CR) } & VM_CR_DISABLED != 0 {
@@ -113,25 +116,26 @@ impl Svm {
         if !features.nested_paging {
             return Err(Refusal::Missing { what: "nested paging (NPT)" });
         }
+        let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
+        let (save_area, host_state) = (frames(0)?, frames(0)?);
+        let (io_permissions, msr_permissions) = (frames(IO_MAP_ORDER)?, frames(MSR_MAP_ORDER)?);
+        if !cpu::virtualize() {
+            return Err(Refusal::Failed { what: "a second start of SVM" });
+        }
+        let (save_area, host_state) = (save_area.keep(), host_state.keep());
+        let (io_permissions, msr_permissions) = (io_permissions.keep(), msr_permissions.keep());
         let extended_edx = registers::cpuid(LEAF_EXTENDED_FEATURES, 0).edx;
         let layout = Layout::detect(true);
         extended::enable(layout);
-        let frame = |order| {
-            let frame = frames::allocate(order, FrameKind::Control, 0).ok_or(Refusal::NoMemory)?;
-            memory::zero_frames(frame, order);
-            Ok(frame)
-        };
-        let (save_area, host_state) = (frame(0)?, frame(0)?);
         // SAFETY: the CPU has SVM and firmware allows it; both frames are ours and stay. VMSAVE stores this
-        // CPU's FS, GS, TR, LDTR and system-call MSRs, which the kernel does not change afterwards.
+        // CPU's FS, GS, TR, LDTR and system-call MSRs, which the kernel does not change afterwards:
+        // `cpu::virtualize` saw that its tables are loaded.
         unsafe {
             registers::set_efer(efer::SVME);
             registers::write_msr(VM_HSAVE_PA, save_area.0);
             asm!("vmsave rax", in("rax") host_state.0, options(nostack));
         }
         *BOOT_CPU_ASIDS.lock() = Asids::new(features.asids);
-        let io_permissions = frame(IO_MAP_ORDER)?;
-        let msr_permissions = frame(MSR_MAP_ORDER)?;
         let rdtscp = extended_edx & cpuid_bits::EXTENDED_EDX_RDTSCP != 0;
         fill_permission_maps(io_permissions, msr_permissions, rdtscp);
         let cpu = CpuPart { host_state };
@@ -168,7 +172,8 @@ impl Backend for Svm {
     }
 
     fn create_vcpu(&self, space: &Self::Space) -> Result<SvmVcpu, CreateError> {
-        Ok(SvmVcpu::new(self.shared, space.root())?)
+        let (root, walker) = space.enter().ok_or(CreateError::Exhausted { what: "address space" })?;
+        Ok(SvmVcpu::new(self.shared, root, walker)?)
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {

@@ -8,12 +8,14 @@ use vcpu::{
     cr0, cr4, efer, vector,
 };
 
-use super::vcpu::{NmiBlocking, SvmVcpu};
+use super::vcpu::SvmVcpu;
 use super::vmcb::{NP_ENABLE, Vmcb, intercept_1, intercept_2, virtual_interrupt};
 
 /// CR reads: CR8. CR writes: CR0, CR4, CR8. CR8 always exits, so V_TPR and the CPU's priority logic are
 /// never in play.
 const INTERCEPTED_CR: u32 = 1 << 8 | (1 << 0 | 1 << 4 | 1 << 8) << 16;
+/// CR0 reads, which are watched while the guest's CR0 is not what the CPU runs with.
+pub(super) const CR0_READ: u32 = 1 << 0;
 /// Exceptions that are watched: their delivery can be made endless (#DB, #AC), or they are the host's (#MC).
 const INTERCEPTED_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 
@@ -75,12 +77,11 @@ pub(super) fn controls(vcpu: &mut SvmVcpu, root: Hpa) {
 
 /// The state after power-up.
 pub(super) fn power_up(vcpu: &mut SvmVcpu) {
-    vcpu.pending.clear();
+    vcpu.forget_events();
     vcpu.registers = vcpu::Registers::default();
-    vcpu.nmi = NmiBlocking::Open;
     vcpu.extended.reset();
     vcpu.set_tsc_aux(0);
-    vcpu.interrupt_window(false);
+    vcpu.write(SystemRegister::Cr0, RESET_CR0);
     let vmcb = vcpu.vmcb_mut();
     vmcb.control.intercept_1 &= !intercept_1::IRET;
     vmcb.control.interrupt_shadow = 0;
@@ -88,7 +89,6 @@ pub(super) fn power_up(vcpu: &mut SvmVcpu) {
     let state = &mut vmcb.state;
     state.cpl = 0;
     state.efer = efer::SVME;
-    state.cr0 = RESET_CR0;
     (state.cr2, state.cr3, state.cr4) = (0, 0, 0);
     state.dr6 = RESET_DR6;
     state.dr7 = RESET_DR7;

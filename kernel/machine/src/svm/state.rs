@@ -4,7 +4,7 @@ use core::fmt;
 
 use vcpu::{
     DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment, SegmentAccess, SegmentName,
-    SystemRegister, Vcpu, efer, rflags,
+    SystemRegister, Vcpu, cr0, efer, rflags,
 };
 
 use super::vcpu::SvmVcpu;
@@ -13,6 +13,8 @@ use super::{code, setup};
 
 /// RFLAGS bits that exist.
 const RFLAGS_DEFINED: u64 = 0x3f_7fd5;
+/// CR0 bits that the CPU must not get from the guest: caching is the host's.
+const CR0_CACHING: u64 = cr0::CD | cr0::NW;
 /// DR6.BS.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
 
@@ -52,6 +54,18 @@ const fn slot_mut(state: &mut State, name: SegmentName) -> &mut VmcbSegment {
     }
 }
 
+impl SvmVcpu {
+    /// Reads of CR0 exit only while it has bits that the CPU does not show.
+    fn write_cr0(&mut self, value: u64) {
+        self.caching = value & CR0_CACHING;
+        let watched = self.caching != 0;
+        let vmcb = self.vmcb_mut();
+        vmcb.state.cr0 = value & !CR0_CACHING;
+        vmcb.control.intercept_cr =
+            vmcb.control.intercept_cr & !setup::CR0_READ | if watched { setup::CR0_READ } else { 0 };
+    }
+}
+
 impl Vcpu for SvmVcpu {
     fn load(&mut self) {
         self.load_state();
@@ -67,6 +81,7 @@ impl Vcpu for SvmVcpu {
     }
 
     fn reset(&mut self) {
+        assert!(self.is_loaded(), "a vCPU is reset that is not loaded");
         setup::power_up(self);
     }
 
@@ -114,7 +129,7 @@ impl Vcpu for SvmVcpu {
         use SystemRegister as R;
         let state = &self.vmcb().state;
         match register {
-            R::Cr0 => state.cr0,
+            R::Cr0 => state.cr0 | self.caching,
             R::Cr2 => state.cr2,
             R::Cr3 => state.cr3,
             R::Cr4 => state.cr4,
@@ -148,7 +163,7 @@ impl Vcpu for SvmVcpu {
         }
         let state = &mut self.vmcb_mut().state;
         match register {
-            R::Cr0 => state.cr0 = value,
+            R::Cr0 => self.write_cr0(value),
             R::Cr2 => state.cr2 = value,
             R::Cr3 => state.cr3 = value,
             R::Cr4 => state.cr4 = value,
@@ -252,6 +267,7 @@ impl Vcpu for SvmVcpu {
     fn advance(&mut self, next_rip: u64) {
         let vmcb = self.vmcb_mut();
         vmcb.state.rip = next_rip;
+        vmcb.state.rflags &= !rflags::RF;
         vmcb.control.interrupt_shadow = 0;
         if vmcb.state.rflags & rflags::TF != 0 {
             vmcb.state.dr6 |= DR6_SINGLE_STEP;
@@ -270,8 +286,7 @@ impl Vcpu for SvmVcpu {
 
     #[inline]
     fn interruptible(&self) -> bool {
-        let vmcb = self.vmcb();
-        !self.pending.any() && vmcb.state.rflags & rflags::IF != 0 && vmcb.control.interrupt_shadow & 1 == 0
+        !self.pending.any() && self.can_take_interrupt()
     }
 
     fn nmi_ready(&self) -> bool {
@@ -280,7 +295,7 @@ impl Vcpu for SvmVcpu {
 
     #[inline]
     fn request_interrupt_window(&mut self, wanted: bool) {
-        self.interrupt_window(wanted);
+        self.want_interrupt_window(wanted);
     }
 
     fn request_nmi_window(&mut self, wanted: bool) {

@@ -3,13 +3,14 @@
 // UNSAFETY: owns a VMCB by physical address and enters the guest.
 #![allow(unsafe_code)]
 
-use vcpu::{Exit, Hpa, MemoryError, PAGE_SIZE, PendingEvents, cr0, rflags, vector};
+use vcpu::{Event, Exit, Hpa, MemoryError, PendingEvents, cr0, rflags, vector};
 
 use super::asid::Asid;
 use super::vmcb::{Vmcb, intercept_1, tlb, virtual_interrupt};
 use super::{Shared, code, enter, setup};
 use crate::extended::ExtendedState;
-use crate::memory::{self, frames, frames::FrameKind};
+use crate::memory::{self, frames::Block, frames::FrameKind};
+use crate::nested::Walker;
 use crate::{cpu, registers};
 
 /// What stands between a guest and its next NMI. Without virtual NMIs the end of a handler is seen by
@@ -36,13 +37,21 @@ pub struct SvmVcpu {
     pub(super) pending: PendingEvents,
     pub(super) nmi: NmiBlocking,
     nmi_window: bool,
-    vmcb: Hpa,
+    /// The hypervisor wants the interrupt window.
+    interrupt_window: bool,
+    /// An interrupt waits until the guest can take it, behind an exception that arose in its delivery.
+    held: bool,
+    vmcb: Block,
+    /// The nested tables in the VMCB stay as long as this.
+    _walker: Walker,
     pub(super) shared: Shared,
     asid: Asid,
     /// The translations of this ASID must go before the next entry.
     pub(super) flush: bool,
     loaded: bool,
     pub(super) extended: ExtendedState,
+    /// CR0.CD and NW as the guest sees them. The CPU runs with them clear: caching is the host's.
+    pub(super) caching: u64,
     /// IA32_TSC_AUX while unloaded.
     pub(super) tsc_aux: u64,
 }
@@ -52,22 +61,24 @@ const TSC_AUX: u32 = 0xc000_0103;
 
 impl SvmVcpu {
     /// A vCPU after power-up in the address space with this root.
-    pub(super) fn new(shared: Shared, root: Hpa) -> Result<Self, MemoryError> {
+    pub(super) fn new(shared: Shared, root: Hpa, walker: Walker) -> Result<Self, MemoryError> {
         let extended = ExtendedState::new(shared.layout)?;
-        let vmcb = frames::allocate(0, FrameKind::Control, 0)
-            .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
-        memory::zero_frames(vmcb, 0);
+        let vmcb = Block::zeroed(0, FrameKind::Control)?;
         let mut vcpu = Self {
             registers: vcpu::Registers::default(),
             pending: PendingEvents::NONE,
             nmi: NmiBlocking::Open,
             nmi_window: false,
+            interrupt_window: false,
+            held: false,
             vmcb,
+            _walker: walker,
             shared,
             asid: Asid::default(),
             flush: true,
             loaded: false,
             extended,
+            caching: 0,
             tsc_aux: 0,
         };
         setup::controls(&mut vcpu, root);
@@ -79,17 +90,18 @@ impl SvmVcpu {
     pub(super) fn vmcb(&self) -> &Vmcb {
         // SAFETY: the frame is this vCPU's own, a whole aligned page that is valid as a VMCB whatever its
         // bits; the CPU writes it only within `enter`, which borrows the vCPU mutably.
-        unsafe { &*memory::direct_map(self.vmcb).cast::<Vmcb>() }
+        unsafe { &*memory::direct_map(self.vmcb.start()).cast::<Vmcb>() }
     }
 
     #[inline(always)]
     pub(super) fn vmcb_mut(&mut self) -> &mut Vmcb {
         // SAFETY: as in `vmcb`, and the vCPU is borrowed mutably.
-        unsafe { &mut *memory::direct_map(self.vmcb).cast::<Vmcb>() }
+        unsafe { &mut *memory::direct_map(self.vmcb.start()).cast::<Vmcb>() }
     }
 
     pub(super) fn load_state(&mut self) {
-        debug_assert!(!self.loaded);
+        assert!(!self.loaded, "a vCPU is loaded twice");
+        cpu::occupy();
         self.loaded = true;
         if self.shared.rdtscp {
             // SAFETY: the CPU has RDTSCP, hence the MSR; the kernel does not use it.
@@ -107,13 +119,14 @@ impl SvmVcpu {
     }
 
     pub(super) fn unload_state(&mut self) {
-        debug_assert!(self.loaded);
+        assert!(self.loaded, "a vCPU is unloaded that is not loaded");
         self.extended.save();
         if self.shared.rdtscp {
             // SAFETY: as in `load_state`.
             self.tsc_aux = unsafe { registers::read_msr(TSC_AUX) };
         }
         self.loaded = false;
+        cpu::vacate();
     }
 
     pub(super) fn tsc_aux_now(&self) -> u64 {
@@ -126,16 +139,18 @@ impl SvmVcpu {
     }
 
     pub(super) fn set_tsc_aux(&mut self, value: u64) {
-        self.tsc_aux = value;
+        // The upper half is reserved.
+        self.tsc_aux = value & 0xffff_ffff;
         if self.loaded && self.shared.rdtscp {
-            // SAFETY: as in `load_state`; the upper half is reserved and clear.
-            unsafe { registers::write_msr(TSC_AUX, value & 0xffff_ffff) };
+            // SAFETY: as in `load_state`.
+            unsafe { registers::write_msr(TSC_AUX, self.tsc_aux) };
         }
     }
 
     /// One entry and exit.
     #[inline]
     pub(super) fn run_once(&mut self) -> Exit {
+        assert!(self.loaded, "a vCPU runs that is not loaded");
         if self.flush {
             self.flush = false;
             let flush_by_asid = self.shared.features.flush_by_asid;
@@ -149,10 +164,11 @@ impl SvmVcpu {
         }
         let rax = self.registers.rax();
         self.vmcb_mut().state.rax = rax;
-        let host = self.shared.cpu.host_state;
+        let (guest, host) = (self.vmcb.start(), self.shared.cpu.host_state);
         // SAFETY: the VMCB is this vCPU's own and it is loaded on this CPU alone; `setup::controls` set
-        // its intercepts and nested paging; `host_state` is this CPU's; the kernel runs with interrupts off.
-        unsafe { enter::enter(&mut self.registers, self.vmcb, host) };
+        // its intercepts and nested paging, and its tables stay with `_walker`; `host_state` is this CPU's;
+        // the kernel runs with interrupts off.
+        unsafe { enter::enter(&mut self.registers, guest, host) };
         let vmcb = self.vmcb_mut();
         vmcb.control.tlb_control = tlb::NOTHING;
         let (rax, code) = (vmcb.state.rax, vmcb.control.exit_code);
@@ -163,7 +179,7 @@ impl SvmVcpu {
             && let Some(event) = code::interrupted(delivery)
         {
             self.pending.set_interrupted(event);
-            if matches!(event, vcpu::Event::Nmi) {
+            if matches!(event, Event::Nmi) {
                 self.end_nmi();
             }
         }
@@ -173,11 +189,31 @@ impl SvmVcpu {
     fn deliver(&mut self) {
         let Some(event) = self.pending.take() else { return };
         let protected = self.vmcb().state.cr0 & cr0::PE != 0;
-        if matches!(event, vcpu::Event::Nmi) {
-            self.nmi = NmiBlocking::InHandler;
-            self.vmcb_mut().control.intercept_1 |= intercept_1::IRET;
+        match event {
+            Event::Interrupt { .. } if self.held => {
+                if !self.can_take_interrupt() {
+                    self.pending.set_interrupted(event);
+                    self.open_window(true);
+                    return;
+                }
+                self.held = false;
+                self.open_window(self.interrupt_window);
+            }
+            Event::Nmi => {
+                self.held = false;
+                self.nmi = NmiBlocking::InHandler;
+                self.vmcb_mut().control.intercept_1 |= intercept_1::IRET;
+            }
+            _ => self.held = self.pending.any(),
         }
         self.vmcb_mut().control.event_injection = code::injection(event, protected);
+    }
+
+    /// RFLAGS.IF is set and nothing shadows it.
+    #[inline]
+    pub(super) fn can_take_interrupt(&self) -> bool {
+        let vmcb = self.vmcb();
+        vmcb.state.rflags & rflags::IF != 0 && vmcb.control.interrupt_shadow & 1 == 0
     }
 
     fn end_nmi(&mut self) {
@@ -207,10 +243,7 @@ impl SvmVcpu {
                 Exit::NestedFault(code::nested_fault(control.exit_info_1, control.exit_info_2))
             }
             code::VMMCALL => Exit::Hypercall,
-            code::VINTR => {
-                self.interrupt_window(false);
-                Exit::InterruptWindow
-            }
+            code::VINTR => Exit::InterruptWindow,
             code::CR_READ..=code::CR_END => Exit::ControlRegister(code::control_register(
                 code,
                 control.exit_info_1,
@@ -287,9 +320,24 @@ impl SvmVcpu {
         }
     }
 
+    /// Asks for the interrupt window, or calls it off.
+    pub(super) fn want_interrupt_window(&mut self, wanted: bool) {
+        self.interrupt_window = wanted;
+        self.open_window(wanted || self.held);
+    }
+
+    /// Forgets windows and events, as a reset does.
+    pub(super) fn forget_events(&mut self) {
+        self.pending.clear();
+        self.held = false;
+        self.nmi = NmiBlocking::Open;
+        self.nmi_window = false;
+        self.want_interrupt_window(false);
+    }
+
     /// V_IRQ with the highest priority makes the CPU exit when an interrupt could be taken; its vector is
     /// never delivered.
-    pub(super) fn interrupt_window(&mut self, wanted: bool) {
+    fn open_window(&mut self, wanted: bool) {
         let control = &mut self.vmcb_mut().control;
         let open = control.intercept_1 & intercept_1::VINTR != 0;
         if wanted == open {
@@ -308,6 +356,10 @@ impl SvmVcpu {
         }
     }
 
+    pub(super) const fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
     pub(super) const fn want_nmi_window(&mut self, wanted: bool) {
         self.nmi_window = wanted;
     }
@@ -318,6 +370,5 @@ impl Drop for SvmVcpu {
         if self.loaded {
             self.unload_state();
         }
-        frames::free(self.vmcb, 0);
     }
 }

@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use super::instruction::InvEpt;
+
 /// The capability MSRs, read once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct CapabilityMsrs {
@@ -91,6 +93,7 @@ mod ept_vpid {
     pub(crate) const INVEPT: u64 = 1 << 20;
     pub(crate) const ACCESSED_DIRTY: u64 = 1 << 21;
     pub(crate) const INVEPT_SINGLE: u64 = 1 << 25;
+    pub(crate) const INVEPT_ALL: u64 = 1 << 26;
     pub(crate) const INVVPID: u64 = 1 << 32;
     pub(crate) const INVVPID_SINGLE: u64 = 1 << 41;
 }
@@ -125,10 +128,11 @@ pub(crate) struct Controls {
     pub(crate) page_2m: bool,
     pub(crate) page_1g: bool,
     pub(crate) accessed_dirty: bool,
-    pub(crate) invept_single: bool,
+    invept_single: bool,
+    pub(crate) invept_all: bool,
     /// CR0 bits that must be one and may be one in VMX operation; PE and PG are the guest's own.
     pub(crate) cr0_fixed: (u64, u64),
-    /// The same of CR4.
+    /// The same of CR4, and machine checks on: with CR4.MCE clear one would reset the machine.
     pub(crate) cr4_fixed: (u64, u64),
 }
 
@@ -155,6 +159,11 @@ impl Choice {
         } else {
             false
         }
+    }
+
+    /// For a control that is switched on now and then.
+    const fn allow(&self, bit: u32, name: &'static str) -> Result<(), Missing> {
+        if self.allowed_1 & bit == bit { Ok(()) } else { Err(Missing(name)) }
     }
 
     const fn refuse(&self, bit: u32, name: &'static str) -> Result<(), Missing> {
@@ -188,6 +197,8 @@ impl Controls {
         ] {
             primary.require(bit, name)?;
         }
+        primary.allow(processor::INTERRUPT_WINDOW_EXITING, "interrupt-window exiting")?;
+        primary.allow(processor::NMI_WINDOW_EXITING, "NMI-window exiting")?;
         primary.refuse(processor::CR3_LOAD_EXITING, "guest CR3 loads without exits")?;
         primary.refuse(processor::CR3_STORE_EXITING, "guest CR3 stores without exits")?;
 
@@ -208,6 +219,11 @@ impl Controls {
                 return Err(Missing(name));
             }
         }
+        let invept_single = msrs.ept_vpid & ept_vpid::INVEPT_SINGLE != 0;
+        let invept_all = msrs.ept_vpid & ept_vpid::INVEPT_ALL != 0;
+        if !invept_single && !invept_all {
+            return Err(Missing("INVEPT of one or of all contexts"));
+        }
         let vpid_flush = ept_vpid::INVVPID | ept_vpid::INVVPID_SINGLE;
         let vpid = msrs.ept_vpid & vpid_flush == vpid_flush && second.want(secondary::ENABLE_VPID);
 
@@ -224,10 +240,16 @@ impl Controls {
             page_2m: msrs.ept_vpid & ept_vpid::PAGE_2M != 0,
             page_1g: msrs.ept_vpid & ept_vpid::PAGE_1G != 0,
             accessed_dirty: msrs.ept_vpid & ept_vpid::ACCESSED_DIRTY != 0,
-            invept_single: msrs.ept_vpid & ept_vpid::INVEPT_SINGLE != 0,
+            invept_single,
+            invept_all,
             cr0_fixed: (msrs.cr0_fixed.0 & !(vcpu::cr0::PE | vcpu::cr0::PG), msrs.cr0_fixed.1),
-            cr4_fixed: msrs.cr4_fixed,
+            cr4_fixed: (msrs.cr4_fixed.0 | vcpu::cr4::MCE & msrs.cr4_fixed.1, msrs.cr4_fixed.1),
         })
+    }
+
+    /// What drops the translations of an EPT pointer.
+    pub(super) const fn invept(&self, eptp: u64) -> InvEpt {
+        if self.invept_single { InvEpt::Single(eptp) } else { InvEpt::All }
     }
 
     fn transitions(msrs: &CapabilityMsrs) -> Result<(u32, u32), Missing> {
@@ -304,6 +326,14 @@ pub(crate) mod tests {
         assert_eq!(cut(|m| m.secondary = 0), "EPT (extended page tables)");
         assert_eq!(cut(|m| m.ept_vpid = 0), "EPT with four levels");
         assert_eq!(
+            cut(|m| m.ept_vpid &= !(ept_vpid::INVEPT_SINGLE | ept_vpid::INVEPT_ALL)),
+            "INVEPT of one or of all contexts"
+        );
+        assert_eq!(
+            cut(|m| m.processor &= !(u64::from(processor::NMI_WINDOW_EXITING) << 32)),
+            "NMI-window exiting"
+        );
+        assert_eq!(
             cut(|m| m.processor |= u64::from(processor::CR3_LOAD_EXITING)),
             "guest CR3 loads without exits"
         );
@@ -320,6 +350,19 @@ pub(crate) mod tests {
         let controls = Controls::choose(&msrs).unwrap();
         assert!(!controls.vpid && !controls.rdtscp && !controls.page_1g && !controls.accessed_dirty);
         assert_eq!(controls.secondary & (secondary::ENABLE_VPID | secondary::ENABLE_RDTSCP), 0);
+    }
+
+    #[test]
+    fn translations_are_dropped_by_what_the_cpu_has() {
+        let mut msrs = generous();
+        assert_eq!(Controls::choose(&msrs).unwrap().invept(0x1000), InvEpt::Single(0x1000));
+        msrs.ept_vpid &= !ept_vpid::INVEPT_SINGLE;
+        assert_eq!(Controls::choose(&msrs).unwrap().invept(0x1000), InvEpt::All);
+    }
+
+    #[test]
+    fn machine_checks_stay_on_in_guests() {
+        assert_ne!(Controls::choose(&generous()).unwrap().cr4_fixed.0 & vcpu::cr4::MCE, 0);
     }
 
     #[test]

@@ -167,7 +167,7 @@ mod tests {
     fn good() -> Vmcs {
         let mut fields = HashMap::from([
             (field::GUEST_CR0.encoding(), cr0::PE | cr0::PG | cr0::NE),
-            (field::GUEST_CR4.encoding(), cr4::PAE | cr4::VMXE),
+            (field::GUEST_CR4.encoding(), cr4::PAE | cr4::VMXE | cr4::MCE),
             (field::GUEST_EFER.encoding(), efer::LME | efer::LMA),
             (field::ENTRY_CONTROLS.encoding(), u64::from(entry::IA32E_MODE_GUEST)),
             (field::GUEST_RFLAGS.encoding(), rflags::FIXED),

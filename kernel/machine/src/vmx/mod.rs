@@ -10,7 +10,9 @@
 
 mod capability;
 mod check;
+mod cpuid;
 mod enter;
+mod event;
 mod field;
 mod instruction;
 mod reason;
@@ -21,16 +23,17 @@ mod vpid;
 
 use core::fmt;
 
-use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, MemoryError, PAGE_SIZE};
+use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE};
 
 use self::capability::{BASIC_TRUE_CONTROLS, CapabilityMsrs, Controls};
 use self::instruction::{InvEpt, invept};
 pub use self::vcpu::VmxVcpu;
+use self::vpid::Vpid;
 use crate::extended::{self, Layout};
-use crate::memory::{self, frames, frames::FrameKind};
+use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::{Ept, GuestSpace, Level};
-use crate::registers;
-use crate::virtualization::{self, Refusal, features};
+use crate::virtualization::{self, Refusal};
+use crate::{cpu, registers};
 
 /// IA32_FEATURE_CONTROL: locked; VMXON allowed outside SMX.
 const FEATURE_CONTROL: u32 = 0x3a;
@@ -98,37 +101,42 @@ impl Vmx {
 
     /// Enters VMX operation on this CPU, or says what is missing.
     pub fn enable() -> Result<Self, Refusal> {
+        if !Self::present() {
+            return Err(Refusal::NoExtensions);
+        }
         permit()?;
         // SAFETY: the CPU has VMX, so it has these MSRs.
         let msrs = unsafe { capabilities() };
         let controls = Controls::choose(&msrs).map_err(|missing| Refusal::Missing { what: missing.0 })?;
+        let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
+        let (region, io_bitmaps, msr_bitmap) = (frames(0)?, frames(1)?, frames(0)?);
+        if !cpu::virtualize() {
+            return Err(Refusal::Failed { what: "a second start of VMX" });
+        }
         let layout = Layout::detect(false);
         extended::enable(layout);
         let revision = msrs.basic as u32 & 0x7fff_ffff;
-        let frame = |order| {
-            let frame = frames::allocate(order, FrameKind::Control, 0).ok_or(Refusal::NoMemory)?;
-            memory::zero_frames(frame, order);
-            Ok(frame)
-        };
-        let region = frame(0)?;
         // SAFETY: the region is ours and has its revision identifier; CR0 and CR4 get the bits that VMX
         // operation demands, which change nothing else the kernel relies on; `permit` saw that
         // IA32_FEATURE_CONTROL allows VMXON.
         unsafe {
-            memory::direct_map(region).cast::<u32>().write(revision);
+            memory::direct_map(region.start()).cast::<u32>().write(revision);
             registers::set_vmx_fixed_bits(msrs.cr0_fixed, msrs.cr4_fixed);
-            instruction::vmxon(region).map_err(|_| Refusal::Failed { what: "VMXON" })?;
+            instruction::vmxon(region.start()).map_err(|_| Refusal::Failed { what: "VMXON" })?;
         }
-        let io_bitmaps = frame(1)?;
-        let msr_bitmap = frame(0)?;
+        // The CPU uses them from here on.
+        region.keep();
+        let (io_bitmaps, msr_bitmap) = (io_bitmaps.keep(), msr_bitmap.keep());
         fill_bitmaps(io_bitmaps, msr_bitmap, controls.rdtscp);
-        invept(InvEpt::All);
+        if controls.invept_all {
+            invept(InvEpt::All);
+        }
         Ok(Self { shared: Shared { controls, layout, revision, io_bitmaps, msr_bitmap } })
     }
 
-    fn eptp(&self, space: &GuestSpace<Ept>) -> u64 {
+    const fn eptp(&self, root: Hpa) -> u64 {
         let flags = if self.shared.controls.accessed_dirty { EPTP_ACCESSED_DIRTY } else { 0 };
-        space.root().0 | EPTP_WRITE_BACK | EPTP_FOUR_LEVELS | flags
+        root.0 | EPTP_WRITE_BACK | EPTP_FOUR_LEVELS | flags
     }
 }
 
@@ -218,36 +226,21 @@ impl Backend for Vmx {
     }
 
     fn create_vcpu(&self, space: &Self::Space) -> Result<VmxVcpu, CreateError> {
-        let vpid = if self.shared.controls.vpid {
-            vpid::take().ok_or(CreateError::Exhausted { what: "VPIDs" })?
+        let controls = &self.shared.controls;
+        let vpid = if controls.vpid {
+            Vpid::take().ok_or(CreateError::Exhausted { what: "VPIDs" })?
         } else {
-            0
+            Vpid::NONE
         };
-        let eptp = self.eptp(space);
+        let (root, walker) = space.enter().ok_or(CreateError::Exhausted { what: "address space" })?;
+        let eptp = self.eptp(root);
         // An earlier address space may have had the same root frame.
-        invept(if self.shared.controls.invept_single { InvEpt::Single(eptp) } else { InvEpt::All });
-        VmxVcpu::new(self.shared, eptp, vpid).map_err(|error: MemoryError| {
-            vpid::give_back(vpid);
-            error.into()
-        })
+        invept(controls.invept(eptp));
+        Ok(VmxVcpu::new(self.shared, eptp, walker, vpid)?)
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
-        let controls = &self.shared.controls;
-        let mut result = virtualization::guest_cpuid(leaf, subleaf);
-        match (leaf, subleaf) {
-            (7, 0) => {
-                if !controls.invpcid {
-                    result.ebx &= !features::LEAF7_EBX_INVPCID;
-                }
-                if !controls.rdtscp {
-                    result.ecx &= !features::LEAF7_ECX_RDPID;
-                }
-            }
-            (0x8000_0001, _) if !controls.rdtscp => result.edx &= !features::EXTENDED_EDX_RDTSCP,
-            _ => {}
-        }
-        result
+        cpuid::offered(&self.shared.controls, leaf, subleaf, virtualization::guest_cpuid(leaf, subleaf))
     }
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -32,6 +32,8 @@ pub(crate) const INVVPID: u16 = 53;
 pub(crate) const WBINVD: u16 = 54;
 pub(crate) const XSETBV: u16 = 55;
 pub(crate) const ENCLS: u16 = 60;
+pub(crate) const SEAMCALL: u16 = 76;
+pub(crate) const TDCALL: u16 = 77;
 
 /// Bit 31 of the exit reason: the entry failed.
 pub(crate) const ENTRY_FAILED: u32 = 1 << 31;
@@ -56,7 +58,7 @@ pub(crate) mod interruption {
 /// interrupted.
 pub(crate) const fn by_instruction(reason: u16) -> bool {
     matches!(reason, CPUID..=VMXON | CONTROL_REGISTER..=WRMSR | MWAIT | MONITOR | PAUSE)
-        || matches!(reason, 50 | 51 | 53..=55 | 57..=61 | 63 | 64 | 67 | 68)
+        || matches!(reason, 50 | 51 | 53..=55 | 57..=61 | 63 | 64 | 67 | 68 | SEAMCALL | TDCALL)
 }
 
 /// The qualification of an I/O instruction.
@@ -142,12 +144,20 @@ pub(crate) struct Injection {
     pub(crate) length: u32,
 }
 
-/// Encodes an event. In real mode (`protected` false) no error code may be given.
+/// Encodes an event. An error code goes with the exceptions that push one, and only in protected mode, whatever
+/// the event says: an entry checks that.
 pub(crate) const fn injection(event: Event, protected: bool) -> Injection {
     let (vector, kind, error, length) = match event {
         Event::Interrupt { vector } => (vector, interruption::EXTERNAL, None, 0),
         Event::Nmi => (vector::NMI, interruption::NMI, None, 0),
-        Event::Exception { vector, error_code } => (vector, interruption::HARDWARE_EXCEPTION, error_code, 0),
+        Event::Exception { vector, error_code } => {
+            let code = match error_code {
+                _ if !protected || !vector::has_error_code(vector) => None,
+                None => Some(0),
+                given => given,
+            };
+            (vector, interruption::HARDWARE_EXCEPTION, code, 0)
+        }
         Event::Software { vector, length, kind } => {
             let kind = match kind {
                 SoftwareKind::Interrupt => interruption::SOFTWARE_INTERRUPT,
@@ -159,11 +169,11 @@ pub(crate) const fn injection(event: Event, protected: bool) -> Injection {
     };
     let mut info = interruption::VALID | kind << 8 | vector as u32;
     let error_code = match error {
-        Some(code) if protected => {
+        Some(code) => {
             info |= interruption::ERROR_CODE;
             code
         }
-        _ => 0,
+        None => 0,
     };
     Injection { info, error_code, length }
 }
@@ -236,6 +246,17 @@ mod tests {
     fn real_mode_gets_no_error_code() {
         let encoded = injection(Event::Exception { vector: 13, error_code: Some(5) }, false);
         assert_eq!(encoded.info & interruption::ERROR_CODE, 0);
+    }
+
+    #[test]
+    fn error_codes_go_with_the_exceptions_that_have_them() {
+        let code_of = |vector, error_code| {
+            let encoded = injection(Event::Exception { vector, error_code }, true);
+            (encoded.info & interruption::ERROR_CODE != 0).then_some(encoded.error_code)
+        };
+        assert_eq!(code_of(14, Some(6)), Some(6));
+        assert_eq!(code_of(8, None), Some(0));
+        assert_eq!(code_of(6, Some(1)), None);
     }
 
     #[test]

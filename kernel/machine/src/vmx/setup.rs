@@ -39,6 +39,11 @@ pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
         vmwrite(field::EXIT_CONTROLS, controls.exit);
         vmwrite(field::ENTRY_CONTROLS, controls.entry);
         vmwrite(field::EXCEPTION_BITMAP, WATCHED_EXCEPTIONS);
+        // Of an instruction that this CPU does not have, the exit's bitmap is not there either.
+        vmwrite(field::ENCLS_BITMAP, u64::MAX);
+        // Until the hypervisor says otherwise, all bits are watched.
+        vmwrite(field::CR0_MASK, u64::MAX);
+        vmwrite(field::CR4_MASK, u64::MAX);
         vmwrite(field::PAGE_FAULT_MASK, 0);
         vmwrite(field::PAGE_FAULT_MATCH, 0);
         vmwrite(field::CR3_TARGET_COUNT, 0);
@@ -49,7 +54,7 @@ pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
         vmwrite(field::IO_BITMAP_B, shared.io_bitmaps.0 + vcpu::PAGE_SIZE);
         vmwrite(field::MSR_BITMAP, shared.msr_bitmap.0);
         vmwrite(field::EPT_POINTER, eptp);
-        vmwrite(field::VPID, vcpu.vpid);
+        vmwrite(field::VPID, vcpu.vpid.number().unwrap_or(0));
         vmwrite(field::TSC_OFFSET, 0);
         vmwrite(field::VMCS_LINK_POINTER, u64::MAX);
         vmwrite(field::HOST_RIP, enter::exit_address());
@@ -91,6 +96,7 @@ pub(super) fn host_state() {
 pub(super) fn power_up(vcpu: &mut VmxVcpu) {
     use vcpu::SystemRegister as Register;
     vcpu.pending.clear();
+    vcpu.held = false;
     vcpu.block.registers = vcpu::Registers::default();
     vcpu.extended.reset();
     for n in 0..SWITCHED_MSRS.len() {

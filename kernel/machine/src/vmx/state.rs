@@ -8,7 +8,7 @@ use vcpu::{
 };
 
 use super::capability::{entry, processor};
-use super::vcpu::{PENDING_SINGLE_STEP, VmxVcpu, blocking};
+use super::vcpu::{VmxVcpu, blocking};
 use super::{field, setup};
 
 /// RFLAGS bits that exist; an entry refuses others.
@@ -70,6 +70,7 @@ impl Vcpu for VmxVcpu {
     }
 
     fn reset(&mut self) {
+        assert!(self.in_cpu(), "a vCPU is reset that is not loaded");
         setup::power_up(self);
     }
 
@@ -181,8 +182,9 @@ impl Vcpu for VmxVcpu {
             R::Star => self.set_switched_msr(1, value),
             R::Lstar => self.set_switched_msr(2, value),
             R::Cstar => self.set_switched_msr(3, value),
-            R::Sfmask => self.set_switched_msr(4, value),
-            R::TscAux => self.set_switched_msr(5, value),
+            // Their upper halves are reserved.
+            R::Sfmask => self.set_switched_msr(4, value & 0xffff_ffff),
+            R::TscAux => self.set_switched_msr(5, value & 0xffff_ffff),
             R::SysenterCs => self.set(field::GUEST_SYSENTER_CS, value as u32),
             R::SysenterEsp => self.set(field::GUEST_SYSENTER_ESP, value),
             R::SysenterEip => self.set(field::GUEST_SYSENTER_EIP, value),
@@ -261,14 +263,8 @@ impl Vcpu for VmxVcpu {
     #[inline]
     fn advance(&mut self, next_rip: u64) {
         self.set(field::GUEST_RIP, next_rip);
-        let blocked = self.get(field::GUEST_INTERRUPTIBILITY);
-        if blocked & (blocking::BY_STI | blocking::BY_MOV_SS) != 0 {
-            self.set(field::GUEST_INTERRUPTIBILITY, blocked & !(blocking::BY_STI | blocking::BY_MOV_SS));
-        }
-        if self.get(field::GUEST_RFLAGS) & vcpu::rflags::TF != 0 {
-            let pending = self.get(field::GUEST_PENDING_DEBUG);
-            self.set(field::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
-        }
+        self.unblock(blocking::BY_STI | blocking::BY_MOV_SS);
+        self.end_instruction();
     }
 
     #[inline]
@@ -282,9 +278,7 @@ impl Vcpu for VmxVcpu {
 
     #[inline]
     fn interruptible(&self) -> bool {
-        !self.pending.any()
-            && self.get(field::GUEST_RFLAGS) & vcpu::rflags::IF != 0
-            && self.get(field::GUEST_INTERRUPTIBILITY) & (blocking::BY_STI | blocking::BY_MOV_SS) == 0
+        !self.pending.any() && self.can_take_interrupt()
     }
 
     fn nmi_ready(&self) -> bool {
@@ -294,7 +288,8 @@ impl Vcpu for VmxVcpu {
 
     #[inline]
     fn request_interrupt_window(&mut self, wanted: bool) {
-        self.control(processor::INTERRUPT_WINDOW_EXITING, wanted);
+        self.interrupt_window = wanted;
+        self.control(processor::INTERRUPT_WINDOW_EXITING, wanted || self.held);
     }
 
     fn request_nmi_window(&mut self, wanted: bool) {

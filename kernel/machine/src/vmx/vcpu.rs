@@ -3,17 +3,18 @@
 // UNSAFETY: reads and writes the current VMCS, switches MSRs and enters the guest.
 #![allow(unsafe_code)]
 
-use vcpu::{Event, Exit, Hpa, PAGE_SIZE, PendingEvents, vector};
+use vcpu::{Exit, MemoryError, PendingEvents};
 
-use super::capability::{Controls, processor};
+use super::capability::Controls;
 use super::enter::{self, EntryBlock};
 use super::field::{self, Field, Width};
-use super::instruction::{self, InvEpt, invept, invvpid, vmclear, vmptrld, vmread, vmwrite};
-use super::reason::{self, interruption};
-use super::{Shared, check, setup, vpid};
+use super::instruction::{self, invept, invvpid, vmclear, vmptrld, vmread, vmwrite};
+use super::vpid::Vpid;
+use super::{Shared, check, reason, setup};
 use crate::cpu;
 use crate::extended::ExtendedState;
-use crate::memory::{self, frames, frames::FrameKind};
+use crate::memory::{self, frames::Block, frames::FrameKind};
+use crate::nested::Walker;
 use crate::registers;
 
 /// Interruptibility-state bits (SDM vol. 3, "Guest Non-Register State").
@@ -22,9 +23,6 @@ pub(super) mod blocking {
     pub(in super::super) const BY_MOV_SS: u32 = 1 << 1;
     pub(in super::super) const BY_NMI: u32 = 1 << 3;
 }
-/// Pending debug exceptions: single step.
-pub(super) const PENDING_SINGLE_STEP: u64 = 1 << 14;
-
 /// MSRs that VM entry does not switch and that guests own: KERNEL_GS_BASE, STAR, LSTAR, CSTAR, FMASK, and
 /// TSC_AUX last, because not every CPU has it.
 pub(super) const SWITCHED_MSRS: [u32; 6] =
@@ -35,8 +33,12 @@ pub(super) const SWITCHED_MSRS: [u32; 6] =
 pub struct VmxVcpu {
     pub(super) block: EntryBlock,
     pub(super) pending: PendingEvents,
+    /// The hypervisor wants the interrupt window.
+    pub(super) interrupt_window: bool,
+    /// An interrupt waits until the guest can take it, behind an exception that arose in its delivery.
+    pub(super) held: bool,
     /// Basic reason of the last exit.
-    reason: u16,
+    pub(super) reason: u16,
     by_instruction: bool,
     /// The translations of this VPID must go before the next entry.
     pub(super) flush: bool,
@@ -47,9 +49,11 @@ pub struct VmxVcpu {
     /// Primary controls as the VMCS has them.
     processor_controls: u32,
     pub(super) shared: Shared,
-    vmcs: Hpa,
-    pub(super) vpid: u16,
+    vmcs: Block,
+    pub(super) vpid: Vpid,
     eptp: u64,
+    /// What `eptp` leads to stays as long as this.
+    _walker: Walker,
     pub(super) extended: ExtendedState,
     /// Values of [`SWITCHED_MSRS`] while unloaded.
     pub(super) msrs: [u64; SWITCHED_MSRS.len()],
@@ -57,17 +61,16 @@ pub struct VmxVcpu {
 
 impl VmxVcpu {
     /// A vCPU after power-up. Leaves the VMCS that is current on this CPU as it was.
-    pub(super) fn new(shared: Shared, eptp: u64, vpid: u16) -> Result<Self, vcpu::MemoryError> {
+    pub(super) fn new(shared: Shared, eptp: u64, walker: Walker, vpid: Vpid) -> Result<Self, MemoryError> {
         let extended = ExtendedState::new(shared.layout)?;
-        let vmcs = frames::allocate(0, FrameKind::Control, 0).ok_or_else(|| {
-            vcpu::MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() }
-        })?;
-        memory::zero_frames(vmcs, 0);
+        let vmcs = Block::zeroed(0, FrameKind::Control)?;
         // SAFETY: the frame is ours and a whole page; the revision identifier is its first word.
-        unsafe { memory::direct_map(vmcs).cast::<u32>().write(shared.revision) };
+        unsafe { memory::direct_map(vmcs.start()).cast::<u32>().write(shared.revision) };
         let mut vcpu = Self {
             block: EntryBlock::new(),
             pending: PendingEvents::NONE,
+            interrupt_window: false,
+            held: false,
             reason: 0,
             by_instruction: false,
             flush: false,
@@ -78,6 +81,7 @@ impl VmxVcpu {
             vmcs,
             vpid,
             eptp,
+            _walker: walker,
             extended,
             msrs: [0; SWITCHED_MSRS.len()],
         };
@@ -90,13 +94,13 @@ impl VmxVcpu {
         // active nowhere yet. The VMCS that was current before is made current again.
         unsafe {
             let before = instruction::current_vmcs();
-            instruction::expect(vmclear(self.vmcs), "VMCLEAR of a new VMCS");
-            instruction::expect(vmptrld(self.vmcs), "VMPTRLD of a new VMCS");
+            instruction::expect(vmclear(self.vmcs.start()), "VMCLEAR of a new VMCS");
+            instruction::expect(vmptrld(self.vmcs.start()), "VMPTRLD of a new VMCS");
             self.loaded = true;
             setup::controls(self, self.eptp);
             setup::power_up(self);
             self.loaded = false;
-            instruction::expect(vmclear(self.vmcs), "VMCLEAR of a new VMCS");
+            instruction::expect(vmclear(self.vmcs.start()), "VMCLEAR of a new VMCS");
             if let Some(before) = before {
                 instruction::expect(vmptrld(before), "VMPTRLD of the VMCS before");
             }
@@ -160,15 +164,17 @@ impl VmxVcpu {
     }
 
     pub(super) fn load_state(&mut self) {
-        debug_assert!(!self.loaded);
+        assert!(!self.loaded, "a vCPU is loaded twice");
+        cpu::occupy();
         // SAFETY: the region is our VMCS; `unload` cleared it on the CPU that had it before.
-        unsafe { instruction::expect(vmptrld(self.vmcs), "VMPTRLD") };
+        unsafe { instruction::expect(vmptrld(self.vmcs.start()), "VMPTRLD") };
         self.loaded = true;
         setup::host_state();
-        for n in 0..self.switched() {
+        let switched = self.switched();
+        for (msr, value) in SWITCHED_MSRS.into_iter().zip(self.msrs).take(switched) {
             // SAFETY: the MSRs exist on every 64-bit CPU (TSC_AUX with RDTSCP), the kernel does not use
             // them, and the values came from the guest's own WRMSR or from `power_up`, so are canonical.
-            unsafe { registers::write_msr(SWITCHED_MSRS[n], self.msrs[n]) };
+            unsafe { registers::write_msr(msr, value) };
         }
         self.extended.load();
         self.in_cpu = true;
@@ -176,41 +182,44 @@ impl VmxVcpu {
     }
 
     pub(super) fn unload_state(&mut self) {
-        debug_assert!(self.loaded);
+        assert!(self.loaded, "a vCPU is unloaded that is not loaded");
         self.extended.save();
         self.in_cpu = false;
-        for n in 0..self.switched() {
+        let switched = self.switched();
+        for (msr, value) in SWITCHED_MSRS.into_iter().zip(&mut self.msrs).take(switched) {
             // SAFETY: as in `load_state`.
-            self.msrs[n] = unsafe { registers::read_msr(SWITCHED_MSRS[n]) };
+            *value = unsafe { registers::read_msr(msr) };
         }
         // SAFETY: the region is our VMCS; clearing it writes it back, so another CPU may take it.
-        unsafe { instruction::expect(vmclear(self.vmcs), "VMCLEAR") };
+        unsafe { instruction::expect(vmclear(self.vmcs.start()), "VMCLEAR") };
         self.loaded = false;
         self.block.launched = 0;
         self.block.host_rsp = 0;
+        cpu::vacate();
     }
 
     /// One entry and exit.
     #[inline]
     pub(super) fn run_once(&mut self) -> Exit {
+        assert!(self.loaded, "a vCPU runs that is not loaded");
         if self.flush {
             self.flush_translations();
         }
         if self.pending.any() {
             self.deliver();
         }
-        // SAFETY: this vCPU's VMCS is current, `load_state` wrote this CPU's host state, and the kernel
-        // runs with interrupts off.
+        // SAFETY: this vCPU is loaded and no other is (`cpu::occupy`), so its VMCS is current; `load_state`
+        // wrote this CPU's host state; the kernel runs with interrupts off.
         if !unsafe { enter::enter(&mut self.block) } {
             return self.instruction_failed();
         }
-        self.block.launched = 1;
         let raw = self.get(field::EXIT_REASON);
         self.reason = raw as u16;
         self.by_instruction = reason::by_instruction(self.reason);
         if raw & reason::ENTRY_FAILED != 0 {
             return self.entry_failed();
         }
+        self.block.launched = 1;
         if !self.by_instruction {
             self.keep_interrupted();
         }
@@ -219,40 +228,8 @@ impl VmxVcpu {
 
     fn flush_translations(&mut self) {
         self.flush = false;
-        if self.vpid != 0 {
-            invvpid(self.vpid);
-        }
-    }
-
-    /// Hands the next pending event to the entry.
-    fn deliver(&mut self) {
-        let Some(event) = self.pending.take() else { return };
-        let protected = self.get(field::GUEST_CR0) & vcpu::cr0::PE != 0;
-        let encoded = reason::injection(event, protected);
-        if matches!(event, Event::Nmi) {
-            let blocked = self.get(field::GUEST_INTERRUPTIBILITY);
-            self.set(field::GUEST_INTERRUPTIBILITY, blocked & !blocking::BY_NMI);
-        }
-        self.set(field::ENTRY_EXCEPTION_ERROR_CODE, encoded.error_code);
-        self.set(field::ENTRY_INSTRUCTION_LENGTH, encoded.length);
-        self.set(field::ENTRY_INTERRUPTION_INFO, encoded.info);
-    }
-
-    /// Keeps the event whose delivery this exit interrupted, and NMI blocking that an interrupted IRET
-    /// ended too early.
-    fn keep_interrupted(&mut self) {
-        let info = self.get(field::IDT_VECTORING_INFO);
-        if info & interruption::VALID != 0 {
-            let error_code = self.get(field::IDT_VECTORING_ERROR_CODE);
-            let length = self.get(field::EXIT_INSTRUCTION_LENGTH);
-            if let Some(event) = reason::interrupted(info, error_code, length) {
-                self.pending.set_interrupted(event);
-            }
-        } else if self.reason == reason::EPT_VIOLATION
-            && self.get(field::EXIT_QUALIFICATION) & reason::NMI_UNBLOCKED_BY_IRET != 0
-        {
-            let blocked = self.get(field::GUEST_INTERRUPTIBILITY);
-            self.set(field::GUEST_INTERRUPTIBILITY, blocked | blocking::BY_NMI);
+        if let Some(vpid) = self.vpid.number() {
+            invvpid(vpid);
         }
     }
 
@@ -274,10 +251,7 @@ impl VmxVcpu {
                 self.get(field::GUEST_LINEAR_ADDRESS),
             )),
             reason::VMCALL => Exit::Hypercall,
-            reason::INTERRUPT_WINDOW => {
-                self.control(processor::INTERRUPT_WINDOW_EXITING, false);
-                Exit::InterruptWindow
-            }
+            reason::INTERRUPT_WINDOW => Exit::InterruptWindow,
             reason::CONTROL_REGISTER => {
                 Exit::ControlRegister(Some(reason::control_register(self.get(field::EXIT_QUALIFICATION))))
             }
@@ -290,10 +264,7 @@ impl VmxVcpu {
     fn decode_rare(&mut self) -> Exit {
         match self.reason {
             reason::EXCEPTION_OR_NMI => self.exception(),
-            reason::NMI_WINDOW => {
-                self.control(processor::NMI_WINDOW_EXITING, false);
-                Exit::NmiWindow
-            }
+            reason::NMI_WINDOW => Exit::NmiWindow,
             reason::TRIPLE_FAULT => Exit::TripleFault,
             reason::INIT_SIGNAL => Exit::HostEvent,
             reason::TASK_SWITCH => Exit::TaskSwitch,
@@ -305,52 +276,12 @@ impl VmxVcpu {
             | reason::MONITOR
             | reason::INVEPT
             | reason::INVVPID
-            | reason::ENCLS => Exit::Undefined,
+            | reason::ENCLS
+            | reason::SEAMCALL
+            | reason::TDCALL => Exit::Undefined,
             other => {
                 Exit::Unknown { code: u64::from(other), qualification: self.get(field::EXIT_QUALIFICATION) }
             }
-        }
-    }
-
-    fn exception(&mut self) -> Exit {
-        let info = self.get(field::EXIT_INTERRUPTION_INFO);
-        if interruption::kind(info) == interruption::NMI {
-            cpu::invoke_nmi();
-            return Exit::HostEvent;
-        }
-        match info as u8 {
-            vector::MC => {
-                cpu::invoke_machine_check();
-                Exit::HostEvent
-            }
-            vector::DB => {
-                self.note_debug_exception();
-                Exit::Exception { vector: vector::DB, error_code: None }
-            }
-            vector => {
-                let error_code = (info & interruption::ERROR_CODE != 0)
-                    .then(|| self.get(field::EXIT_INTERRUPTION_ERROR_CODE));
-                Exit::Exception { vector, error_code }
-            }
-        }
-    }
-
-    /// What delivery of #DB does to DR6 and DR7 and what a later entry checks (SDM vol. 3, "Debug
-    /// Exceptions" and "Checks on Guest Non-Register State").
-    fn note_debug_exception(&mut self) {
-        /// B0 to B3, BD, BS, BT.
-        const CONDITIONS: u64 = 0xe00f;
-        /// DR7.GD.
-        const GENERAL_DETECT: u64 = 1 << 13;
-        let cause = self.get(field::EXIT_QUALIFICATION) & CONDITIONS;
-        let dr6 = self.extended.dr6();
-        self.extended.set_dr6(dr6 & !0xf | cause);
-        let dr7 = self.get(field::GUEST_DR7);
-        self.set(field::GUEST_DR7, dr7 & !GENERAL_DETECT);
-        let shadow = self.get(field::GUEST_INTERRUPTIBILITY) & (blocking::BY_STI | blocking::BY_MOV_SS);
-        if shadow != 0 && self.get(field::GUEST_RFLAGS) & vcpu::rflags::TF != 0 {
-            let pending = self.get(field::GUEST_PENDING_DEBUG);
-            self.set(field::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
         }
     }
 
@@ -396,11 +327,7 @@ impl Drop for VmxVcpu {
             self.unload_state();
         }
         // The VPID and the EPT pointer may be used again by another VM.
-        if self.vpid != 0 {
-            invvpid(self.vpid);
-            vpid::give_back(self.vpid);
-        }
-        invept(InvEpt::All);
-        frames::free(self.vmcs, 0);
+        self.flush_translations();
+        invept(self.controls().invept(self.eptp));
     }
 }

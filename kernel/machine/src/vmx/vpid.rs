@@ -36,19 +36,46 @@ impl Pool {
     }
 }
 
-/// A free identifier, never 0.
-pub(super) fn take() -> Option<u16> {
-    POOL.lock().take()
+/// An identifier that belongs to a vCPU, or none where the CPU has none to give. It is to be dropped after its
+/// translations were flushed.
+#[derive(Debug)]
+pub(super) struct Vpid(Option<u16>);
+
+impl Vpid {
+    /// Without identifiers every entry and exit flushes.
+    pub(super) const NONE: Self = Self(None);
+
+    /// A free identifier, if any is left.
+    pub(super) fn take() -> Option<Self> {
+        Some(Self(Some(POOL.lock().take()?)))
+    }
+
+    /// Its number, never 0.
+    #[inline]
+    pub(super) const fn number(&self) -> Option<u16> {
+        self.0
+    }
 }
 
-/// Gives an identifier back, after its translations were flushed.
-pub(super) fn give_back(id: u16) {
-    POOL.lock().give_back(id);
+impl Drop for Vpid {
+    fn drop(&mut self) {
+        if let Some(id) = self.0 {
+            POOL.lock().give_back(id);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dropped_identifier_is_free_again() {
+        let number = Vpid::take().unwrap().number();
+        assert!(number.is_some());
+        assert_eq!(Vpid::take().unwrap().number(), number);
+        assert_eq!(Vpid::NONE.number(), None);
+    }
 
     #[test]
     fn every_identifier_is_given_once_and_none_is_zero() {

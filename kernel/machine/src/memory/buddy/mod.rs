@@ -46,7 +46,7 @@ const OWNER_SHIFT: u32 = 15;
 /// What a block of frames is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum FrameKind {
+pub(crate) enum FrameKind {
     /// The kernel's own data.
     Kernel,
     /// The kernel's page tables.
