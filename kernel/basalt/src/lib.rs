@@ -58,7 +58,7 @@ fn start_log(boot: &BootInfo, options: &Options) {
 
 fn start_memory(boot: &BootInfo) {
     memory::start(boot).unwrap_or_else(|error| {
-        for range in &boot.memory {
+        for range in boot.memory() {
             info!("memory {:#x} to {:#x}: {:?}", range.start, range.end(), range.kind);
         }
         refuse(error, "give the machine more memory, or report the memory map above")
@@ -67,7 +67,7 @@ fn start_memory(boot: &BootInfo) {
     let mib = |bytes: u64| bytes >> 20;
     let (total, free) = (memory::frames::total_bytes(), memory::frames::free_bytes());
     info!("{} MiB of memory, {} MiB free", mib(total), mib(free));
-    for module in &boot.modules {
+    for module in boot.modules() {
         info!("module of {} KiB: {}", module.data().len() >> 10, module.command_line);
     }
 }
@@ -77,7 +77,7 @@ fn start_platform(boot: &BootInfo) -> Acpi {
         refuse(error, "switch ACPI on in the firmware's setup, or update the firmware")
     });
     power::start(&acpi);
-    info!("{} CPUs, {} I/O APICs", acpi.madt.processors.len(), acpi.madt.io_apics.len());
+    info!("{} CPUs, {} I/O APICs", acpi.processors(), acpi.io_apics());
     apic::start(&acpi).unwrap_or_else(|error| refuse(error, REPORT));
     acpi
 }
@@ -106,7 +106,7 @@ fn start_hypervisor(boot: &BootInfo) -> ! {
 /// Runs the VMs of the boot modules until all has ended.
 fn run_guests<B: Backend>(backend: &B, boot: &BootInfo) {
     info!("{}", Described(backend));
-    if boot.modules.is_empty() {
+    if boot.modules().is_empty() {
         refuse(
             "the boot menu's entry has no module, so there is no VM to run",
             "give the entry a line such as: module2 /vmlinux vm=demo memory=256M kernel -- console=ttyS0",
@@ -116,7 +116,7 @@ fn run_guests<B: Backend>(backend: &B, boot: &BootInfo) {
         refuse("clock and interrupts are not up", REPORT);
     };
     let modules: Vec<Module<'_>> = boot
-        .modules
+        .modules()
         .iter()
         .map(|module| Module { line: module.command_line, bytes: module.data() })
         .collect();

@@ -125,20 +125,30 @@ pub struct BootInfo {
     /// The boot loader's name, for the log.
     pub loader: &'static str,
     /// The firmware's memory map, in its order.
-    pub memory: ArrayVec<MemoryRange, MAX_MEMORY_RANGES>,
+    pub(crate) memory: ArrayVec<MemoryRange, MAX_MEMORY_RANGES>,
     /// Modules in the order of the boot menu.
-    pub modules: ArrayVec<Module, MAX_MODULES>,
+    pub(crate) modules: ArrayVec<Module, MAX_MODULES>,
     /// Memory-map entries and modules beyond what is kept.
     pub dropped: usize,
     /// A copy of ACPI's root pointer, zero-padded where it is of revision 0.
-    pub rsdp: Option<[u8; RSDP_BYTES]>,
+    pub(crate) rsdp: Option<[u8; RSDP_BYTES]>,
     /// Where the kernel's image is.
-    pub image: KernelImage,
+    pub(crate) image: KernelImage,
     /// Where the boot information itself is.
-    pub information: Range<u64>,
+    pub(crate) information: Range<u64>,
 }
 
 impl BootInfo {
+    /// The firmware's memory map, in its order.
+    pub fn memory(&self) -> &[MemoryRange] {
+        &self.memory
+    }
+
+    /// Modules in the order of the boot menu.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
     /// Reads Multiboot2 information.
     ///
     /// # Safety

@@ -29,7 +29,7 @@ const SPACE_PORT: u8 = 1;
 
 /// Where a register is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Register {
+pub(crate) enum Register {
     /// An I/O port.
     Port(u16),
     /// Memory.
@@ -38,30 +38,30 @@ pub enum Register {
 
 /// The power-management timer, which counts at 3.579545 MHz.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PmTimer {
+pub(crate) struct PmTimer {
     /// Its I/O port.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Bits that count: 24 or 32.
-    pub bits: u32,
+    pub(crate) bits: u32,
 }
 
 /// What the table says, as far as the kernel uses it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Fadt {
+pub(crate) struct Fadt {
     /// Address of the DSDT.
-    pub dsdt: Option<Hpa>,
+    pub(crate) dsdt: Option<Hpa>,
     /// The power-management timer, where it is at an I/O port.
-    pub pm_timer: Option<PmTimer>,
+    pub(crate) pm_timer: Option<PmTimer>,
     /// PM1a control register.
-    pub pm1a_control: Option<u16>,
+    pub(crate) pm1a_control: Option<u16>,
     /// PM1b control register.
-    pub pm1b_control: Option<u16>,
+    pub(crate) pm1b_control: Option<u16>,
     /// Port and value that switch to ACPI mode.
-    pub enable: Option<(u16, u8)>,
+    pub(crate) enable: Option<(u16, u8)>,
     /// Register and value that reset the machine.
-    pub reset: Option<(Register, u8)>,
+    pub(crate) reset: Option<(Register, u8)>,
     /// CMOS register of the century.
-    pub century: Option<u8>,
+    pub(crate) century: Option<u8>,
 }
 
 impl Fadt {

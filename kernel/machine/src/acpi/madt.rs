@@ -8,11 +8,11 @@ use vcpu::Hpa;
 use super::table::{HEADER_BYTES, byte, half_quad, quad, word};
 
 /// Processors that are kept.
-pub const MAX_PROCESSORS: usize = 256;
+pub(crate) const MAX_PROCESSORS: usize = 256;
 /// I/O APICs that are kept.
-pub const MAX_IO_APICS: usize = 16;
+pub(crate) const MAX_IO_APICS: usize = 16;
 /// Interrupts of the ISA bus.
-pub const ISA_INTERRUPTS: usize = 16;
+pub(crate) const ISA_INTERRUPTS: usize = 16;
 
 const ADDRESS_OFFSET: usize = HEADER_BYTES;
 const ENTRIES_OFFSET: usize = HEADER_BYTES + 8;
@@ -37,35 +37,35 @@ const LEVEL: u16 = 3 << 2;
 
 /// An I/O APIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct IoApicInfo {
+pub(crate) struct IoApicInfo {
     /// Address of its registers.
-    pub address: Hpa,
+    pub(crate) address: Hpa,
     /// The first global system interrupt it serves.
-    pub gsi_base: u32,
+    pub(crate) gsi_base: u32,
 }
 
 /// Where an interrupt of the ISA bus arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct IsaInterrupt {
+pub(crate) struct IsaInterrupt {
     /// Global system interrupt.
-    pub gsi: u32,
+    pub(crate) gsi: u32,
     /// Active low (else active high).
-    pub active_low: bool,
+    pub(crate) active_low: bool,
     /// Level triggered (else edge triggered).
-    pub level: bool,
+    pub(crate) level: bool,
 }
 
 /// What the table says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Madt {
+pub(crate) struct Madt {
     /// The local APICs' address.
-    pub local_apic: Hpa,
+    pub(crate) local_apic: Hpa,
     /// APIC ids of the processors that may be started.
-    pub processors: ArrayVec<u32, MAX_PROCESSORS>,
+    pub(crate) processors: ArrayVec<u32, MAX_PROCESSORS>,
     /// I/O APICs.
-    pub io_apics: ArrayVec<IoApicInfo, MAX_IO_APICS>,
+    pub(crate) io_apics: ArrayVec<IoApicInfo, MAX_IO_APICS>,
     /// The sixteen ISA interrupts.
-    pub isa: [IsaInterrupt; ISA_INTERRUPTS],
+    pub(crate) isa: [IsaInterrupt; ISA_INTERRUPTS],
 }
 
 impl Default for Madt {

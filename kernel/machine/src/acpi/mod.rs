@@ -18,9 +18,9 @@ use core::slice;
 
 use vcpu::Hpa;
 
-pub use self::fadt::{Fadt, PmTimer, Register};
-pub use self::madt::{ISA_INTERRUPTS, IoApicInfo, IsaInterrupt, MAX_IO_APICS, MAX_PROCESSORS, Madt};
-pub use self::sleep::SoftOff;
+pub(crate) use self::fadt::{Fadt, PmTimer, Register};
+pub(crate) use self::madt::{IoApicInfo, IsaInterrupt, MAX_IO_APICS, Madt};
+pub(crate) use self::sleep::SoftOff;
 use self::table::{HEADER_BYTES, Root, Signature};
 use crate::boot_info::BootInfo;
 use crate::memory::map_firmware;
@@ -76,15 +76,27 @@ impl fmt::Display for AcpiError {
     }
 }
 
-/// What the kernel uses of ACPI.
+/// What the kernel uses of ACPI. Only [`read`] makes one: the addresses in it are written to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Acpi {
     /// Processors and interrupt controllers.
-    pub madt: Madt,
+    pub(crate) madt: Madt,
     /// Power-management registers.
-    pub fadt: Fadt,
+    pub(crate) fadt: Fadt,
     /// How to switch off.
-    pub soft_off: Option<SoftOff>,
+    pub(crate) soft_off: Option<SoftOff>,
+}
+
+impl Acpi {
+    /// Processors that may be started.
+    pub fn processors(&self) -> usize {
+        self.madt.processors.len()
+    }
+
+    /// I/O APICs.
+    pub fn io_apics(&self) -> usize {
+        self.madt.io_apics.len()
+    }
 }
 
 /// Reads firmware's tables. Physical memory must be up.

@@ -20,11 +20,11 @@ const SLEEP_TYPE_MASK: u8 = 7;
 
 /// Sleep types for the PM1a and PM1b control registers in state S5.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SoftOff {
+pub(crate) struct SoftOff {
     /// For PM1a.
-    pub pm1a: u8,
+    pub(crate) pm1a: u8,
     /// For PM1b.
-    pub pm1b: u8,
+    pub(crate) pm1b: u8,
 }
 
 impl SoftOff {
