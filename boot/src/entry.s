@@ -12,7 +12,8 @@
 .set IA32_EFER, 0xc0000080
 .set EFER_LME, 0x100
 .set CR4_PAE, 0x20
-.set CR0_PG_WP_PE, 0x80010001
+.set CR0_PG_WP_NE_ET_MP_PE, 0x80010033
+.set RFLAGS_FIXED, 0x2
 .set TABLE, 0x3            // present, writable
 .set LARGE_PAGE, 0x83      // present, writable, 2 MiB
 .set LARGE_PAGE_BYTES, 0x200000
@@ -42,8 +43,9 @@ boot_header_end:
 .global boot_entry
 boot_entry:
     cli
-    cld
     mov esp, offset boot_stack32_end
+    push RFLAGS_FIXED          // direction up, no nested task, no alignment checks
+    popfd
     mov edi, eax
     mov esi, ebx
     cmp edi, MULTIBOOT2_LOADER_MAGIC
@@ -90,15 +92,14 @@ boot_long_mode_checks:
 
     mov eax, offset boot_pml4
     mov cr3, eax
-    mov eax, cr4
-    or eax, CR4_PAE
+    // Not what firmware left: with 57-bit addresses still on, say, four levels of tables would not do.
+    mov eax, CR4_PAE
     mov cr4, eax
     mov ecx, IA32_EFER
     rdmsr
     or eax, EFER_LME
     wrmsr
-    mov eax, cr0
-    or eax, CR0_PG_WP_PE
+    mov eax, CR0_PG_WP_NE_ET_MP_PE
     mov cr0, eax
     lgdt [boot_gdt_pointer]
     push 0x08

@@ -15,6 +15,7 @@ use core::arch::x86_64::__cpuid_count;
 use vcpu::{MemoryError, PAGE_SIZE};
 
 use crate::memory::{self, frames::Block, frames::FrameKind};
+use crate::registers;
 
 /// Bytes of the legacy region and header of an XSAVE area.
 const XSAVE_MINIMUM: usize = 576;
@@ -48,6 +49,11 @@ pub(crate) struct Layout {
 
 /// CPUID leaf 1 ECX: XSAVE.
 const CPUID_XSAVE: u32 = 1 << 26;
+/// CPUID leaf 0DH subleaf 1 EAX: XSAVES with IA32_XSS, IA32_XFD.
+const CPUID_XSAVES: u32 = 1 << 3;
+const CPUID_XFD: u32 = 1 << 4;
+const IA32_XSS: u32 = 0xda0;
+const IA32_XFD: u32 = 0x1c4;
 /// CPUID leaf 8000_0008 EBX: FXSAVE and XSAVE always save error pointers.
 const CPUID_ERROR_POINTERS: u32 = 1 << 2;
 
@@ -300,5 +306,15 @@ pub(crate) fn enable(layout: Layout) {
         asm!("mov {}, cr0", out(reg) cr0, options(nostack, nomem));
         cr0 = (cr0 & !CR0_EM_TS) | CR0_MP_NE;
         asm!("mov cr0, {}", in(reg) cr0, options(nostack, nomem));
+    }
+    if layout.components != 0 {
+        let subleaf = __cpuid_count(0xd, 1).eax;
+        for (feature, msr) in [(CPUID_XSAVES, IA32_XSS), (CPUID_XFD, IA32_XFD)] {
+            if subleaf & feature != 0 {
+                // SAFETY: the CPU has the MSR. Zero is its value after power-up: no supervisor state for a guest's
+                // XSAVES to reach, no component whose saving faults.
+                unsafe { registers::write_msr(msr, 0) };
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@
 use core::arch::asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use x86_64::registers::control::{Cr2, Cr3};
 
@@ -23,7 +23,8 @@ const MAX_FRAMES: usize = 32;
 /// Time for a person to read the screen before a restart, in ns.
 const READING_TIME_NS: u64 = 10_000_000_000;
 
-static IN_PANIC: AtomicBool = AtomicBool::new(false);
+/// Panics so far, each inside the one before.
+static DEPTH: AtomicU8 = AtomicU8::new(0);
 static REBOOT: AtomicBool = AtomicBool::new(false);
 
 /// Says whether a panic restarts the machine, after a while, or halts it.
@@ -71,13 +72,17 @@ pub(crate) fn exception(frame: &InterruptFrame, name: &str, note: &str) -> ! {
     end()
 }
 
-/// A panic inside a panic says so in one line and stops.
+/// A panic inside a panic says so in one line and stops. One inside that says nothing, because saying it is
+/// what fails.
 fn begin() {
-    if IN_PANIC.swap(true, Ordering::SeqCst) {
-        let _ = writeln!(LastWords, "\nKERNEL PANIC inside a panic");
-        cpu::halt_forever();
+    match DEPTH.fetch_add(1, Ordering::SeqCst) {
+        0 => logger::flush_in_panic(),
+        1 => {
+            let _ = writeln!(LastWords, "\nKERNEL PANIC inside a panic");
+            end()
+        }
+        _ => cpu::halt_forever(),
     }
-    logger::flush_in_panic();
 }
 
 fn end() -> ! {

@@ -14,6 +14,8 @@ use vcpu::CpuidResult;
 /// IA32_PAT and IA32_EFER.
 const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
+/// IA32_PAT after power-up: write-back, write-through, uncached with MTRRs' leave, uncached, and again.
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// CPUID of this CPU.
 pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
@@ -70,6 +72,20 @@ pub(crate) fn host_registers() -> HostRegisters {
         asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags));
         asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags));
         HostRegisters { cr0, cr3, cr4, efer: read_msr(EFER), pat: read_msr(PAT) }
+    }
+}
+
+/// Gives IA32_PAT its value after power-up, which the kernel's page tables are written for.
+///
+/// # Safety
+/// Translations are flushed before memory types count: before device registers are mapped.
+pub(crate) unsafe fn reset_pat() {
+    // SAFETY: every 64-bit CPU has IA32_PAT; what is in the caches under another type is written back first.
+    unsafe {
+        if read_msr(PAT) != PAT_RESET {
+            asm!("wbinvd", options(nostack, preserves_flags));
+            write_msr(PAT, PAT_RESET);
+        }
     }
 }
 

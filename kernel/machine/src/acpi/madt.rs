@@ -1,11 +1,11 @@
-//! Processors and interrupt controllers.
+//! Processors and interrupt controllers. Where the local APICs are, each CPU's own register says.
 //!
 //! Source: ACPI Specification, "Multiple APIC Description Table (MADT)".
 
 use arrayvec::ArrayVec;
 use vcpu::Hpa;
 
-use super::table::{HEADER_BYTES, byte, half_quad, quad, word};
+use super::table::{HEADER_BYTES, byte, half_quad, word};
 
 /// Processors that are kept.
 pub(crate) const MAX_PROCESSORS: usize = 256;
@@ -14,15 +14,11 @@ pub(crate) const MAX_IO_APICS: usize = 16;
 /// Interrupts of the ISA bus.
 pub(crate) const ISA_INTERRUPTS: usize = 16;
 
-const ADDRESS_OFFSET: usize = HEADER_BYTES;
 const ENTRIES_OFFSET: usize = HEADER_BYTES + 8;
-/// The local APIC's address on every machine whose firmware says nothing else.
-const DEFAULT_ADDRESS: u32 = 0xfee0_0000;
 
 const LOCAL_APIC: u8 = 0;
 const IO_APIC: u8 = 1;
 const OVERRIDE: u8 = 2;
-const ADDRESS_OVERRIDE: u8 = 5;
 const LOCAL_X2APIC: u8 = 9;
 /// Type and length of an entry.
 const ENTRY_HEADER_BYTES: usize = 2;
@@ -58,8 +54,6 @@ pub(crate) struct IsaInterrupt {
 /// What the table says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Madt {
-    /// The local APICs' address.
-    pub(crate) local_apic: Hpa,
     /// APIC ids of the processors that may be started.
     pub(crate) processors: ArrayVec<u32, MAX_PROCESSORS>,
     /// I/O APICs.
@@ -71,12 +65,7 @@ pub(crate) struct Madt {
 impl Default for Madt {
     fn default() -> Self {
         let identity = |irq| IsaInterrupt { gsi: irq as u32, active_low: false, level: false };
-        Self {
-            local_apic: Hpa(u64::from(DEFAULT_ADDRESS)),
-            processors: ArrayVec::new(),
-            io_apics: ArrayVec::new(),
-            isa: core::array::from_fn(identity),
-        }
+        Self { processors: ArrayVec::new(), io_apics: ArrayVec::new(), isa: core::array::from_fn(identity) }
     }
 }
 
@@ -85,9 +74,6 @@ impl Madt {
     /// room for is left out.
     pub(super) fn parse(table: &[u8]) -> Self {
         let mut madt = Self::default();
-        if let Some(address) = half_quad(table, ADDRESS_OFFSET).filter(|address| *address != 0) {
-            madt.local_apic = Hpa(u64::from(address));
-        }
         let mut rest = table.get(ENTRIES_OFFSET..).unwrap_or_default();
         while let [kind, length, ..] = *rest {
             let length = usize::from(length);
@@ -119,7 +105,6 @@ impl Madt {
                     level: flags & TRIGGER_MASK == LEVEL,
                 };
             }
-            ADDRESS_OVERRIDE => self.local_apic = Hpa(quad(entry, 4)?),
             _ => {}
         }
         Some(())
@@ -158,14 +143,12 @@ mod tests {
             &[2, 10, 0, 0, 2, 0, 0, 0, 0, 0],
             &[2, 10, 0, 9, 9, 0, 0, 0, 0x0f, 0],
             &[0x7f, 3, 0],
-            &[5, 12, 0, 0, 0, 0, 0xe0, 0xfe, 1, 0, 0, 0],
         ]);
         assert_eq!(madt.processors.as_slice(), [7, 0x1234]);
         assert_eq!(madt.io_apics.as_slice(), [IoApicInfo { address: Hpa(0xfec0_0000), gsi_base: 0 }]);
         assert_eq!(madt.isa[0], IsaInterrupt { gsi: 2, active_low: false, level: false });
         assert_eq!(madt.isa[4], IsaInterrupt { gsi: 4, active_low: false, level: false });
         assert_eq!(madt.isa[9], IsaInterrupt { gsi: 9, active_low: true, level: true });
-        assert_eq!(madt.local_apic, Hpa(0x1_fee0_0000));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use arrayvec::ArrayVec;
+use log::warn;
 use spin::Mutex;
 use vcpu::Hpa;
 
@@ -24,8 +25,15 @@ const LEVEL: u32 = 1 << 15;
 const ACTIVE_LOW: u32 = 1 << 13;
 /// The destination's place in the upper half: physical mode, fixed delivery.
 const DESTINATION_SHIFT: u32 = 24;
-/// Without interrupt remapping an entry names eight bits of an APIC id.
-const LARGEST_DESTINATION: u32 = 0xff;
+/// Without interrupt remapping an entry names eight bits of an APIC id, and all ones mean every CPU.
+const LARGEST_DESTINATION: u32 = 0xfe;
+/// Register numbers have eight bits, and an entry takes two of them.
+const MOST_PINS: u32 = (0x100 - REDIRECTION) / 2;
+/// What reads where nothing is.
+const ABSENT: u32 = u32::MAX;
+/// Delivery mode: system-management interrupt. Such a pin is firmware's.
+const DELIVERY_MODE: u32 = 7 << 8;
+const DELIVERY_SMI: u32 = 2 << 8;
 
 /// An I/O APIC with its registers mapped.
 struct IoApic {
@@ -60,13 +68,21 @@ impl IoApic {
     }
 }
 
-/// Maps an I/O APIC and masks all of its pins.
+/// Maps an I/O APIC and masks all of its pins but firmware's.
 pub(super) fn start(info: &IoApicInfo) -> Result<(), MapError> {
     let page = Hpa(info.address.0 & !3);
     let registers = map_mmio(page, REGISTERS_BYTES)?.as_ptr();
     let mut io_apic = IoApic { registers, gsi_base: info.gsi_base, pins: 0 };
-    io_apic.pins = ((io_apic.read(VERSION) >> LAST_PIN_SHIFT) & LAST_PIN_MASK) + 1;
+    let version = io_apic.read(VERSION);
+    if version == ABSENT {
+        warn!("no I/O APIC answers at {page:#x}");
+        return Ok(());
+    }
+    io_apic.pins = (((version >> LAST_PIN_SHIFT) & LAST_PIN_MASK) + 1).min(MOST_PINS);
     for pin in 0..io_apic.pins {
+        if io_apic.read(REDIRECTION + 2 * pin) & DELIVERY_MODE == DELIVERY_SMI {
+            continue;
+        }
         // SAFETY: a masked entry delivers nothing.
         unsafe { io_apic.write(REDIRECTION + 2 * pin, MASKED) };
     }

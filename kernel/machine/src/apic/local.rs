@@ -3,7 +3,7 @@
 // UNSAFETY: reads and writes MSRs and device registers.
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
 use vcpu::Hpa;
 use x86_64::registers::model_specific::{ApicBase, ApicBaseFlags, Msr};
@@ -17,9 +17,13 @@ use crate::memory::map_mmio;
 #[repr(u32)]
 enum Register {
     Id = 0x20,
+    Version = 0x30,
     TaskPriority = 0x80,
     EndOfInterrupt = 0xb0,
     Spurious = 0xf0,
+    /// The first of eight, with 32 vectors each.
+    InService = 0x100,
+    CorrectedMachineCheck = 0x2f0,
     Timer = 0x320,
     Thermal = 0x330,
     Performance = 0x340,
@@ -36,10 +40,20 @@ const IA32_TSC_DEADLINE: u32 = 0x6e0;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 const TSC_DEADLINE_MODE: u32 = 2 << 17;
+/// Version register: the number of the last local vector table entry.
+const LAST_ENTRY_SHIFT: u32 = 16;
+const LAST_ENTRY_MASK: u32 = 0xff;
+/// The number of the last entry where there are those of performance counters, thermal sensor and corrected
+/// machine checks.
+const WITH_PERFORMANCE: u32 = 4;
+const WITH_THERMAL: u32 = 5;
+const WITH_CORRECTED_MACHINE_CHECK: u32 = 6;
 /// Divide configuration: by one.
 const DIVIDE_BY_1: u32 = 0b1011;
 /// The id's place in xAPIC mode.
 const XAPIC_ID_SHIFT: u32 = 24;
+
+static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// The registers in memory; null in x2APIC mode.
 static REGISTERS: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -49,10 +63,17 @@ static TICKS_PER_TSC: AtomicU64 = AtomicU64::new(0);
 
 #[inline]
 fn read(register: Register) -> u32 {
+    read_array(register, 0)
+}
+
+/// One of the registers of which there are several.
+#[inline]
+fn read_array(first: Register, index: u8) -> u32 {
+    let register = first as u32 + (u32::from(index & 7) << 4);
     let memory = REGISTERS.load(Ordering::Relaxed);
     if memory.is_null() {
-        // SAFETY: in x2APIC mode, which `start` has switched on, these MSRs exist and reading has no effect.
-        return unsafe { Msr::new(X2APIC_MSRS + (register as u32 >> 4)).read() as u32 };
+        // SAFETY: in x2APIC mode, which `start` found, these MSRs exist and reading has no effect.
+        return unsafe { Msr::new(X2APIC_MSRS + (register >> 4)).read() as u32 };
     }
     // SAFETY: `start` mapped the registers for good; each is a 32-bit word on a 16-byte boundary.
     unsafe { memory.add(register as usize).cast::<u32>().read_volatile() }
@@ -74,38 +95,44 @@ unsafe fn write(register: Register, value: u32) {
     }
 }
 
-/// Switches this CPU's local APIC on, with all of its own sources masked but the timer. Returns the mode's
-/// name.
-pub(super) fn start(address: Hpa, timer_vector: u8, spurious_vector: u8) -> Result<&'static str, ApicError> {
+/// Switches this CPU's local APIC on, with all of its own sources masked but the timer and what firmware wired
+/// to NMI. Returns the mode's name. x2APIC mode is used only where firmware left it on, as it must where an APIC
+/// id needs more than eight bits: not every platform brings device interrupts to it without interrupt
+/// remapping.
+pub(super) fn start(timer_vector: u8, spurious_vector: u8) -> Result<&'static str, ApicError> {
     if !cpu::features().apic {
         return Err(ApicError::NoLocalApic);
     }
     let (base, flags) = ApicBase::read();
-    let x2apic = cpu::features().x2apic || flags.contains(ApicBaseFlags::X2APIC_ENABLE);
-    let mut wanted = flags | ApicBaseFlags::LAPIC_ENABLE;
-    // SAFETY: from xAPIC mode to x2APIC mode is an allowed step; from off, xAPIC mode comes first. The
-    // registers' address is left as firmware set it. Interrupts are off.
-    unsafe {
-        ApicBase::write(base, wanted);
-        if x2apic {
-            wanted |= ApicBaseFlags::X2APIC_ENABLE;
-            ApicBase::write(base, wanted);
-        } else {
-            REGISTERS.store(map_mmio(address, REGISTERS_BYTES)?.as_ptr(), Ordering::Relaxed);
-        }
+    let x2apic = flags.contains(ApicBaseFlags::X2APIC_ENABLE);
+    // SAFETY: the mode and the registers' address are left as firmware set them. Interrupts are off.
+    unsafe { ApicBase::write(base, flags | ApicBaseFlags::LAPIC_ENABLE) };
+    if !x2apic {
+        let registers = map_mmio(Hpa(base.start_address().as_u64()), REGISTERS_BYTES)?;
+        REGISTERS.store(registers.as_ptr(), Ordering::Relaxed);
     }
     let timer_mode = if cpu::features().tsc_deadline { TSC_DEADLINE_MODE } else { 0 };
-    let quiet = [Register::Line0, Register::Thermal, Register::Performance, Register::Error];
+    let last = read(Register::Version) >> LAST_ENTRY_SHIFT & LAST_ENTRY_MASK;
+    let quiet = [
+        (Register::Line0, 0),
+        (Register::Error, 0),
+        (Register::Performance, WITH_PERFORMANCE),
+        (Register::Thermal, WITH_THERMAL),
+        (Register::CorrectedMachineCheck, WITH_CORRECTED_MACHINE_CHECK),
+    ];
     // SAFETY: the masked sources stay silent; timer and spurious interrupts have handlers.
     unsafe {
-        for source in quiet {
-            write(source, MASKED);
+        for (source, needed) in quiet {
+            if last >= needed {
+                write(source, MASKED);
+            }
         }
         write(Register::TaskPriority, 0);
         write(Register::Divide, DIVIDE_BY_1);
         write(Register::Spurious, SOFTWARE_ENABLE | u32::from(spurious_vector));
         write(Register::Timer, timer_mode | u32::from(timer_vector));
     }
+    STARTED.store(true, Ordering::Relaxed);
     Ok(if x2apic { "x2APIC" } else { "xAPIC" })
 }
 
@@ -125,6 +152,17 @@ pub(super) fn timer_kind() -> &'static str {
 pub(super) fn end_of_interrupt() {
     // SAFETY: only handlers call this, each once; it can only let the next interrupt through.
     unsafe { write(Register::EndOfInterrupt, 0) };
+}
+
+/// Ends an interrupt that has no handler, such as a timer's that firmware left running: it would hold back all
+/// others of its priority and below for ever. A spurious one is not in service and needs no end.
+#[cold]
+pub(crate) fn end_unexpected(vector: u8) {
+    if STARTED.load(Ordering::Relaxed)
+        && read_array(Register::InService, vector / 32) >> (vector % 32) & 1 != 0
+    {
+        end_of_interrupt();
+    }
 }
 
 /// Starts the counter from its top with its interrupt far away, for calibration. False where the timer goes

@@ -56,7 +56,7 @@ impl fmt::Display for ApicError {
 /// Takes over the interrupt controllers. Afterwards the timer can be armed and the console interrupts.
 pub fn start(acpi: &Acpi) -> Result<(), ApicError> {
     pic::silence(PIC_VECTORS);
-    let mode = local::start(acpi.madt.local_apic, TIMER_VECTOR, SPURIOUS_VECTOR)?;
+    let mode = local::start(TIMER_VECTOR, SPURIOUS_VECTOR)?;
     info!("local APIC {} in {mode} mode, timer by {}", local::id(), local::timer_kind());
     cpu::set_handler(TIMER_VECTOR, timer_interrupt);
     cpu::set_handler(CONSOLE_VECTOR, console_interrupt);

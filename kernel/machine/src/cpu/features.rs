@@ -30,6 +30,8 @@ pub struct Features {
     pub no_execute: bool,
     /// 1 GiB pages.
     pub gib_pages: bool,
+    /// Machine-check exceptions.
+    pub machine_checks: bool,
     /// Global pages.
     pub global_pages: bool,
     /// Supervisor-mode execution prevention.
@@ -81,6 +83,7 @@ fn read<R: CpuIdReader>(cpuid: &CpuId<R>) -> Features {
         svm: extended.is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_svm),
         no_execute: extended.is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_execute_disable),
         gib_pages: extended.is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_1gib_pages),
+        machine_checks: basic.is_some_and(raw_cpuid::FeatureInfo::has_mce),
         global_pages: basic.is_some_and(raw_cpuid::FeatureInfo::has_pge),
         smep: structured.is_some_and(raw_cpuid::ExtendedFeatures::has_smep),
         smap: structured.is_some_and(raw_cpuid::ExtendedFeatures::has_smap),

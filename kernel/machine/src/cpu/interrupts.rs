@@ -8,6 +8,7 @@ use core::arch::naked_asm;
 use spin::Once;
 
 use super::exceptions;
+use crate::apic::local;
 
 /// Vectors of the IDT.
 pub(super) const VECTORS: usize = 256;
@@ -161,7 +162,8 @@ extern "C" fn interrupt_entry(frame: &InterruptFrame) {
         exceptions::handle(frame);
         return;
     };
-    if let Some(handler) = HANDLERS.get(index).and_then(Once::get) {
-        handler();
+    match HANDLERS.get(index).and_then(Once::get) {
+        Some(handler) => handler(),
+        None => local::end_unexpected(frame.vector as u8),
     }
 }

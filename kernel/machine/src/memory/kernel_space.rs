@@ -17,7 +17,7 @@ use super::page_table::{MapError, PageFlags, PageTable, TableFrames};
 use super::range_set::{RangeSet, pages_of};
 use super::{DIRECT_MAP, IMAGE_OFFSET, StartError, WINDOWS, direct_map, zero_frames};
 use crate::boot_info::BootInfo;
-use crate::{cpu, screen, stacks};
+use crate::{cpu, registers, screen, stacks};
 
 /// What the entry code's tables map: page tables must lie below until they are in use themselves.
 const MAPPED_AT_ENTRY: u64 = 1 << 32;
@@ -109,7 +109,9 @@ pub(super) unsafe fn build_and_load(
     let root = PhysFrame::containing_address(PhysAddr::new(table.root().0));
     // SAFETY: the new tables map the running code, its data and stack as before (`map_image`) and keep the
     // direct map's addresses. Condition 2 allows NXE, which must be on before tables with that bit are used.
+    // Loading CR3 flushes what was translated with another IA32_PAT.
     unsafe {
+        registers::reset_pat();
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
         Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT));
         Cr3::write(root, Cr3Flags::empty());
@@ -129,6 +131,8 @@ fn screen_bytes() -> u64 {
 fn protections() -> Cr4Flags {
     let features = cpu::features();
     let mut flags = Cr4Flags::empty();
+    // With it clear a machine check resets the machine instead of being reported.
+    flags.set(Cr4Flags::MACHINE_CHECK_EXCEPTION, features.machine_checks);
     flags.set(Cr4Flags::PAGE_GLOBAL, features.global_pages);
     flags.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     flags.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
