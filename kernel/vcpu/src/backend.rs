@@ -172,6 +172,10 @@ pub trait Vcpu {
     /// Asks for (or calls off) an exit as soon as an NMI can be injected.
     fn request_nmi_window(&mut self, wanted: bool);
 
+    /// The next runs end with [`Exit::HostEvent`] when the host's TSC reaches `tsc`, where the CPU has a timer for that.
+    /// The host's own timer is armed as well, so a backend may ignore this.
+    fn set_run_deadline(&mut self, tsc: u64);
+
     /// The guest's TSC is the host's plus this, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
 

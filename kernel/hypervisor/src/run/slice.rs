@@ -22,13 +22,15 @@ impl Default for HostTimer {
 }
 
 impl HostTimer {
-    /// Arms the timer where it is not armed for this already.
+    /// Arms the timer where it is not armed for this already, and tells whether it was not.
     #[inline]
-    pub(super) fn arm<H: Host>(&mut self, host: &mut H, deadline: Nanos) {
-        if self.armed != deadline {
+    pub(super) fn arm<H: Host>(&mut self, host: &mut H, deadline: Nanos) -> bool {
+        let changed = self.armed != deadline;
+        if changed {
             self.armed = deadline;
             host.set_timer(deadline);
         }
+        changed
     }
 
     /// The host had an interrupt, perhaps the timer's: nobody knows whether it is still armed. (Not to be told from the
@@ -139,7 +141,11 @@ impl Slice<'_> {
             self.timer.forget();
         }
         let next = guest.board.chipset_deadline.unwrap_or(Nanos::NEVER).min(guest.cpu.deadline());
-        self.timer.arm(guest.host, next.min(self.end));
+        let deadline = next.min(self.end);
+        // A slice starts with a timer of which nothing is known, so the vCPU learns of each deadline.
+        if self.timer.arm(guest.host, deadline) {
+            guest.cpu.vcpu.set_run_deadline(guest.host.tsc_of(deadline));
+        }
     }
 }
 

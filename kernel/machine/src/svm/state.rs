@@ -302,6 +302,10 @@ impl Vcpu for SvmVcpu {
         self.want_nmi_window(wanted);
     }
 
+    fn set_run_deadline(&mut self, _tsc: u64) {
+        // There is no such timer: the host's interrupt ends the run.
+    }
+
     fn set_tsc_offset(&mut self, offset: u64) {
         self.vmcb_mut().control.tsc_offset = offset;
     }

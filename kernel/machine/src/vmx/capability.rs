@@ -24,6 +24,8 @@ pub(crate) struct CapabilityMsrs {
     pub(crate) entry: u64,
     /// IA32_VMX_EPT_VPID_CAP, 0 where the CPU has neither.
     pub(crate) ept_vpid: u64,
+    /// IA32_VMX_MISC.
+    pub(crate) misc: u64,
     /// IA32_VMX_CR0_FIXED0 and FIXED1.
     pub(crate) cr0_fixed: (u64, u64),
     /// IA32_VMX_CR4_FIXED0 and FIXED1.
@@ -35,6 +37,7 @@ pub(crate) mod pin {
     pub(crate) const EXTERNAL_INTERRUPT_EXITING: u32 = 1 << 0;
     pub(crate) const NMI_EXITING: u32 = 1 << 3;
     pub(crate) const VIRTUAL_NMIS: u32 = 1 << 5;
+    pub(crate) const PREEMPTION_TIMER: u32 = 1 << 6;
 }
 
 /// Primary processor-based controls.
@@ -101,6 +104,8 @@ mod ept_vpid {
 /// IA32_VMX_BASIC: VMX regions use write-back memory; the TRUE control MSRs exist.
 const BASIC_MEMORY_TYPE_SHIFT: u32 = 50;
 pub(crate) const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
+/// IA32_VMX_MISC: the preemption timer's rate.
+const MISC_PREEMPTION_RATE: u64 = 0x1f;
 /// Memory type write-back.
 const WRITE_BACK: u64 = 6;
 
@@ -129,6 +134,8 @@ pub(crate) struct Controls {
     pub(crate) page_1g: bool,
     pub(crate) accessed_dirty: bool,
     invept_single: bool,
+    /// The preemption timer counts down once in 2^this TSC ticks; `None` where there is none.
+    pub(crate) preemption_shift: Option<u8>,
     pub(crate) invept_all: bool,
     /// CR0 bits that must be one and may be one in VMX operation; PE and PG are the guest's own.
     pub(crate) cr0_fixed: (u64, u64),
@@ -181,6 +188,8 @@ impl Controls {
         pin_based.require(pin::EXTERNAL_INTERRUPT_EXITING, "external-interrupt exiting")?;
         pin_based.require(pin::NMI_EXITING, "NMI exiting")?;
         pin_based.require(pin::VIRTUAL_NMIS, "virtual NMIs")?;
+        let preemption_shift =
+            pin_based.want(pin::PREEMPTION_TIMER).then_some((msrs.misc & MISC_PREEMPTION_RATE) as u8);
 
         let mut primary = Choice::new(msrs.processor);
         for (bit, name) in [
@@ -241,6 +250,7 @@ impl Controls {
             page_1g: msrs.ept_vpid & ept_vpid::PAGE_1G != 0,
             accessed_dirty: msrs.ept_vpid & ept_vpid::ACCESSED_DIRTY != 0,
             invept_single,
+            preemption_shift,
             invept_all,
             cr0_fixed: (msrs.cr0_fixed.0 & !(vcpu::cr0::PE | vcpu::cr0::PG), msrs.cr0_fixed.1),
             cr4_fixed: (msrs.cr4_fixed.0 | vcpu::cr4::MCE & msrs.cr4_fixed.1, msrs.cr4_fixed.1),
@@ -294,6 +304,7 @@ pub(crate) mod tests {
             exit: all | 0x3_6dfb,
             entry: all | 0x11fb,
             ept_vpid: u64::MAX,
+            misc: 5,
             cr0_fixed: (0x8000_0021, 0xffff_ffff),
             cr4_fixed: (0x2000, 0x37_27ff),
         }
@@ -302,6 +313,7 @@ pub(crate) mod tests {
     #[test]
     fn a_full_cpu_gets_everything() {
         let controls = Controls::choose(&generous()).unwrap();
+        assert_eq!(controls.preemption_shift, Some(5));
         assert!(controls.vpid && controls.rdtscp && controls.page_1g && controls.accessed_dirty);
         assert_eq!(controls.processor & 0x0400_6172, 0x0400_6172, "demanded bits are kept");
         assert_eq!(controls.cr0_fixed.0, 0x20, "PE and PG are the guest's");

@@ -42,6 +42,7 @@ const FEATURE_CONTROL_VMXON: u64 = 1 << 2;
 /// Capability MSRs.
 const VMX_BASIC: u32 = 0x480;
 const VMX_PROCESSOR_CONTROLS: u32 = 0x482;
+const VMX_MISC: u32 = 0x485;
 const VMX_CR0_FIXED0: u32 = 0x486;
 const VMX_CR0_FIXED1: u32 = 0x487;
 const VMX_CR4_FIXED0: u32 = 0x488;
@@ -174,6 +175,7 @@ unsafe fn capabilities() -> CapabilityMsrs {
             exit: registers::read_msr(first + 2),
             entry: registers::read_msr(first + 3),
             ept_vpid: if allowed & either != 0 { registers::read_msr(VMX_EPT_VPID) } else { 0 },
+            misc: registers::read_msr(VMX_MISC),
             cr0_fixed: (registers::read_msr(VMX_CR0_FIXED0), registers::read_msr(VMX_CR0_FIXED1)),
             cr4_fixed: (registers::read_msr(VMX_CR4_FIXED0), registers::read_msr(VMX_CR4_FIXED1)),
         }
@@ -252,7 +254,7 @@ impl Backend for Vmx {
         };
         write!(f, "VMX (EPT with {largest} pages, unrestricted guest")?;
         for (has, name) in
-            [(controls.vpid, "VPID"), (controls.accessed_dirty, "EPT A/D"), (controls.rdtscp, "RDTSCP")]
+            [(controls.vpid, "VPID"), (controls.accessed_dirty, "EPT A/D"), (controls.rdtscp, "RDTSCP"), (controls.preemption_shift.is_some(), "preemption timer")]
         {
             if has {
                 write!(f, ", {name}")?;

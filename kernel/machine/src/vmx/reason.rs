@@ -28,6 +28,7 @@ pub(crate) const MONITOR: u16 = 39;
 pub(crate) const PAUSE: u16 = 40;
 pub(crate) const EPT_VIOLATION: u16 = 48;
 pub(crate) const INVEPT: u16 = 50;
+pub(crate) const PREEMPTION_TIMER: u16 = 52;
 pub(crate) const INVVPID: u16 = 53;
 pub(crate) const WBINVD: u16 = 54;
 pub(crate) const XSETBV: u16 = 55;

@@ -296,6 +296,11 @@ impl Vcpu for VmxVcpu {
         self.control(processor::NMI_WINDOW_EXITING, wanted);
     }
 
+    #[inline]
+    fn set_run_deadline(&mut self, tsc: u64) {
+        self.deadline = tsc;
+    }
+
     fn set_tsc_offset(&mut self, offset: u64) {
         self.set(field::TSC_OFFSET, offset);
     }

@@ -11,6 +11,7 @@ use super::field::{self, Field, Width};
 use super::instruction::{self, invept, invvpid, vmclear, vmptrld, vmread, vmwrite};
 use super::vpid::Vpid;
 use super::{Shared, check, reason, setup};
+use crate::clock;
 use crate::cpu;
 use crate::extended::ExtendedState;
 use crate::memory::{self, frames::Block, frames::FrameKind};
@@ -42,6 +43,8 @@ pub struct VmxVcpu {
     by_instruction: bool,
     /// The translations of this VPID must go before the next entry.
     pub(super) flush: bool,
+    /// The run ends when the TSC reaches this.
+    pub(super) deadline: u64,
     /// The VMCS is current.
     loaded: bool,
     /// MSRs and extended state are in the CPU, too.
@@ -74,6 +77,7 @@ impl VmxVcpu {
             reason: 0,
             by_instruction: false,
             flush: false,
+            deadline: u64::MAX,
             loaded: false,
             in_cpu: false,
             processor_controls: shared.controls.processor,
@@ -208,6 +212,9 @@ impl VmxVcpu {
         if self.pending.any() {
             self.deliver();
         }
+        if let Some(shift) = self.shared.controls.preemption_shift {
+            self.start_preemption_timer(shift);
+        }
         // SAFETY: this vCPU is loaded and no other is (`cpu::occupy`), so its VMCS is current; `load_state`
         // wrote this CPU's host state; the kernel runs with interrupts off.
         if !unsafe { enter::enter(&mut self.block) } {
@@ -224,6 +231,14 @@ impl VmxVcpu {
             self.keep_interrupted();
         }
         self.decode()
+    }
+
+    /// The timer counts from its value at each entry, so it is written each time. It ends the run even where an
+    /// emulator holds external interrupts back while the guest's IF is clear, as Bochs does.
+    #[inline]
+    fn start_preemption_timer(&mut self, shift: u8) {
+        let left = self.deadline.saturating_sub(clock::tsc()) >> shift;
+        self.set(field::GUEST_PREEMPTION_TIMER, u32::try_from(left).unwrap_or(u32::MAX));
     }
 
     fn flush_translations(&mut self) {
@@ -265,6 +280,10 @@ impl VmxVcpu {
         match self.reason {
             reason::EXCEPTION_OR_NMI => self.exception(),
             reason::NMI_WINDOW => Exit::NmiWindow,
+            reason::PREEMPTION_TIMER => {
+                registers::serve_interrupts();
+                Exit::HostEvent
+            }
             reason::TRIPLE_FAULT => Exit::TripleFault,
             reason::INIT_SIGNAL => Exit::HostEvent,
             reason::TASK_SWITCH => Exit::TaskSwitch,

@@ -224,6 +224,10 @@ impl Vcpu for FakeVcpu {
         self.note(Action::NmiWindow(wanted));
     }
 
+    fn set_run_deadline(&mut self, _tsc: u64) {
+        self.expect_loaded();
+    }
+
     fn set_tsc_offset(&mut self, offset: u64) {
         self.expect_loaded();
         self.cpu.tsc_offset = offset;
