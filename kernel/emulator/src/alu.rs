@@ -14,6 +14,8 @@ pub(crate) const AF: u64 = 1 << 4;
 pub(crate) const ZF: u64 = 1 << 6;
 /// Sign.
 pub(crate) const SF: u64 = 1 << 7;
+/// Single step.
+pub(crate) const TF: u64 = 1 << 8;
 /// Direction of string instructions.
 pub(crate) const DF: u64 = 1 << 10;
 /// Signed overflow.

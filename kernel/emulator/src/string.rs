@@ -4,7 +4,7 @@
 use iced_x86::{Code, OpKind};
 use vcpu::{Gva, PAGE_SIZE};
 
-use crate::alu::{self, DF, ZF};
+use crate::alu::{self, DF, TF, ZF};
 use crate::data::RAX;
 use crate::execute::{Abort, Place, Progress, Run};
 use crate::operand::{linear_address, segment_name};
@@ -103,7 +103,8 @@ impl<C: Context + ?Sized> Run<'_, C> {
             return Ok(Progress::Done);
         }
         let mut result = Ok(Progress::Done);
-        let mut budget = REPEAT_BUDGET;
+        // Single-stepping traps after each element.
+        let mut budget = if cursor.rflags & TF != 0 { 1 } else { REPEAT_BUDGET };
         while cursor.remaining != 0 {
             if budget == 0 {
                 result = Ok(Progress::Again);

@@ -73,6 +73,19 @@ fn the_budget_ends_a_call_and_the_next_goes_on() {
 }
 
 #[test]
+fn single_stepping_stops_after_each_element() {
+    const TF: u64 = 1 << 8;
+    let mut machine = long();
+    machine.rflags |= TF;
+    machine.registers[RCX] = 2;
+    let code = [REP, 0xaa]; // rep stosb
+    let executed = machine.run(&code).unwrap();
+    assert_eq!(executed, Executed { next_rip: machine.rip, finished: false });
+    assert_eq!(machine.registers[RCX], 1);
+    assert!(machine.run(&code).unwrap().finished, "the last one ends the instruction");
+}
+
+#[test]
 fn a_fault_keeps_the_iterations_before_it() {
     let mut machine = long();
     machine.registers[RCX] = 10;

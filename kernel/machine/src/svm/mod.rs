@@ -47,7 +47,7 @@ const MSR_MAP_ORDER: u8 = 1;
 
 /// MSRs that guests read and write without exits: they hold a guest's own state, have no side effect, and
 /// are switched by VMLOAD, VMSAVE or VMRUN, or with the vCPU.
-const PASSED_MSRS: [u32; 11] = [
+const PASSED_MSRS: [u32; 10] = [
     0xc000_0100, // FS.base
     0xc000_0101, // GS.base
     0xc000_0102, // KernelGSbase
@@ -58,7 +58,6 @@ const PASSED_MSRS: [u32; 11] = [
     0x174,       // SYSENTER_CS
     0x175,       // SYSENTER_ESP
     0x176,       // SYSENTER_EIP
-    0x277,       // PAT
 ];
 const TSC_AUX: u32 = 0xc000_0103;
 

@@ -61,7 +61,7 @@ const EPTP_ACCESSED_DIRTY: u64 = 1 << 6;
 
 /// MSRs that guests read and write without exits: they hold a guest's own state, have no side effect, and
 /// are switched with the vCPU. Reads of the TSC pass too: the CPU applies the offset.
-const PASSED_MSRS: [u32; 11] = [
+const PASSED_MSRS: [u32; 10] = [
     0xc000_0100, // IA32_FS_BASE
     0xc000_0101, // IA32_GS_BASE
     0xc000_0102, // IA32_KERNEL_GS_BASE
@@ -72,7 +72,6 @@ const PASSED_MSRS: [u32; 11] = [
     0x174,       // IA32_SYSENTER_CS
     0x175,       // IA32_SYSENTER_ESP
     0x176,       // IA32_SYSENTER_EIP
-    0x277,       // IA32_PAT
 ];
 const TSC: u32 = 0x10;
 const TSC_AUX: u32 = 0xc000_0103;
@@ -253,9 +252,12 @@ impl Backend for Vmx {
             _ => "4 KiB",
         };
         write!(f, "VMX (EPT with {largest} pages, unrestricted guest")?;
-        for (has, name) in
-            [(controls.vpid, "VPID"), (controls.accessed_dirty, "EPT A/D"), (controls.rdtscp, "RDTSCP"), (controls.preemption_shift.is_some(), "preemption timer")]
-        {
+        for (has, name) in [
+            (controls.vpid, "VPID"),
+            (controls.accessed_dirty, "EPT A/D"),
+            (controls.rdtscp, "RDTSCP"),
+            (controls.preemption_shift.is_some(), "preemption timer"),
+        ] {
             if has {
                 write!(f, ", {name}")?;
             }
