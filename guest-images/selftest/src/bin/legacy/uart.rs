@@ -207,7 +207,8 @@ fn uart_identification_priority() -> TestResult {
     write(INTERRUPT_ENABLE, ENABLE_RECEIVE | ENABLE_TRANSMIT | ENABLE_LINE);
     check_eq!(identification(), LINE_PENDING, "line status first");
     read(LINE_STATUS);
-    check_eq!(identification(), RECEIVED, "then received data");
+    let next = identification();
+    check!(next == RECEIVED || next == TIMEOUT, "then received data: {next:#x}");
     for _ in 0..16 {
         read(DATA);
     }
