@@ -110,41 +110,68 @@ fn run_one(test: &Test) -> TestResult {
     }
 }
 
+/// How many tests ended how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(missing_docs, reason = "three counts")]
+pub struct Counts {
+    pub passed: u32,
+    pub failed: u32,
+    pub skipped: u32,
+}
+
+impl Counts {
+    /// Prints the group's last line.
+    pub fn print(self, group: &str) {
+        let Self { passed, failed, skipped } = self;
+        println!("selftest {group} done: {passed} passed, {failed} failed, {skipped} skipped");
+    }
+
+    /// Prints a test's line and counts it.
+    pub fn record(&mut self, name: &str, outcome: TestResult) {
+        match outcome {
+            Ok(()) => {
+                self.passed += 1;
+                println!("ok {name}");
+            }
+            Err(Verdict::Skipped) => {
+                self.skipped += 1;
+                println!("skipped {name}: {}", verdict::reason());
+            }
+            Err(Verdict::Failed) => {
+                self.failed += 1;
+                println!("FAILED {name}: {}", verdict::reason());
+            }
+            Err(Verdict::Exception(exception)) => {
+                self.failed += 1;
+                println!("FAILED {name}: unexpected {exception}");
+                exception::print_registers();
+            }
+        }
+    }
+}
+
 /// Runs the tests that the command line selects, and prints the summary.
 pub fn run_group(group: &str, tables: &[&[Test]]) {
     announce(group);
+    let mut counts = Counts::default();
+    run_tests(tables, &mut counts);
+    if catch(baseline).is_err() {
+        println!("selftest {group}: the last test left a state that cannot be repaired");
+    }
+    counts.print(group);
+}
+
+/// Runs the tests that the command line selects.
+pub fn run_tests(tables: &[&[Test]], counts: &mut Counts) {
     rtc::baseline();
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for test in tables.iter().copied().flatten().filter(|test| selected(test.name)) {
         println!("start {}", test.name);
         serial::drain();
         let outcome = run_one(test);
         // The next test's baseline repairs what this one left; the console it needs first.
         serial::init();
-        match outcome {
-            Ok(()) => {
-                passed += 1;
-                println!("ok {}", test.name);
-            }
-            Err(Verdict::Skipped) => {
-                skipped += 1;
-                println!("skipped {}: {}", test.name, verdict::reason());
-            }
-            Err(Verdict::Failed) => {
-                failed += 1;
-                println!("FAILED {}: {}", test.name, verdict::reason());
-            }
-            Err(Verdict::Exception(exception)) => {
-                failed += 1;
-                println!("FAILED {}: unexpected {exception}", test.name);
-                exception::print_registers();
-            }
-        }
+        counts.record(test.name, outcome);
     }
-    if catch(baseline).is_err() {
-        println!("selftest {group}: the last test left a state that cannot be repaired");
-    }
-    println!("selftest {group} done: {passed} passed, {failed} failed, {skipped} skipped");
 }
 
 /// Prints what the micro-kernel runs on.
