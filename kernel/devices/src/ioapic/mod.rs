@@ -164,7 +164,6 @@ impl IoApic {
         }
     }
 
-
     /// Sends the message of a pin that has just been asserted, if it may.
     fn assert_pin(&mut self, pin: usize, bus: &mut impl ApicBus) {
         let entry = &mut self.entries[pin];

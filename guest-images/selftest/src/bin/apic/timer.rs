@@ -279,7 +279,8 @@ fn timer_in_halt() -> TestResult {
         cpu::wait_for_interrupt();
     }
     let us = (rdtsc() - start) * 1_000_000 / tsc::frequency();
-    check_eq!(count(VECTOR), 20, "interrupts");
+    // More than one may come in one halt when others held the processor.
+    check!(count(VECTOR) >= 20, "{} interrupts in 20 halts", count(VECTOR));
     check!(us > 17_000, "20 halts of a millisecond took {us} us");
     Ok(())
 }
