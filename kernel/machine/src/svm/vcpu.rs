@@ -30,6 +30,9 @@ pub(super) enum NmiBlocking {
 /// DR6.BS.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
 
+/// DR7.GD.
+const DR7_GENERAL_DETECT: u64 = 1 << 13;
+
 /// A virtual CPU on SVM.
 #[derive(Debug)]
 pub struct SvmVcpu {
@@ -204,7 +207,13 @@ impl SvmVcpu {
                 self.nmi = NmiBlocking::InHandler;
                 self.vmcb_mut().control.intercept_1 |= intercept_1::IRET;
             }
-            _ => self.held = self.pending.any(),
+            _ => {
+                self.held = self.pending.any();
+                if let Event::Exception { vector: vector::DB, .. } = event {
+                    // As delivery does: a handler that uses debug registers must not meet itself.
+                    self.vmcb_mut().state.dr7 &= !DR7_GENERAL_DETECT;
+                }
+            }
         }
         self.vmcb_mut().control.event_injection = code::injection(event, protected);
     }
