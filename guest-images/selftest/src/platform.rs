@@ -62,9 +62,15 @@ pub fn tcg() -> bool {
     bare_tcg() || boot::option("emulator") == Some("tcg")
 }
 
-/// True where Bochs executes the instructions that do not exit, by `emulator=bochs`.
-pub fn bochs() -> bool {
-    boot::option("emulator") == Some("bochs")
+/// True on real hardware, by `emulator=none`.
+pub fn real() -> bool {
+    boot::option("emulator") == Some("none")
+}
+
+/// True where Bochs may execute the instructions that do not exit, below a hypervisor on SVM: `emulator=` on the command
+/// line says nothing else (`emulator=none` on real hardware).
+pub fn maybe_bochs_svm() -> bool {
+    hypervisor() && vendor() == Vendor::Amd && matches!(boot::option("emulator"), None | Some("bochs"))
 }
 
 /// A feature bit of CPUID.

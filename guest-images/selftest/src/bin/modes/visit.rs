@@ -133,6 +133,16 @@ fn interrupt_table() -> u64 {
     table
 }
 
+/// TCG marks PAE's directory pointers accessed, as no processor does: a reserved bit, should they be loaded again.
+fn clear_pointer_flags(mode: Mode) {
+    if mode.cr0 & CR0_PAGED == CR0_PAGED && mode.cr4 & CR4_PAE != 0 {
+        for i in 0..4 {
+            let slot = u64::from(mode.cr3) + 8 * i;
+            cpu::write64(slot, cpu::read64(slot) & !paging::A);
+        }
+    }
+}
+
 /// Runs a payload somewhere. Returns what the trampoline noted.
 pub(crate) fn visit(place: Place, payload: *const u8, argument: [u32; 2]) -> Fields {
     let start = &raw const trampoline::trampoline;
@@ -144,6 +154,7 @@ pub(crate) fn visit(place: Place, payload: *const u8, argument: [u32; 2]) -> Fie
         Place::Legacy(mode) => mode,
         Place::Compatibility => UNPAGED,
     };
+    clear_pointer_flags(mode);
     let first = LOW as u32 + core::mem::offset_of!(Fields, results) as u32;
     let compatibility = u32::from(place == Place::Compatibility);
     let fields = Fields {
