@@ -91,8 +91,7 @@ impl Host for PcHost {
     }
 
     fn wait_for_interrupt(&mut self) {
-        // SAFETY: as in `poll_interrupts`; STI's delay closes the gap in which a wake-up could be missed.
-        unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+        cpu::wait_for_interrupt();
         self.notice_timer();
     }
 

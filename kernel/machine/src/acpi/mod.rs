@@ -110,9 +110,10 @@ pub fn read(boot: &BootInfo) -> Result<Acpi, AcpiError> {
     let mut madt = None;
     let mut fadt = None;
     for at in root.pointers(root_table).take(MAX_TABLES) {
-        match header(at)? {
-            (MADT, _) => madt = madt.or(Some(Madt::parse(table(at)?))),
-            (FADT, _) => fadt = fadt.or(Some(Fadt::parse(table(at)?))),
+        // A pointer to nowhere costs only that table.
+        match header(at) {
+            Ok((MADT, _)) => madt = madt.or(Some(Madt::parse(table(at)?))),
+            Ok((FADT, _)) => fadt = fadt.or(Some(Fadt::parse(table(at)?))),
             _ => {}
         }
     }

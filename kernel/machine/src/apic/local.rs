@@ -132,6 +132,8 @@ pub(super) fn start(timer_vector: u8, spurious_vector: u8) -> Result<&'static st
         write(Register::Spurious, SOFTWARE_ENABLE | u32::from(spurious_vector));
         write(Register::Timer, timer_mode | u32::from(timer_vector));
     }
+    // The timer's mode, written through memory in xAPIC mode, must be seen before the first deadline.
+    fence(Ordering::SeqCst);
     STARTED.store(true, Ordering::Relaxed);
     Ok(if x2apic { "x2APIC" } else { "xAPIC" })
 }
@@ -216,10 +218,6 @@ pub(crate) fn disarm() {
 
 #[inline]
 fn write_deadline(deadline: u64) {
-    // The timer's mode, written through memory in xAPIC mode, must be seen before the deadline.
-    if !REGISTERS.load(Ordering::Relaxed).is_null() {
-        fence(Ordering::SeqCst);
-    }
     // SAFETY: the MSR exists where the feature does, and the timer's interrupt has a handler.
     unsafe { Msr::new(IA32_TSC_DEADLINE).write(deadline) };
 }

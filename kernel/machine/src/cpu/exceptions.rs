@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::registers::control::Cr2;
 
-use super::InterruptFrame;
+use super::{InterruptFrame, interrupts};
 use crate::{panic, stacks};
 
 /// Names by vector (SDM vol. 3, "Protected-Mode Exceptions and Interrupts").
@@ -56,8 +56,9 @@ pub(super) static NMIS: AtomicU64 = AtomicU64::new(0);
 static STRAY_DEBUG_TRAPS: AtomicU64 = AtomicU64::new(0);
 
 /// Handles a vector below 32.
-pub(super) fn handle(frame: &InterruptFrame) {
+pub(super) fn handle(frame: &mut InterruptFrame) {
     if frame.vector == NMI {
+        interrupts::leave_wait(frame);
         NMIS.fetch_add(1, Ordering::Relaxed);
         return;
     }

@@ -15,7 +15,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use features::{Features, Vendor, features};
-pub(crate) use interrupts::{InterruptFrame, set_handler};
+pub(crate) use interrupts::{InterruptFrame, set_handler, wait_for_interrupt};
 use tables::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR};
 
 use x86_64::registers::model_specific::GsBase;
