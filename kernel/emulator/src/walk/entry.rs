@@ -144,7 +144,8 @@ impl Entry {
                 (1 << 21) | ((beyond_physical >> 19) & 0x001f_e000)
             }
             Levels::ThirtyTwoBit { .. } => 0,
-            Levels::Pae if self.is_pointer() => POINTER_RESERVED | beyond_physical | UPPER | XD,
+            // Loading CR3 has checked them all but one: QEMU sets the accessed bit in memory.
+            Levels::Pae if self.is_pointer() => POINTER_RESERVED & !A | beyond_physical | UPPER | XD,
             Levels::Pae => self.long_reserved(beyond_physical, no_execute) | UPPER,
             Levels::Four | Levels::Five => self.long_reserved(beyond_physical, no_execute),
         };
