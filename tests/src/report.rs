@@ -1,7 +1,7 @@
 //! The numbers in the log: measurements of the bench guest, and what Basalt reports when a VM ends.
 //!
 //! ```text
-//! bench NAME VALUE UNIT                        (on the console of the VM `bench`)
+//! bench NAME VALUE UNIT (a remark)             (on the console of the VM `bench`)
 //! ... vm NAME: exits REASON COUNT              (in the kernel's log)
 //! ... vm NAME: ticks guest G root R idle I
 //! ```
@@ -49,7 +49,12 @@ pub fn measurements(log: &Log, vm: &str) -> Vec<Measurement> {
 fn measurement(line: &str) -> Option<Measurement> {
     let mut words = line.strip_prefix("bench ")?.split_ascii_whitespace();
     let (name, value, unit) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
-    words.next().is_none().then(|| Measurement { name: name.to_owned(), value, unit: unit.to_owned() })
+    // A remark in brackets may follow.
+    words.next().is_none_or(|word| word.starts_with('(')).then(|| Measurement {
+        name: name.to_owned(),
+        value,
+        unit: unit.to_owned(),
+    })
 }
 
 /// True when Basalt has reported the end of the VM.
@@ -89,7 +94,7 @@ pub fn ticks(log: &Log, vm: &str) -> Option<Ticks> {
 mod tests {
     use super::*;
 
-    const LOG: &str = "[bench] bench cpuid 371 instructions\n[bench] bench broken x y\n[bench] benchmark\n\
+    const LOG: &str = "[bench] bench cpuid 371 instructions (least 370)\n[bench] bench broken x y\n[bench] benchmark\n\
         [    9.000001] info hypervisor: vm demo: exits cpuid 12\n\
         [    9.000002] info hypervisor: vm demo: exits io 3456\n\
         [    9.000003] info hypervisor: vm demo: ticks guest 900 root 100 idle 5000\n\
