@@ -165,6 +165,7 @@ impl SvmVcpu {
         if self.pending.any() {
             self.deliver();
         }
+        let waits = self.hold_window_in_shadow();
         let rax = self.registers.rax();
         self.vmcb_mut().state.rax = rax;
         let (guest, host) = (self.vmcb.start(), self.shared.cpu.host_state);
@@ -174,6 +175,9 @@ impl SvmVcpu {
         unsafe { enter::enter(&mut self.registers, guest, host) };
         let vmcb = self.vmcb_mut();
         vmcb.control.tlb_control = tlb::NOTHING;
+        if waits {
+            vmcb.control.virtual_interrupt |= virtual_interrupt::V_IRQ;
+        }
         let (rax, code) = (vmcb.state.rax, vmcb.control.exit_code);
         let delivery = vmcb.control.exit_interrupt_info;
         vmcb.control.event_injection = 0;
@@ -187,6 +191,24 @@ impl SvmVcpu {
             }
         }
         self.decode(code)
+    }
+
+    /// An emulator without next-RIP save (QEMU) does not load the interrupt shadow at VMRUN: its window would open
+    /// between STI and HLT, and the guest would halt behind the interrupt it waits for. There the window stays
+    /// closed for one entry, so that the next exit, at the latest the host timer's, opens it. True where it was
+    /// closed.
+    #[inline]
+    fn hold_window_in_shadow(&mut self) -> bool {
+        if self.shared.features.next_rip {
+            return false;
+        }
+        let control = &mut self.vmcb_mut().control;
+        let holds = control.interrupt_shadow & 1 != 0
+            && control.virtual_interrupt & virtual_interrupt::V_IRQ != 0;
+        if holds {
+            control.virtual_interrupt &= !virtual_interrupt::V_IRQ;
+        }
+        holds
     }
 
     fn deliver(&mut self) {
