@@ -73,6 +73,16 @@ pub fn maybe_bochs_svm() -> bool {
     hypervisor() && vendor() == Vendor::Amd && matches!(boot::option("emulator"), None | Some("bochs"))
 }
 
+/// How late a timer may be. TCG shares its processor with others, and its clocks run on meanwhile.
+pub fn lateness_us() -> u64 {
+    if tcg() { 2_000_000 } else { 50_000 }
+}
+
+/// How many of `periods` ticks must come at least: lost ones coalesce where somebody else had the processor.
+pub fn least_ticks(periods: u64) -> u64 {
+    if tcg() { 1 } else { periods / 3 }
+}
+
 /// A feature bit of CPUID.
 #[derive(Clone, Copy)]
 pub struct Feature {

@@ -127,7 +127,7 @@ fn periodic(mode: u8) -> TestResult {
     let fired = u64::from(count(TIMER));
     let periods = elapsed_us(start) * HZ / u64::from(divisor) / 1_000_000;
     check!(fired <= periods + 2, "{fired} interrupts in {periods} periods");
-    check!(fired >= periods / 3, "only {fired} interrupts in {periods} periods");
+    check!(fired >= platform::least_ticks(periods), "only {fired} interrupts in {periods} periods");
     Ok(())
 }
 
@@ -191,12 +191,17 @@ fn pit_read_back_status() -> TestResult {
     need!(!platform::bare_tcg(), "QEMU shows mode 2's output inverted");
     set_gate(true);
     for mode in [0, 2, 3] {
-        pit::program(2, mode, 0x8000);
+        let start = rdtsc();
+        pit::program(2, mode, 0xfffe);
         tsc::delay_us(100);
         let status = pit::status(2);
+        let in_first_half = elapsed_us(start) < 20_000;
         check_eq!(status & 0x3f, 0x30 | mode << 1, "status: access and mode");
         check_eq!(status & 0x40, 0, "status: null count");
-        check_eq!(status >> 7, u8::from(mode != 0), "status: output");
+        check!(
+            !in_first_half || status >> 7 == u8::from(mode != 0),
+            "status {status:#x}: output of mode {mode}"
+        );
     }
     Ok(())
 }
@@ -225,14 +230,17 @@ fn pit_square_wave_halves() -> TestResult {
     set_gate(true);
     pit::program(2, 3, (HZ / 500) as u16);
     let (mut high, mut low) = (0_u32, 0_u32);
-    tsc::wait_us(20_000, || {
+    let start = rdtsc();
+    tsc::wait_us(500_000, || {
         if output() {
             high += 1;
         } else {
             low += 1;
         }
-        false
+        elapsed_us(start) > 20_000 && high > 20 && low > 20
     });
-    check!(high > low / 3 && low > high / 3, "{high} samples high, {low} low");
+    // With few samples in each half they say nothing of its length.
+    let even = high + low < 2000 || high > low / 3 && low > high / 3;
+    check!(high > 20 && low > 20 && even, "{high} samples high, {low} low");
     Ok(())
 }
