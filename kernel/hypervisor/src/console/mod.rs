@@ -39,6 +39,10 @@ const INPUT_BYTES: usize = 512;
 const INPUT_BATCH: usize = 64;
 /// How often in a row a guest's full input makes the rest wait. Looks are some milliseconds apart.
 const STALLED_LOOKS: u32 = 50;
+/// The kernel's log waits for the end of a guest's line up to this many bytes, and for so many looks (some milliseconds
+/// each) after the guest's last byte.
+const LONG_LINE: u16 = 400;
+const LINE_PATIENCE: u8 = 10;
 /// Longest line of the kernel's log; what is longer is cut.
 const LOG_LINE_BYTES: usize = 320;
 
@@ -86,6 +90,10 @@ pub struct Console<'a> {
     target: usize,
     writer: Writer,
     line_start: bool,
+    /// Bytes of the line that is being written.
+    line_bytes: u16,
+    /// So many looks more does the kernel's log wait for the end of a guest's line.
+    patience: u8,
     after_return: bool,
     /// Guests whose byte did not fit, one bit each.
     refused: u16,
@@ -121,6 +129,8 @@ impl<'a> Console<'a> {
             target: if let View::Guest(guest) = view { guest } else { 0 },
             writer: Writer::Kernel,
             line_start: true,
+            line_bytes: 0,
+            patience: 0,
             after_return: false,
             refused: 0,
             stalled: 0,
@@ -171,6 +181,9 @@ impl<'a> Console<'a> {
             self.emit(b'\r');
         }
         self.emit(byte);
+        if self.line_bytes < LONG_LINE {
+            self.patience = LINE_PATIENCE;
+        }
     }
 
     /// Guests whose output did not fit before, one bit each, once there is room again.
@@ -204,8 +217,11 @@ impl<'a> Console<'a> {
             self.target = self.guests.iter().position(|guest| !guest.ended).unwrap_or(guest);
         }
         if self.view == View::Guest(guest) {
-            self.break_line();
             self.view = View::Merged;
+        }
+        if self.writer == Writer::Guest(guest) {
+            self.break_line();
+            self.writer = Writer::Kernel;
         }
     }
 
@@ -298,6 +314,11 @@ impl<'a> Console<'a> {
     /// Fetches new lines of the kernel's log and sends what the machine takes. True where bytes are left over.
     pub fn pump<H: Host>(&mut self, host: &mut H) -> bool {
         self.send(host);
+        let unfinished = self.view == View::Merged && !self.line_start && self.writer != Writer::Kernel;
+        if unfinished && self.patience > 0 {
+            self.patience -= 1;
+            return true;
+        }
         let mut line = [0; LOG_LINE_BYTES];
         while self.output.free() > LOG_LINE_BYTES + 4 {
             let length = host.log_read(&mut line).min(line.len());
@@ -367,6 +388,7 @@ impl<'a> Console<'a> {
     fn emit(&mut self, byte: u8) {
         self.output.push(byte);
         self.line_start = byte == b'\n';
+        self.line_bytes = if self.line_start { 0 } else { self.line_bytes.saturating_add(1) };
         self.after_return = byte == b'\r';
     }
 }

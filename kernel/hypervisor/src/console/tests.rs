@@ -38,12 +38,35 @@ fn merged_lines_carry_names_and_never_mix() {
     put(&mut console, 1, "other");
     host.log.push_back(b"[    1.0] INFO  kernel line".to_vec());
     console.pump(&mut host);
+    put(&mut console, 1, " line\n");
+    console.pump(&mut host);
     put(&mut console, 0, "o\r\n\r\nbare\nend");
     let text = shown(&mut console, &mut host);
     assert_eq!(
         text,
-        "[a] one\r\n[a] tw\r\n[b] other\r\n[    1.0] INFO  kernel line\r\n[a] o\r\n[a] \r\n[a] bare\r\n[a] end"
+        "[a] one\r\n[a] tw\r\n[b] other line\r\n[    1.0] INFO  kernel line\r\n[a] o\r\n[a] \r\n[a] bare\r\n[a] end"
     );
+}
+
+#[test]
+fn the_log_waits_for_the_end_of_a_line_but_not_for_ever() {
+    let (mut console, mut host) = (console(&["a"]), host());
+    put(&mut console, 0, "login: ");
+    host.log.push_back(b"kernel".to_vec());
+    assert!(console.pump(&mut host), "there is more to come");
+    assert_eq!(host.output, b"[a] login: ");
+    for _ in 0..=LINE_PATIENCE {
+        console.pump(&mut host);
+    }
+    assert_eq!(host.output, b"[a] login: \r\nkernel\r\n");
+    host.output.clear();
+    host.log.push_back(b"again".to_vec());
+    for _ in 0..2 * usize::from(LONG_LINE) {
+        put(&mut console, 0, "x");
+        console.pump(&mut host);
+    }
+    let text = String::from_utf8(host.output.clone()).unwrap();
+    assert!(text.contains("again"), "a line without end holds nobody up");
 }
 
 #[test]
