@@ -4,7 +4,7 @@ mod host;
 
 use std::sync::Mutex;
 
-use ::tests::scenario::{BOCHS_VMX, Guest, QEMU_SVM, Scenario, Step, Tier};
+use ::tests::scenario::{BOCHS_VMX, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 use crate::cli::TestOptions;
 use crate::failure::{Failure, Result};
@@ -78,7 +78,7 @@ fn selftest(guest: &str) -> Scenario {
         name: format!("{SELFTEST}-{vm}"),
         about: format!("the guest micro-kernel `{guest}` tests the virtual machine from inside"),
         tier: Tier::Ci,
-        machines: vec![QEMU_SVM, BOCHS_VMX],
+        machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
         options: String::new(),
         guests: vec![Guest::new(guest).in_vm(&vm)],
         steps: vec![Step::results(&vm).within(SELFTEST_SECONDS), Step::end(&vm)],

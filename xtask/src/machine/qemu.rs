@@ -20,6 +20,9 @@ pub(super) struct Settings {
     accel: String,
     machine: String,
     cpu: String,
+    /// Time is the number of instructions executed: what runs once runs the same again, however busy the host is.
+    #[serde(default)]
+    counted: bool,
 }
 
 impl Settings {
@@ -43,6 +46,9 @@ impl Settings {
             .args(["-serial", "chardev:com1"])
             .arg("-drive")
             .arg(format!("file={},format=raw,media=cdrom,readonly=on", escaped(hardware.image)));
+        if self.counted {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
         if self.accel == TCG {
             command.args(["-rtc", "base=utc,clock=vm"]);
         }
