@@ -203,8 +203,8 @@ impl SvmVcpu {
             return false;
         }
         let control = &mut self.vmcb_mut().control;
-        let holds = control.interrupt_shadow & 1 != 0
-            && control.virtual_interrupt & virtual_interrupt::V_IRQ != 0;
+        let holds =
+            control.interrupt_shadow & 1 != 0 && control.virtual_interrupt & virtual_interrupt::V_IRQ != 0;
         if holds {
             control.virtual_interrupt &= !virtual_interrupt::V_IRQ;
         }
