@@ -262,6 +262,19 @@ pub struct Segment {
     pub access: SegmentAccess,
 }
 
+impl Segment {
+    /// The segment after power-up (SDM vol. 3, "Processor State After Reset").
+    pub const fn at_power_up(name: SegmentName) -> Self {
+        let (selector, base, access) = match name {
+            SegmentName::Cs => (0xf000, 0xffff_0000, SegmentAccess::CODE16),
+            SegmentName::Ldtr => (0, 0, SegmentAccess::LDT),
+            SegmentName::Tr => (0, 0, SegmentAccess::BUSY_TSS),
+            _ => (0, 0, SegmentAccess::DATA16),
+        };
+        Self { selector, base, limit: 0xffff, access }
+    }
+}
+
 /// GDTR or IDTR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DescriptorTable {

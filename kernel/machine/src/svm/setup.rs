@@ -4,8 +4,8 @@
 //! checks.
 
 use vcpu::{
-    DescriptorTable, DescriptorTableName, Hpa, Segment, SegmentAccess, SegmentName, SystemRegister, Vcpu,
-    cr0, cr4, efer, vector,
+    DescriptorTable, DescriptorTableName, Hpa, Segment, SegmentName, SystemRegister, Vcpu, cr0, cr4, efer,
+    vector,
 };
 
 use super::vcpu::SvmVcpu;
@@ -49,8 +49,6 @@ const INTERCEPTS_2: u32 = intercept_2::VMRUN
 
 /// Registers after power-up.
 const RESET_RIP: u64 = 0xfff0;
-const RESET_CS_SELECTOR: u16 = 0xf000;
-const RESET_CS_BASE: u64 = 0xffff_0000;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 const RESET_CR0: u64 = cr0::CD | cr0::NW | cr0::ET;
 const RESET_DR6: u64 = 0xffff_0ff0;
@@ -100,20 +98,8 @@ pub(super) fn power_up(vcpu: &mut SvmVcpu) {
     (state.sysenter_cs, state.sysenter_esp, state.sysenter_eip) = (0, 0, 0);
     state.pat = RESET_PAT;
     state.debugctl = 0;
-    let data = Segment { selector: 0, base: 0, limit: 0xffff, access: SegmentAccess::DATA16 };
     for name in SegmentName::ALL {
-        let segment = match name {
-            SegmentName::Cs => Segment {
-                selector: RESET_CS_SELECTOR,
-                base: RESET_CS_BASE,
-                limit: 0xffff,
-                access: SegmentAccess::CODE16,
-            },
-            SegmentName::Ldtr => Segment { access: SegmentAccess::LDT, ..data },
-            SegmentName::Tr => Segment { access: SegmentAccess::BUSY_TSS, ..data },
-            _ => data,
-        };
-        vcpu.set_segment(name, segment);
+        vcpu.set_segment(name, Segment::at_power_up(name));
     }
     let table = DescriptorTable { base: 0, limit: 0xffff };
     vcpu.set_table(DescriptorTableName::Gdtr, table);

@@ -6,7 +6,7 @@
 // UNSAFETY: writes physical addresses and the host state that every exit loads.
 #![allow(unsafe_code)]
 
-use vcpu::{DescriptorTable, DescriptorTableName, Segment, SegmentAccess, SegmentName, Vcpu, vector};
+use vcpu::{DescriptorTable, DescriptorTableName, Segment, SegmentName, Vcpu, vector};
 
 use super::enter;
 use super::field;
@@ -18,8 +18,6 @@ use crate::registers;
 const WATCHED_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 /// RFLAGS, RIP, CS and PAT after power-up.
 const RESET_RIP: u64 = 0xfff0;
-const RESET_CS_SELECTOR: u16 = 0xf000;
-const RESET_CS_BASE: u64 = 0xffff_0000;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 const RESET_CR0: u64 = vcpu::cr0::CD | vcpu::cr0::NW | vcpu::cr0::ET;
 const RESET_DR7: u64 = 0x400;
@@ -115,20 +113,8 @@ pub(super) fn power_up(vcpu: &mut VmxVcpu) {
     ] {
         vcpu.write(register, value);
     }
-    let data = Segment { selector: 0, base: 0, limit: 0xffff, access: SegmentAccess::DATA16 };
     for name in SegmentName::ALL {
-        let segment = match name {
-            SegmentName::Cs => Segment {
-                selector: RESET_CS_SELECTOR,
-                base: RESET_CS_BASE,
-                limit: 0xffff,
-                access: SegmentAccess::CODE16,
-            },
-            SegmentName::Ldtr => Segment { access: SegmentAccess::LDT, ..data },
-            SegmentName::Tr => Segment { access: SegmentAccess::BUSY_TSS, ..data },
-            _ => data,
-        };
-        vcpu.set_segment(name, segment);
+        vcpu.set_segment(name, Segment::at_power_up(name));
     }
     let table = DescriptorTable { base: 0, limit: 0xffff };
     vcpu.set_table(DescriptorTableName::Gdtr, table);
