@@ -5,6 +5,7 @@
 //! emulator connects. So it loses no byte and no two machines can meet.
 
 mod bochs;
+mod display;
 mod qemu;
 
 use std::fs::File;
@@ -15,6 +16,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use display::Display;
 use serde::Deserialize;
 
 use crate::failure::{Context, Failure, Result};
@@ -133,13 +135,17 @@ impl Profile {
             serial_port: listener.local_addr().context("opening a port for the serial line")?.port(),
             folder: &folder,
         };
-        let command = match (&self.qemu, &self.bochs) {
+        let display = self.bochs.as_ref().map(|_| Display::start()).transpose()?;
+        let mut command = match (&self.qemu, &self.bochs) {
             (Some(qemu), _) => qemu.command(&hardware),
             (None, Some(bochs)) => bochs.command(&hardware)?,
             (None, None) => return Err(Failure::new("a profile without an emulator")),
         };
+        if let Some(display) = &display {
+            command.env("DISPLAY", &display.name);
+        }
         let emulator_log = logs.join(format!("{}.emulator.log", launch.name));
-        let mut emulator = spawn(command, &emulator_log)?;
+        let mut emulator = spawn(&command, &emulator_log)?;
         let serial = match connect(&listener, &mut emulator) {
             Ok(serial) => serial,
             Err(failure) => {
@@ -148,7 +154,7 @@ impl Profile {
             }
         };
         let serial_log = logs.join(format!("{}.serial.log", launch.name));
-        Ok(Machine { emulator, serial, serial_log, folder })
+        Ok(Machine { emulator, serial, serial_log, folder, _display: display })
     }
 }
 
@@ -169,6 +175,8 @@ pub(crate) struct Machine {
     /// Where what comes from the serial port is to be kept.
     pub(crate) serial_log: PathBuf,
     folder: PathBuf,
+    /// Ends after the emulator.
+    _display: Option<Display>,
 }
 
 impl Machine {
@@ -198,19 +206,23 @@ fn work_folder(machine: &str) -> PathBuf {
     paths::target().join("machines").join(format!("{machine}-{}-{number}", std::process::id()))
 }
 
-/// Starts the emulator in a process group of its own (Ctrl-C is for us to handle) and so that the system
-/// ends it with us, however we end.
-fn spawn(command: Command, log: &Path) -> Result<Child> {
+/// The same program, in a process group of its own (Ctrl-C is for us to handle) and so that the system ends
+/// it with us, however we end.
+fn supervised(command: &Command) -> Command {
+    let mut supervised = Command::new("setpriv");
+    supervised.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    supervised.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    supervised.process_group(0);
+    supervised
+}
+
+fn spawn(command: &Command, log: &Path) -> Result<Child> {
     let file = File::create(log).context(format_args!("writing {}", paths::shown(log)))?;
     let errors = file.try_clone().context(format_args!("writing {}", paths::shown(log)))?;
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(command.get_program())
-        .args(command.get_args())
+    supervised(command)
         .stdin(Stdio::null())
         .stdout(file)
         .stderr(errors)
-        .process_group(0)
         .spawn()
         .context(format_args!("starting {}", command.get_program().to_string_lossy()))
 }

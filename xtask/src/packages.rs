@@ -45,8 +45,9 @@ pub(crate) const QEMU: &[Tool] =
 
 /// For machines in Bochs.
 pub(crate) const BOCHS: &[Tool] = &[
-    // With a screen for text terminals, which we do not use: apt would choose a much larger one.
-    program("bochs", "bochs bochs-term"),
+    program("bochs", "bochs"),
+    file("/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_x_gui.so", "bochs-x"),
+    program("Xvfb", "xvfb"),
     file("/usr/share/bochs/BIOS-bochs-latest", "bochsbios"),
     file("/usr/share/vgabios/vgabios.bin", "vgabios"),
     program("setpriv", "util-linux"),

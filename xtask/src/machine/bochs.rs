@@ -1,8 +1,8 @@
 //! Machines in Bochs, as Debian builds it: with its debugger, which must be told to go on, and with plugins
 //! for the screen.
 //!
-//! The screen is Bochs' `rfb` (a VNC server that waits for nobody and takes the first free port from 5900
-//! on), which needs no X server. An image that asks GRUB for a framebuffer does not start under it.
+//! The screen is Bochs' `x`, on an X server that shows it to nobody. (With `rfb`, Bochs' VNC server, images
+//! that ask GRUB for a framebuffer do not start, and two Bochs that start together crash now and then.)
 
 use std::process::Command;
 
@@ -48,7 +48,7 @@ impl Settings {
         let log = log.display();
         format!(
             "config_interface: textconfig\n\
-             display_library: rfb, options=\"timeout=0\"\n\
+             display_library: x\n\
              megs: {memory_mib}\n\
              romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
              vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
