@@ -54,6 +54,12 @@ const fn slot_mut(state: &mut State, name: SegmentName) -> &mut VmcbSegment {
     }
 }
 
+/// EFER with LMA as LME and CR0.PG make it: VMRUN computes it the same way, and a CPU may have changed it already when it
+/// exits at the MOV to CR0 that switches paging off.
+const fn long_mode_active(efer: u64, cr0: u64) -> u64 {
+    if efer & efer::LME != 0 && cr0 & cr0::PG != 0 { efer | efer::LMA } else { efer & !efer::LMA }
+}
+
 impl SvmVcpu {
     /// Reads of CR0 exit only while it has bits that the CPU does not show.
     fn write_cr0(&mut self, value: u64) {
@@ -133,7 +139,7 @@ impl Vcpu for SvmVcpu {
             R::Cr2 => state.cr2,
             R::Cr3 => state.cr3,
             R::Cr4 => state.cr4,
-            R::Efer => state.efer & !efer::SVME,
+            R::Efer => long_mode_active(state.efer, state.cr0) & !efer::SVME,
             R::Dr0 => self.extended.dr(0),
             R::Dr1 => self.extended.dr(1),
             R::Dr2 => self.extended.dr(2),
