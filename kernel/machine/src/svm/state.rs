@@ -170,7 +170,11 @@ impl Vcpu for SvmVcpu {
         let state = &mut self.vmcb_mut().state;
         match register {
             R::Cr0 => self.write_cr0(value),
-            R::Cr2 => state.cr2 = value,
+            R::Cr2 => {
+                state.cr2 = value;
+                // It is switched with the extended state, too: not every emulator loads it at VMRUN.
+                self.extended.set_cr2(value);
+            }
             R::Cr3 => state.cr3 = value,
             R::Cr4 => state.cr4 = value,
             R::Efer => state.efer = value | efer::SVME,
