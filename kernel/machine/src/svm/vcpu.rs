@@ -164,6 +164,9 @@ impl SvmVcpu {
         }
         if self.pending.any() {
             self.deliver();
+        } else if self.interrupt_window && self.can_take_interrupt() {
+            // The window is open already: no need to enter for being told so.
+            return Exit::InterruptWindow;
         }
         let waits = self.hold_window_in_shadow();
         let rax = self.registers.rax();
