@@ -62,15 +62,15 @@ pub fn tcg() -> bool {
     bare_tcg() || boot::option("emulator") == Some("tcg")
 }
 
-/// True on real hardware, by `emulator=none`.
-pub fn real() -> bool {
-    boot::option("emulator") == Some("none")
+/// True where Bochs executes the instructions that do not exit: bare (or real hardware, which shows itself no better), or
+/// below the hypervisor by `emulator=bochs`.
+pub fn bochs() -> bool {
+    bare() || boot::option("emulator") == Some("bochs")
 }
 
-/// True where Bochs may execute the instructions that do not exit, below a hypervisor on SVM: `emulator=` on the command
-/// line says nothing else (`emulator=none` on real hardware).
-pub fn maybe_bochs_svm() -> bool {
-    hypervisor() && vendor() == Vendor::Amd && matches!(boot::option("emulator"), None | Some("bochs"))
+/// True where the hypervisor runs on Bochs' SVM.
+pub fn bochs_svm() -> bool {
+    hypervisor() && vendor() == Vendor::Amd && bochs()
 }
 
 /// How late a timer may be. TCG shares its processor with others, and its clocks run on meanwhile.

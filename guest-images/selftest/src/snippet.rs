@@ -1,7 +1,7 @@
 //! Pieces of machine code that tests place where they want: in user pages, across a page boundary, at a breakpoint.
 
 /// Defines a function that returns the bytes of an assembled, position-independent piece of code (Intel syntax).
-/// Its symbols carry the line number, so that two files may use one name.
+/// Its symbols carry the line number, so that two files may use one name, though not on lines of the same number.
 #[macro_export]
 macro_rules! snippet {
     ($name:ident: $($line:literal),+ $(,)?) => {

@@ -53,6 +53,15 @@ fn watch() {
     exception::on(DB, record);
 }
 
+/// Checks the breakpoints that DR6 names.
+fn check_status(bits: u64) -> TestResult {
+    if !platform::bochs_svm() {
+        // Bochs forgets them where #DB exits from an SVM guest.
+        check_eq!(HITS.get().dr6 & 0xf, bits, "DR6 status bits");
+    }
+    Ok(())
+}
+
 /// Runs a snippet with a breakpoint on its byte `offset` and checks that it hits once, before that instruction.
 fn break_at(code: &'static [u8], offset: u64) -> Result<u64, selftest::Verdict> {
     watch();
@@ -64,15 +73,15 @@ fn break_at(code: &'static [u8], offset: u64) -> Result<u64, selftest::Verdict> 
     let hits = HITS.get();
     check_eq!(hits.count, 1, "hits");
     check_eq!(hits.rip, entry + offset, "saved RIP");
-    check_eq!(hits.dr6 & 0xf, 1, "DR6 status bits");
+    check_status(1)?;
     Ok(result)
 }
 
-snippet!(plain: "mov eax, 1", "inc eax", "inc eax", "ret");
+snippet!(count_to_three: "mov eax, 1", "inc eax", "inc eax", "ret");
 
 fn instruction_breakpoint() -> TestResult {
     for offset in [0, 5, 7, 9] {
-        check_eq!(break_at(plain(), offset)?, 3, "result");
+        check_eq!(break_at(count_to_three(), offset)?, 3, "result");
     }
     Ok(())
 }
@@ -106,7 +115,7 @@ fn instruction_breakpoint_after_exit() -> TestResult {
 
 fn instruction_breakpoint_disabled() -> TestResult {
     watch();
-    let entry = plain().as_ptr() as u64;
+    let entry = count_to_three().as_ptr() as u64;
     cpu::write_dr0(entry);
     cpu::write_dr7(FIXED);
     selftest::snippet::call(entry, 0);
@@ -120,10 +129,9 @@ fn instruction_breakpoint_disabled() -> TestResult {
 }
 
 fn resume_flag_is_pushed_and_honoured() -> TestResult {
-    break_at(plain(), 5)?;
-    // Faults push RF as one, traps as zero. An instruction breakpoint is a fault; no emulator knows that.
-    let pushed = HITS.get().rflags & flag::RF;
-    check!(pushed != 0 || !platform::real(), "RF is not pushed");
+    break_at(count_to_three(), 5)?;
+    need!(!platform::tcg() && !platform::bochs(), "no emulator knows that a breakpoint's fault pushes RF");
+    check!(HITS.get().rflags & flag::RF != 0, "RF is not pushed");
     Ok(())
 }
 
@@ -154,7 +162,7 @@ fn write_watchpoint() -> TestResult {
     check_eq!(hits_of(store(), page), 1, "hits of a store");
     let hits = HITS.get();
     check_eq!(hits.rip, store().as_ptr() as u64 + 6, "saved RIP: behind the store");
-    check_eq!(hits.dr6 & 0xf, 2, "DR6 status bits");
+    check_status(2)?;
     check_eq!(hits_of(store(), page + 4), 0, "hits of a store beside it");
     Ok(())
 }
@@ -193,8 +201,7 @@ fn watchpoint_of_string_store() -> TestResult {
     let hits = hits_of(string_store(), page);
     cpu::write_dr7(FIXED);
     check_eq!(hits, 1, "hits");
-    check_eq!(HITS.get().dr6 & 0xf, 2, "DR6 status bits");
-    Ok(())
+    check_status(2)
 }
 
 fn general_detect() -> TestResult {
@@ -211,7 +218,7 @@ fn general_detect() -> TestResult {
     cpu::read_dr0();
     let hits = HITS.get();
     check_eq!(hits.count, 1, "hits");
-    check!(hits.dr6 & BD != 0, "DR6 {:#x} has no BD", hits.dr6);
+    check!(hits.dr6 & BD != 0 || platform::bochs_svm(), "DR6 {:#x} has no BD", hits.dr6);
     check_eq!(DR7_IN_HANDLER.get() & GD, 0, "DR7.GD in the handler");
     Ok(())
 }

@@ -70,7 +70,9 @@ fn trace(code: &'static [u8], argument: u64, expected: &[u64]) -> TestResult {
     check_eq!(trace.count, expected.len(), "number of traps");
     for (i, &offset) in expected.iter().enumerate() {
         check_eq!(trace.rip[i].wrapping_sub(entry + PREAMBLE), offset, "offset of trap {i}");
-        check!(trace.dr6[i] & BS != 0, "trap {i} has DR6 {:#x} without BS", trace.dr6[i]);
+        // Bochs forgets it where #DB exits from an SVM guest.
+        let named = trace.dr6[i] & BS != 0 || platform::bochs_svm();
+        check!(named, "trap {i} has DR6 {:#x} without BS", trace.dr6[i]);
     }
     Ok(())
 }

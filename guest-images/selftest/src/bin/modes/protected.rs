@@ -212,7 +212,7 @@ fn sixteen_bit_protected_mode() -> TestResult {
 }
 
 fn virtual_8086_mode() -> TestResult {
-    need!(!platform::maybe_bochs_svm(), "Bochs ends itself on an SVM exit from virtual-8086 mode");
+    need!(!platform::bochs_svm(), "Bochs ends itself on an SVM exit from virtual-8086 mode");
     const TSS32: u64 = 0x89 << 40;
     const VM_IOPL3: u32 = 0x2_3000;
     for mode in [UNPAGED, two_level().mode, physical_address_extension().mode] {
