@@ -2,7 +2,7 @@
 
 use crate::log::Log;
 use crate::report;
-use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, Scenario, Step, Tier};
+use crate::scenario::{BOCHS_VMX, Check, Guest, MATRIX_SHARE, QEMU_SVM, Scenario, Step, Tier};
 
 /// The demonstration guest.
 pub const DEMO: &str = "demo";
@@ -12,7 +12,7 @@ pub const READY: &str = "basalt-demo login ready";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![boot(), reboot(), shell()]
+    vec![boot(), reboot(), shell(), matrix()]
 }
 
 /// The guest's own job `selfcheck` prints a line for each of its tests, as the selftests do.
@@ -71,6 +71,21 @@ fn shell() -> Scenario {
             Step::kernel("").then_send("echo $((6 * 7))-is-the-answer\r"),
             Step::kernel("42-is-the-answer").within(30).then_send("\x01k"),
         ],
+        checks: vec![],
+    }
+}
+
+/// What `cargo xtask test --matrix` does on every machine, from one and the same image.
+#[must_use]
+pub fn matrix() -> Scenario {
+    Scenario {
+        name: "matrix".to_owned(),
+        about: "one image boots all machines, to the demo guest's shell".to_owned(),
+        tier: Tier::Ci,
+        machines: MATRIX_SHARE.to_vec(),
+        options: String::new(),
+        guests: vec![Guest::new(DEMO).append("basalt.run=true")],
+        steps: vec![Step::vm(DEMO, READY).within(180), Step::end(DEMO).within(60)],
         checks: vec![],
     }
 }

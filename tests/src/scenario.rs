@@ -11,6 +11,9 @@ pub const QEMU_SVM_COUNTED: &str = "qemu-svm-counted";
 /// The second machine of every run.
 pub const BOCHS_VMX: &str = "bochs-vmx";
 
+/// Two of the machines of `cargo xtask test --matrix`: what one has, the other has not.
+pub const MATRIX_SHARE: [&str; 2] = ["qemu-q35-uefi-usb-epyc", "qemu-i440fx-bios-nvme-max"];
+
 /// When a scenario is run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Tier {

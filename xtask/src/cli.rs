@@ -56,7 +56,8 @@ Examples:
   cargo xtask test
   cargo xtask test --list
   cargo xtask test host
-  cargo xtask test linux-boot --machine bochs-svm";
+  cargo xtask test linux-boot --machine bochs-svm
+  cargo xtask test --matrix";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -116,7 +117,7 @@ pub(crate) struct RunOptions {
 
 #[derive(Args)]
 pub(crate) struct TestOptions {
-    /// The tests to run
+    /// The tests to run (with --matrix: the machines)
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
     /// Run on this machine instead of the tests' own
@@ -125,6 +126,9 @@ pub(crate) struct TestOptions {
     /// List the tests
     #[arg(long)]
     pub(crate) list: bool,
+    /// Boot every machine from one and the same image, and print machine and result
+    #[arg(long, conflicts_with_all = ["list", "machine"])]
+    pub(crate) matrix: bool,
 }
 
 #[derive(Args)]

@@ -1,12 +1,15 @@
-//! Machines to boot on: read from the profiles in `xtask/machines/*.toml`, started as an emulator whose
-//! first serial port is a connection to us.
+//! Machines to boot on: a profile ([`profiles`]), started as an emulator whose first serial port is a
+//! connection to us.
 //!
 //! The connection is the same for every emulator: we listen on a port of the loopback interface, and the
 //! emulator connects. So it loses no byte and no two machines can meet.
 
 mod bochs;
 mod display;
+mod profiles;
 mod qemu;
+
+pub(crate) use profiles::{Profile, all, print_list, profile};
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -17,40 +20,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use display::Display;
-use serde::Deserialize;
 
 use crate::failure::{Context, Failure, Result};
 use crate::paths;
 
-/// `--machine auto`.
-pub(crate) const AUTO: &str = "auto";
-const KVM: &str = "kvm";
-const FALLBACK: &str = "qemu-svm";
 /// An emulator that has not connected by then has not started.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
-
-/// A machine, as its profile describes it.
-#[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Profile {
-    /// The name: that of the profile's file.
-    #[serde(skip)]
-    pub(crate) name: String,
-    /// What it is, in one line.
-    pub(crate) about: String,
-    /// Memory, unless the user asks for another size (`1G`).
-    pub(crate) memory: String,
-    /// CPUs, unless the user asks for another number.
-    pub(crate) cpus: u32,
-    /// How many times longer than QEMU it may take: time limits are multiplied by it.
-    pub(crate) patience: u32,
-    /// What selftest guests must know of it: added to their command lines.
-    #[serde(default)]
-    pub(crate) selftest_options: String,
-    qemu: Option<qemu::Settings>,
-    bochs: Option<bochs::Settings>,
-}
 
 /// What to start.
 pub(crate) struct Launch<'a> {
@@ -62,51 +38,6 @@ pub(crate) struct Launch<'a> {
     pub(crate) cpus: Option<u32>,
     /// Memory, instead of the profile's.
     pub(crate) memory: Option<String>,
-}
-
-/// All profiles, sorted by name.
-pub(crate) fn profiles() -> Result<Vec<Profile>> {
-    let folder = paths::root().join("xtask/machines");
-    let entries = std::fs::read_dir(&folder).context(format_args!("reading {}", paths::shown(&folder)))?;
-    let mut profiles = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            let mut profile: Profile = toml::from_str(&paths::read(&path)?)
-                .context(format_args!("{} is not a machine profile", paths::shown(&path)))?;
-            profile.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            profiles.push(profile);
-        }
-    }
-    profiles.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(profiles)
-}
-
-/// The profile of that name; `auto` is the machine's own virtualization where it nests, and otherwise the
-/// fastest emulator.
-pub(crate) fn profile(name: &str) -> Result<Profile> {
-    let name = match name {
-        AUTO if qemu::why_kvm_does_not_nest().is_none() => KVM,
-        AUTO => FALLBACK,
-        name => name,
-    };
-    let mut profiles = profiles()?;
-    match profiles.iter().position(|profile| profile.name == name) {
-        Some(index) => Ok(profiles.swap_remove(index)),
-        None => {
-            let names: Vec<_> = profiles.iter().map(|profile| profile.name.as_str()).collect();
-            Err(Failure::new(format!("there is no machine named `{name}`"))
-                .next(format!("one of auto, {}; `--machine list` says what they are", names.join(", "))))
-        }
-    }
-}
-
-/// Prints the profiles, one a line, the name first.
-pub(crate) fn print_list() -> Result<()> {
-    println!("{AUTO:<12} kvm where this machine nests, otherwise {FALLBACK}");
-    for profile in profiles()? {
-        println!("{:<12} {}", profile.name, profile.about);
-    }
-    Ok(())
 }
 
 impl Profile {
@@ -137,7 +68,7 @@ impl Profile {
         };
         let display = self.bochs.as_ref().map(|_| Display::start()).transpose()?;
         let mut command = match (&self.qemu, &self.bochs) {
-            (Some(qemu), _) => qemu.command(&hardware),
+            (Some(qemu), _) => qemu.command(&hardware)?,
             (None, Some(bochs)) => bochs.command(&hardware)?,
             (None, None) => return Err(Failure::new("a profile without an emulator")),
         };
@@ -269,16 +200,6 @@ pub(crate) fn mebibytes(size: &str) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn all_profiles_can_be_read() {
-        let profiles = profiles().expect("readable");
-        assert!(profiles.iter().any(|profile| profile.name == FALLBACK));
-        for profile in profiles {
-            assert!(profile.qemu.is_some() != profile.bochs.is_some(), "{}", profile.name);
-            mebibytes(&profile.memory).expect("a size");
-        }
-    }
 
     #[test]
     fn sizes() {

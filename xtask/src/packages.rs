@@ -43,6 +43,9 @@ pub(crate) const DEBIAN_GUEST: &[Tool] =
 pub(crate) const QEMU: &[Tool] =
     &[program("qemu-system-x86_64", "qemu-system-x86"), program("setpriv", "util-linux")];
 
+/// UEFI for machines in QEMU.
+pub(crate) const OVMF: &[Tool] = &[file("/usr/share/OVMF/OVMF_CODE.fd", "ovmf")];
+
 /// For machines in Bochs.
 pub(crate) const BOCHS: &[Tool] = &[
     program("bochs", "bochs"),

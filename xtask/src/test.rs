@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the host's tests, the selftest guests, and the scenarios of the crate `tests`.
 
 mod host;
+mod matrix;
 
 use std::sync::Mutex;
 
@@ -29,6 +30,9 @@ struct Tally {
 
 /// Runs the tests; true when all have passed.
 pub(crate) fn run(options: &TestOptions) -> Result<bool> {
+    if options.matrix {
+        return matrix::run(&options.names);
+    }
     let scenarios = all_scenarios()?;
     if options.list {
         list(&scenarios);

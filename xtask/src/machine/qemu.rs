@@ -6,7 +6,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use super::Hardware;
-use crate::failure::{Failure, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::packages;
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -23,11 +23,57 @@ pub(super) struct Settings {
     /// Time is the number of instructions executed: what runs once runs the same again, however busy the host is.
     #[serde(default)]
     counted: bool,
+    #[serde(default)]
+    firmware: Firmware,
+    #[serde(default)]
+    bus: Bus,
 }
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Firmware {
+    /// A BIOS.
+    #[default]
+    Seabios,
+    /// UEFI.
+    Ovmf,
+}
+
+/// What the image is for the machine.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Bus {
+    #[default]
+    Cd,
+    /// A stick on an xHCI controller.
+    Usb,
+    /// A disk on an AHCI controller.
+    Sata,
+    Nvme,
+}
+
+impl Bus {
+    /// Devices that give the machine the drive `boot`.
+    fn devices(self) -> &'static [&'static str] {
+        match self {
+            Self::Cd => &["ide-cd,drive=boot,bootindex=0"],
+            Self::Usb => &["qemu-xhci", "usb-storage,drive=boot,bootindex=0"],
+            Self::Sata => &["ahci,id=sata", "ide-hd,drive=boot,bus=sata.0,bootindex=0"],
+            Self::Nvme => &["nvme,serial=basalt,drive=boot,bootindex=0"],
+        }
+    }
+}
+
+/// OVMF's code, and a template for its variables, which it writes.
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE.fd";
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS.fd";
 
 impl Settings {
     pub(super) fn ensure(&self) -> Result<()> {
         packages::ensure(packages::QEMU)?;
+        if self.firmware == Firmware::Ovmf {
+            packages::ensure(packages::OVMF)?;
+        }
         match why_kvm_does_not_nest() {
             Some(why) if self.accel == KVM => Err(Failure::new(format!("this machine cannot nest: {why}"))
                 .next("use `--machine qemu-svm` or `--machine bochs-vmx`, which need no hardware")),
@@ -35,7 +81,7 @@ impl Settings {
         }
     }
 
-    pub(super) fn command(&self, hardware: &Hardware<'_>) -> Command {
+    pub(super) fn command(&self, hardware: &Hardware<'_>) -> Result<Command> {
         let mut command = Command::new(PROGRAM);
         command
             .args(["-nodefaults", "-display", "none", "-vga", "std", "-no-reboot"])
@@ -45,14 +91,25 @@ impl Settings {
             .arg(format!("socket,id=com1,host=127.0.0.1,port={},server=off", hardware.serial_port))
             .args(["-serial", "chardev:com1"])
             .arg("-drive")
-            .arg(format!("file={},format=raw,media=cdrom,readonly=on", escaped(hardware.image)));
+            // The machine may write: into a copy that is thrown away.
+            .arg(format!("if=none,id=boot,file={},format=raw,snapshot=on", escaped(hardware.image)));
+        self.bus.devices().iter().for_each(|device| {
+            command.args(["-device", device]);
+        });
+        if self.firmware == Firmware::Ovmf {
+            let variables = hardware.folder.join("variables.fd");
+            std::fs::copy(OVMF_VARIABLES, &variables).context("copying OVMF's variables")?;
+            command
+                .args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={OVMF_CODE}")])
+                .args(["-drive", &format!("if=pflash,format=raw,file={}", escaped(&variables))]);
+        }
         if self.counted {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
         if self.accel == TCG {
             command.args(["-rtc", "base=utc,clock=vm"]);
         }
-        command
+        Ok(command)
     }
 }
 
