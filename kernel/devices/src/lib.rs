@@ -39,7 +39,9 @@ pub mod uart;
 pub use bus::{BusCounters, Conflict, IntervalMap, IoError, MapError, Width, read_by_bytes, write_by_bytes};
 pub use chipset::{Chipset, ChipsetConfig, Environment, TIMER_GSI, isa_line};
 pub use ioapic::IoApic;
-pub use lapic::{APIC_TIMER_HZ, ApicEffect, ApicMode, LocalApic, LocalApicConfig, LocalInterrupt, MsrError};
+pub use lapic::{
+    APIC_TIMER_HZ, ApicEffect, ApicMode, Inbox, LocalApic, LocalApicConfig, LocalInterrupt, MsrError, Routing,
+};
 pub use message::{ApicBus, ApicMessage, BROADCAST, DeliveryMode, Shorthand, msi};
 pub use pm::PowerManagement;
 pub use power::{PowerEvent, ResetControl};

@@ -12,18 +12,22 @@
 //! as messages arrive at once; interprocessor interrupts are always edge-triggered; SMI and ExtINT messages are dropped.
 
 mod bits;
+mod inbox;
 mod local_vector;
 mod msr;
 mod registers;
+mod routing;
 #[cfg(test)]
 mod tests;
 mod timer;
 
-use crate::message::{ApicMessage, BROADCAST, DeliveryMode, Shorthand};
+use crate::message::{ApicMessage, DeliveryMode};
 use bits::VectorBits;
+pub use inbox::Inbox;
 pub use local_vector::LocalInterrupt;
 use local_vector::LocalVectors;
 pub use msr::{ApicMode, IA32_APIC_BASE, IA32_TSC_DEADLINE, MsrError, X2APIC_MSR_FIRST, X2APIC_MSR_LAST};
+pub use routing::Routing;
 use timer::Timer;
 use vcpu::{Gpa, Nanos};
 
@@ -62,8 +66,6 @@ mod icr {
 /// Destination format register: the flat model.
 const DFR_FLAT: u32 = 0xffff_ffff;
 const DFR_MODEL_SHIFT: u32 = 28;
-const DFR_MODEL_FLAT: u32 = 0xf;
-const DFR_MODEL_CLUSTER: u32 = 0x0;
 
 /// What a register write asks of the world outside this APIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -168,48 +170,7 @@ impl LocalApic {
     /// Whether `message` is for this APIC.
     #[inline]
     pub fn accepts(&self, message: &ApicMessage) -> bool {
-        if self.mode == ApicMode::Disabled {
-            return false;
-        }
-        let from_self = message.source == Some(self.config.apic_id);
-        match message.shorthand {
-            Shorthand::None if message.logical => self.matches_logical(message.destination),
-            Shorthand::None => self.matches_physical(message.destination),
-            Shorthand::SelfOnly => from_self,
-            Shorthand::AllIncludingSelf => true,
-            Shorthand::AllExcludingSelf => !from_self,
-        }
-    }
-
-    fn matches_physical(&self, destination: u32) -> bool {
-        destination == BROADCAST
-            || match self.mode {
-                ApicMode::X2Apic => destination == self.config.apic_id,
-                _ => destination == self.config.apic_id & 0xff,
-            }
-    }
-
-    fn matches_logical(&self, destination: u32) -> bool {
-        if destination == BROADCAST {
-            return true;
-        }
-        if self.mode == ApicMode::X2Apic {
-            let id = self.x2apic_logical_id();
-            return id >> 16 == destination >> 16 && id & destination & 0xffff != 0;
-        }
-        let (id, destination) = (self.logical_destination >> 24, destination & 0xff);
-        match self.destination_format >> DFR_MODEL_SHIFT {
-            DFR_MODEL_FLAT => id & destination != 0,
-            DFR_MODEL_CLUSTER => {
-                destination == 0xff || id >> 4 == destination >> 4 && id & destination & 0xf != 0
-            }
-            _ => false,
-        }
-    }
-
-    /// In x2APIC mode the logical id follows from the id: cluster in the high half, one bit in the low half.
-    const fn x2apic_logical_id(&self) -> u32 {
-        (self.config.apic_id >> 4) << 16 | 1 << (self.config.apic_id & 0xf)
+        self.routing().accepts(message)
     }
 
     /// Takes in `message`, whoever it is addressed to. Returns whether the processor has something new to look at.
@@ -219,21 +180,33 @@ impl LocalApic {
                 self.deliver_vector(message.vector, message.level_triggered)
             }
             DeliveryMode::Nmi => {
-                self.nmi = true;
+                self.note_nmi();
                 true
             }
             DeliveryMode::Init if message.assert => {
-                self.init = true;
-                // A start-up message that came before it is void.
-                self.startup = None;
+                self.note_init();
                 true
             }
             DeliveryMode::Startup => {
-                self.startup = Some(message.vector);
+                self.note_startup(message.vector);
                 true
             }
             DeliveryMode::Init | DeliveryMode::Smi | DeliveryMode::ExtInt => false,
         }
+    }
+
+    const fn note_nmi(&mut self) {
+        self.nmi = true;
+    }
+
+    /// A start-up message that came before it is void.
+    const fn note_init(&mut self) {
+        self.init = true;
+        self.startup = None;
+    }
+
+    const fn note_startup(&mut self, page: u8) {
+        self.startup = Some(page);
     }
 
     fn deliver_vector(&mut self, vector: u8, level_triggered: bool) -> bool {

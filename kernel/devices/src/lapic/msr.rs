@@ -111,7 +111,7 @@ impl LocalApic {
         let index = self.x2apic_index(msr).ok_or(absent)?;
         Ok(match index {
             index::ID => self.config.apic_id.into(),
-            index::LOGICAL_DESTINATION => self.x2apic_logical_id().into(),
+            index::LOGICAL_DESTINATION => self.routing().x2apic_logical_id().into(),
             index::COMMAND => self.command,
             _ => self.read_register(index, now).ok_or(absent)?.into(),
         })

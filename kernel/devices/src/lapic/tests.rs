@@ -3,6 +3,7 @@
 use super::registers::index;
 use super::*;
 use crate::bus::Width;
+use crate::message::{BROADCAST, Shorthand};
 use proptest::prelude::*;
 extern crate std;
 use std::vec::Vec;
