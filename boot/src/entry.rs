@@ -7,11 +7,12 @@
 use core::arch::global_asm;
 use core::panic::PanicInfo;
 
-use machine::boot_info::{BootInfo, KernelImage};
+use machine::boot_info::{self, BootInfo, KernelImage};
 use machine::stacks;
 
 global_asm!(
     include_str!("entry.s"),
+    pvh_magic = const boot_info::PVH_MAGIC,
     stack = sym stacks::BOOT_STACK,
     stack_bytes = const stacks::BOOT_STACK_BYTES,
     rust_entry = sym rust_entry,
@@ -28,8 +29,9 @@ unsafe extern "C" {
     static data_end: u8;
 }
 
-/// The first Rust code. `magic` is what the boot loader left in EAX and `information` what it left in EBX:
-/// the physical address of the Multiboot2 information.
+/// The first Rust code. `magic` names the boot protocol: what a Multiboot2 loader left in EAX, or
+/// [`boot_info::PVH_MAGIC`]. `information` is what the loader left in EBX: the physical address of the protocol's
+/// information.
 extern "C" fn rust_entry(magic: u32, information: u32) -> ! {
     let image = KernelImage {
         physical: address(&raw const image_physical_start)..address(&raw const image_physical_end),
@@ -37,9 +39,15 @@ extern "C" fn rust_entry(magic: u32, information: u32) -> ! {
         rodata: address(&raw const rodata_start)..address(&raw const rodata_end),
         data: address(&raw const data_start)..address(&raw const data_end),
     };
-    // SAFETY: the entry code mapped the first 4 GiB where the direct map will be, a loader that left this
-    // magic number points to its information, and this runs once.
-    match unsafe { BootInfo::from_multiboot2(magic, information, image) } {
+    // SAFETY: the entry code mapped the first 4 GiB where the direct map will be, a loader of the protocol that
+    // `magic` names points to its information, and this runs once.
+    let boot = unsafe {
+        match magic {
+            boot_info::PVH_MAGIC => BootInfo::from_pvh(information, image),
+            _ => BootInfo::from_multiboot2(magic, information, image),
+        }
+    };
+    match boot {
         Ok(boot) => basalt::run(boot),
         Err(error) => basalt::refuse_boot(error),
     }

@@ -1,4 +1,4 @@
-// The Multiboot2 header and the way to long mode. Runs at its physical address with paging off.
+// The Multiboot2 header, the PVH note and the way to long mode. Runs at its physical address with paging off.
 //
 // A boot loader that starts this kernel by another protocol needs only its own few lines that load EDI with
 // its magic number and ESI with the address of its information, and jump to boot_long_mode_checks.
@@ -38,6 +38,21 @@ boot_header:
     .long 8
 boot_header_end:
 
+// Tells loaders of the PVH protocol where to enter. Eight bytes, as some read the address as that of ELF64.
+.set XEN_ELFNOTE_PHYS32_ENTRY, 18
+.section .note.Xen, "a", @note
+.balign 4
+    .long pvh_name_end - pvh_name
+    .long pvh_address_end - pvh_address
+    .long XEN_ELFNOTE_PHYS32_ENTRY
+pvh_name:
+    .asciz "Xen"
+pvh_name_end:
+    .balign 4
+pvh_address:
+    .quad pvh_entry
+pvh_address_end:
+
 .section .boot.text, "ax"
 .code32
 .global boot_entry
@@ -51,6 +66,22 @@ boot_entry:
     cmp edi, MULTIBOOT2_LOADER_MAGIC
     mov ebp, offset boot_text_no_multiboot2
     jne boot_refuse
+    jmp boot_long_mode_checks
+
+// Entered by the PVH protocol: as above, but with EBX alone telling of the information, and with a stack segment
+// that nobody promises.
+pvh_entry:
+    cli
+    lgdt [boot_gdt_pointer]
+    mov ax, 0x10
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    mov esp, offset boot_stack32_end
+    push RFLAGS_FIXED
+    popfd
+    mov edi, {pvh_magic}
+    mov esi, ebx
 
 boot_long_mode_checks:
     mov ebp, offset boot_text_no_long_mode
@@ -177,7 +208,7 @@ boot_gdt_pointer:
 boot_text_no_long_mode:
     .asciz "BASALT CANNOT RUN HERE: this CPU has no 64-bit mode. What to do: use a 64-bit PC with Intel VT-x or AMD-V.\r\n"
 boot_text_no_multiboot2:
-    .asciz "BASALT CANNOT RUN HERE: the boot loader does not speak Multiboot2. What to do: load it with GRUB's multiboot2 command.\r\n"
+    .asciz "BASALT CANNOT RUN HERE: the boot loader speaks neither Multiboot2 nor PVH. What to do: load it with GRUB's multiboot2 command.\r\n"
 
 .section .boot.bss, "aw", @nobits
 .balign 4096

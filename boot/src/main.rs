@@ -1,9 +1,9 @@
-//! The bootable binary: what a boot loader jumps to, and nothing else. [`entry`] holds the Multiboot2 header
-//! and the way from 32-bit protected mode to Rust; `linker.ld` lays out the image. The kernel itself is
-//! `basalt` and below.
+//! The bootable binary: what a boot loader jumps to, and nothing else. [`entry`] holds the Multiboot2 header,
+//! the PVH note and the way from 32-bit protected mode to Rust; `linker.ld` lays out the image. The kernel
+//! itself is `basalt` and below.
 //!
-//! Sources: Multiboot2 Specification, "OS image format" and "Machine state"; Intel SDM vol. 3,
-//! "Initializing IA-32e Mode".
+//! Sources: Multiboot2 Specification, "OS image format" and "Machine state"; Xen documentation, "x86/HVM direct
+//! boot ABI"; Intel SDM vol. 3, "Initializing IA-32e Mode".
 //!
 //! A build for the host gives a program that only says what it is, so that lints run there.
 #![cfg_attr(target_os = "none", no_std, no_main)]

@@ -2,7 +2,7 @@
 
 use crate::log::Log;
 use crate::report;
-use crate::scenario::{BOCHS_VMX, Check, Guest, MATRIX_SHARE, QEMU_SVM, Scenario, Step, Tier};
+use crate::scenario::{BOCHS_VMX, Check, Guest, MATRIX_SHARE, QEMU_PVH, QEMU_SVM, Scenario, Step, Tier};
 
 /// The demonstration guest.
 pub const DEMO: &str = "demo";
@@ -12,7 +12,7 @@ pub const READY: &str = "basalt-demo login ready";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![boot(), reboot(), shell(), matrix()]
+    vec![boot(), pvh(), reboot(), shell(), matrix()]
 }
 
 /// The guest's own job `selfcheck` prints a line for each of its tests, as the selftests do.
@@ -30,6 +30,28 @@ fn boot() -> Scenario {
             Step::end(DEMO).within(60),
         ],
         checks: vec![Check { name: "exits are reported by reason", holds: exits_are_reported }],
+    }
+}
+
+/// The loader hands over one file; the kernel finds its options, two VMs and their modules in it.
+fn pvh() -> Scenario {
+    Scenario {
+        name: "linux-pvh".to_owned(),
+        about: "without GRUB, by the PVH protocol and from a boot archive, stock Linux boots and powers off"
+            .to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_PVH],
+        options: "loglevel=info view=all".to_owned(),
+        guests: vec![
+            Guest::new(DEMO).append("basalt.run=poweroff"),
+            Guest::new(DEMO).in_vm("second").append("basalt.run=poweroff"),
+        ],
+        steps: vec![
+            Step::kernel("loaded by a PVH loader with options \"loglevel=info view=all\""),
+            Step::end(DEMO).within(180),
+            Step::end("second").within(180),
+        ],
+        checks: vec![],
     }
 }
 

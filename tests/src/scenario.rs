@@ -8,6 +8,8 @@ use crate::log::{Log, Source};
 pub const QEMU_SVM: &str = "qemu-svm";
 /// The same, with time that counts instructions: for tests that measure time and must repeat.
 pub const QEMU_SVM_COUNTED: &str = "qemu-svm-counted";
+/// The same, without GRUB.
+pub const QEMU_PVH: &str = "qemu-pvh";
 /// The second machine of every run.
 pub const BOCHS_VMX: &str = "bochs-vmx";
 

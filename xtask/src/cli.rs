@@ -37,6 +37,7 @@ pub(crate) enum Command {
 const IMAGE_EXAMPLES: &str = "\
 Examples:
   cargo xtask image
+  cargo xtask image --pvh
   cargo xtask image --guest demo --guest demo --output two.img";
 
 const RUN_EXAMPLES: &str = "\
@@ -82,7 +83,10 @@ pub(crate) struct Contents {
 pub(crate) struct ImageOptions {
     #[command(flatten)]
     pub(crate) contents: Contents,
-    /// Where to write it, instead of target/basalt.img
+    /// Make a boot archive instead, for loaders that take the kernel as it is: target/basalt.pvh
+    #[arg(long)]
+    pub(crate) pvh: bool,
+    /// Where to write it, instead of target/basalt.img or target/basalt.pvh
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -158,6 +162,7 @@ mod tests {
             "x test linux-boot --machine bochs-svm",
             "x bench --json out.json",
             "x image --output x.img --guest demo",
+            "x image --pvh",
             "x run --option -x --guest-append -y",
         ] {
             Cli::try_parse_from(call.split(' ')).map(drop).expect(call);

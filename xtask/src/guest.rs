@@ -25,6 +25,7 @@ mod elf;
 mod initramfs;
 mod vmlinux;
 
+pub(crate) use cpio::Archive;
 pub(crate) use elf::compact;
 
 use std::path::{Path, PathBuf};

@@ -19,6 +19,8 @@ const GRUB_MODULES: &str = "multiboot2 normal configfile iso9660 fat all_video p
     part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_plan part_sun part_sunpc";
 /// The menu, with places for the kernel's options and the guests.
 const MENU: &str = "boot/grub/grub.cfg.in";
+/// The kernel's path in an image.
+const KERNEL: &str = "boot/basalt.elf";
 /// A Multiboot2 header must begin within this part of the file.
 const MULTIBOOT2_SEARCH: usize = 32768;
 const MULTIBOOT2_MAGIC: [u8; 4] = 0xe852_50d6_u32.to_le_bytes();
@@ -41,22 +43,44 @@ impl Recipe {
         }
     }
 
+    /// Makes what the machine boots from: an image, or the archive beside the kernel. Gives its path.
+    pub(crate) fn make_for(&self, machine: &Profile, name: &str) -> Result<PathBuf> {
+        if machine.boots_archive() {
+            let archive = archive_path(name);
+            self.make_archive(&archive)?;
+            return Ok(archive);
+        }
+        let image = path(name);
+        self.make(&image)?;
+        Ok(image)
+    }
+
     /// Makes the image, unless it is there already and made from the same things.
     pub(crate) fn make(&self, image: &Path) -> Result<()> {
         packages::ensure(packages::IMAGE)?;
+        self.make_by(image, || self.write(image, &self.files()?))
+    }
+
+    /// Makes the boot archive for a loader of the PVH protocol, unless it is there already and made from the same
+    /// things; the kernel that goes with it is [`small_kernel_path`].
+    pub(crate) fn make_archive(&self, archive: &Path) -> Result<()> {
+        self.make_by(archive, || paths::write(archive, &self.archive(&self.files()?)?))
+    }
+
+    fn make_by(&self, image: &Path, write: impl FnOnce() -> Result<()>) -> Result<()> {
         let files = self.files()?;
         let stamp_path = image.with_added_extension("stamp");
         let stamp = self.stamp(&files)?;
         if image.is_file() && std::fs::read_to_string(&stamp_path).is_ok_and(|old| old == stamp) {
             return Ok(());
         }
-        progress::step(&format!("making {}", paths::shown(image)), || self.write(image, &files))?;
+        progress::step(&format!("making {}", paths::shown(image)), write)?;
         paths::write(&stamp_path, stamp.as_bytes())
     }
 
     /// The files of the image: their paths in it and outside. Guests with the same file share it.
     fn files(&self) -> Result<Vec<(String, PathBuf)>> {
-        let mut files = vec![("boot/basalt.elf".to_owned(), small_kernel(&self.kernel)?)];
+        let mut files = vec![(KERNEL.to_owned(), small_kernel(&self.kernel)?)];
         for guest in &self.guests {
             for (path, file) in guest_files(guest) {
                 if !files.iter().any(|(_, other)| *other == file) {
@@ -71,11 +95,27 @@ impl Recipe {
         let template = paths::read(&paths::root().join(MENU))?;
         let mut modules = String::new();
         for guest in &self.guests {
-            for line in module_lines(guest, files)? {
-                writeln!(modules, "    {line}").context("writing the menu")?;
+            for line in module_lines(guest, files, arguments)? {
+                writeln!(modules, "    module2 /{line}").context("writing the menu")?;
             }
         }
         Ok(template.replace("@OPTIONS@", &arguments(&self.options)).replace("@MODULES@\n", &modules))
+    }
+
+    /// A boot archive: the list, which says what is what, and the guests' files.
+    fn archive(&self, files: &[(String, PathBuf)]) -> Result<Vec<u8>> {
+        let mut list = format!("options {}\n", self.options);
+        for guest in &self.guests {
+            for line in module_lines(guest, files, str::to_owned)? {
+                writeln!(list, "module {line}").context("writing the list")?;
+            }
+        }
+        let mut archive = guest::Archive::default();
+        archive.file(archive::LIST, list.as_bytes());
+        for (path, file) in files.iter().filter(|(path, _)| path != KERNEL) {
+            archive.file(path, &paths::read_bytes(file)?);
+        }
+        Ok(archive.finish())
     }
 
     fn stamp(&self, files: &[(String, PathBuf)]) -> Result<String> {
@@ -118,6 +158,16 @@ pub(crate) fn path(name: &str) -> PathBuf {
     paths::target().join("images").join(format!("{name}.img"))
 }
 
+/// Where a boot archive lies that is not `target/basalt.pvh`.
+pub(crate) fn archive_path(name: &str) -> PathBuf {
+    paths::target().join("images").join(format!("{name}.pvh"))
+}
+
+/// Where the kernel lies that images are made from.
+pub(crate) fn small_kernel_path() -> PathBuf {
+    paths::target().join("images/basalt.elf")
+}
+
 /// Without its symbols and line tables the kernel loads faster; we keep those beside it.
 fn small_kernel(kernel: &Path) -> Result<PathBuf> {
     let small =
@@ -127,7 +177,7 @@ fn small_kernel(kernel: &Path) -> Result<PathBuf> {
         return Err(Failure::new(format!("{} has no Multiboot2 header", paths::shown(kernel)))
             .next("the linker script must place the header's section first"));
     }
-    let path = paths::target().join("images/basalt.elf");
+    let path = small_kernel_path();
     paths::write(&path, &small)?;
     Ok(path)
 }
@@ -138,19 +188,25 @@ fn guest_files(guest: &Guest) -> impl Iterator<Item = (String, PathBuf)> {
     kernel.into_iter().chain(initrd)
 }
 
-fn module_lines(guest: &Guest, files: &[(String, PathBuf)]) -> Result<Vec<String>> {
+/// A line for each of a guest's modules: the file's path in the image and what it is. `quote` makes the guest's
+/// command line what the reader of the lines takes back.
+fn module_lines(
+    guest: &Guest,
+    files: &[(String, PathBuf)],
+    quote: impl Fn(&str) -> String,
+) -> Result<Vec<String>> {
     let in_image = |file: &Path| {
         let found = files.iter().find(|(_, other)| other == file);
         found.map(|(path, _)| path).ok_or_else(|| Failure::new("a guest's file is not in the image"))
     };
     let Guest { name, cpus, memory, kernel, initrd, cmdline, selftest: _ } = guest;
     let mut lines = vec![format!(
-        "module2 /{} vm={name} cpus={cpus} memory={memory} kernel -- {}",
+        "{} vm={name} cpus={cpus} memory={memory} kernel -- {}",
         in_image(kernel)?,
-        arguments(cmdline)
+        quote(cmdline)
     )];
     if let Some(initrd) = initrd {
-        lines.push(format!("module2 /{} vm={name} initrd", in_image(initrd)?));
+        lines.push(format!("{} vm={name} initrd", in_image(initrd)?));
     }
     Ok(lines.iter().map(|line| line.trim_end().to_owned()).collect())
 }
@@ -202,12 +258,30 @@ mod tests {
     fn module_lines_follow_the_boot_contract() {
         let files: Vec<_> = guest_files(&guest("demo")).collect();
         assert_eq!(
-            module_lines(&guest("demo"), &files).expect("in the image"),
+            module_lines(&guest("demo"), &files, arguments).expect("in the image"),
             [
-                "module2 /guests/demo/kernel vm=demo cpus=1 memory=256M kernel -- console=ttyS0 'basalt.run=sleep 1; dmesg'",
-                "module2 /guests/demo/initrd vm=demo initrd",
+                "guests/demo/kernel vm=demo cpus=1 memory=256M kernel -- console=ttyS0 'basalt.run=sleep 1; dmesg'",
+                "guests/demo/initrd vm=demo initrd",
             ]
         );
+    }
+
+    #[test]
+    fn the_kernel_reads_an_archive_as_it_was_meant() {
+        let folder = paths::target().join("tmp/archive-test");
+        let mut guest = guest("demo");
+        guest.kernel = folder.join("vmlinux");
+        guest.initrd = Some(folder.join("initrd"));
+        paths::write(&guest.kernel, b"kernel").expect("written");
+        paths::write(&folder.join("initrd"), b"initial").expect("written");
+        let files: Vec<_> = guest_files(&guest).collect();
+        let recipe = Recipe { kernel: PathBuf::new(), options: "view=all".to_owned(), guests: vec![guest] };
+        let bytes = recipe.archive(&files).expect("made");
+        let archive = archive::Archive::open(&bytes).expect("whole");
+        assert_eq!(archive.options(), "view=all");
+        let modules: Vec<_> = archive.modules().map(|module| (module.line, module.bytes)).collect();
+        let line = "vm=demo cpus=1 memory=256M kernel -- console=ttyS0 basalt.run=\"sleep 1; dmesg\"";
+        assert_eq!(modules, [(line, &b"kernel"[..]), ("vm=demo initrd", b"initial")]);
     }
 
     #[test]
@@ -216,7 +290,8 @@ mod tests {
         let mut two = guest("two");
         two.initrd = None;
         assert!(
-            module_lines(&two, &files).expect("shared")[0].starts_with("module2 /guests/one/kernel vm=two ")
+            module_lines(&two, &files, arguments).expect("shared")[0]
+                .starts_with("guests/one/kernel vm=two ")
         );
     }
 

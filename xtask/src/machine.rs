@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// What to start.
 pub(crate) struct Launch<'a> {
-    /// The image to boot.
+    /// The image to boot, or the boot archive.
     pub(crate) image: &'a Path,
     /// Names the log files: `target/logs/NAME.serial.log`.
     pub(crate) name: &'a str,
@@ -41,6 +41,11 @@ pub(crate) struct Launch<'a> {
 }
 
 impl Profile {
+    /// It takes the kernel and a boot archive, instead of an image.
+    pub(crate) fn boots_archive(&self) -> bool {
+        self.qemu.as_ref().is_some_and(qemu::Settings::boots_archive)
+    }
+
     /// Makes sure that the emulator is installed and can run here.
     pub(crate) fn ensure(&self) -> Result<()> {
         match (&self.qemu, &self.bochs) {

@@ -11,7 +11,7 @@ use ::tests::{report, selftest};
 use crate::console::{Console, News};
 use crate::failure::{Failure, Result};
 use crate::guest::{self, Guest};
-use crate::image::{self, Recipe};
+use crate::image::Recipe;
 use crate::machine::{Launch, Profile};
 use crate::{interrupt, paths, run};
 
@@ -25,7 +25,8 @@ const POLL: Duration = Duration::from_secs(1);
 pub(crate) struct Play {
     pub(crate) scenario: Scenario,
     pub(crate) machine: Profile,
-    image: PathBuf,
+    /// What it boots from.
+    pub(crate) image: PathBuf,
     kernel: PathBuf,
 }
 
@@ -49,11 +50,11 @@ impl Play {
         let mut recipe = Recipe { kernel: kernel.to_path_buf(), options: scenario.options.clone(), guests };
         recipe.suit(&machine);
         let suited = recipe.guests.iter().any(|guest| guest.selftest) && !machine.selftest_options.is_empty();
-        let image = match suited {
-            true => image::path(&format!("{}-{}", scenario.name, machine.name)),
-            false => image::path(&scenario.name),
+        let name = match suited {
+            true => format!("{}-{}", scenario.name, machine.name),
+            false => scenario.name.clone(),
         };
-        recipe.make(&image)?;
+        let image = recipe.make_for(&machine, &name)?;
         Ok(Self { scenario, machine, image, kernel: kernel.to_path_buf() })
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cli::RunOptions;
 use crate::console::{Console, News};
 use crate::failure::{Failure, Result};
-use crate::image::{self, Recipe};
+use crate::image::Recipe;
 use crate::machine::{self, Launch};
 use crate::terminal::Raw;
 use crate::{build, guest, interrupt, paths, progress, symbolize};
@@ -34,8 +34,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     recipe.suit(&profile);
     let names: Vec<_> = recipe.guests.iter().map(|guest| guest.name.as_str()).collect();
     let name = format!("run-{}-{}", profile.name, names.join("-"));
-    let image = image::path(&name);
-    recipe.make(&image)?;
+    let image = recipe.make_for(&profile, &name)?;
     interrupt::watch()?;
     progress::note(&format!("booting {} on {}", names.join(", "), profile.name));
     let launch = Launch { image: &image, name: &name, cpus: options.cpus, memory: options.memory.clone() };
@@ -218,18 +217,32 @@ fn parse_send(rule: &str) -> Result<(String, Vec<u8>)> {
     Ok((text.to_owned(), bytes))
 }
 
-/// `cargo xtask image`: an image to write to a stick or a CD.
+/// `cargo xtask image`: an image to write to a stick or a CD, or a boot archive.
 pub(crate) fn write_image(options: &crate::cli::ImageOptions) -> Result<()> {
-    let image = options.output.clone().unwrap_or_else(|| paths::target().join("basalt.img"));
-    recipe(&options.contents)?.make(&image)?;
-    let size = std::fs::metadata(&image).map(|metadata| metadata.len() >> 20).unwrap_or_default();
+    let default = if options.pvh { "basalt.pvh" } else { "basalt.img" };
+    let image = options.output.clone().unwrap_or_else(|| paths::target().join(default));
+    let recipe = recipe(&options.contents)?;
     let shown = paths::shown(&image);
-    println!("{shown} ({size} MiB) boots from USB stick and CD, with BIOS and UEFI.");
+    if options.pvh {
+        recipe.make_archive(&image)?;
+        let kernel = paths::shown(&recipe.kernel);
+        println!("{kernel} and {shown} ({}) boot by the PVH protocol, without a boot loader:", size(&image));
+        println!(
+            "    qemu-system-x86_64 -machine q35 -cpu EPYC,+svm -m 1G -nographic -kernel {kernel} -initrd {shown}"
+        );
+        return Ok(());
+    }
+    recipe.make(&image)?;
+    println!("{shown} ({}) boots from USB stick and CD, with BIOS and UEFI.", size(&image));
     println!(
         "To write it to a USB stick, find the stick's name with `lsblk`; then (ALL DATA ON IT IS LOST):"
     );
     println!("    sudo dd if={shown} of=/dev/sdX bs=4M conv=fsync status=progress");
     Ok(())
+}
+
+fn size(file: &Path) -> String {
+    format!("{} MiB", std::fs::metadata(file).map(|metadata| metadata.len() >> 20).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 #![forbid(unsafe_code)]
 
 mod options;
+mod payload;
 
 extern crate alloc;
 
-use alloc::vec::Vec;
 use core::fmt;
 
-use hypervisor::Module;
 use log::{info, warn};
 use machine::acpi::Acpi;
 use machine::boot_info::{BootInfo, BootInfoError};
@@ -20,39 +19,44 @@ use machine::virtualization::{self, Vendor};
 use machine::vmx::Vmx;
 use machine::{acpi, apic, clock, cpu, fatal, heap, logger, memory, power};
 use options::Options;
+use payload::Payload;
 use vcpu::Backend;
 
 const REPORT: &str = "report this line with the machine's name and the log above";
 
 /// Brings the machine up and runs guests on it, for good.
 pub fn run(boot: BootInfo) -> ! {
-    let options = Options::parse(boot.command_line);
-    start_log(&boot, &options);
+    let payload = Payload::new(boot.modules(), boot.command_line).unwrap_or_else(|error| {
+        logger::start();
+        refuse(error, "make the archive anew with `cargo xtask image --pvh`")
+    });
+    start_log(&boot, &payload);
     cpu::start();
     start_memory(&boot);
     let acpi = start_platform(&boot);
     start_clock(&acpi);
-    start_hypervisor(&boot)
+    start_hypervisor(&payload)
 }
 
 /// Stops because the boot loader's information is of no use.
 pub fn refuse_boot(error: BootInfoError) -> ! {
     logger::start();
-    fatal::refuse(error, "load the kernel with GRUB's multiboot2 command")
+    fatal::refuse(error, "load the kernel with GRUB's multiboot2 command, or by the PVH protocol")
 }
 
-fn start_log(boot: &BootInfo, options: &Options) {
+fn start_log(boot: &BootInfo, payload: &Payload<'_>) {
+    let options = Options::parse(payload.words());
     logger::set_outputs(options.console.serial(), options.console.screen());
     logger::set_level(options.log_level);
     logger::start();
     info!("Basalt {}", env!("CARGO_PKG_VERSION"));
-    info!("loaded by {} with options \"{}\"", boot.loader, boot.command_line);
-    for word in options.unknown(boot.command_line) {
+    info!("loaded by {} with options \"{payload}\"", boot.loader);
+    for word in options.unknown(payload.words()) {
         warn!("unknown kernel option \"{word}\": it is ignored; known are {}", options::KNOWN);
     }
     machine::panic::set_reboot(options.reboot_on_panic);
     if boot.dropped != 0 {
-        warn!("{} entries of the boot information are too many and left out", boot.dropped);
+        warn!("{} entries of the boot information are broken or too many and left out", boot.dropped);
     }
 }
 
@@ -67,9 +71,6 @@ fn start_memory(boot: &BootInfo) {
     let mib = |bytes: u64| bytes >> 20;
     let (total, free) = (memory::frames::total_bytes(), memory::frames::free_bytes());
     info!("{} MiB of memory, {} MiB free", mib(total), mib(free));
-    for module in boot.modules() {
-        info!("module of {} KiB: {}", module.data().len() >> 10, module.command_line);
-    }
 }
 
 fn start_platform(boot: &BootInfo) -> Acpi {
@@ -91,10 +92,10 @@ fn refuse(reason: impl fmt::Display, advice: &str) -> ! {
 }
 
 /// Chooses the vendor, the one place where it is looked at, and runs guests.
-fn start_hypervisor(boot: &BootInfo) -> ! {
+fn start_hypervisor(payload: &Payload<'_>) -> ! {
     let run = virtualization::vendor().and_then(|vendor| match vendor {
-        Vendor::Vmx => Vmx::enable().map(|vmx| run_guests(&vmx, boot)),
-        Vendor::Svm => Svm::enable().map(|svm| run_guests(&svm, boot)),
+        Vendor::Vmx => Vmx::enable().map(|vmx| run_guests(&vmx, payload)),
+        Vendor::Svm => Svm::enable().map(|svm| run_guests(&svm, payload)),
     });
     if let Err(refusal) = run {
         refuse(refusal, refusal.advice());
@@ -104,9 +105,13 @@ fn start_hypervisor(boot: &BootInfo) -> ! {
 }
 
 /// Runs the VMs of the boot modules until all has ended.
-fn run_guests<B: Backend>(backend: &B, boot: &BootInfo) {
+fn run_guests<B: Backend>(backend: &B, payload: &Payload<'_>) {
     info!("{}", Described(backend));
-    if boot.modules().is_empty() {
+    let modules = payload.modules();
+    for module in &modules {
+        info!("module of {} KiB: {}", module.bytes.len() >> 10, module.line);
+    }
+    if modules.is_empty() {
         refuse(
             "the boot menu's entry has no module, so there is no VM to run",
             "give the entry a line such as: module2 /vmlinux vm=demo memory=256M kernel -- console=ttyS0",
@@ -115,12 +120,7 @@ fn run_guests<B: Backend>(backend: &B, boot: &BootInfo) {
     let Some(mut host) = PcHost::new() else {
         refuse("clock and interrupts are not up", REPORT);
     };
-    let modules: Vec<Module<'_>> = boot
-        .modules()
-        .iter()
-        .map(|module| Module { line: module.command_line, bytes: module.data() })
-        .collect();
-    let options = hypervisor::Options::parse(boot.command_line);
+    let options = hypervisor::Options::parse(payload.words());
     logger::hand_over();
     hypervisor::start(backend, &mut host, &modules, &options);
 }

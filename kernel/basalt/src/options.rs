@@ -1,4 +1,4 @@
-//! The kernel's options: words `name=value` on its line in the boot menu.
+//! The kernel's options: words `name=value` on its line in the boot menu or in a boot archive.
 
 use log::LevelFilter;
 
@@ -44,19 +44,19 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Reads a command line. The last of several words wins; unknown ones change nothing.
-    pub(crate) fn parse(line: &str) -> Self {
+    /// Reads the words of a command line. The last of several wins; unknown ones change nothing.
+    pub(crate) fn parse<'a>(words: impl Iterator<Item = &'a str>) -> Self {
         let mut options = Self::default();
-        for word in line.split_ascii_whitespace() {
+        for word in words {
             // `None` words are reported by `unknown`, when there is a log.
             let _ = options.set(word);
         }
         options
     }
 
-    /// The words of a command line that [`Self::parse`] did not understand.
-    pub(crate) fn unknown(self, line: &str) -> impl Iterator<Item = &str> {
-        line.split_ascii_whitespace().filter(move |word| { self }.set(word).is_none())
+    /// The words that [`Self::parse`] did not understand.
+    pub(crate) fn unknown<'a>(self, words: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+        words.filter(move |word| { self }.set(word).is_none())
     }
 
     fn set(&mut self, word: &str) -> Option<()> {
@@ -79,22 +79,26 @@ impl Options {
 mod tests {
     use super::*;
 
+    fn parse(line: &str) -> Options {
+        Options::parse(line.split_ascii_whitespace())
+    }
+
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
-        let options = Options::parse("  loglevel=debug console=serial panic=reboot loglevel=WARN ");
+        let options = parse("  loglevel=debug console=serial panic=reboot loglevel=WARN ");
         assert_eq!(
             options,
             Options { console: Console::Serial, log_level: LevelFilter::Warn, reboot_on_panic: true }
         );
-        assert_eq!(Options::parse(""), Options::default());
+        assert_eq!(parse(""), Options::default());
     }
 
     #[test]
     fn unknown_words_are_named_and_change_nothing() {
         let line = "quiet loglevel=loud console=both foo=1 console=";
-        let options = Options::parse(line);
+        let options = parse(line);
         assert_eq!(options, Options::default());
-        let unknown: Vec<&str> = options.unknown(line).collect();
+        let unknown: Vec<&str> = options.unknown(line.split_ascii_whitespace()).collect();
         assert_eq!(unknown, ["quiet", "loglevel=loud", "foo=1", "console="]);
     }
 }

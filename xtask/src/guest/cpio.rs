@@ -1,5 +1,5 @@
-//! Writes cpio archives in the "newc" format, which Linux unpacks as its initial file system. Needs no
-//! rights: device nodes and owners are only numbers in the archive.
+//! Writes cpio archives in the "newc" format, which Linux unpacks as its initial file system and Basalt reads as
+//! its boot archive. Needs no rights: device nodes and owners are only numbers in the archive.
 //!
 //! Source: Linux, "initramfs buffer format".
 
@@ -28,6 +28,11 @@ impl Archive {
     /// Adds an executable file.
     pub(crate) fn program(&mut self, path: &str, contents: &[u8]) {
         self.entry(path, FILE | 0o755, (0, 0), contents);
+    }
+
+    /// Adds a file.
+    pub(crate) fn file(&mut self, path: &str, contents: &[u8]) {
+        self.entry(path, FILE | 0o644, (0, 0), contents);
     }
 
     /// Adds a symbolic link.

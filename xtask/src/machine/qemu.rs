@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::Hardware;
 use crate::failure::{Context, Failure, Result};
-use crate::packages;
+use crate::{image, packages};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const TCG: &str = "tcg";
@@ -27,6 +27,19 @@ pub(super) struct Settings {
     firmware: Firmware,
     #[serde(default)]
     bus: Bus,
+    #[serde(default)]
+    boot: Boot,
+}
+
+/// How the kernel gets into memory.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Boot {
+    /// From the image, by the firmware and GRUB.
+    #[default]
+    Image,
+    /// By QEMU, which enters it by the PVH protocol.
+    Pvh,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -89,13 +102,13 @@ impl Settings {
             .args(["-smp", &hardware.cpus.to_string(), "-m", &hardware.memory_mib.to_string()])
             .arg("-chardev")
             .arg(format!("socket,id=com1,host=127.0.0.1,port={},server=off", hardware.serial_port))
-            .args(["-serial", "chardev:com1"])
-            .arg("-drive")
-            // The machine may write: into a copy that is thrown away.
-            .arg(format!("if=none,id=boot,file={},format=raw,snapshot=on", escaped(hardware.image)));
-        self.bus.devices().iter().for_each(|device| {
-            command.args(["-device", device]);
-        });
+            .args(["-serial", "chardev:com1"]);
+        match self.boot {
+            Boot::Image => self.drive(hardware.image, &mut command),
+            Boot::Pvh => {
+                command.arg("-kernel").arg(image::small_kernel_path()).arg("-initrd").arg(hardware.image);
+            }
+        }
         if self.firmware == Firmware::Ovmf {
             let variables = hardware.folder.join("variables.fd");
             std::fs::copy(OVMF_VARIABLES, &variables).context("copying OVMF's variables")?;
@@ -110,6 +123,18 @@ impl Settings {
             command.args(["-rtc", "base=utc,clock=vm"]);
         }
         Ok(command)
+    }
+
+    /// Gives the machine the drive that it boots from. It may write: into a copy that is thrown away.
+    fn drive(&self, image: &Path, command: &mut Command) {
+        command.arg("-drive").arg(format!("if=none,id=boot,file={},format=raw,snapshot=on", escaped(image)));
+        for device in self.bus.devices() {
+            command.args(["-device", device]);
+        }
+    }
+
+    pub(super) fn boots_archive(&self) -> bool {
+        self.boot == Boot::Pvh
     }
 }
 

@@ -1,10 +1,10 @@
-//! `cargo xtask test --matrix`: every machine boots one and the same image.
+//! `cargo xtask test --matrix`: every machine boots one and the same image, or one and the same boot archive.
 
 use std::sync::Mutex;
 
 use crate::failure::{Failure, Result};
 use crate::play::{self, Play};
-use crate::{build, image, interrupt, machine, paths, progress};
+use crate::{build, interrupt, machine, paths, progress};
 
 /// A machine and how it went.
 struct Row {
@@ -42,6 +42,9 @@ pub(super) fn run(names: &[String]) -> Result<bool> {
     }
     plays.sort_by_key(|play| std::cmp::Reverse(play.machine.patience));
     let all = plays.len();
+    let mut images: Vec<_> = plays.iter().map(|play| paths::shown(&play.image).to_string()).collect();
+    images.sort();
+    images.dedup();
     let rows = Mutex::new(rows);
     play::carry_out_all(
         plays,
@@ -67,7 +70,7 @@ pub(super) fn run(names: &[String]) -> Result<bool> {
     }
     rows.sort_by(|one, other| one.machine.cmp(&other.machine));
     print!("{}", table(&rows));
-    println!("all from {}", paths::shown(&image::path(&::tests::linux::matrix().name)));
+    println!("all from {}", images.join(" and "));
     let failed = rows.iter().filter(|row| matches!(row.result, Outcome::Failed(_))).count();
     let passed = rows.iter().filter(|row| matches!(row.result, Outcome::Ok(_))).count();
     println!("{passed} passed, {failed} failed");

@@ -32,11 +32,11 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Reads the kernel's command line. Words that are not for the hypervisor are left to others; a wrong value
+    /// Reads the words of the kernel's command line. Those that are not for the hypervisor are left to others; a wrong value
     /// is told in the log and the default stands.
-    pub fn parse(command_line: &'a str) -> Self {
+    pub fn parse(words: impl Iterator<Item = &'a str>) -> Self {
         let mut options = Self::default();
-        for word in command_line.split_ascii_whitespace() {
+        for word in words {
             match word.split_once('=') {
                 Some(("end", "console")) => options.end = End::Console,
                 Some(("end", "poweroff")) => options.end = End::PowerOff,

@@ -4,7 +4,9 @@
 //! [`BootInfo`]. The information stays where the loader put it (its frames are never given out), so texts are
 //! borrowed for the life of the kernel.
 
+mod memory_map;
 mod multiboot2;
+mod pvh;
 
 use core::fmt;
 use core::ops::Range;
@@ -12,43 +14,17 @@ use core::ops::Range;
 use arrayvec::ArrayVec;
 use vcpu::Hpa;
 
-/// Entries of the firmware's memory map that are kept.
-pub const MAX_MEMORY_RANGES: usize = 128;
+pub use self::memory_map::{MAX_MEMORY_RANGES, MemoryKind, MemoryMap, MemoryRange};
+pub use self::pvh::PVH_MAGIC;
+
 /// Modules that are kept.
 pub const MAX_MODULES: usize = 32;
 /// Bytes of ACPI's root pointer, revision 2.
 pub const RSDP_BYTES: usize = 36;
-
-/// What a range of physical memory is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MemoryKind {
-    /// Free for the kernel.
-    Usable,
-    /// Holds ACPI tables.
-    AcpiTables,
-    /// Firmware needs it later (ACPI NVS).
-    AcpiNvs,
-    /// Anything else: devices, firmware, bad memory.
-    Reserved,
-}
-
-/// An entry of the firmware's memory map. Entries come in any order and may overlap.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MemoryRange {
-    /// First byte.
-    pub start: Hpa,
-    /// Bytes; saturated so that the end fits 64 bits.
-    pub length: u64,
-    /// What it is.
-    pub kind: MemoryKind,
-}
-
-impl MemoryRange {
-    /// One past the last byte.
-    pub const fn end(&self) -> Hpa {
-        Hpa(self.start.0.saturating_add(self.length))
-    }
-}
+/// Pieces of boot information that the kernel goes on reading: the texts of the kernel and of all modules.
+const MAX_INFORMATION: usize = MAX_MODULES + 1;
+/// Boot information lies in the first 4 GiB, which the entry code has mapped.
+const MAPPED_AT_ENTRY: u64 = 1 << 32;
 
 /// A file the boot loader put into memory.
 #[derive(Clone, Copy, Debug)]
@@ -84,22 +60,30 @@ pub struct KernelImage {
 /// Why the boot information cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BootInfoError {
-    /// The loader's magic number is not Multiboot2's.
+    /// The magic number is neither Multiboot2's nor PVH's.
     WrongMagic(u32),
     /// The information's tags do not hold together.
     Malformed,
     /// The loader gave no memory map.
     NoMemoryMap,
+    /// Something of the information lies beyond the first 4 GiB.
+    OutOfReach {
+        /// Where.
+        address: u64,
+    },
 }
 
 impl fmt::Display for BootInfoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::WrongMagic(magic) => {
-                write!(f, "the boot loader's magic number {magic:#x} is not Multiboot2's")
+                write!(f, "the boot loader's magic number {magic:#x} is neither Multiboot2's nor PVH's")
             }
             Self::Malformed => f.write_str("the boot loader's information is malformed"),
             Self::NoMemoryMap => f.write_str("the boot loader gave no memory map"),
+            Self::OutOfReach { address } => {
+                write!(f, "the boot loader left something at {address:#x}, beyond the first 4 GiB")
+            }
         }
     }
 }
@@ -112,24 +96,24 @@ pub struct BootInfo {
     pub command_line: &'static str,
     /// The boot loader's name, for the log.
     pub loader: &'static str,
-    /// The firmware's memory map, in its order.
-    pub(crate) memory: ArrayVec<MemoryRange, MAX_MEMORY_RANGES>,
+    /// The firmware's memory map.
+    pub(crate) memory: MemoryMap,
     /// Modules in the order of the boot menu.
     pub(crate) modules: ArrayVec<Module, MAX_MODULES>,
-    /// Memory-map entries and modules beyond what is kept.
+    /// Memory-map entries that are broken, and entries and modules beyond what is kept.
     pub dropped: usize,
     /// A copy of ACPI's root pointer, zero-padded where it is of revision 0.
     pub(crate) rsdp: Option<[u8; RSDP_BYTES]>,
     /// Where the kernel's image is.
     pub(crate) image: KernelImage,
-    /// Where the boot information itself is.
-    pub(crate) information: Range<u64>,
+    /// Where the parts of the boot information are that the kernel goes on reading.
+    pub(crate) information: ArrayVec<Range<u64>, MAX_INFORMATION>,
 }
 
 impl BootInfo {
-    /// The firmware's memory map, in its order.
+    /// The firmware's memory map, sorted by start.
     pub fn memory(&self) -> &[MemoryRange] {
-        &self.memory
+        self.memory.ranges()
     }
 
     /// Modules in the order of the boot menu.

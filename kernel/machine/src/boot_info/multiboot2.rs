@@ -12,11 +12,11 @@ use multiboot2::{BootInformation, BootInformationHeader, MaybeDynSized, MemoryAr
 use spin::Once;
 use vcpu::Hpa;
 
-use super::{BootInfo, BootInfoError, KernelImage, MemoryKind, MemoryRange, Module, RSDP_BYTES};
+use super::{
+    BootInfo, BootInfoError, KernelImage, MAPPED_AT_ENTRY, MemoryKind, MemoryMap, Module, RSDP_BYTES,
+};
 use crate::memory::direct_map;
 
-/// Boot information lies in the first 4 GiB, which the entry code has mapped.
-const MAPPED_AT_ENTRY: u64 = 1 << 32;
 /// A tag starts with its type and size.
 const TAG_HEADER_BYTES: usize = 8;
 /// More than any loader writes; a bigger size is a broken header.
@@ -53,7 +53,7 @@ impl BootInfo {
         // SAFETY: conditions 1 and 2; nobody writes it, because its frames stay reserved.
         let view = unsafe { BootInformation::load(header) }.map_err(|_| BootInfoError::Malformed)?;
         let mut boot = Self::from_tags(VIEW.call_once(|| view), image)?;
-        boot.information = information.0..information.0 + u64::from(size);
+        boot.information.push(information.0..information.0 + u64::from(size));
         // SAFETY: condition 1: the modules are where the tags say and nobody writes there; condition 2:
         // Multiboot2 addresses modules with 32 bits, so they are mapped.
         unsafe { boot.attach_modules() };
@@ -80,12 +80,12 @@ impl BootInfo {
         let mut boot = Self {
             command_line: text(view.command_line_tag().and_then(|tag| tag.cmdline().ok())),
             loader: text(view.boot_loader_name_tag().and_then(|tag| tag.name().ok())),
-            memory: ArrayVec::new(),
+            memory: MemoryMap::default(),
             modules: ArrayVec::new(),
             dropped: 0,
             rsdp: rsdp(view),
             image,
-            information: 0..0,
+            information: ArrayVec::new(),
         };
         let map = view.memory_map_tag().ok_or(BootInfoError::NoMemoryMap)?;
         if map.entry_size() as usize != size_of::<MemoryArea>() {
@@ -98,10 +98,9 @@ impl BootInfo {
                 MemoryAreaType::ReservedHibernate => MemoryKind::AcpiNvs,
                 _ => MemoryKind::Reserved,
             };
-            let start = Hpa(area.start_address());
-            let length = area.size().min(u64::MAX - start.0);
-            boot.dropped += usize::from(boot.memory.try_push(MemoryRange { start, length, kind }).is_err());
+            boot.memory.add(area.start_address(), area.size(), kind);
         }
+        boot.dropped = boot.memory.dropped();
         for tag in view.module_tags() {
             let start = Hpa(u64::from(tag.start_address()));
             let length = tag.end_address().saturating_sub(tag.start_address()) as usize;
@@ -109,7 +108,7 @@ impl BootInfo {
             let module = Module { command_line, start, length, data: &[] };
             boot.dropped += usize::from(boot.modules.try_push(module).is_err());
         }
-        if boot.memory.is_empty() { Err(BootInfoError::NoMemoryMap) } else { Ok(boot) }
+        if boot.memory().is_empty() { Err(BootInfoError::NoMemoryMap) } else { Ok(boot) }
     }
 }
 
@@ -170,12 +169,12 @@ mod tests {
         assert_eq!(boot.command_line, "loglevel=debug");
         assert_eq!(boot.loader, "");
         let kinds: Vec<_> =
-            boot.memory.iter().map(|range| (range.start.0, range.length, range.kind)).collect();
+            boot.memory().iter().map(|range| (range.start.0, range.length, range.kind)).collect();
         assert_eq!(
             kinds,
             [
-                (0x10_0000, 0x1000, MemoryKind::Usable),
                 (0, 0x1000, MemoryKind::AcpiTables),
+                (0x10_0000, 0x1000, MemoryKind::Usable),
                 (0xffff_ffff_ffff_f000, 0xfff, MemoryKind::Reserved),
             ]
         );
@@ -189,13 +188,14 @@ mod tests {
 
     #[test]
     fn too_many_entries_are_counted_and_left_out() {
-        let areas = [(0, 1, MemoryAreaType::Available); MAX_MEMORY_RANGES + 3];
+        let areas: Vec<_> =
+            (0..MAX_MEMORY_RANGES as u64 + 3).map(|at| (at << 20, 1, MemoryAreaType::Available)).collect();
         let mut builder = memory(&areas);
         for _ in 0..MAX_MODULES + 2 {
             builder = builder.add_module(ModuleTag::new(0, 1, "m"));
         }
         let boot = parse(builder).unwrap();
-        assert_eq!((boot.memory.len(), boot.modules.len()), (MAX_MEMORY_RANGES, MAX_MODULES));
+        assert_eq!((boot.memory().len(), boot.modules.len()), (MAX_MEMORY_RANGES, MAX_MODULES));
         assert_eq!(boot.dropped, 5);
     }
 

@@ -33,7 +33,9 @@ pub(crate) fn loaded(boot: &BootInfo) -> RangeSet {
     for module in &boot.modules {
         set.add(pages_of(&(module.start.0..module.start.0 + module.data().len() as u64)));
     }
-    set.add(pages_of(&boot.information));
+    for range in &boot.information {
+        set.add(pages_of(range));
+    }
     set
 }
 

@@ -118,7 +118,7 @@ pub fn start(boot: &BootInfo) -> Result<(), StartError> {
     if !features.no_execute {
         return Err(StartError::NoNoExecute);
     }
-    let usable = map::usable(&boot.memory, features.physical_bits);
+    let usable = map::usable(boot.memory(), features.physical_bits);
     let loaded = map::loaded(boot);
     let mut free = map::free(&usable, &loaded, &boot.image.physical);
     if free.bytes() < LEAST_FREE_BYTES {
