@@ -156,12 +156,15 @@ impl<'m, B: Backend> Vm<'m, B> {
         }
         self.board.space.write(tables.base, &tables.bytes)?;
         let request = Request {
+            protocol: self.config.protocol,
             initrd: self.config.initrd,
+            modules: &self.config.modules,
             command_line: self.config.command_line.as_bytes(),
             rsdp: Some(tables.rsdp()),
             ..Request::new(self.config.kernel, &self.map.e820)
         };
         let loaded = loader::load(&request, &mut Ram(&self.board.space))?;
+        log::debug!("vm {}: {} kernel, entered by {}", self.config.name, loaded.format, loaded.protocol);
         self.cpu.reset(host);
         enter(&mut self.cpu, &loaded.entry);
         Ok(())
@@ -241,7 +244,10 @@ fn enter<B: Backend>(cpu: &mut Processor<B>, entry: &EntryState) {
         access: SegmentAccess::from_bits_retain(state.attributes),
     };
     let vcpu = &mut cpu.vcpu;
-    vcpu.registers_mut().set_rsi(entry.rsi);
+    let registers = vcpu.registers_mut();
+    registers.set_rax(entry.rax);
+    registers.set_rbx(entry.rbx);
+    registers.set_rsi(entry.rsi);
     vcpu.set_rip(entry.rip);
     vcpu.set_rsp(entry.rsp);
     vcpu.set_rflags(entry.rflags);

@@ -4,7 +4,7 @@
 use vcpu::{Gpa, PAGE_SIZE};
 
 use crate::entry::{BOOT_PARAMS_OFFSET, COMMAND_LINE_OFFSET};
-use crate::{E820Entry, Format, GuestMemory, LoadError, Plan, Range, Request, bzimage};
+use crate::{E820Entry, Format, GuestMemory, LoadError, Plan, Range, Request, TextScreen, bzimage};
 
 /// Offsets and values of the setup header, the same in a bzImage's file and in `boot_params`.
 pub(crate) mod header {
@@ -39,6 +39,19 @@ pub(crate) mod header {
     pub(crate) const KERNEL_64_END: u64 = 0x264;
     /// End of the room for the header in `boot_params`.
     pub(crate) const ROOM_END: u64 = 0x290;
+}
+
+/// `screen_info`, at the very start: offsets and values.
+mod screen_info {
+    pub(super) const ORIG_VIDEO_MODE: u64 = 0x06;
+    pub(super) const ORIG_VIDEO_COLS: u64 = 0x07;
+    pub(super) const ORIG_VIDEO_LINES: u64 = 0x0e;
+    pub(super) const ORIG_VIDEO_IS_VGA: u64 = 0x0f;
+    pub(super) const ORIG_VIDEO_POINTS: u64 = 0x10;
+    /// 80 × 25 characters in 16 colours.
+    pub(super) const MODE_3: u8 = 3;
+    /// Scan lines of a character.
+    pub(super) const SCAN_LINES: u8 = 16;
 }
 
 const ACPI_RSDP_ADDR: u64 = 0x070;
@@ -87,13 +100,13 @@ impl<M: GuestMemory + ?Sized> Writer<'_, M> {
     }
 }
 
-/// Writes `boot_params` and the command line.
+/// Writes `boot_params` and the command line. Gives the address for RSI.
 pub(crate) fn write<M: GuestMemory + ?Sized>(
     request: &Request<'_>,
     plan: &Plan,
     initrd: Option<Range>,
     memory: &mut M,
-) -> Result<(), LoadError> {
+) -> Result<u64, LoadError> {
     let base = request.low_area.0 + BOOT_PARAMS_OFFSET;
     let command_line = request.low_area.0 + COMMAND_LINE_OFFSET;
     memory.zero(Gpa(base), PAGE_SIZE)?;
@@ -103,11 +116,14 @@ pub(crate) fn write<M: GuestMemory + ?Sized>(
     let mut page = Writer { memory, base };
     match plan.format {
         Format::BzImage => page.put(header::START, bzimage::setup_header(request.kernel)?)?,
-        Format::Elf64 => put_synthetic_header(&mut page)?,
+        _ => put_synthetic_header(&mut page)?,
     }
     page.put(header::VID_MODE, &VIDEO_NORMAL.to_le_bytes())?;
     page.put(header::TYPE_OF_LOADER, &[LOADER_UNDEFINED])?;
     page.put_u32(header::CODE32_START, plan.kernel.start)?;
+    if let Some(screen) = request.screen {
+        put_screen(&mut page, screen)?;
+    }
     page.put(header::SETUP_DATA, &[0; 8])?;
     page.put_halves(header::CMD_LINE_PTR, EXT_CMD_LINE_PTR, command_line)?;
     let (image, size) = initrd.map_or((0, 0), |range| (range.start, range.size()));
@@ -118,7 +134,19 @@ pub(crate) fn write<M: GuestMemory + ?Sized>(
     for (index, entry) in request.memory_map.iter().take(E820_MAX).enumerate() {
         page.put(E820_TABLE + (index * E820_ENTRY_SIZE) as u64, &e820_bytes(entry))?;
     }
-    Ok(())
+    Ok(base)
+}
+
+/// `screen_info`: a VGA adapter in text mode 3, the cursor at the upper left.
+fn put_screen<M: GuestMemory + ?Sized>(
+    page: &mut Writer<'_, M>,
+    screen: TextScreen,
+) -> Result<(), LoadError> {
+    page.put(screen_info::ORIG_VIDEO_MODE, &[screen_info::MODE_3])?;
+    page.put(screen_info::ORIG_VIDEO_COLS, &[screen.columns])?;
+    page.put(screen_info::ORIG_VIDEO_LINES, &[screen.rows])?;
+    page.put(screen_info::ORIG_VIDEO_IS_VGA, &[1])?;
+    page.put(screen_info::ORIG_VIDEO_POINTS, &[screen_info::SCAN_LINES, 0])
 }
 
 fn put_synthetic_header<M: GuestMemory + ?Sized>(page: &mut Writer<'_, M>) -> Result<(), LoadError> {

@@ -1,15 +1,18 @@
-//! Linux bzImage (Linux documentation, "The Linux/x86 Boot Protocol": "The Real-Mode Kernel Header", "64-bit
-//! Boot Protocol").
+//! Linux bzImage (Linux documentation, "The Linux/x86 Boot Protocol": "The Real-Mode Kernel Header", "32-bit
+//! Boot Protocol", "64-bit Boot Protocol").
 
 use vcpu::Gpa;
 
 use crate::boot_params::header;
 use crate::bytes::{slice_at, u8_at, u16_at, u32_at, u64_at};
+use crate::entry::EntryMode;
 use crate::memory::MemoryMap;
-use crate::{Format, GuestMemory, LoadError, Part, Plan, Range, Request};
+use crate::{Format, GuestMemory, LoadError, Part, Plan, Protocol, Range, Request};
 
 /// The 64-bit entry point, from the start of the protected-mode code.
 const ENTRY_64: u64 = 0x200;
+/// Boot protocol 2.10, the first that tells where the kernel goes and what room it needs.
+const VERSION_2_10: u16 = 0x020a;
 /// Boot protocol 2.12, the first with `xloadflags`.
 const VERSION_2_12: u16 = 0x020c;
 const SECTOR: u64 = 512;
@@ -55,14 +58,15 @@ pub(crate) fn plan(request: &Request<'_>, low_area: Range) -> Result<Plan, LoadE
     let kernel = request.kernel;
     let part = Part::SetupHeader;
     let version = u16_at(kernel, header::VERSION, part)?;
-    if version < VERSION_2_12 {
+    if version < VERSION_2_10 {
         return Err(LoadError::TooOld { version });
     }
     setup_header(kernel)?;
-    let xloadflags = u16_at(kernel, header::XLOADFLAGS, part)?;
-    if xloadflags & XLF_KERNEL_64 == 0 {
-        return Err(LoadError::Not64Bit);
-    }
+    let xloadflags = if version < VERSION_2_12 { 0 } else { u16_at(kernel, header::XLOADFLAGS, part)? };
+    let (mode, entry) = match xloadflags & XLF_KERNEL_64 {
+        0 => (EntryMode::Protected, 0),
+        _ => (EntryMode::Long, ENTRY_64),
+    };
     let loadflags = u8_at(kernel, header::LOADFLAGS, part)?;
     if loadflags & LOADED_HIGH == 0 {
         return Err(LoadError::BadHeader { field: "loadflags", raw: loadflags.into() });
@@ -77,10 +81,12 @@ pub(crate) fn plan(request: &Request<'_>, low_area: Range) -> Result<Plan, LoadE
     let range = place(request, size, low_area)?;
     Ok(Plan {
         format: Format::BzImage,
+        protocol: Protocol::Linux,
+        mode,
         kernel: range,
-        entry: Gpa(range.start + ENTRY_64),
-        initrd_addr_max: u32_at(kernel, header::INITRD_ADDR_MAX, part)?.into(),
-        initrd_above_4g: xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G != 0,
+        entry: Gpa(range.start + entry),
+        module_addr_max: u32_at(kernel, header::INITRD_ADDR_MAX, part)?.into(),
+        modules_above_4g: mode == EntryMode::Long && xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G != 0,
         command_line_max: u32_at(kernel, header::CMDLINE_SIZE, part)?.into(),
     })
 }

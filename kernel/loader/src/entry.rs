@@ -1,7 +1,8 @@
 //! The state in which a kernel is entered, and what that state points to in low memory (Linux documentation,
-//! "64-bit Boot Protocol"; Intel SDM vol. 3, "4-Level Paging", "Segment Descriptors").
+//! "64-bit Boot Protocol" and "32-bit Boot Protocol"; Xen, "x86/HVM direct boot ABI"; Multiboot, "I386 machine state"; Intel
+//! SDM vol. 3, "4-Level Paging", "Segment Descriptors").
 //!
-//! The low area, offsets from its start:
+//! The low area for Linux, offsets from its start (for the other protocols see `low_area`):
 //!
 //! | offset   | what                                                        |
 //! |----------|-------------------------------------------------------------|
@@ -9,7 +10,7 @@
 //! | `0x1000` | `boot_params`                                               |
 //! | `0x2000` | command line                                                |
 //! | `0x3000` | a page of stack                                             |
-//! | `0x4000` | PML4                                                        |
+//! | `0x4000` | PML4, for a 64-bit entry as the rest                        |
 //! | `0x5000` | page-directory-pointer table                                |
 //! | `0x6000` | four page directories, of 2 MiB pages                       |
 //!
@@ -19,7 +20,7 @@
 use vcpu::{Gpa, PAGE_SIZE};
 
 use crate::memory::MemoryMap;
-use crate::{GuestMemory, LoadError, Range, Request};
+use crate::{GuestMemory, LoadError, Plan, Range, Request};
 
 /// Where the low area starts unless the request says otherwise.
 pub const LOW_AREA: Gpa = Gpa(0x1000);
@@ -43,7 +44,10 @@ pub const CODE_SELECTOR: u16 = 0x10;
 /// `__BOOT_DS`.
 pub const DATA_SELECTOR: u16 = 0x18;
 /// Null, unused, flat 64-bit code, flat data; both accessed.
-const GDT: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+const GDT: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, FLAT_DATA];
+/// The same with flat 32-bit code.
+const GDT_32: [u64; 4] = [0, 0, 0x00cf_9b00_0000_ffff, FLAT_DATA];
+const FLAT_DATA: u64 = 0x00cf_9300_0000_ffff;
 
 const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE_PAGE: u64 = 1 << 7;
@@ -54,8 +58,9 @@ const PAGE_DIRECTORIES: u64 = 4;
 
 /// RFLAGS with its constant bit and nothing else: interrupts off.
 const RFLAGS: u64 = 0x2;
-/// PE, ET, PG.
+/// PE, ET, PG; and without paging.
 const CR0: u64 = 0x8000_0011;
+const CR0_32: u64 = 0x11;
 /// PAE.
 const CR4: u64 = 0x20;
 /// LME and LMA.
@@ -94,25 +99,46 @@ pub struct SegmentState {
     pub attributes: u32,
 }
 
+/// The mode in which a kernel is entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum EntryMode {
+    /// 64-bit mode with memory mapped to itself.
+    Long,
+    /// 32-bit protected mode without paging.
+    Protected,
+}
+
+/// The registers by which a kernel learns of its boot structures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Pointers {
+    pub(crate) rax: u64,
+    pub(crate) rbx: u64,
+    pub(crate) rsi: u64,
+}
+
 /// The registers of a CPU that enters the kernel. What is not named is as after power-up; general-purpose
 /// registers not named are zero. IDTR and TR are not used before the kernel loads its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryState {
-    /// The 64-bit entry point, physical and linear.
+    /// The entry point, physical and linear.
     pub rip: u64,
-    /// The address of `boot_params`.
+    /// Multiboot's magic number.
+    pub rax: u64,
+    /// The address of `hvm_start_info` or of Multiboot's information.
+    pub rbx: u64,
+    /// The address of Linux's `boot_params`.
     pub rsi: u64,
     /// The top of a page of stack, for kernels that need one at once.
     pub rsp: u64,
     /// Interrupts off, direction up.
     pub rflags: u64,
-    /// Protected mode and paging on.
+    /// Protected mode on, and paging for a 64-bit entry.
     pub cr0: u64,
-    /// The PML4's address.
+    /// The PML4's address; 0 without paging.
     pub cr3: u64,
-    /// Physical-address extension.
+    /// Physical-address extension for a 64-bit entry, else 0.
     pub cr4: u64,
-    /// Long mode enabled and active.
+    /// Long mode enabled and active for a 64-bit entry, else 0.
     pub efer: u64,
     /// The GDT's address.
     pub gdt_base: u64,
@@ -133,32 +159,43 @@ pub(crate) fn check_low_area(request: &Request<'_>) -> Result<Range, LoadError> 
         .ok_or(LoadError::BadLowArea { gpa })
 }
 
-/// Writes page tables and GDT and gives the state that uses them.
+/// Writes GDT and, for a 64-bit entry, page tables, and gives the state that uses them.
 pub(crate) fn write<M: GuestMemory + ?Sized>(
     request: &Request<'_>,
-    entry: Gpa,
+    plan: &Plan,
+    pointers: Pointers,
     memory: &mut M,
 ) -> Result<EntryState, LoadError> {
     let base = request.low_area.0;
     memory.zero(Gpa(base + STACK_OFFSET), PAGE_SIZE)?;
-    write_page_tables(base, request.identity_map, memory)?;
-    for (index, descriptor) in GDT.iter().enumerate() {
+    let (gdt, [cr0, cr3, cr4, efer]) = match plan.mode {
+        EntryMode::Long => {
+            write_page_tables(base, request.identity_map, memory)?;
+            (&GDT, [CR0, base + PML4_OFFSET, CR4, EFER])
+        }
+        EntryMode::Protected => (&GDT_32, [CR0_32, 0, 0, 0]),
+    };
+    for (index, descriptor) in gdt.iter().enumerate() {
         memory.write(Gpa(base + GDT_OFFSET + index as u64 * 8), &descriptor.to_le_bytes())?;
     }
     let flat = |selector, attributes| SegmentState { selector, base: 0, limit: u32::MAX, attributes };
+    let [_, _, code, data] = *gdt;
+    let Pointers { rax, rbx, rsi } = pointers;
     Ok(EntryState {
-        rip: entry.0,
-        rsi: base + BOOT_PARAMS_OFFSET,
+        rip: plan.entry.0,
+        rax,
+        rbx,
+        rsi,
         rsp: base + STACK_OFFSET + PAGE_SIZE,
         rflags: RFLAGS,
-        cr0: CR0,
-        cr3: base + PML4_OFFSET,
-        cr4: CR4,
-        efer: EFER,
+        cr0,
+        cr3,
+        cr4,
+        efer,
         gdt_base: base + GDT_OFFSET,
-        gdt_limit: (size_of_val(&GDT) - 1) as u16,
-        code: flat(CODE_SELECTOR, attributes(GDT[2])),
-        data: flat(DATA_SELECTOR, attributes(GDT[3])),
+        gdt_limit: (size_of_val(gdt) - 1) as u16,
+        code: flat(CODE_SELECTOR, attributes(code)),
+        data: flat(DATA_SELECTOR, attributes(data)),
     })
 }
 

@@ -4,7 +4,7 @@ use core::fmt;
 
 use vcpu::Gpa;
 
-use crate::OutOfRange;
+use crate::{Format, OutOfRange, Protocol};
 
 /// A part of what is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +21,10 @@ pub enum Part {
     ProgramHeaders,
     /// A segment's content.
     Segment,
+    /// The ELF notes.
+    Notes,
+    /// The Multiboot header.
+    MultibootHeader,
 }
 
 impl fmt::Display for Part {
@@ -31,7 +35,9 @@ impl fmt::Display for Part {
             Self::ProtectedModeCode => "protected-mode code",
             Self::ElfHeader => "ELF header",
             Self::ProgramHeaders => "ELF program headers",
-            Self::Segment => "ELF segment",
+            Self::Segment => "segment",
+            Self::Notes => "ELF notes",
+            Self::MultibootHeader => "Multiboot header",
         })
     }
 }
@@ -48,14 +54,59 @@ pub enum LoadError {
         /// Its length.
         have: u64,
     },
-    /// Neither a bzImage nor an ELF file.
+    /// Neither a bzImage nor an ELF file nor a Multiboot image.
     NotAKernel {
         /// Its first four bytes, the first one lowest.
         magic: u32,
     },
-    /// A kernel without a 64-bit entry for this CPU.
-    Not64Bit,
-    /// A bzImage of a boot protocol older than 2.12.
+    /// An ELF file for another kind of CPU.
+    NotX86 {
+        /// `e_machine`.
+        machine: u16,
+    },
+    /// A kernel of this format cannot be started by this protocol.
+    WrongProtocol {
+        /// The file's format.
+        format: Format,
+        /// What was asked for.
+        protocol: Protocol,
+    },
+    /// A 32-bit ELF file that says in no way how to start it.
+    NoProtocol,
+    /// No note names a PVH entry.
+    NoPvhEntry,
+    /// No Multiboot header in the first 8 KiB.
+    NoMultibootHeader,
+    /// The Multiboot header demands something unknown.
+    UnknownRequirement {
+        /// Those bits of its `flags`.
+        flags: u32,
+    },
+    /// The kernel reaches past 4 GiB, where its 32-bit entry cannot.
+    Above4Gib {
+        /// Its end.
+        end: u64,
+    },
+    /// Linux takes an initrd, but no modules.
+    ModulesNotTaken {
+        /// How many there are.
+        count: usize,
+    },
+    /// There are more modules than fit into the list.
+    TooManyModules {
+        /// How many, the initrd included.
+        count: usize,
+        /// The most.
+        max: usize,
+    },
+    /// The modules' command lines do not fit.
+    ModuleLinesTooLong {
+        /// Bytes of all of them with their zeros.
+        length: u64,
+        /// The most.
+        max: u64,
+    },
+    /// A bzImage of a boot protocol older than 2.10.
     TooOld {
         /// Its protocol version: major number in the high byte, minor in the low one.
         version: u16,
@@ -105,8 +156,8 @@ pub enum LoadError {
         /// The longest.
         max: u64,
     },
-    /// No free stretch of RAM is long enough for the initial file system.
-    InitrdDoesNotFit {
+    /// No free stretch of RAM is long enough for the initial file system or a module.
+    ModuleDoesNotFit {
         /// Its size.
         size: u64,
         /// It has to end at or below this address.
@@ -151,14 +202,33 @@ impl fmt::Display for LoadError {
             ),
             Self::NotAKernel { magic } => write!(
                 f,
-                "this is no kernel (it begins with {:02x?}); give a Linux bzImage (vmlinuz) or a vmlinux or \
-                 other ELF64 file, not compressed further",
+                "this is no kernel (it begins with {:02x?}); give a Linux bzImage (vmlinuz), a vmlinux or \
+                 other ELF file, or a Multiboot image, not compressed further",
                 magic.to_le_bytes()
             ),
-            Self::Not64Bit => f.write_str("the kernel has no 64-bit x86 entry; use an x86-64 kernel"),
+            Self::NotX86 { machine } => {
+                write!(f, "the kernel is for another kind of CPU (ELF machine {machine}); use an x86 kernel")
+            }
+            Self::WrongProtocol { format, protocol } => write!(
+                f,
+                "a kernel of the format {format} cannot be started with protocol={protocol}; leave the word out"
+            ),
+            Self::NoProtocol => f.write_str(
+                "the 32-bit ELF file has neither a Multiboot header nor a PVH note; use a kernel that has one",
+            ),
+            Self::NoPvhEntry => {
+                f.write_str("the kernel has no note with a PVH entry; use another protocol, or a kernel with CONFIG_PVH")
+            }
+            Self::NoMultibootHeader => f.write_str(
+                "the kernel has no Multiboot header in its first 8 KiB; use another protocol, or place the header first",
+            ),
+            Self::UnknownRequirement { flags } => write!(
+                f,
+                "the kernel's Multiboot header demands something unknown (flags {flags:#x}); is it damaged?"
+            ),
             Self::TooOld { version } => write!(
                 f,
-                "the kernel speaks boot protocol {}.{:02}, 2.12 is needed; use Linux 3.8 or later",
+                "the kernel speaks boot protocol {}.{:02}, 2.10 is needed; use Linux 2.6.31 or later",
                 version >> 8,
                 version & 0xff
             ),
@@ -191,14 +261,6 @@ impl fmt::Display for LoadError {
             Self::NotIdentityMapped { end } => {
                 write!(f, "the kernel ends at {end:#x}, past what is mapped at its entry; load it lower")
             }
-            Self::CommandLineTooLong { length, max } => {
-                write!(f, "the command line has {length} bytes, this kernel takes {max}; shorten it")
-            }
-            Self::InitrdDoesNotFit { size, limit } => write!(
-                f,
-                "no room for the initrd of {} MiB below {limit:#x}; give the VM more memory or use a smaller initrd",
-                mib(size)
-            ),
             Self::TooManyRegions { count, max } => {
                 write!(f, "the memory map has {count} entries, at most {max} can be told to the kernel")
             }
@@ -208,6 +270,45 @@ impl fmt::Display for LoadError {
             Self::OutOfRange { gpa } => {
                 write!(f, "guest memory at {gpa} could not be written although the memory map has RAM there")
             }
+            _ => self.fmt_place(f),
+        }
+    }
+}
+
+impl LoadError {
+    /// What is wrong with the kernel's place, its command line and its modules.
+    fn fmt_place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Above4Gib { end } => {
+                write!(
+                    f,
+                    "the kernel ends at {end:#x}, but is entered in 32-bit mode; link or load it below 4 GiB"
+                )
+            }
+            Self::ModulesNotTaken { count } => write!(
+                f,
+                "Linux takes one initrd and no modules, this VM has {count}; join them to one initrd, or use \
+                 protocol=pvh or multiboot"
+            ),
+            Self::TooManyModules { count, max } => {
+                write!(
+                    f,
+                    "the VM has {count} modules, at most {max} can be told to the kernel; leave some out"
+                )
+            }
+            Self::ModuleLinesTooLong { length, max } => {
+                write!(f, "the modules' command lines need {length} bytes, {max} are there; shorten them")
+            }
+            Self::CommandLineTooLong { length, max } => {
+                write!(f, "the command line has {length} bytes, this kernel takes {max}; shorten it")
+            }
+            Self::ModuleDoesNotFit { size, limit } => write!(
+                f,
+                "no room for an initrd or module of {} MiB below {limit:#x}; give the VM more memory or use a smaller one",
+                mib(size)
+            ),
+            // The others have their words above.
+            _ => Ok(()),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use vcpu::Gpa;
 
-use crate::{E820Entry, GuestMemory, IdentityMap, MemoryKind, OutOfRange, Range, Request, load};
+use crate::{
+    BootModule, E820Entry, GuestMemory, IdentityMap, MemoryKind, OutOfRange, Protocol, Range, Request,
+    TextScreen, load,
+};
 
 /// Memory that swallows everything but checks that it is RAM.
 struct Swallow<'a>(&'a [E820Entry]);
@@ -54,7 +57,16 @@ pub fn fuzz_one(data: &[u8]) {
         ram(1 << 32, high),
     ];
     let initrd = &kernel[..kernel.len().min(usize::from(option(3)) << 4)];
+    let module = BootModule { bytes: initrd, command_line: initrd.get(..40).unwrap_or_default() };
     let request = Request {
+        protocol: match option(7) & 3 {
+            0 => None,
+            1 => Some(Protocol::Linux),
+            2 => Some(Protocol::Pvh),
+            _ => Some(Protocol::Multiboot),
+        },
+        modules: &[module; 3][..usize::from(option(7) >> 2) % 4],
+        screen: (option(7) & 0x80 != 0).then_some(TextScreen { base: Gpa(0xb_8000), columns: 80, rows: 25 }),
         initrd: (option(4) & 1 != 0).then_some(initrd),
         command_line: &kernel[..kernel.len().min(usize::from(option(5)) << 5)],
         rsdp: Some(Gpa(0xf_0000)),

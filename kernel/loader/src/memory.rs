@@ -119,6 +119,13 @@ impl MemoryMap<'_> {
         reached >= range.end
     }
 
+    /// Where the RAM that `address` is in ends; `address` itself where there is none.
+    pub(crate) fn ram_end(&self, address: u64) -> u64 {
+        let ram = self.ram().find(|ram| ram.contains(address));
+        let above = self.other().map(|other| other.start).filter(|start| *start >= address).min();
+        ram.map_or(address, |ram| ram.end.min(above.unwrap_or(u64::MAX)))
+    }
+
     /// The highest page-aligned place for `size` bytes of RAM between `floor` and `limit` that touches none
     /// of `taken`.
     pub(crate) fn highest(&self, size: u64, floor: u64, limit: u64, taken: &[Range]) -> Option<Range> {

@@ -4,6 +4,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
+use super::line::is_name;
 use super::*;
 
 fn module<'a>(line: &'a str, bytes: &'a [u8]) -> Module<'a> {
@@ -22,14 +23,21 @@ fn modules_come_in_any_order() {
         module("vm=demo initrd", b"i"),
         module("vm=b memory=64M kernel", b"kb"),
         module("  vm=demo cpus=1 memory=1G kernel -- console=ttyS0 -- x=--y ", b"kd"),
+        module("vm=b module -- first -- line", b"m1"),
+        module("vm=b module", b"m2"),
+        module("vm=c protocol=pvh kernel", b"kc"),
     ]);
     assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!(vms.len(), 2);
+    assert_eq!(vms.len(), 3);
     assert_eq!((vms[0].name, vms[0].memory, vms[0].kernel), ("demo", 1 << 30, &b"kd"[..]));
     assert_eq!(vms[0].command_line, "console=ttyS0 -- x=--y");
     assert_eq!(vms[0].initrd, Some(&b"i"[..]));
     assert_eq!((vms[1].name, vms[1].memory, vms[1].command_line), ("b", 64 << 20, ""));
-    assert_eq!(vms[1].initrd, None);
+    assert_eq!((vms[1].initrd, vms[1].protocol), (None, None));
+    let modules = [(&b"m1"[..], &b"first -- line"[..]), (b"m2", b"")];
+    let modules = modules.map(|(bytes, command_line)| BootModule { bytes, command_line });
+    assert_eq!(vms[1].modules.as_slice(), modules);
+    assert_eq!(vms[2].protocol, Some(Protocol::Pvh));
 }
 
 #[test]
@@ -40,8 +48,10 @@ fn each_fault_names_its_culprit_and_a_remedy() {
         ("vm=A kernel", "'A' is no name"),
         ("vm=a-name-that-is-longer-than-thirty-one kernel", "no name"),
         ("vm= kernel", "'' is no name"),
-        ("vm=a", "either 'kernel' or 'initrd'"),
-        ("vm=a kernel initrd", "either 'kernel' or 'initrd'"),
+        ("vm=a", "'kernel', 'initrd' and 'module'"),
+        ("vm=a kernel initrd", "'kernel', 'initrd' and 'module'"),
+        ("vm=a module protocol=pvh", "'protocol=pvh' has its place"),
+        ("vm=a kernel protocol=PVH", "protocol='PVH' is unknown; write protocol=linux"),
         ("vm=a console=ttyS0 kernel", "'console=ttyS0' is unknown"),
         ("vm=a cpus=2 kernel", "not supported yet"),
         ("vm=a cpus=0 kernel", "cpus='0' is no number"),
@@ -70,6 +80,17 @@ fn a_broken_line_costs_the_whole_vm() {
     let (vms, errors) = collect_all(&[module("vm=a kernel", b"k"), module("vm=a kernel", b"l")]);
     assert!(vms.is_empty());
     assert_eq!(errors[0].fault, Fault::Twice("kernel"));
+}
+
+#[test]
+fn modules_that_do_not_fit_cost_the_vm() {
+    let mut modules = Vec::from([module("vm=a kernel", b"k")]);
+    modules.extend([module("vm=a module", b"m"); MAX_MODULES]);
+    let (vms, errors) = collect_all(&modules);
+    assert_eq!((vms[0].modules.len(), errors.len()), (MAX_MODULES, 0));
+    modules.push(module("vm=a module -- one more", b"m"));
+    let (vms, errors) = collect_all(&modules);
+    assert!(vms.is_empty() && errors[0].to_string().contains("more than 15 modules"));
 }
 
 #[test]

@@ -47,12 +47,13 @@ pub fn start<B: Backend, H: Host>(
     let configs = config::collect(modules, |error| log::error!("{error}"));
     let mut vms = Vec::with_capacity(MAX_VMS);
     for config in configs {
+        let (name, memory) = (config.name, Size(config.memory));
         match Vm::new(backend, host, config) {
             Ok(vm) => {
-                log::info!("vm {}: starting with {} of memory", config.name, Size(config.memory));
+                log::info!("vm {name}: starting with {memory} of memory");
                 vms.push(vm);
             }
-            Err(error) => log::error!("vm {}: not started: {error}", config.name),
+            Err(error) => log::error!("vm {name}: not started: {error}"),
         }
     }
     let console = Console::new(vms.iter().map(|vm: &Vm<'_, B>| vm.config.name), options.view);

@@ -99,8 +99,9 @@ fn headers_that_cannot_be() {
         load_at(&file, None).map(|_| ())
     };
     let bad = |field, raw| Err(LoadError::BadHeader { field, raw });
-    assert_eq!(patched(4, 0x0101), Err(LoadError::Not64Bit), "32-bit class");
-    assert_eq!(patched(18, 183), Err(LoadError::Not64Bit), "another machine");
+    assert_eq!(patched(4, 0x0103), bad("EI_CLASS", 3));
+    assert_eq!(patched(4, 0x0102), Ok(()), "64-bit class");
+    assert_eq!(patched(18, 183), Err(LoadError::NotX86 { machine: 183 }), "another machine");
     assert_eq!(patched(16, 1), bad("e_type", 1));
     assert_eq!(patched(54, 32), bad("e_phentsize", 32));
     assert_eq!(patched(56, 0), bad("e_phnum", 0));

@@ -201,6 +201,53 @@ pub(super) fn elf(entry: u64, loads: &[Load]) -> Vec<u8> {
     file
 }
 
+/// An ELF32 executable: notes, then the segments.
+pub(super) fn elf32(entry: u32, notes: &[u8], loads: &[Load]) -> Vec<u8> {
+    let mut file = vec![0; 52];
+    let mut put = |offset: usize, bytes: &[u8]| file[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x01\x01\x01");
+    put(16, &2_u16.to_le_bytes());
+    put(18, &3_u16.to_le_bytes());
+    put(24, &entry.to_le_bytes());
+    put(28, &52_u32.to_le_bytes());
+    put(42, &32_u16.to_le_bytes());
+    put(44, &(loads.len() as u16 + 1).to_le_bytes());
+    let mut offset = 52 + 32 * (loads.len() as u32 + 1);
+    let header = |fields: [u32; 8]| fields.iter().flat_map(|field| field.to_le_bytes()).collect::<Vec<_>>();
+    let size = notes.len() as u32;
+    file.extend(header([4, offset, 0, 0, size, size, 4, 4]));
+    offset += size;
+    for load in loads {
+        let size = load.content.len() as u32;
+        let (vaddr, paddr) = (load.vaddr as u32, load.paddr as u32);
+        file.extend(header([1, offset, vaddr, paddr, size, load.memsz as u32, 7, 0x1000]));
+        offset += size;
+    }
+    file.extend(notes);
+    loads.iter().for_each(|load| file.extend(&load.content));
+    file
+}
+
+/// An ELF note.
+pub(super) fn note(name: &[u8], kind: u32, value: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    for word in [name.len() as u32, value.len() as u32, kind] {
+        note.extend(word.to_le_bytes());
+    }
+    for part in [name, value] {
+        note.extend(part);
+        note.resize(note.len().next_multiple_of(4), 0);
+    }
+    note
+}
+
+/// A Multiboot header with these flags and, where the flags say so, address fields.
+pub(super) fn multiboot_header(flags: u32, addresses: [u32; 5]) -> Vec<u8> {
+    const MAGIC: u32 = 0x1bad_b002;
+    let checksum = 0_u32.wrapping_sub(MAGIC).wrapping_sub(flags);
+    [MAGIC, flags, checksum].iter().chain(&addresses).flat_map(|word| word.to_le_bytes()).collect()
+}
+
 /// True where nothing in `ranges` touches anything else in it.
 pub(super) fn disjoint(ranges: &[Range]) -> bool {
     ranges

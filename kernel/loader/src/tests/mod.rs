@@ -4,5 +4,7 @@ mod bzimage;
 mod elf;
 mod entry;
 mod images;
+mod multiboot;
 mod mutations;
+mod protected;
 mod real;

@@ -14,7 +14,28 @@ fn input(options: [u8; 8], image: &[u8]) -> Vec<u8> {
 
 fn images() -> impl Strategy<Value = Vec<u8>> {
     let kernel = elf(16 * MIB + 4, &[Load::new(16 * MIB, b"code here"), Load::new(18 * MIB, b"data")]);
-    prop::sample::select(std::vec![BzImage::default().bytes(), kernel])
+    prop::sample::select(std::vec![BzImage::default().bytes(), kernel, pvh_kernel(), flat_kernel()])
+}
+
+/// An ELF32 file with a PVH note and a Multiboot header.
+fn pvh_kernel() -> Vec<u8> {
+    let mut notes = note(b"GNU\0", 3, b"build");
+    notes.extend(note(b"Xen\0", 18, &(MIB as u32 + 8).to_le_bytes()));
+    let code = multiboot_header(3, [0; 5]);
+    elf32(
+        MIB as u32 + 4,
+        &notes,
+        &[Load { vaddr: MIB, ..Load::new(MIB, &code) }, Load::new(2 * MIB, b"data")],
+    )
+}
+
+/// A file with a Multiboot header that has address fields.
+fn flat_kernel() -> Vec<u8> {
+    let base = MIB as u32;
+    let mut file = b"#!..".to_vec();
+    file.extend(multiboot_header(0x1_0003, [base + 4, base, base + 64, base + 4096, base + 40]));
+    file.resize(100, 0x90);
+    file
 }
 
 /// A header byte more often than any other.
@@ -51,11 +72,15 @@ fn every_bit_flip() {
     for image in [
         BzImage::default().bytes(),
         elf(MIB + 4, &[Load::new(MIB, b"code here"), Load::new(2 * MIB, b"data")]),
+        pvh_kernel(),
+        flat_kernel(),
     ] {
         for bit in 0..image.len().min(0x300) * 8 {
             let mut image = image.clone();
             image[bit / 8] ^= 1 << (bit % 8);
-            fuzz_one(&input([0xff, 0x10, 1, 0x20, 1, 1, 0, 0], &image));
+            for protocol in [0, 1, 6, 15] {
+                fuzz_one(&input([0xff, 0x10, 1, 0x20, 1, 1, 0, protocol], &image));
+            }
         }
     }
 }

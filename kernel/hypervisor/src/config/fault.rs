@@ -1,0 +1,99 @@
+//! What can be wrong with the modules' lines, in words that name the culprit and the remedy.
+
+use core::fmt;
+
+use super::{MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
+
+/// The words of a line, for messages.
+const KNOWN: &str = "cpus=N, memory=SIZE, protocol=NAME, kernel, initrd or module";
+
+/// What is wrong with a module's line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault<'a> {
+    /// It does not begin with `vm=`.
+    NoVm,
+    /// The name is not one.
+    BadName(&'a str),
+    /// A word that has no meaning.
+    UnknownWord(&'a str),
+    /// None of the words that say what the module is, or two of them.
+    NoKind,
+    /// A word that only a kernel's line may have.
+    OnlyForKernel(&'a str),
+    /// There is no such boot protocol.
+    BadProtocol(&'a str),
+    /// The number of CPUs is not a number from 1 to 64.
+    BadCpus(&'a str),
+    /// More than one CPU.
+    ManyCpus(u32),
+    /// The memory is not a size.
+    BadMemory(&'a str),
+    /// The memory is too little or too much.
+    MemoryRange(u64),
+    /// This VM has a module of this kind already.
+    Twice(&'static str),
+    /// There are more modules for the kernel than it can be told of.
+    ManyModules,
+    /// An initrd without a kernel.
+    NoKernel(&'a str),
+    /// There are too many VMs.
+    TooMany,
+}
+
+/// A module line that is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConfigError<'a> {
+    /// The whole line.
+    pub line: &'a str,
+    /// What is wrong with it.
+    pub fault: Fault<'a>,
+}
+
+impl fmt::Display for ConfigError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "module \"{}\": ", self.line)?;
+        match self.fault {
+            Fault::NoVm => f.write_str(
+                "does not begin with vm=NAME; write 'vm=NAME kernel -- COMMAND LINE', 'vm=NAME initrd' or 'vm=NAME module'",
+            ),
+            Fault::BadName(name) => write!(
+                f,
+                "'{name}' is no name; write 1 to {MAX_NAME} of the characters a-z, 0-9 and '-' after vm="
+            ),
+            Fault::UnknownWord(word) => write!(
+                f,
+                "'{word}' is unknown; write {KNOWN}, and the guest's own words after ' -- '"
+            ),
+            Fault::NoKind => {
+                f.write_str("says not what it is; write one of 'kernel', 'initrd' and 'module' after the settings")
+            }
+            Fault::OnlyForKernel(word) => write!(f, "'{word}' has its place in the line of the VM's kernel"),
+            Fault::BadProtocol(value) => write!(
+                f,
+                "protocol='{value}' is unknown; write protocol=linux, pvh or multiboot, or leave it out"
+            ),
+            Fault::ManyModules => {
+                write!(f, "this VM has more than {MAX_MODULES} modules; leave some out")
+            }
+            Fault::BadCpus(value) => write!(f, "cpus='{value}' is no number of CPUs; write cpus=1"),
+            Fault::ManyCpus(count) => {
+                write!(f, "cpus={count}: guests with more than one CPU are not supported yet; write cpus=1")
+            }
+            Fault::BadMemory(value) => {
+                write!(f, "memory='{value}' is no size; write a number with K, M or G, such as memory=256M")
+            }
+            Fault::MemoryRange(bytes) => write!(
+                f,
+                "memory={} is out of range; write from {} to {}",
+                Size(bytes),
+                Size(MIN_MEMORY),
+                Size(MAX_MEMORY)
+            ),
+            Fault::Twice(kind) => write!(f, "this VM has a second {kind}; give it one, or another name"),
+            Fault::NoKernel(name) => {
+                write!(f, "VM {name} has no kernel; add a module 'vm={name} kernel -- COMMAND LINE'")
+            }
+            Fault::TooMany => write!(f, "there are more than {MAX_VMS} VMs; leave some out"),
+        }
+    }
+}

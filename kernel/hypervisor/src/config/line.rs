@@ -1,0 +1,137 @@
+//! Reads one module's line.
+
+use loader::Protocol;
+
+use super::{DEFAULT_MEMORY, Fault, MAX_MEMORY, MAX_NAME, MIN_MEMORY, parse_size};
+
+/// What a kernel's line says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Settings {
+    pub(super) memory: u64,
+    pub(super) protocol: Option<Protocol>,
+}
+
+/// What one module is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind<'a> {
+    Kernel { settings: Settings, command_line: &'a str },
+    Initrd,
+    Module { command_line: &'a str },
+}
+
+/// The words that say what a module is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Kernel,
+    Initrd,
+    Module,
+}
+
+/// Reads one line. The name is told even where the rest is wrong, so that its VM does not start half.
+pub(super) fn parse_line(line: &str) -> (Option<&str>, Result<Kind<'_>, Fault<'_>>) {
+    let (head, command_line) = split_command_line(line);
+    let mut words = head.split_ascii_whitespace();
+    let Some(name) = words.next().and_then(|word| word.strip_prefix("vm=")) else {
+        return (None, Err(Fault::NoVm));
+    };
+    if !is_name(name) {
+        return (None, Err(Fault::BadName(name)));
+    }
+    (Some(name), parse_settings(words, command_line))
+}
+
+fn parse_settings<'a>(
+    words: impl Iterator<Item = &'a str>,
+    command_line: Option<&'a str>,
+) -> Result<Kind<'a>, Fault<'a>> {
+    let mut role = None;
+    let mut settings = Settings { memory: DEFAULT_MEMORY, protocol: None };
+    let mut kernel_only = None;
+    for word in words {
+        let named = match word {
+            "kernel" => Some(Role::Kernel),
+            "initrd" => Some(Role::Initrd),
+            "module" => Some(Role::Module),
+            _ => None,
+        };
+        if named.is_some() {
+            if role.is_some() {
+                return Err(Fault::NoKind);
+            }
+            role = named;
+            continue;
+        }
+        parse_setting(word, &mut settings)?;
+        kernel_only = Some(word);
+    }
+    let text = command_line.unwrap_or_default();
+    match (role, kernel_only) {
+        (Some(Role::Kernel), _) => Ok(Kind::Kernel { settings, command_line: text }),
+        (None, _) => Err(Fault::NoKind),
+        (_, Some(word)) => Err(Fault::OnlyForKernel(word)),
+        (Some(Role::Initrd), None) if command_line.is_some() => Err(Fault::OnlyForKernel("--")),
+        (Some(Role::Initrd), None) => Ok(Kind::Initrd),
+        (Some(Role::Module), None) => Ok(Kind::Module { command_line: text }),
+    }
+}
+
+/// Reads a word of a kernel's line.
+fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault<'a>> {
+    match word.split_once('=') {
+        Some(("cpus", value)) => parse_cpus(value)?,
+        Some(("memory", value)) => settings.memory = parse_memory(value)?,
+        Some(("protocol", value)) => settings.protocol = Some(parse_protocol(value)?),
+        _ => return Err(Fault::UnknownWord(word)),
+    }
+    Ok(())
+}
+
+/// Splits a line at its first word `--`.
+fn split_command_line(line: &str) -> (&str, Option<&str>) {
+    let mut from = 0;
+    while let Some(found) = line.get(from..).and_then(|rest| rest.find("--")) {
+        let (start, end) = (from + found, from + found + 2);
+        let bytes = line.as_bytes();
+        let alone_before = start == 0 || bytes.get(start - 1).is_some_and(u8::is_ascii_whitespace);
+        let alone_after = bytes.get(end).is_none_or(u8::is_ascii_whitespace);
+        if alone_before && alone_after {
+            return (
+                line.get(..start).unwrap_or_default(),
+                Some(line.get(end..).unwrap_or_default().trim_ascii()),
+            );
+        }
+        from = start + 1;
+    }
+    (line, None)
+}
+
+pub(super) fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+fn parse_cpus(value: &str) -> Result<(), Fault<'_>> {
+    match value.parse() {
+        Ok(1) => Ok(()),
+        Ok(count @ 2..=64) => Err(Fault::ManyCpus(count)),
+        _ => Err(Fault::BadCpus(value)),
+    }
+}
+
+fn parse_protocol(value: &str) -> Result<Protocol, Fault<'_>> {
+    match value {
+        "linux" => Ok(Protocol::Linux),
+        "pvh" => Ok(Protocol::Pvh),
+        "multiboot" => Ok(Protocol::Multiboot),
+        _ => Err(Fault::BadProtocol(value)),
+    }
+}
+
+fn parse_memory(value: &str) -> Result<u64, Fault<'_>> {
+    const PAGE_MASK: u64 = vcpu::PAGE_SIZE - 1;
+    let bytes = parse_size(value).ok_or(Fault::BadMemory(value))?;
+    if !(MIN_MEMORY..=MAX_MEMORY).contains(&bytes) {
+        return Err(Fault::MemoryRange(bytes));
+    }
+    Ok(bytes & !PAGE_MASK)
+}
