@@ -2,12 +2,14 @@
 //! read. `cargo xtask test` carries them out on the emulators.
 //!
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
-//! small functions ([`scenario`]); the list of them is [`linux::scenarios`] and [`robust::scenarios`]; the
+//! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`] and
+//! [`robust::scenarios`]; the
 //! selftest guests need no list, each of them is a group ([`selftest`]).
 #![forbid(unsafe_code)]
 
 pub mod linux;
 pub mod log;
+pub mod protocols;
 pub mod report;
 pub mod robust;
 pub mod scenario;
@@ -17,6 +19,7 @@ pub mod selftest;
 #[must_use]
 pub fn scenarios() -> Vec<scenario::Scenario> {
     let mut scenarios = linux::scenarios();
+    scenarios.extend(protocols::scenarios());
     scenarios.extend(robust::scenarios());
     scenarios
 }

@@ -66,6 +66,10 @@ pub struct Guest {
     pub memory: Option<&'static str>,
     /// Added to the guest's command line.
     pub append: String,
+    /// Added to the settings in the line of the VM's kernel, such as `protocol=pvh`.
+    pub settings: String,
+    /// More modules of the VM: the words of their lines behind `vm=NAME`, and their content.
+    pub modules: Vec<(&'static str, &'static str)>,
     /// What is wrong with its kernel image.
     pub damage: Damage,
 }
@@ -79,6 +83,8 @@ impl Guest {
             guest: guest.to_owned(),
             memory: None,
             append: String::new(),
+            settings: String::new(),
+            modules: Vec::new(),
             damage: Damage::None,
         }
     }
@@ -93,6 +99,19 @@ impl Guest {
     #[must_use]
     pub fn append(self, append: &str) -> Self {
         Self { append: append.to_owned(), ..self }
+    }
+
+    /// With these settings of its VM.
+    #[must_use]
+    pub fn settings(self, settings: &str) -> Self {
+        Self { settings: settings.to_owned(), ..self }
+    }
+
+    /// With another module: the words of its line behind `vm=NAME`, and its content.
+    #[must_use]
+    pub fn module(mut self, words: &'static str, content: &'static str) -> Self {
+        self.modules.push((words, content));
+        self
     }
 
     /// With a damaged kernel image.

@@ -9,6 +9,7 @@
 //! memory = "256M"
 //! cpus = 1
 //! cmdline = "console=ttyS0"
+//! settings = "protocol=pvh"       # more words for the VM's line (may be left out)
 //!
 //! [kernel]
 //! debian = "linux-image-amd64"    # a Debian kernel package, or:
@@ -17,6 +18,10 @@
 //! [initrd.busybox]                # may be left out, or: [initrd] file = "initrd.img"
 //! init = "init"                   # a script: the first process
 //! jobs = "jobs"                   # a folder of scripts: /jobs (may be left out)
+//!
+//! [[module]]                      # more modules of the VM (may be left out)
+//! words = "module -- its line"    # what their line says behind the VM's name
+//! file = "content"
 //! ```
 
 mod cpio;
@@ -49,14 +54,28 @@ pub(crate) struct Guest {
     pub(crate) cpus: u32,
     /// Memory, as the kernel reads it (`256M`).
     pub(crate) memory: String,
-    /// The kernel: `vmlinux`, bzImage or any ELF64 of that protocol.
+    /// More words for the line of the VM's kernel.
+    pub(crate) settings: String,
+    /// The kernel: anything that Basalt's loader takes.
     pub(crate) kernel: PathBuf,
     /// The initial file system.
     pub(crate) initrd: Option<PathBuf>,
+    /// More modules.
+    pub(crate) modules: Vec<Module>,
     /// The kernel's command line.
     pub(crate) cmdline: String,
     /// It is one of our own test guests.
     pub(crate) selftest: bool,
+}
+
+/// A module of a VM beside its kernel and its initial file system.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Module {
+    /// The words of its line, behind the VM's name.
+    pub(crate) words: String,
+    /// Its content.
+    pub(crate) file: PathBuf,
 }
 
 impl Guest {
@@ -75,8 +94,12 @@ struct Description {
     cpus: u32,
     #[serde(default)]
     cmdline: String,
+    #[serde(default)]
+    settings: String,
     kernel: KernelSource,
     initrd: Option<InitrdSource>,
+    #[serde(default)]
+    module: Vec<Module>,
 }
 
 #[derive(Deserialize)]
@@ -166,12 +189,18 @@ fn from_description(path: &Path) -> Result<Guest> {
         Some(InitrdSource::Busybox(contents)) => Some(initramfs::build(&description.name, folder, contents)?),
         Some(InitrdSource::File(file)) => Some(existing(folder.join(file), path)?),
     };
+    let mut modules = description.module;
+    for module in &mut modules {
+        module.file = existing(folder.join(&module.file), path)?;
+    }
     Ok(Guest {
         name: description.name,
         cpus: description.cpus,
         memory: description.memory,
+        settings: description.settings,
         kernel,
         initrd,
+        modules,
         cmdline: description.cmdline,
         selftest: false,
     })
@@ -193,8 +222,10 @@ fn selftest(name: &str) -> Result<Guest> {
         name: name.replace('_', "-"),
         cpus: 1,
         memory: SELFTEST_MEMORY.to_owned(),
+        settings: String::new(),
         kernel,
         initrd: None,
+        modules: Vec::new(),
         cmdline: String::new(),
         selftest: true,
     })

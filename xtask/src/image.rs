@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::failure::{Context, Failure, Result};
-use crate::guest::{self, Guest};
+use crate::guest::{self, Guest, Module};
 use crate::machine::Profile;
 use crate::{packages, paths, process, progress};
 
@@ -185,7 +185,10 @@ fn small_kernel(kernel: &Path) -> Result<PathBuf> {
 fn guest_files(guest: &Guest) -> impl Iterator<Item = (String, PathBuf)> {
     let kernel = Some((format!("guests/{}/kernel", guest.name), guest.kernel.clone()));
     let initrd = guest.initrd.clone().map(|file| (format!("guests/{}/initrd", guest.name), file));
-    kernel.into_iter().chain(initrd)
+    let modules = guest.modules.iter().enumerate();
+    let modules =
+        modules.map(|(index, module)| (format!("guests/{}/module{index}", guest.name), module.file.clone()));
+    kernel.into_iter().chain(initrd).chain(modules)
 }
 
 /// A line for each of a guest's modules: the file's path in the image and what it is. `quote` makes the guest's
@@ -199,14 +202,19 @@ fn module_lines(
         let found = files.iter().find(|(_, other)| other == file);
         found.map(|(path, _)| path).ok_or_else(|| Failure::new("a guest's file is not in the image"))
     };
-    let Guest { name, cpus, memory, kernel, initrd, cmdline, selftest: _ } = guest;
+    let Guest { name, cpus, memory, settings, kernel, initrd, modules, cmdline, selftest: _ } = guest;
+    let space = if settings.is_empty() { "" } else { " " };
     let mut lines = vec![format!(
-        "{} vm={name} cpus={cpus} memory={memory} kernel -- {}",
+        "{} vm={name} cpus={cpus} memory={memory}{space}{} kernel -- {}",
         in_image(kernel)?,
+        quote(settings),
         quote(cmdline)
     )];
     if let Some(initrd) = initrd {
         lines.push(format!("{} vm={name} initrd", in_image(initrd)?));
+    }
+    for Module { words, file } in modules {
+        lines.push(format!("{} vm={name} {}", in_image(file)?, quote(words)));
     }
     Ok(lines.iter().map(|line| line.trim_end().to_owned()).collect())
 }
@@ -247,6 +255,8 @@ mod tests {
             name: name.to_owned(),
             cpus: 1,
             memory: "256M".to_owned(),
+            settings: String::new(),
+            modules: Vec::new(),
             kernel: PathBuf::from("/x/vmlinux"),
             initrd: Some(PathBuf::from(format!("/x/{name}"))),
             cmdline: "console=ttyS0 basalt.run=\"sleep 1; dmesg\"".to_owned(),
@@ -282,6 +292,19 @@ mod tests {
         let modules: Vec<_> = archive.modules().map(|module| (module.line, module.bytes)).collect();
         let line = "vm=demo cpus=1 memory=256M kernel -- console=ttyS0 basalt.run=\"sleep 1; dmesg\"";
         assert_eq!(modules, [(line, &b"kernel"[..]), ("vm=demo initrd", b"initial")]);
+    }
+
+    #[test]
+    fn settings_and_modules_are_told() {
+        let mut guest = guest("demo");
+        guest.settings = "protocol=pvh e9".to_owned();
+        guest.initrd = None;
+        guest.modules =
+            vec![Module { words: "module -- two words".to_owned(), file: PathBuf::from("/x/file") }];
+        let files: Vec<_> = guest_files(&guest).collect();
+        let lines = module_lines(&guest, &files, arguments).expect("in the image");
+        assert!(lines[0].contains(" memory=256M protocol=pvh e9 kernel -- console=ttyS0 "), "{lines:?}");
+        assert_eq!(lines[1], "guests/demo/module0 vm=demo module -- two words");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ::tests::{report, selftest};
 
 use crate::console::{Console, News};
 use crate::failure::{Failure, Result};
-use crate::guest::{self, Guest};
+use crate::guest::{self, Guest, Module};
 use crate::image::Recipe;
 use crate::machine::{Launch, Profile};
 use crate::{interrupt, paths, run};
@@ -46,7 +46,11 @@ impl Play {
     /// Makes the image, and the emulator available.
     pub(crate) fn prepare(scenario: Scenario, machine: Profile, kernel: &Path) -> Result<Self> {
         machine.ensure()?;
-        let guests = scenario.guests.iter().map(prepare_guest).collect::<Result<Vec<_>>>()?;
+        let guests = scenario
+            .guests
+            .iter()
+            .map(|guest| prepare_guest(&scenario.name, guest))
+            .collect::<Result<Vec<_>>>()?;
         let mut recipe = Recipe { kernel: kernel.to_path_buf(), options: scenario.options.clone(), guests };
         recipe.suit(&machine);
         let suited = recipe.guests.iter().any(|guest| guest.selftest) && !machine.selftest_options.is_empty();
@@ -154,10 +158,15 @@ pub(crate) fn carry_out_all(
     });
 }
 
-fn prepare_guest(wanted: &ScenarioGuest) -> Result<Guest> {
+fn prepare_guest(scenario: &str, wanted: &ScenarioGuest) -> Result<Guest> {
     let mut guest = guest::prepare(&wanted.guest)?;
     guest.name.clone_from(&wanted.vm);
     guest.append(&wanted.append);
+    guest.settings = format!("{} {}", guest.settings, wanted.settings).trim().to_owned();
+    for (words, content) in &wanted.modules {
+        let name = format!("{}-{}", wanted.vm, guest.modules.len());
+        guest.modules.push(module_file(scenario, &name, words, content)?);
+    }
     if let Some(memory) = wanted.memory {
         memory.clone_into(&mut guest.memory);
     }
@@ -169,6 +178,16 @@ fn prepare_guest(wanted: &ScenarioGuest) -> Result<Guest> {
         paths::write(&guest.kernel, &image)?;
     }
     Ok(guest)
+}
+
+/// Writes the content of a scenario's module to a file.
+fn module_file(scenario: &str, name: &str, words: &str, content: &str) -> Result<Module> {
+    let file = paths::target().join("guests/modules").join(scenario).join(name);
+    // Written only when it changes: the image is made anew for a younger file.
+    if std::fs::read(&file).ok().as_deref() != Some(content.as_bytes()) {
+        paths::write(&file, content.as_bytes())?;
+    }
+    Ok(Module { words: words.to_owned(), file })
 }
 
 /// The place in the log behind what the step waits for, once it is there.

@@ -14,8 +14,8 @@ use crate::{build, interrupt, machine, progress};
 
 const HOST: &str = "host";
 const SELFTEST: &str = "selftest";
-/// The selftest guests that test nothing by themselves: one measures, two play parts in scenarios.
-const NO_TESTS: [&str; 3] = ["bench", "crash", "spin"];
+/// The selftest guests that test nothing alone: one measures, the others play parts in scenarios.
+const NO_TESTS: [&str; 4] = ["bench", "crash", "entry", "spin"];
 /// How much of a failed scenario's log is shown.
 const SHOWN_LINES: usize = 15;
 /// A bound on a selftest guest's time.

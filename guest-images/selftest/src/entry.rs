@@ -1,12 +1,15 @@
-//! The first instructions: three ways in, one long-mode state out, then [`rust_start`].
+//! The first instructions: four ways in, one long-mode state out, then [`rust_start`].
 //!
-//! - `start_linux`: 64-bit mode, RSI = boot_params (The Linux/x86 Boot Protocol, "64-bit Boot Protocol").
+//! - `start`, the ELF file's entry, in 64-bit mode: RSI = boot_params (The Linux/x86 Boot Protocol, "64-bit Boot Protocol").
+//! - `start` in 32-bit protected mode without paging: EAX = magic, EBX = boot information (Multiboot, "I386 machine
+//!   state").
 //! - `start_pvh`: 32-bit protected mode without paging, EBX = hvm_start_info (Xen, "x86/HVM direct boot ABI").
 //! - `start_multiboot2`: the same state, EAX = magic, EBX = boot information (Multiboot2, "I386 machine state").
 
 use core::arch::global_asm;
 
-use crate::{boot, descriptor, runner};
+use crate::boot::{self, EntryRegisters};
+use crate::{descriptor, runner};
 
 global_asm!(
     r#"
@@ -19,6 +22,10 @@ global_asm!(
     .quad start_pvh
 
     .section .multiboot2, "a"
+    .balign 8
+    .long 0x1badb002             /* Multiboot: modules on pages, memory information */
+    .long 3
+    .long 0x100000000 - (0x1badb002 + 3)
     .balign 8
 10: .long 0xe85250d6
     .long 0                      /* i386 */
@@ -66,14 +73,50 @@ boot_gdt_pointer:
     .short {gdt_limit}
     .quad {gdt}
 
+    .section .data.entry_registers, "aw"
+    .balign 4
+    .global entry_registers
+entry_registers:
+    .fill {entry_registers}, 4, 0
+
     .section .text.start, "ax"
     .code32
+    .global start
+start:                           /* bytes that tell 32-bit from 64-bit mode; EBX, ESI and ECX = EAX survive */
+    mov %eax, %ecx
+    xor %eax, %eax
+    inc %eax                     /* in 64-bit mode the prefix REX, */
+    nop                          /* which means nothing here */
+    test %eax, %eax
+    jz start_linux
+    mov %ecx, %eax
+    mov $3, %ebp
+    jmp 1f
 start_multiboot2:
     mov $2, %ebp
     jmp 1f
 start_pvh:
     mov $1, %ebp
-1:  cli
+1:  mov %eax, entry_registers    /* in the order of `EntryRegisters` */
+    mov %ebx, entry_registers+4
+    mov %cr0, %eax
+    mov %eax, entry_registers+8
+    mov %cr4, %eax
+    mov %eax, entry_registers+12
+    mov $0xc0000080, %ecx
+    rdmsr
+    mov %eax, entry_registers+16
+    mov $boot_stack_top, %esp
+    pushf
+    pop %eax
+    mov %eax, entry_registers+20
+    mov %cs, entry_registers+24
+    mov %ds, entry_registers+28
+    mov %es, entry_registers+32
+    mov %ss, entry_registers+36
+    mov %fs, entry_registers+40
+    mov %gs, entry_registers+44
+    cli
     cld
     mov %ebx, %esi
     lgdt boot_gdt_pointer
@@ -90,7 +133,6 @@ start_pvh:
     ljmpl $0x08, $start_long
 
     .code64
-    .global start_linux
 start_linux:
     cli
     cld
@@ -129,16 +171,19 @@ start_long:
     gdt = sym descriptor::GDT,
     gdt_limit = const descriptor::GDT_LIMIT,
     start = sym rust_start,
+    entry_registers = const size_of::<EntryRegisters>() / 4,
     options(att_syntax)
 );
 
 unsafe extern "C" {
     safe fn selftest_main() -> !;
+    static entry_registers: EntryRegisters;
 }
 
-/// In long mode, on the boot stack. `protocol`: 0 Linux, 1 PVH, 2 Multiboot2; `pointer`: its structure.
+/// In long mode, on the boot stack. `protocol`: 0 Linux, 1 PVH, 2 Multiboot2, 3 Multiboot; `pointer`: its structure.
 extern "C" fn rust_start(protocol: u32, pointer: u64) -> ! {
-    boot::read(protocol, pointer);
+    // SAFETY: written by the entry code before any Rust code ran.
+    boot::read(protocol, pointer, unsafe { entry_registers });
     runner::bring_up();
     selftest_main()
 }

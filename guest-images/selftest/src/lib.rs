@@ -1,8 +1,8 @@
 //! A small framework for guest micro-kernels that test a hypervisor from inside.
 //!
 //! A micro-kernel is a binary of this package: a few tables of tests ([`tests!`]) tied together by [`group!`]. It is
-//! a static ELF64 image that starts in three ways: by the Linux 64-bit boot protocol (as a `vmlinux`), by its PVH note
-//! (`qemu-system-x86_64 -kernel`), or by its Multiboot2 header (GRUB). So the same image runs under a hypervisor and
+//! a static ELF64 image that starts in four ways: by the Linux 64-bit boot protocol (as a `vmlinux`), by its PVH note
+//! (`qemu-system-x86_64 -kernel`), or by its Multiboot or Multiboot2 header (GRUB). So the same image runs under a hypervisor and
 //! bare, and a bare processor model says what is right.
 //!
 //! On COM1 it prints `ok NAME`, `FAILED NAME: reason` or `skipped NAME: reason` for each test, then
@@ -20,7 +20,7 @@
 //! break the framework's own memory is `unsafe`.
 //!
 //! Sources: Intel SDM vol. 3 and AMD APM vol. 2 for everything tested; "The Linux/x86 Boot Protocol", Xen "x86/HVM direct
-//! boot ABI" (PVH), Multiboot2 specification, ACPI specification.
+//! boot ABI" (PVH), Multiboot and Multiboot2 specifications, ACPI specification.
 #![no_std]
 // UNSAFETY: the micro-kernels are bare-metal programs; each block says why it holds.
 #![allow(unsafe_code)]
