@@ -35,7 +35,7 @@ fn entry() -> Scenario {
 
 fn linux_pvh() -> Scenario {
     Scenario {
-        name: "linux-pvh".to_owned(),
+        name: "guest-pvh".to_owned(),
         about: "Debian's stock kernel is entered by PVH and boots to its shell".to_owned(),
         tier: Tier::Full,
         machines: vec![QEMU_SVM],
