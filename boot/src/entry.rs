@@ -33,6 +33,7 @@ unsafe extern "C" {
 /// [`boot_info::PVH_MAGIC`]. `information` is what the loader left in EBX: the physical address of the protocol's
 /// information.
 extern "C" fn rust_entry(magic: u32, information: u32) -> ! {
+    machine::begin();
     let image = KernelImage {
         physical: address(&raw const image_physical_start)..address(&raw const image_physical_end),
         text: address(&raw const text_start)..address(&raw const text_end),

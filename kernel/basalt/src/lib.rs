@@ -17,7 +17,7 @@ use machine::host::PcHost;
 use machine::svm::Svm;
 use machine::virtualization::{self, Vendor};
 use machine::vmx::Vmx;
-use machine::{acpi, apic, clock, cpu, fatal, heap, logger, memory, power};
+use machine::{acpi, apic, clock, cpu, fatal, fault, heap, logger, memory, power};
 use options::Options;
 use payload::Payload;
 use vcpu::Backend;
@@ -25,16 +25,19 @@ use vcpu::Backend;
 const REPORT: &str = "report this line with the machine's name and the log above";
 
 /// Brings the machine up and runs guests on it, for good.
-pub fn run(boot: BootInfo) -> ! {
+pub fn run(mut boot: BootInfo) -> ! {
+    fault::choose(&mut boot);
+    fault::at_first();
     let payload = Payload::new(boot.modules(), boot.command_line).unwrap_or_else(|error| {
         logger::start();
         refuse(error, "make the archive anew with `cargo xtask image --pvh`")
     });
     start_log(&boot, &payload);
-    cpu::start();
     start_memory(&boot);
     let acpi = start_platform(&boot);
     start_clock(&acpi);
+    fault::when_started();
+    report_nmis();
     start_hypervisor(&payload)
 }
 
@@ -48,13 +51,20 @@ fn start_log(boot: &BootInfo, payload: &Payload<'_>) {
     let options = Options::parse(payload.words());
     logger::set_outputs(options.console.serial(), options.console.screen());
     logger::set_level(options.log_level);
-    logger::start();
+    let outputs = logger::start();
     info!("Basalt {}", env!("CARGO_PKG_VERSION"));
     info!("loaded by {} with options \"{payload}\"", boot.loader);
     for word in options.unknown(payload.words()) {
         warn!("unknown kernel option \"{word}\": it is ignored; known are {}", options::KNOWN);
     }
+    if !outputs.serial {
+        warn!("there is no serial port at 3F8h: the log is on the screen only, and guests' consoles nowhere");
+    }
+    if !outputs.screen {
+        warn!("there is no screen that the kernel can use: the log is on the serial port only");
+    }
     machine::panic::set_reboot(options.reboot_on_panic);
+    logger::remember(boot);
     if boot.dropped != 0 {
         warn!("{} entries of the boot information are broken or too many and left out", boot.dropped);
     }
@@ -65,7 +75,7 @@ fn start_memory(boot: &BootInfo) {
         for range in boot.memory() {
             info!("memory {:#x} to {:#x}: {:?}", range.start, range.end(), range.kind);
         }
-        refuse(error, "give the machine more memory, or report the memory map above")
+        refuse(error, error.advice())
     });
     heap::start().unwrap_or_else(|error| refuse(error, "give the machine more memory"));
     let mib = |bytes: u64| bytes >> 20;
@@ -79,8 +89,18 @@ fn start_platform(boot: &BootInfo) -> Acpi {
     });
     power::start(&acpi);
     info!("{} CPUs, {} I/O APICs", acpi.processors(), acpi.io_apics());
-    apic::start(&acpi).unwrap_or_else(|error| refuse(error, REPORT));
+    apic::start(&acpi).unwrap_or_else(|error| refuse(error, error.advice()));
     acpi
+}
+
+/// Firmware and hardware report errors by NMI. That alone is no reason to stop, nor to be silent.
+fn report_nmis() {
+    let count = cpu::nmis();
+    if count != 0 {
+        warn!(
+            "{count} non-maskable interrupts while starting: the hardware reports an error; look into the firmware's event log"
+        );
+    }
 }
 
 fn start_clock(acpi: &Acpi) {

@@ -1,9 +1,11 @@
 //! The kernel's options: words `name=value` on its line in the boot menu or in a boot archive.
 
 use log::LevelFilter;
+use machine::fault;
+use machine::panic::READING_TIME_S;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot, end=console|poweroff, view=all|kernel|NAME";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, end=console|poweroff, view=all|kernel|NAME";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,13 +35,13 @@ pub(crate) struct Options {
     pub(crate) console: Console,
     /// Lines below this level are dropped.
     pub(crate) log_level: LevelFilter,
-    /// A panic restarts the machine instead of halting it.
-    pub(crate) reboot_on_panic: bool,
+    /// A panic restarts the machine after that many seconds, instead of halting it.
+    pub(crate) reboot_on_panic: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { console: Console::Both, log_level: LevelFilter::Info, reboot_on_panic: false }
+        Self { console: Console::Both, log_level: LevelFilter::Info, reboot_on_panic: None }
     }
 }
 
@@ -65,10 +67,14 @@ impl Options {
             ("console", "serial") => self.console = Console::Serial,
             ("console", "screen") => self.console = Console::Screen,
             ("loglevel", level) => self.log_level = level.parse().ok()?,
-            ("panic", "halt") => self.reboot_on_panic = false,
+            ("panic", "halt") => self.reboot_on_panic = None,
+            ("panic", "reboot") => self.reboot_on_panic = Some(READING_TIME_S),
+            ("panic", other) => {
+                self.reboot_on_panic = Some(other.strip_prefix("reboot:")?.parse::<u16>().ok()?.into());
+            }
             // Read by the hypervisor.
             ("end" | "view", _) => {}
-            ("panic", "reboot") => self.reboot_on_panic = true,
+            _ if fault::is_option(word) => {}
             _ => return None,
         }
         Some(())
@@ -85,20 +91,25 @@ mod tests {
 
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
-        let options = parse("  loglevel=debug console=serial panic=reboot loglevel=WARN ");
+        let options = parse("  loglevel=debug console=serial panic=reboot:3 loglevel=WARN ");
         assert_eq!(
             options,
-            Options { console: Console::Serial, log_level: LevelFilter::Warn, reboot_on_panic: true }
+            Options { console: Console::Serial, log_level: LevelFilter::Warn, reboot_on_panic: Some(3) }
         );
+        assert_eq!(parse("panic=reboot").reboot_on_panic, Some(READING_TIME_S));
+        assert_eq!(parse("panic=reboot panic=halt").reboot_on_panic, None);
         assert_eq!(parse(""), Options::default());
     }
 
     #[test]
     fn unknown_words_are_named_and_change_nothing() {
-        let line = "quiet loglevel=loud console=both foo=1 console=";
+        let line = "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1";
         let options = parse(line);
         assert_eq!(options, Options::default());
         let unknown: Vec<&str> = options.unknown(line.split_ascii_whitespace()).collect();
-        assert_eq!(unknown, ["quiet", "loglevel=loud", "foo=1", "console="]);
+        assert_eq!(
+            unknown,
+            ["quiet", "loglevel=loud", "foo=1", "console=", "panic=reboot:", "panic=reboot:-1"]
+        );
     }
 }

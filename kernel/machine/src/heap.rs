@@ -6,10 +6,12 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use linked_list_allocator::Heap;
 use spin::Mutex;
 
+use crate::fault::{self, Fault};
 use crate::memory::direct_map;
 use crate::memory::frames::{self, FrameKind};
 
@@ -24,6 +26,8 @@ struct LockedHeap(Mutex<Heap>);
 // It serves the kernel only; on the host, tests use the system's.
 #[cfg_attr(target_os = "none", global_allocator)]
 static HEAP: LockedHeap = LockedHeap(Mutex::new(Heap::empty()));
+
+static EXHAUSTED: AtomicBool = AtomicBool::new(false);
 
 /// The frames for the heap are missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +51,18 @@ pub fn start() -> Result<(), NoMemory> {
     Ok(())
 }
 
+/// Notes that the heap had no room for a request, so that a panic that comes of it can say so.
+#[cold]
+fn exhausted() -> *mut u8 {
+    EXHAUSTED.store(true, Ordering::Relaxed);
+    ptr::null_mut()
+}
+
+/// True once the heap had no room for a request.
+pub(crate) fn was_exhausted() -> bool {
+    EXHAUSTED.load(Ordering::Relaxed)
+}
+
 /// Bytes in use.
 pub fn used_bytes() -> usize {
     HEAP.0.lock().used()
@@ -55,7 +71,10 @@ pub fn used_bytes() -> usize {
 // SAFETY: `Heap` keeps what it has handed out apart, and the lock serialises.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0.lock().allocate_first_fit(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+        if fault::is(Fault::HeapExhausted) {
+            return exhausted();
+        }
+        self.0.lock().allocate_first_fit(layout).map_or_else(|()| exhausted(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {

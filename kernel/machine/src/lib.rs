@@ -18,6 +18,7 @@ pub mod clock;
 pub mod cpu;
 mod extended;
 pub mod fatal;
+pub mod fault;
 pub mod heap;
 pub mod host;
 pub mod logger;
@@ -32,3 +33,10 @@ pub mod stacks;
 pub mod svm;
 pub mod virtualization;
 pub mod vmx;
+
+/// The first thing that Rust code does on the machine: from here on an exception is reported and not a reset.
+/// Later calls do nothing.
+pub fn begin() {
+    clock::mark_start();
+    cpu::start();
+}

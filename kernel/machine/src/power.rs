@@ -17,6 +17,7 @@ use x86_64::instructions::tables::lidt;
 use x86_64::structures::DescriptorTablePointer;
 
 use crate::acpi::{Acpi, Register};
+use crate::logger::survivor::{self, Ending};
 use crate::memory::map_mmio;
 use crate::{clock, serial};
 
@@ -46,6 +47,7 @@ pub fn start(acpi: &Acpi) {
 
 /// Switches the machine off by ACPI. Returns where it does not know how, or nothing happens.
 pub(crate) fn power_off() {
+    survivor::set_ending(Ending::Ordered);
     serial::drain();
     let Some(acpi) = ACPI.get() else { return };
     let (Some(soft_off), Some(pm1a)) = (acpi.soft_off, acpi.fadt.pm1a_control) else { return };
@@ -88,6 +90,7 @@ fn sleep(port: u16, sleep_type: u8) {
 
 /// Restarts the machine, by the first of several ways that works. The last always does.
 pub(crate) fn restart() {
+    survivor::set_ending(Ending::Ordered);
     serial::drain();
     reset_register();
     wait(RESET_WAIT_NS);
@@ -126,10 +129,14 @@ fn triple_fault() -> ! {
     }
 }
 
-/// Waits by the clock; not at all before there is one.
+/// Waits by the clock; before there is one, by what the TSC's rate can be at most.
 pub(crate) fn wait(ns: u64) {
-    let Some(clock) = clock::clock() else { return };
-    let deadline = clock.tsc_of(clock::uptime() + Nanos(ns));
+    /// Ticks a nanosecond of a fast CPU.
+    const FAST: u64 = 4;
+    let deadline = match clock::clock() {
+        Some(clock) => clock.tsc_of(clock::uptime() + Nanos(ns)),
+        None => clock::tsc().saturating_add(ns.saturating_mul(FAST)),
+    };
     while clock::tsc() < deadline {
         hint::spin_loop();
     }

@@ -11,6 +11,8 @@ use core::arch::x86_64::__cpuid_count;
 
 use vcpu::CpuidResult;
 
+use crate::fault::lies;
+
 /// IA32_PAT and IA32_EFER.
 const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
@@ -20,7 +22,7 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// CPUID of this CPU.
 pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let result = __cpuid_count(leaf, subleaf);
-    CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+    lies::cpuid(leaf, CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx })
 }
 
 /// Reads an MSR.
@@ -34,7 +36,7 @@ pub(crate) unsafe fn read_msr(number: u32) -> u64 {
     unsafe {
         asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     }
-    u64::from(high) << 32 | u64::from(low)
+    lies::msr(number, u64::from(high) << 32 | u64::from(low))
 }
 
 /// Writes an MSR.

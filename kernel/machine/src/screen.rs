@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use spin::Mutex;
 use vcpu::Hpa;
 
+use crate::fault::{self, Fault};
 use crate::memory::{self, direct_map};
 
 /// Where the text buffer is in physical memory.
@@ -50,7 +51,7 @@ pub(crate) fn start() {
     let answers = unsafe {
         let old = cells.read_volatile();
         cells.write_volatile(!old);
-        let held = cells.read_volatile() == !old;
+        let held = cells.read_volatile() == !old && !fault::is(Fault::NoScreen);
         if held {
             // From here on the screen shows what `SCREEN` remembers.
             for at in 0..COLUMNS * LINES {
@@ -62,6 +63,11 @@ pub(crate) fn start() {
     if answers {
         CELLS.store(cells, Ordering::Release);
     }
+}
+
+/// Whether there is a screen that shows what is written.
+pub(crate) fn is_there() -> bool {
+    !CELLS.load(Ordering::Acquire).is_null()
 }
 
 /// Tells that the text buffer is mapped elsewhere from now on.

@@ -23,6 +23,7 @@ pub(crate) use self::madt::{IoApicInfo, IsaInterrupt, MAX_IO_APICS, Madt};
 pub(crate) use self::sleep::SoftOff;
 use self::table::{HEADER_BYTES, Root, Signature};
 use crate::boot_info::BootInfo;
+use crate::fault::{self, Fault, lies};
 use crate::memory::map_firmware;
 
 const MADT: Signature = *b"APIC";
@@ -132,12 +133,14 @@ fn table(at: Hpa) -> Result<&'static [u8], AcpiError> {
         return Err(AcpiError::Unreadable { at });
     }
     let bytes = bytes(at, length)?;
+    let bytes = lies::acpi_table(signature, bytes);
     table::check(bytes, signature)?;
     Ok(bytes)
 }
 
 fn header(at: Hpa) -> Result<(Signature, usize), AcpiError> {
-    table::header(bytes(at, HEADER_BYTES)?).ok_or(AcpiError::Unreadable { at })
+    let (signature, length) = table::header(bytes(at, HEADER_BYTES)?).ok_or(AcpiError::Unreadable { at })?;
+    Ok((lies::acpi_signature(signature), length))
 }
 
 fn bytes(at: Hpa, length: usize) -> Result<&'static [u8], AcpiError> {
@@ -149,6 +152,9 @@ fn bytes(at: Hpa, length: usize) -> Result<&'static [u8], AcpiError> {
 
 /// Looks where BIOS machines keep the root pointer.
 fn search_memory() -> Option<Root> {
+    if fault::is(Fault::NoRootPointer) {
+        return None;
+    }
     let low = bytes(Hpa(0), EBDA_SEGMENT + 2).ok()?;
     let segment = table::word(low, EBDA_SEGMENT)?;
     let ebda = Hpa(u64::from(segment) << 4);

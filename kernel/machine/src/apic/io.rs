@@ -9,6 +9,7 @@ use spin::Mutex;
 use vcpu::Hpa;
 
 use crate::acpi::{IoApicInfo, IsaInterrupt, MAX_IO_APICS};
+use crate::fault::{self, Fault};
 use crate::memory::{MapError, map_mmio};
 
 const REGISTERS_BYTES: u64 = 32;
@@ -74,7 +75,7 @@ pub(super) fn start(info: &IoApicInfo) -> Result<(), MapError> {
     let registers = map_mmio(page, REGISTERS_BYTES)?.as_ptr();
     let mut io_apic = IoApic { registers, gsi_base: info.gsi_base, pins: 0 };
     let version = io_apic.read(VERSION);
-    if version == ABSENT {
+    if version == ABSENT || fault::is(Fault::NoIoApic) {
         warn!("no I/O APIC answers at {page:#x}");
         return Ok(());
     }

@@ -44,6 +44,16 @@ impl From<MapError> for ApicError {
     }
 }
 
+impl ApicError {
+    /// What the user can do about it.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Map(_) => "report this line with the machine's name and the log above",
+            Self::NoLocalApic => "switch the local APIC on in the firmware's set-up",
+        }
+    }
+}
+
 impl fmt::Display for ApicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -83,7 +83,7 @@ impl MemoryMap {
     }
 
     /// Takes an entry of the firmware's map.
-    pub(super) fn add(&mut self, start: u64, length: u64, kind: MemoryKind) {
+    pub(crate) fn add(&mut self, start: u64, length: u64, kind: MemoryKind) {
         if length == 0 {
             return;
         }

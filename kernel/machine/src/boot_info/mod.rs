@@ -42,6 +42,24 @@ impl Module {
     pub const fn data(&self) -> &'static [u8] {
         self.data
     }
+
+    /// The physical addresses of the file.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.start.0..self.start.0.saturating_add(self.length as u64)
+    }
+
+    /// The bytes from `start` to `end` as a module of their own; less where there are not so many.
+    #[cfg(feature = "faults")]
+    pub(crate) fn part(&self, start: usize, end: usize) -> Self {
+        let data = self.data.get(start..end.min(self.data.len())).unwrap_or_default();
+        Self { start: Hpa(self.start.0 + start as u64), length: data.len(), data, ..*self }
+    }
+
+    /// The same as if it lay elsewhere.
+    #[cfg(feature = "faults")]
+    pub(crate) const fn moved(&self, start: Hpa) -> Self {
+        Self { start, ..*self }
+    }
 }
 
 /// Where the kernel's image is. Virtual addresses are page aligned.

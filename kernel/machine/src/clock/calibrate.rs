@@ -13,6 +13,7 @@ use x86_64::instructions::port::Port;
 
 use crate::acpi::PmTimer;
 use crate::apic::local;
+use crate::fault::lies;
 
 const PM_TIMER_HZ: u64 = 3_579_545;
 const PIT_HZ: u64 = 1_193_182;
@@ -130,7 +131,7 @@ fn reading(counting: bool, reference: impl Fn() -> u32) -> Reading {
 fn pm_timer_window(timer: PmTimer) -> Option<Window> {
     let mask = if timer.bits >= 32 { u32::MAX } else { (1 << timer.bits) - 1 };
     // SAFETY: firmware says that the timer is at this port; reading it has no effect.
-    let read = || unsafe { Port::<u32>::new(timer.port).read() } & mask;
+    let read = || unsafe { Port::<u32>::new(timer.port).read() } & mask & lies::counting();
     let counting = local::start_count();
     let start = reading(counting, read);
     let wanted = (PM_TIMER_HZ * WINDOW_MS / 1000) as u32;
@@ -158,7 +159,7 @@ fn pit_window() -> Option<Window> {
         // The count starts with its upper byte.
         Port::<u8>::new(PIT_CHANNEL_2).write(high);
         let (tsc_start, counting) = (tsc(), local::start_count());
-        let ended = (0..PATIENCE).find(|_| port_b.read() & OUTPUT != 0);
+        let ended = (0..PATIENCE).find(|_| port_b.read() & OUTPUT & lies::counting() as u8 != 0);
         let tsc = tsc() - tsc_start;
         let apic = if counting { u64::from(local::counted()) } else { 0 };
         port_b.write(before);

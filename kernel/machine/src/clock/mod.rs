@@ -127,6 +127,12 @@ pub fn uptime() -> Nanos {
     clock().map_or(Nanos::ZERO, |clock| clock.time_of(tsc()))
 }
 
+/// Time since the kernel's start; while the clock does not run, `Err` with the TSC's ticks since then.
+pub(crate) fn uptime_or_ticks() -> Result<Nanos, u64> {
+    let ticks = tsc().saturating_sub(START.load(Ordering::Relaxed));
+    clock().map(|clock| clock.time_of(tsc())).ok_or(ticks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

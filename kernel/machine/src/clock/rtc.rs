@@ -7,6 +7,8 @@
 
 use x86_64::instructions::port::Port;
 
+use crate::fault::{self, Fault};
+
 const INDEX_PORT: u16 = 0x70;
 const DATA_PORT: u16 = 0x71;
 const SECONDS: u8 = 0x00;
@@ -73,6 +75,9 @@ fn read_raw(century: Option<u8>) -> Option<Raw> {
 }
 
 fn register(index: u8) -> u8 {
+    if fault::is(Fault::NoWallClock) {
+        return u8::MAX;
+    }
     // SAFETY: selecting and reading a CMOS register has no effect on memory; the top bit is left clear, so
     // NMIs stay on.
     unsafe {

@@ -6,6 +6,8 @@
 use raw_cpuid::{CpuId, CpuIdReader};
 use spin::Once;
 
+use crate::fault::lies;
+
 /// Who made the CPU, as far as it matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Vendor {
@@ -61,7 +63,7 @@ static FEATURES: Once<Features> = Once::new();
 
 /// What this machine's CPU can do.
 pub fn features() -> &'static Features {
-    FEATURES.call_once(|| read(&CpuId::new()))
+    FEATURES.call_once(|| lies::features(read(&CpuId::new())))
 }
 
 fn read<R: CpuIdReader>(cpuid: &CpuId<R>) -> Features {

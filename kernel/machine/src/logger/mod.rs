@@ -4,15 +4,20 @@
 //! port; afterwards the hypervisor fetches it with [`read`], because it shares that port among the
 //! guests' consoles. One lock, held while a line is written.
 
+mod bank;
 mod ring;
+pub(crate) mod survivor;
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayString;
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record, info, warn};
 use spin::Mutex;
 
 use self::ring::LogRing;
+use self::survivor::{Ending, Occupied};
+use crate::boot_info::BootInfo;
 use crate::{clock, screen, serial};
 
 /// Longest line in bytes; the rest is cut.
@@ -34,14 +39,70 @@ static LOGGER: Mutex<Logger> =
 /// What the `log` crate calls.
 struct Sink;
 
-/// Starts serial port and screen and takes the `log` crate's lines from here on.
-pub fn start() {
+/// The outputs that there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outputs {
+    /// A serial port.
+    pub serial: bool,
+    /// A screen.
+    pub screen: bool,
+}
+
+/// Serial port and screen were started, if there are any.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// Starts serial port and screen, gives what there is of them, and takes the `log` crate's lines from here on.
+pub fn start() -> Outputs {
     clock::mark_start();
-    serial::start();
+    STARTED.store(true, Ordering::Relaxed);
+    let serial = serial::start();
     screen::start();
     // A second call finds the logger set and changes nothing.
     if log::set_logger(&Sink).is_ok() && log::max_level() == LevelFilter::Off {
         log::set_max_level(LevelFilter::Info);
+    }
+    Outputs { serial, screen: screen::is_there() }
+}
+
+/// Sees that last words have somewhere to go, however early they are.
+pub(crate) fn prepare_last_words() {
+    if !STARTED.swap(true, Ordering::Relaxed) {
+        serial::start();
+        screen::start();
+    }
+}
+
+/// Keeps the log in memory that survives a reset from here on, and tells of the boot before. To be called once,
+/// after [`start`].
+pub fn remember(boot: &BootInfo) {
+    /// Lines of the boot before that are shown.
+    const SHOWN: usize = 24;
+    let left = match survivor::open(boot) {
+        Ok(Some(left)) => left,
+        Ok(None) => return,
+        Err(Occupied) => return info!("this log will not survive a reset: its place in memory is in use"),
+    };
+    let how = match left.ending() {
+        Ending::Ordered => return info!("previous boot: ended as it was told"),
+        Ending::Unknown => "ended without a word: by a reset, or it hung",
+        Ending::Refused => "refused to run",
+        Ending::Panicked => "ended in a kernel panic",
+    };
+    warn!("previous boot: {how}; its last lines were:");
+    for line in left.last_lines(SHOWN) {
+        warn!("previous boot: {}", Lossy(line.bytes()));
+    }
+}
+
+/// Bytes that may be no UTF-8, as text.
+struct Lossy<'a>(&'a [u8]);
+
+impl fmt::Display for Lossy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.utf8_chunks().try_for_each(|chunk| {
+            f.write_str(chunk.valid())?;
+            if chunk.invalid().is_empty() { Ok(()) } else { f.write_char('\u{fffd}') }
+        })
     }
 }
 
@@ -133,6 +194,7 @@ impl Log for Sink {
         let line = format(record);
         let mut logger = LOGGER.lock();
         logger.ring.push(line.0.as_bytes());
+        survivor::push(line.0.as_bytes());
         if logger.serial && !logger.handed_over {
             serial::write_now(line.0.as_bytes());
             serial::write_now(b"\r\n");
@@ -159,6 +221,7 @@ impl fmt::Write for LastWords {
             }
         }
         screen::write_in_panic(text);
+        survivor::push_piece(text);
         Ok(())
     }
 }

@@ -13,12 +13,16 @@ use vcpu::{Hpa, MemoryError, PAGE_SIZE};
 pub(crate) use super::buddy::FrameKind;
 use super::buddy::FrameTable;
 use super::zero_frames;
+use crate::fault::lies;
 
 static TABLE: Mutex<Option<FrameTable<'static>>> = Mutex::new(None);
 
 /// Takes 2^`order` frames (4 KiB each, order 0 to 18), aligned to their size, in the name of `owner` (a VM's
 /// number; 0 is the kernel). They come dirty. `None` where there is no such block.
 pub(crate) fn allocate(order: u8, kind: FrameKind, owner: u16) -> Option<Hpa> {
+    if lies::out_of_frames(kind) {
+        return None;
+    }
     let frame = TABLE.lock().as_mut()?.allocate(order, kind, owner)?;
     Some(Hpa(frame * PAGE_SIZE))
 }

@@ -1,11 +1,15 @@
 //! Which physical memory is RAM that the kernel may use, from the firmware's map and what is already in
 //! memory.
 
+use core::fmt;
 use core::ops::Range;
+
+use vcpu::Hpa;
 
 use super::DIRECT_MAP_BYTES;
 use super::range_set::{RangeSet, pages_of};
 use crate::boot_info::{BootInfo, MemoryKind, MemoryRange};
+use crate::logger::survivor;
 
 /// The first MiB keeps what firmware and other CPUs' start-up need.
 const LOW_MEMORY: Range<u64> = 0..0x10_0000;
@@ -39,10 +43,81 @@ pub(crate) fn loaded(boot: &BootInfo) -> RangeSet {
     set
 }
 
+/// What a boot loader must not do: going on would let one thing overwrite another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LayoutError {
+    /// The kernel runs where the memory map has no usable memory.
+    KernelOutsideMemory,
+    /// A module lies where the memory map has no usable memory.
+    ModuleOutsideMemory {
+        /// Its number, from 0.
+        module: usize,
+        /// Its address.
+        at: Hpa,
+    },
+    /// A module and the kernel lie over each other.
+    ModuleOverKernel {
+        /// Its number, from 0.
+        module: usize,
+    },
+    /// Two modules lie over each other.
+    ModulesOverlap {
+        /// Their numbers, from 0.
+        modules: [usize; 2],
+    },
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KernelOutsideMemory => {
+                f.write_str("the firmware's memory map is broken: the kernel lies where it has no memory")
+            }
+            Self::ModuleOutsideMemory { module, at } => {
+                write!(f, "module {} lies at {at}, where the memory map has no memory", module + 1)
+            }
+            Self::ModuleOverKernel { module } => {
+                write!(f, "module {} and the kernel lie over each other", module + 1)
+            }
+            Self::ModulesOverlap { modules: [one, other] } => {
+                write!(f, "modules {} and {} lie over each other", one + 1, other + 1)
+            }
+        }
+    }
+}
+
+/// Looks whether kernel and modules lie in memory and apart.
+pub(crate) fn check(boot: &BootInfo, usable: &RangeSet) -> Result<(), LayoutError> {
+    let image = &boot.image.physical;
+    if !usable.contains(image) {
+        return Err(LayoutError::KernelOutsideMemory);
+    }
+    for (module, found) in boot.modules.iter().enumerate().filter(|(_, found)| !found.range().is_empty()) {
+        let range = found.range();
+        if overlap(&range, image) {
+            return Err(LayoutError::ModuleOverKernel { module });
+        }
+        // Half a page at the edge of usable memory is not in the set, but readable.
+        if !usable.overlaps(&range) {
+            return Err(LayoutError::ModuleOutsideMemory { module, at: found.start });
+        }
+        let before = boot.modules[..module].iter().position(|other| overlap(&other.range(), &range));
+        if let Some(other) = before {
+            return Err(LayoutError::ModulesOverlap { modules: [other, module] });
+        }
+    }
+    Ok(())
+}
+
+const fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
 /// The RAM that nothing occupies.
 pub(crate) fn free(usable: &RangeSet, loaded: &RangeSet, image: &Range<u64>) -> RangeSet {
     let mut set = usable.clone();
     set.remove(LOW_MEMORY);
+    set.remove(survivor::PLACE);
     set.remove(pages_of(image));
     for range in loaded.ranges() {
         set.remove(range.clone());
@@ -92,6 +167,6 @@ mod tests {
         let mut loaded = RangeSet::new();
         loaded.add(0x50_0000..0x50_1000);
         let free = free(&usable(&map, 36), &loaded, &(0x20_0000..0x30_0001));
-        assert_eq!(free.ranges(), [0x10_0000..0x20_0000, 0x30_1000..0x50_0000, 0x50_1000..0x100_0000]);
+        assert_eq!(free.ranges(), [0x10_0000..0x1f_0000, 0x30_1000..0x50_0000, 0x50_1000..0x100_0000]);
     }
 }

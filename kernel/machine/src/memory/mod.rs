@@ -20,14 +20,16 @@ mod range_set;
 
 use core::arch::asm;
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use vcpu::{Hpa, PAGE_SIZE};
 
 use self::buddy::{FrameTable, MAX_FRAMES};
 pub(crate) use self::kernel_space::{map_firmware, map_mmio};
+pub use self::map::LayoutError;
 pub use self::page_table::MapError;
-use self::range_set::RangeSet;
+use self::range_set::{RangeSet, pages_of};
 use crate::boot_info::BootInfo;
 use crate::cpu;
 
@@ -58,13 +60,37 @@ pub enum StartError {
     },
     /// The CPU has no no-execute pages, or firmware switched them off.
     NoNoExecute,
+    /// The memory map or the modules contradict what is known.
+    Layout(LayoutError),
     /// The kernel's page tables cannot be built.
     Map(MapError),
+}
+
+impl From<LayoutError> for StartError {
+    fn from(error: LayoutError) -> Self {
+        Self::Layout(error)
+    }
 }
 
 impl From<MapError> for StartError {
     fn from(error: MapError) -> Self {
         Self::Map(error)
+    }
+}
+
+impl StartError {
+    /// What the user can do about it.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::TooLittle { .. } => "give the machine more memory, or load fewer and smaller modules",
+            Self::NoNoExecute => {
+                "switch on 'Execute Disable' or 'No-Execute Memory Protection' in the firmware's set-up"
+            }
+            Self::Layout(_) => {
+                "start it with GRUB as it comes with the image, or update the firmware; then report this with the memory map above"
+            }
+            Self::Twice | Self::Map(_) => "report this with the memory map above",
+        }
     }
 }
 
@@ -76,6 +102,7 @@ impl fmt::Display for StartError {
                 write!(f, "only {} MiB of memory are free, {} are needed", free >> 20, LEAST_FREE_BYTES >> 20)
             }
             Self::NoNoExecute => f.write_str("the CPU has no no-execute pages"),
+            Self::Layout(error) => error.fmt(f),
             Self::Map(error) => write!(f, "the kernel's page tables cannot be built: {error}"),
         }
     }
@@ -119,6 +146,7 @@ pub fn start(boot: &BootInfo) -> Result<(), StartError> {
         return Err(StartError::NoNoExecute);
     }
     let usable = map::usable(boot.memory(), features.physical_bits);
+    map::check(boot, &usable)?;
     let loaded = map::loaded(boot);
     let mut free = map::free(&usable, &loaded, &boot.image.physical);
     if free.bytes() < LEAST_FREE_BYTES {
@@ -130,6 +158,14 @@ pub fn start(boot: &BootInfo) -> Result<(), StartError> {
     let table = build_frame_table(&usable, &mut free).ok_or(StartError::TooLittle { free: free.bytes() })?;
     frames::install(table);
     Ok(())
+}
+
+/// Whether all of `range` is memory that neither the kernel's image nor anything the boot loader left lies in.
+pub(crate) fn is_free(boot: &BootInfo, range: &Range<u64>) -> bool {
+    let usable = map::usable(boot.memory(), cpu::features().physical_bits);
+    let mut occupied = map::loaded(boot);
+    occupied.add(pages_of(&boot.image.physical));
+    usable.contains(range) && !occupied.overlaps(range)
 }
 
 /// True where the final page tables are loaded.

@@ -31,6 +31,16 @@ impl RangeSet {
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
 
+    /// Whether all of `range` is in the set.
+    pub(crate) fn contains(&self, range: &Range<u64>) -> bool {
+        range.is_empty() || self.ranges.iter().any(|old| old.start <= range.start && range.end <= old.end)
+    }
+
+    /// Whether any of `range` is in the set.
+    pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
+        self.ranges.iter().any(|old| old.start < range.end && range.start < old.end)
+    }
+
     /// Adds a range; ranges that touch become one.
     pub(crate) fn add(&mut self, range: Range<u64>) {
         if range.is_empty() {

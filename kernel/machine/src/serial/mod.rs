@@ -18,6 +18,7 @@ use uart_16550::spec::registers::{FifoTriggerLevel, IER, ISR, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 use self::queue::Queue;
+use crate::fault::{self, Fault};
 
 /// COM1's first I/O port.
 const COM1: u16 = 0x3f8;
@@ -41,6 +42,9 @@ static CONSOLE: Mutex<Console> =
     Mutex::new(Console { uart: None, outgoing: Queue::new(), incoming: Queue::new() });
 
 fn claim() -> Option<Uart16550<PioBackend>> {
+    if fault::is(Fault::NoSerial) {
+        return None;
+    }
     // SAFETY: COM1's ports belong to the kernel; two claims at once exist only in a panic, which ends the
     // other.
     unsafe { Uart16550::new_port(COM1) }.ok()

@@ -1,0 +1,94 @@
+//! Faults that the kernel makes itself.
+
+use core::arch::asm;
+use core::fmt;
+use core::hint::black_box;
+
+use super::{Fault, is};
+use crate::cpu;
+
+/// An address that no page table of the kernel maps: not canonical low memory, not a window in use.
+const UNMAPPED: u64 = 0xffff_e000_0000_0000;
+/// An address that is not canonical.
+const NOT_CANONICAL: u64 = 0x0001_0000_0000_0000;
+
+/// Provokes what comes before the log.
+pub fn at_first() {
+    if is(Fault::EarlyPageFault) {
+        read(UNMAPPED);
+    }
+    if is(Fault::EarlyPanic) {
+        panic!("the fault early-panic was asked for");
+    }
+}
+
+/// Provokes what comes when clock and interrupts are up.
+pub fn when_started() {
+    if is(Fault::PageFault) {
+        read(UNMAPPED);
+    }
+    if is(Fault::GeneralProtection) {
+        read(NOT_CANONICAL);
+    }
+    if is(Fault::StackOverflow) {
+        black_box(descend(1));
+    }
+    if is(Fault::Nmi) {
+        cpu::invoke_nmi();
+    }
+    if is(Fault::MachineCheck) {
+        cpu::invoke_machine_check();
+    }
+    if is(Fault::Panic) {
+        panic!("the fault panic was asked for");
+    }
+    if is(Fault::PanicInPanic) {
+        panic!("{}", Spoilt(Fault::PanicInPanic));
+    }
+    if is(Fault::FaultInPanic) {
+        panic!("{}", Spoilt(Fault::FaultInPanic));
+    }
+    instructions();
+}
+
+/// Exceptions that take an instruction of their own.
+fn instructions() {
+    if is(Fault::DivideError) {
+        // SAFETY: raises an exception that ends the kernel.
+        unsafe { asm!("xor edx, edx", "div {0:e}", in(reg) 0, inout("eax") 1 => _, out("edx") _) };
+    }
+    if is(Fault::InvalidOpcode) {
+        // SAFETY: as above.
+        unsafe { asm!("ud2") };
+    }
+    if is(Fault::DoubleFault) {
+        // SAFETY: without a stack the page fault cannot be delivered; the double fault ends the kernel.
+        unsafe { asm!("mov rsp, {0}", "push rax", in(reg) UNMAPPED, options(noreturn)) };
+    }
+}
+
+fn read(address: u64) {
+    // SAFETY: raises an exception that ends the kernel.
+    let _ = unsafe { (address as *const u64).read_volatile() };
+}
+
+/// Calls itself until the stack ends.
+#[inline(never)]
+fn descend(depth: u64) -> u64 {
+    let room = black_box([depth; 64]);
+    if depth == 0 { 0 } else { black_box(descend(depth + 1)) + black_box(room)[0] }
+}
+
+/// A message that cannot be formatted.
+struct Spoilt(Fault);
+
+impl fmt::Display for Spoilt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the fault was asked for; its message ")?;
+        match self.0 {
+            Fault::FaultInPanic => read(UNMAPPED),
+            _ => panic!("this text is not shown"),
+        }
+        Ok(())
+    }
+}
