@@ -44,6 +44,17 @@ impl PcHost {
 }
 
 impl Host for PcHost {
+    // Only the boot CPU is used as yet.
+    fn cpu(&self) -> usize {
+        0
+    }
+
+    fn cpus(&self) -> usize {
+        1
+    }
+
+    fn kick(&mut self, _cpu: usize) {}
+
     #[inline]
     fn tsc(&self) -> u64 {
         tsc()

@@ -4,6 +4,16 @@ use crate::Nanos;
 
 /// The machine under the hypervisor, as the CPU that calls sees it.
 pub trait Host {
+    /// The number of the CPU that calls; the boot CPU's is 0.
+    fn cpu(&self) -> usize;
+
+    /// How many CPUs run VMs; their numbers count from 0.
+    fn cpus(&self) -> usize;
+
+    /// Interrupts that CPU soon: it leaves its guest ([`crate::Exit::HostEvent`]) or wakes up. Never waits. A kick that
+    /// comes while interrupts are off there counts as soon as it enters a guest or halts.
+    fn kick(&mut self, cpu: usize);
+
     /// The time-stamp counter.
     fn tsc(&self) -> u64;
 

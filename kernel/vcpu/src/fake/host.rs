@@ -91,6 +91,8 @@ pub struct FakeHost {
     pub powered_off: bool,
     /// [`Host::restart`] was called.
     pub restarted: bool,
+    /// CPUs that were kicked.
+    pub kicks: Vec<usize>,
 }
 
 impl FakeHost {
@@ -107,11 +109,24 @@ impl FakeHost {
             waits: 0,
             powered_off: false,
             restarted: false,
+            kicks: Vec::new(),
         }
     }
 }
 
 impl Host for FakeHost {
+    fn cpu(&self) -> usize {
+        0
+    }
+
+    fn cpus(&self) -> usize {
+        1
+    }
+
+    fn kick(&mut self, cpu: usize) {
+        self.kicks.push(cpu);
+    }
+
     fn tsc(&self) -> u64 {
         self.clock.tsc()
     }
