@@ -65,6 +65,15 @@ impl Host for PcHost {
         self.clock.tsc_hz()
     }
 
+    fn tsc_is_steady(&self) -> bool {
+        self.clock.goes_by_tsc()
+    }
+
+    #[inline]
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
     #[inline]
     fn time_of(&self, tsc: u64) -> Nanos {
         self.clock.time_of(tsc)

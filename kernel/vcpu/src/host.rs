@@ -17,8 +17,11 @@ pub trait Host {
     /// The time-stamp counter.
     fn tsc(&self) -> u64;
 
-    /// Ticks of the time-stamp counter in a second.
+    /// Ticks of the time-stamp counter in a second, as measured when the machine started.
     fn tsc_hz(&self) -> u64;
+
+    /// True where that rate never changes and the counter never stops, so that guests may keep time by it.
+    fn tsc_is_steady(&self) -> bool;
 
     /// The host's monotonic time for a TSC value.
     fn time_of(&self, tsc: u64) -> Nanos;

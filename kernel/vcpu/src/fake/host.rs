@@ -81,6 +81,8 @@ pub struct FakeHost {
     pub output_room: usize,
     /// How many bytes the console takes between two waits.
     pub output_burst: usize,
+    /// What [`Host::tsc_is_steady`] says.
+    pub tsc_is_steady: bool,
     /// Log lines not shown yet.
     pub log: VecDeque<Vec<u8>>,
     /// How often the timer was armed.
@@ -104,6 +106,7 @@ impl FakeHost {
             output: Vec::new(),
             output_room: usize::MAX,
             output_burst: usize::MAX,
+            tsc_is_steady: true,
             log: VecDeque::new(),
             timer_writes: 0,
             waits: 0,
@@ -133,6 +136,10 @@ impl Host for FakeHost {
 
     fn tsc_hz(&self) -> u64 {
         self.clock.hz
+    }
+
+    fn tsc_is_steady(&self) -> bool {
+        self.tsc_is_steady
     }
 
     fn time_of(&self, tsc: u64) -> Nanos {
