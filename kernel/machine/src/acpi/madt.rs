@@ -14,6 +14,9 @@ pub(crate) const MAX_IO_APICS: usize = 16;
 /// Interrupts of the ISA bus.
 pub(crate) const ISA_INTERRUPTS: usize = 16;
 
+const FLAGS_OFFSET: usize = HEADER_BYTES + 4;
+/// The machine has two 8259s as well (PCAT_COMPAT).
+const FLAG_PICS: u32 = 1 << 0;
 const ENTRIES_OFFSET: usize = HEADER_BYTES + 8;
 
 const LOCAL_APIC: u8 = 0;
@@ -60,12 +63,19 @@ pub(crate) struct Madt {
     pub(crate) io_apics: ArrayVec<IoApicInfo, MAX_IO_APICS>,
     /// The sixteen ISA interrupts.
     pub(crate) isa: [IsaInterrupt; ISA_INTERRUPTS],
+    /// There are two 8259 interrupt controllers, which have to be silenced.
+    pub(crate) pics: bool,
 }
 
 impl Default for Madt {
     fn default() -> Self {
         let identity = |irq| IsaInterrupt { gsi: irq as u32, active_low: false, level: false };
-        Self { processors: ArrayVec::new(), io_apics: ArrayVec::new(), isa: core::array::from_fn(identity) }
+        Self {
+            processors: ArrayVec::new(),
+            io_apics: ArrayVec::new(),
+            isa: core::array::from_fn(identity),
+            pics: false,
+        }
     }
 }
 
@@ -73,7 +83,8 @@ impl Madt {
     /// Reads a checked table. Entries that are cut off or of unknown types are passed over; what there is no
     /// room for is left out.
     pub(super) fn parse(table: &[u8]) -> Self {
-        let mut madt = Self::default();
+        let pics = half_quad(table, FLAGS_OFFSET).is_some_and(|flags| flags & FLAG_PICS != 0);
+        let mut madt = Self { pics, ..Self::default() };
         let mut rest = table.get(ENTRIES_OFFSET..).unwrap_or_default();
         while let [kind, length, ..] = *rest {
             let length = usize::from(length);

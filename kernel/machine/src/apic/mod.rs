@@ -65,7 +65,9 @@ impl fmt::Display for ApicError {
 
 /// Takes over the interrupt controllers. Afterwards the timer can be armed and the console interrupts.
 pub fn start(acpi: &Acpi) -> Result<(), ApicError> {
-    pic::silence(PIC_VECTORS);
+    if acpi.madt.pics {
+        pic::silence(PIC_VECTORS);
+    }
     let mode = local::start(TIMER_VECTOR, SPURIOUS_VECTOR)?;
     info!("local APIC {} in {mode} mode, timer by {}", local::id(), local::timer_kind());
     cpu::set_handler(TIMER_VECTOR, timer_interrupt);
@@ -78,7 +80,9 @@ pub fn start(acpi: &Acpi) -> Result<(), ApicError> {
 }
 
 fn route_console(interrupt: IsaInterrupt) {
-    if io::route(interrupt, CONSOLE_VECTOR, local::id()) {
+    if !serial::is_there() {
+        info!("no serial port");
+    } else if io::route(interrupt, CONSOLE_VECTOR, local::id()) {
         serial::enable_interrupts();
     } else {
         warn!("no I/O APIC serves interrupt {}: the console takes no input", interrupt.gsi);

@@ -63,6 +63,11 @@ pub fn start() -> bool {
     found
 }
 
+/// Whether the machine has the port.
+pub(crate) fn is_there() -> bool {
+    CONSOLE.lock().uart.is_some()
+}
+
 /// Sends bytes at once, in front of what is queued, and waits until the port has taken them.
 pub fn write_now(bytes: &[u8]) {
     let mut console = CONSOLE.lock();
