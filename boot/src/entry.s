@@ -34,6 +34,10 @@ boot_header:
     .short 6, 0                                // modules on page boundaries
     .long 8
     .balign 8
+    .short 5, 1                                // framebuffer, optional
+    .long 20
+    .long 0, 0, 0                              // whatever width, height and depth suit the screen
+    .balign 8
     .short 0, 0                                // end
     .long 8
 boot_header_end:
@@ -160,10 +164,12 @@ boot_refuse:
     inc ebp
     test al, al
     jz 7f
+    cmp al, ' '
+    jb 8f
     mov [ebx], al
     mov byte ptr [ebx + 1], 0x4f
     add ebx, 2
-    mov ah, al
+8:  mov ah, al
     mov ecx, 1000000           // a UART that is not there must not hold us
     mov dx, COM1 + 5
 5:  in al, dx

@@ -15,7 +15,7 @@ use crate::{packages, paths, process, progress};
 
 /// GRUB's modules beyond those that grub-mkrescue puts into its core. The core asks for all partition tables
 /// and complains of those that are not there.
-const GRUB_MODULES: &str = "multiboot2 normal configfile iso9660 fat all_video part_msdos part_gpt \
+const GRUB_MODULES: &str = "multiboot2 normal configfile test cpuid iso9660 fat all_video part_msdos part_gpt \
     part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_plan part_sun part_sunpc";
 /// The menu, with places for the kernel's options and the guests.
 const MENU: &str = "boot/grub/grub.cfg.in";
@@ -36,9 +36,8 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// Tells Basalt and the selftest guests what they must know of the machine. Options that are there already count more.
+    /// Tells the selftest guests what they must know of the machine.
     pub(crate) fn suit(&mut self, machine: &Profile) {
-        self.options = format!("{} {}", machine.options, self.options).trim().to_owned();
         for guest in self.guests.iter_mut().filter(|guest| guest.selftest) {
             guest.append(&machine.selftest_options);
         }

@@ -17,7 +17,7 @@ use machine::host::PcHost;
 use machine::svm::Svm;
 use machine::virtualization::{self, Vendor};
 use machine::vmx::Vmx;
-use machine::{acpi, apic, clock, cpu, fatal, fault, heap, logger, memory, power};
+use machine::{acpi, apic, clock, cpu, fatal, fault, heap, logger, memory, power, screen};
 use options::Options;
 use payload::Payload;
 use vcpu::Backend;
@@ -32,11 +32,10 @@ pub fn run(mut boot: BootInfo) -> ! {
         logger::start();
         refuse(error, "make the archive anew with `cargo xtask image --pvh`")
     });
-    let options = Options::parse(payload.words());
-    start_log(&boot, &payload, &options);
+    start_log(&boot, &payload);
     start_memory(&boot);
     let acpi = start_platform(&boot);
-    start_clock(&acpi, &options);
+    start_clock(&acpi);
     fault::when_started();
     report_nmis();
     start_hypervisor(&payload)
@@ -48,7 +47,8 @@ pub fn refuse_boot(error: BootInfoError) -> ! {
     fatal::refuse(error, "load the kernel with GRUB's multiboot2 command, or by the PVH protocol")
 }
 
-fn start_log(boot: &BootInfo, payload: &Payload<'_>, options: &Options) {
+fn start_log(boot: &BootInfo, payload: &Payload<'_>) {
+    let options = Options::parse(payload.words());
     logger::set_outputs(options.console.serial(), options.console.screen());
     logger::set_level(options.log_level);
     let outputs = logger::start();
@@ -81,12 +81,14 @@ fn start_memory(boot: &BootInfo) {
     let mib = |bytes: u64| bytes >> 20;
     let (total, free) = (memory::frames::total_bytes(), memory::frames::free_bytes());
     info!("{} MiB of memory, {} MiB free", mib(total), mib(free));
+    info!("screen: {}", screen::describe());
 }
 
 fn start_platform(boot: &BootInfo) -> Acpi {
     let acpi = acpi::read(boot).unwrap_or_else(|error| {
         refuse(error, "switch ACPI on in the firmware's setup, or update the firmware")
     });
+    screen::heed_firmware(&acpi);
     power::start(&acpi);
     info!("{} CPUs, {} I/O APICs", acpi.processors(), acpi.io_apics());
     apic::start(&acpi).unwrap_or_else(|error| refuse(error, error.advice()));
@@ -103,8 +105,8 @@ fn report_nmis() {
     }
 }
 
-fn start_clock(acpi: &Acpi, options: &Options) {
-    clock::start(acpi, options.tsc_use).unwrap_or_else(|error| refuse(error, REPORT));
+fn start_clock(acpi: &Acpi) {
+    clock::start(acpi).unwrap_or_else(|error| refuse(error, REPORT));
 }
 
 fn refuse(reason: impl fmt::Display, advice: &str) -> ! {

@@ -14,7 +14,7 @@ use vcpu::{Host, Nanos};
 
 use crate::apic::local;
 use crate::clock::{Clock, clock, tsc};
-use crate::{cpu, logger, power, serial};
+use crate::{cpu, logger, power, screen, serial};
 
 /// A PC's CPU, its own: one for each CPU, which cannot leave it.
 #[derive(Debug)]
@@ -44,17 +44,6 @@ impl PcHost {
 }
 
 impl Host for PcHost {
-    // Only the boot CPU is used as yet.
-    fn cpu(&self) -> usize {
-        0
-    }
-
-    fn cpus(&self) -> usize {
-        1
-    }
-
-    fn kick(&mut self, _cpu: usize) {}
-
     #[inline]
     fn tsc(&self) -> u64 {
         tsc()
@@ -63,15 +52,6 @@ impl Host for PcHost {
     #[inline]
     fn tsc_hz(&self) -> u64 {
         self.clock.tsc_hz()
-    }
-
-    fn tsc_is_steady(&self) -> bool {
-        self.clock.goes_by_tsc()
-    }
-
-    #[inline]
-    fn now(&self) -> Nanos {
-        self.clock.now()
     }
 
     #[inline]
@@ -111,6 +91,10 @@ impl Host for PcHost {
     }
 
     fn wait_for_interrupt(&mut self) {
+        if screen::refresh() {
+            // More is to be drawn: the caller looks for work and comes again.
+            return self.poll_interrupts();
+        }
         cpu::wait_for_interrupt();
         self.notice_timer();
     }
@@ -124,6 +108,7 @@ impl Host for PcHost {
     }
 
     fn log_read(&mut self, buffer: &mut [u8]) -> usize {
+        screen::refresh();
         logger::read(buffer)
     }
 

@@ -27,7 +27,7 @@ pub mod nested;
 pub mod panic;
 pub mod power;
 mod registers;
-mod screen;
+pub mod screen;
 pub mod serial;
 pub mod stacks;
 pub mod svm;

@@ -16,8 +16,9 @@ use crate::fault::lies;
 /// IA32_PAT and IA32_EFER.
 const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
-/// IA32_PAT after power-up: write-back, write-through, uncached with MTRRs' leave, uncached, and again.
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// IA32_PAT as the kernel's page tables use it: write-back, write-combining (after power-up: write-through),
+/// uncached with MTRRs' leave, uncached, and again.
+const KERNEL_PAT: u64 = 0x0007_0106_0007_0106;
 
 /// CPUID of this CPU.
 pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
@@ -77,16 +78,16 @@ pub(crate) fn host_registers() -> HostRegisters {
     }
 }
 
-/// Gives IA32_PAT its value after power-up, which the kernel's page tables are written for.
+/// Gives IA32_PAT the value that the kernel's page tables are written for.
 ///
 /// # Safety
 /// Translations are flushed before memory types count: before device registers are mapped.
-pub(crate) unsafe fn reset_pat() {
+pub(crate) unsafe fn set_pat() {
     // SAFETY: every 64-bit CPU has IA32_PAT; what is in the caches under another type is written back first.
     unsafe {
-        if read_msr(PAT) != PAT_RESET {
+        if read_msr(PAT) != KERNEL_PAT {
             asm!("wbinvd", options(nostack, preserves_flags));
-            write_msr(PAT, PAT_RESET);
+            write_msr(PAT, KERNEL_PAT);
         }
     }
 }

@@ -6,6 +6,7 @@ use vcpu::Hpa;
 
 use super::table::{byte, half_quad, quad, word};
 
+const REVISION: usize = 8;
 const DSDT: usize = 40;
 const SMI_COMMAND: usize = 48;
 const ACPI_ENABLE: usize = 52;
@@ -13,6 +14,7 @@ const PM1A_CONTROL: usize = 64;
 const PM1B_CONTROL: usize = 68;
 const PM_TIMER: usize = 76;
 const CENTURY: usize = 108;
+const BOOT_ARCHITECTURE: usize = 109;
 const FLAGS: usize = 112;
 const RESET_REGISTER: usize = 116;
 const RESET_VALUE: usize = 128;
@@ -20,6 +22,10 @@ const X_DSDT: usize = 140;
 const X_PM1A_CONTROL: usize = 172;
 const X_PM1B_CONTROL: usize = 184;
 const X_PM_TIMER: usize = 208;
+
+/// The first revision that has flags of the boot architecture.
+const REVISION_WITH_BOOT_ARCHITECTURE: u8 = 3;
+const BOOT_VGA_ABSENT: u16 = 1 << 2;
 
 const FLAG_TIMER_32_BITS: u32 = 1 << 8;
 const FLAG_RESET_SUPPORTED: u32 = 1 << 10;
@@ -62,12 +68,18 @@ pub(crate) struct Fadt {
     pub(crate) reset: Option<(Register, u8)>,
     /// CMOS register of the century.
     pub(crate) century: Option<u8>,
+    /// Firmware says that nothing answers at VGA's addresses.
+    pub(crate) vga_absent: bool,
 }
 
 impl Fadt {
     /// Reads a checked table, of any revision.
     pub(super) fn parse(table: &[u8]) -> Self {
         let flags = half_quad(table, FLAGS).unwrap_or(0);
+        let revision = byte(table, REVISION).unwrap_or(0);
+        let boot_architecture = word(table, BOOT_ARCHITECTURE)
+            .filter(|_| revision >= REVISION_WITH_BOOT_ARCHITECTURE)
+            .unwrap_or(0);
         let bits = if flags & FLAG_TIMER_32_BITS != 0 { 32 } else { 24 };
         let port = |extended, plain| match register(table, extended) {
             Some(Register::Port(port)) => Some(port),
@@ -86,6 +98,7 @@ impl Fadt {
             enable: command.zip(enable),
             reset: reset.zip(byte(table, RESET_VALUE)),
             century: byte(table, CENTURY).filter(|register| *register != 0),
+            vga_absent: boot_architecture & BOOT_VGA_ABSENT != 0,
         }
     }
 }
@@ -95,7 +108,7 @@ fn nonzero_port(address: u32) -> Option<u16> {
 }
 
 /// A generic address structure: space, width, offset, access size, address.
-pub(super) fn register(table: &[u8], offset: usize) -> Option<Register> {
+fn register(table: &[u8], offset: usize) -> Option<Register> {
     let [space, ..] = word(table, offset)?.to_le_bytes();
     let address = quad(table, offset + 4).filter(|address| *address != 0)?;
     match space {
@@ -134,6 +147,15 @@ mod tests {
         assert_eq!(parsed.enable, Some((0xb2, 0xf1)));
         assert_eq!(parsed.reset, None);
         assert_eq!(parsed.century, Some(0x32));
+    }
+
+    #[test]
+    fn what_is_absent_counts_from_the_revision_that_can_say_so() {
+        let mut bytes = fadt();
+        bytes[BOOT_ARCHITECTURE] = BOOT_VGA_ABSENT as u8;
+        assert!(!Fadt::parse(&bytes).vga_absent);
+        bytes[REVISION] = REVISION_WITH_BOOT_ARCHITECTURE;
+        assert!(Fadt::parse(&bytes).vga_absent);
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! [`BootInfo`]. The information stays where the loader put it (its frames are never given out), so texts are
 //! borrowed for the life of the kernel.
 
+mod efi;
 mod memory_map;
 mod multiboot2;
 mod pvh;
+mod tags;
 
 use core::fmt;
 use core::ops::Range;

@@ -13,9 +13,11 @@ use spin::Once;
 use vcpu::Hpa;
 
 use super::{
-    BootInfo, BootInfoError, KernelImage, MAPPED_AT_ENTRY, MemoryKind, MemoryMap, Module, RSDP_BYTES,
+    BootInfo, BootInfoError, KernelImage, MAPPED_AT_ENTRY, MemoryKind, MemoryMap, Module, RSDP_BYTES, efi,
+    tags,
 };
 use crate::memory::direct_map;
+use crate::screen;
 
 /// A tag starts with its type and size.
 const TAG_HEADER_BYTES: usize = 8;
@@ -51,8 +53,12 @@ impl BootInfo {
             return Err(BootInfoError::Malformed);
         }
         // SAFETY: conditions 1 and 2; nobody writes it, because its frames stay reserved.
+        let bytes = unsafe { slice::from_raw_parts(header.cast::<u8>(), size as usize) };
+        // Before anything that can fail: what does is told there.
+        screen::offer(tags::display(bytes));
+        // SAFETY: as before.
         let view = unsafe { BootInformation::load(header) }.map_err(|_| BootInfoError::Malformed)?;
-        let mut boot = Self::from_tags(VIEW.call_once(|| view), image)?;
+        let mut boot = Self::from_tags(VIEW.call_once(|| view), bytes, image)?;
         boot.information.push(information.0..information.0 + u64::from(size));
         // SAFETY: condition 1: the modules are where the tags say and nobody writes there; condition 2:
         // Multiboot2 addresses modules with 32 bits, so they are mapped.
@@ -75,8 +81,12 @@ impl BootInfo {
         }
     }
 
-    /// Reads the tags. Modules have no data yet.
-    fn from_tags(view: &'static BootInformation<'static>, image: KernelImage) -> Result<Self, BootInfoError> {
+    /// Reads the tags, which are also given as bytes. Modules have no data yet.
+    fn from_tags(
+        view: &'static BootInformation<'static>,
+        bytes: &[u8],
+        image: KernelImage,
+    ) -> Result<Self, BootInfoError> {
         let mut boot = Self {
             command_line: text(view.command_line_tag().and_then(|tag| tag.cmdline().ok())),
             loader: text(view.boot_loader_name_tag().and_then(|tag| tag.name().ok())),
@@ -87,18 +97,9 @@ impl BootInfo {
             image,
             information: ArrayVec::new(),
         };
-        let map = view.memory_map_tag().ok_or(BootInfoError::NoMemoryMap)?;
-        if map.entry_size() as usize != size_of::<MemoryArea>() {
-            return Err(BootInfoError::Malformed);
-        }
-        for area in map.memory_areas() {
-            let kind = match area.typ() {
-                MemoryAreaType::Available => MemoryKind::Usable,
-                MemoryAreaType::AcpiAvailable => MemoryKind::AcpiTables,
-                MemoryAreaType::ReservedHibernate => MemoryKind::AcpiNvs,
-                _ => MemoryKind::Reserved,
-            };
-            boot.memory.add(area.start_address(), area.size(), kind);
+        boot.read_memory_map(view)?;
+        if !boot.memory().iter().any(|range| range.kind == MemoryKind::Usable) {
+            boot.read_efi_memory_map(bytes);
         }
         boot.dropped = boot.memory.dropped();
         for tag in view.module_tags() {
@@ -109,6 +110,34 @@ impl BootInfo {
             boot.dropped += usize::from(boot.modules.try_push(module).is_err());
         }
         if boot.memory().is_empty() { Err(BootInfoError::NoMemoryMap) } else { Ok(boot) }
+    }
+
+    /// The ordinary map, which loaders give on EFI machines as well. None is no error here.
+    fn read_memory_map(&mut self, view: &BootInformation<'_>) -> Result<(), BootInfoError> {
+        let Some(map) = view.memory_map_tag() else { return Ok(()) };
+        if map.entry_size() as usize != size_of::<MemoryArea>() {
+            return Err(BootInfoError::Malformed);
+        }
+        for area in map.memory_areas() {
+            let kind = match area.typ() {
+                MemoryAreaType::Available => MemoryKind::Usable,
+                MemoryAreaType::AcpiAvailable => MemoryKind::AcpiTables,
+                MemoryAreaType::ReservedHibernate => MemoryKind::AcpiNvs,
+                _ => MemoryKind::Reserved,
+            };
+            self.memory.add(area.start_address(), area.size(), kind);
+        }
+        Ok(())
+    }
+
+    /// EFI's own map, which has many entries, in the place of an ordinary one that is missing or has no memory
+    /// to use.
+    fn read_efi_memory_map(&mut self, bytes: &[u8]) {
+        for (start, length, kind) in
+            tags::find(bytes, tags::EFI_MEMORY_MAP).into_iter().flat_map(efi::memory_map)
+        {
+            self.memory.add(start, length, kind);
+        }
     }
 }
 
@@ -135,7 +164,9 @@ fn rsdp(view: &BootInformation<'_>) -> Option<[u8; RSDP_BYTES]> {
 mod tests {
     use std::boxed::Box;
 
-    use multiboot2::{Builder, CommandLineTag, MemoryMapTag, ModuleTag, RsdpV1Tag, RsdpV2Tag};
+    use multiboot2::{
+        Builder, CommandLineTag, EFIMemoryMapTag, MemoryMapTag, ModuleTag, RsdpV1Tag, RsdpV2Tag,
+    };
 
     use super::super::{MAX_MEMORY_RANGES, MAX_MODULES};
     use super::*;
@@ -147,7 +178,7 @@ mod tests {
         let header = bytes.as_bytes().as_ptr().cast::<BootInformationHeader>();
         // SAFETY: the bytes are what the builder made, aligned, and leaked.
         let view = unsafe { BootInformation::load(header) }.unwrap();
-        BootInfo::from_tags(Box::leak(Box::new(view)), IMAGE)
+        BootInfo::from_tags(Box::leak(Box::new(view)), bytes.as_bytes(), IMAGE)
     }
 
     fn memory(areas: &[(u64, u64, MemoryAreaType)]) -> Builder {
@@ -211,6 +242,25 @@ mod tests {
             memory(&[(0, 1, MemoryAreaType::Available)]).rsdpv1(RsdpV1Tag::new(*b"BASALT", 0, 0x1234));
         let rsdp = parse(older).unwrap().rsdp.unwrap();
         assert_eq!((rsdp[16], rsdp[17], rsdp[20]), (0x34, 0x12, 0));
+    }
+
+    #[test]
+    fn efis_map_serves_where_the_ordinary_one_is_missing_or_has_nothing_to_use() {
+        let descriptors = [(7, 0x10_0000, 16, 0xf), (4, 0x11_0000, 16, 0xf), (10, 0x12_0000, 1, 0xf)];
+        let tag = || {
+            let bytes = efi::tests::tag(&descriptors);
+            EFIMemoryMapTag::new_from_map(48, 1, &bytes[16..])
+        };
+        let usable = |boot: &BootInfo| {
+            let usable = boot.memory().iter().find(|range| range.kind == MemoryKind::Usable).copied();
+            usable.map(|range| (range.start.0, range.end().0))
+        };
+        let alone = parse(Builder::new().efi_mmap(tag())).unwrap();
+        assert_eq!((usable(&alone), alone.memory().len()), (Some((0x10_0000, 0x12_0000)), 2));
+        let poor = memory(&[(0, 0x1000, MemoryAreaType::Reserved)]).efi_mmap(tag());
+        assert_eq!(usable(&parse(poor).unwrap()), Some((0x10_0000, 0x12_0000)));
+        let good = memory(&[(0x20_0000, 0x1000, MemoryAreaType::Available)]).efi_mmap(tag());
+        assert_eq!(usable(&parse(good).unwrap()), Some((0x20_0000, 0x20_1000)));
     }
 
     #[test]

@@ -123,6 +123,7 @@ pub fn hand_over() {
     let mut logger = LOGGER.lock();
     logger.handed_over = true;
     logger.ring.skip_all();
+    screen::defer();
 }
 
 /// Copies the next line that was not shown on the serial port yet, without line feed and as much as fits.

@@ -23,6 +23,8 @@ use crate::{cpu, registers, screen, stacks};
 const MAPPED_AT_ENTRY: u64 = 1 << 32;
 /// Bytes of address space for windows: far more than all device registers and firmware tables need.
 const WINDOW_BYTES: u64 = 1 << 36;
+/// Bytes of a large page: the screen has its own, and so its page table entries.
+const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// The kernel's page tables in use, and where the next window goes.
 struct KernelSpace {
@@ -103,28 +105,39 @@ pub(super) unsafe fn build_and_load(
     let mut table = PageTable::new(EarlyFrames(free), cpu::features().gib_pages)?;
     map_image(&mut table, boot)?;
     map_ram(&mut table, boot, usable, loaded)?;
-    let text_screen = WINDOWS;
-    table.map(text_screen, screen::TEXT_BUFFER, screen_bytes(), PageFlags::DEVICE)?;
-    let next_window = text_screen + screen_bytes() + PAGE_SIZE;
+    let (screen, next_window) = map_screen(&mut table);
     let root = PhysFrame::containing_address(PhysAddr::new(table.root().0));
     // SAFETY: the new tables map the running code, its data and stack as before (`map_image`) and keep the
     // direct map's addresses. Condition 2 allows NXE, which must be on before tables with that bit are used.
     // Loading CR3 flushes what was translated with another IA32_PAT.
     unsafe {
-        registers::reset_pat();
+        registers::set_pat();
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
         Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT));
         Cr3::write(root, Cr3Flags::empty());
         Cr4::update(|cr4| cr4.insert(protections()));
-        screen::moved(text_screen as *mut u16);
     }
     let table = table.with_frames(|_| KernelFrames);
     *SPACE.lock() = Some(KernelSpace { table, next_window });
+    // SAFETY: the tables just loaded map the screen there for good, if they do at all.
+    unsafe { screen::moved(screen.map(|address| address as *mut u8)) };
     Ok(())
 }
 
-fn screen_bytes() -> u64 {
-    screen::TEXT_BUFFER_BYTES.next_multiple_of(PAGE_SIZE)
+/// Maps the screen in the first window and returns its address and where the next window goes. A screen that
+/// cannot be mapped costs only itself.
+fn map_screen<F: TableFrames>(table: &mut PageTable<F>) -> (Option<u64>, u64) {
+    let Some((memory, flags)) = screen::mapping() else { return (None, WINDOWS) };
+    let pages = pages_of(&memory);
+    let bytes = pages.end - pages.start;
+    let reach = 1_u64.checked_shl(u32::from(cpu::features().physical_bits)).unwrap_or(u64::MAX);
+    let mapped = pages.end <= reach
+        && bytes <= WINDOW_BYTES / 2
+        && table.map(WINDOWS, Hpa(pages.start), bytes, flags).is_ok();
+    // What fails half-way leaves its addresses unused.
+    let next_window =
+        WINDOWS + bytes.min(WINDOW_BYTES / 2).next_multiple_of(LARGE_PAGE_BYTES) + LARGE_PAGE_BYTES;
+    (mapped.then(|| WINDOWS + Hpa(memory.start).page_offset()), next_window)
 }
 
 /// CR4 bits that this CPU offers.
@@ -192,6 +205,10 @@ fn map_window(hpa: Hpa, length: u64, flags: PageFlags) -> Result<NonNull<u8>, Ma
     let end = hpa.0.checked_add(length.max(1)).ok_or(bad)?;
     let pages = pages_of(&(hpa.0..end));
     let bytes = pages.end - pages.start;
+    // What the CPU cannot reach would be a fault at the first access.
+    if end > 1_u64.checked_shl(u32::from(cpu::features().physical_bits)).unwrap_or(u64::MAX) {
+        return Err(bad);
+    }
     let mut space = SPACE.lock();
     let space = space.as_mut().ok_or(bad)?;
     let start = space.next_window;

@@ -3,7 +3,7 @@
 //! | virtual address | what |
 //! |---|---|
 //! | `0xffff_8000_0000_0000` | direct map: RAM at its physical address, read-write, never executable; modules and boot information read-only; without the kernel's image |
-//! | `0xffff_c000_0000_0000` | windows: device registers (uncached), firmware tables (read-only) |
+//! | `0xffff_c000_0000_0000` | windows: the screen (write-combining), device registers (uncached), firmware tables (read-only) |
 //! | `0xffff_ffff_8020_0000` | the kernel's image: code read-execute, constants read-only, variables read-write |
 //!
 //! Nothing else is mapped, address 0 least of all. Source: Intel SDM vol. 3, "Paging".
@@ -29,9 +29,10 @@ use self::buddy::{FrameTable, MAX_FRAMES};
 pub(crate) use self::kernel_space::{map_firmware, map_mmio};
 pub use self::map::LayoutError;
 pub use self::page_table::MapError;
+pub(crate) use self::page_table::PageFlags;
 use self::range_set::{RangeSet, pages_of};
 use crate::boot_info::BootInfo;
-use crate::cpu;
+use crate::{cpu, screen};
 
 /// Where the direct map starts.
 const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
@@ -145,8 +146,12 @@ pub fn start(boot: &BootInfo) -> Result<(), StartError> {
     if !features.no_execute {
         return Err(StartError::NoNoExecute);
     }
-    let usable = map::usable(boot.memory(), features.physical_bits);
+    let mut usable = map::usable(boot.memory(), features.physical_bits);
     map::check(boot, &usable)?;
+    if let Some((screen, _)) = screen::mapping() {
+        // Should firmware's map call it RAM all the same.
+        usable.remove(pages_of(&screen));
+    }
     let loaded = map::loaded(boot);
     let mut free = map::free(&usable, &loaded, &boot.image.physical);
     if free.bytes() < LEAST_FREE_BYTES {

@@ -15,7 +15,7 @@ bitflags! {
         const PRESENT = 1 << 0;
         /// It may be written.
         const WRITABLE = 1 << 1;
-        /// Write-through; with [`Self::NO_CACHE`] uncached whatever the MTRRs say.
+        /// Selects by IA32_PAT: alone write-combining, with [`Self::NO_CACHE`] uncached whatever the MTRRs say.
         const WRITE_THROUGH = 1 << 3;
         /// Not cached.
         const NO_CACHE = 1 << 4;
@@ -37,6 +37,8 @@ impl PageFlags {
     pub(crate) const READ_EXECUTE: Self = Self::PRESENT.union(Self::GLOBAL);
     /// Device registers.
     pub(crate) const DEVICE: Self = Self::READ_WRITE.union(Self::WRITE_THROUGH).union(Self::NO_CACHE);
+    /// A framebuffer: writes are collected, reads uncached. For the value that the kernel gives IA32_PAT.
+    pub(crate) const WRITE_COMBINING: Self = Self::READ_WRITE.union(Self::WRITE_THROUGH);
 }
 
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;

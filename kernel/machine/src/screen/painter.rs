@@ -1,0 +1,329 @@
+//! Characters as pixels in a linear framebuffer of any arrangement of red, green and blue in 15 to 32 bits.
+//!
+//! Source: Multiboot2 Specification, "Framebuffer info". The font is Noto Sans Mono, drawn in shades.
+
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+use vcpu::Hpa;
+
+use super::grid::{Cell, Colour};
+
+/// A screen that claims more pixels one way is none.
+const MAX_PIXELS: u32 = 1 << 14;
+/// Shades from background to foreground.
+const SHADES: usize = 16;
+/// Intensities in the font's glyphs that make one shade.
+const SHADE_SHIFT: u32 = 4;
+const WEIGHT: FontWeight = FontWeight::Regular;
+/// The font's sizes, largest first.
+const HEIGHTS: [RasterHeight; 4] =
+    [RasterHeight::Size32, RasterHeight::Size24, RasterHeight::Size20, RasterHeight::Size16];
+/// The largest font that leaves this many columns is used: most lines of the log fit.
+const WANTED_COLUMNS: usize = 120;
+/// Pixels in a row of the widest glyph.
+const MAX_GLYPH_WIDTH: usize = 16;
+
+/// Red, green, blue, 255 each at most.
+type Rgb = [u8; 3];
+const BLACK: Rgb = [0, 0, 0];
+const LIGHT_GREY: Rgb = [200, 200, 200];
+const WHITE: Rgb = [255, 255, 255];
+const RED: Rgb = [160, 0, 0];
+
+/// Where one of the primary colours is in a pixel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Field {
+    /// Its lowest bit.
+    pub(crate) position: u8,
+    /// Bits.
+    pub(crate) size: u8,
+}
+
+impl Field {
+    /// The field's bits for a value of at most 255.
+    fn place(self, value: u8) -> u32 {
+        let most = (1_u64 << self.size) - 1;
+        ((u64::from(value) * most / 255) << self.position) as u32
+    }
+}
+
+/// A linear framebuffer, as the boot loader describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Framebuffer {
+    /// The upper left pixel.
+    pub(crate) address: Hpa,
+    /// Bytes from a line to the next.
+    pub(crate) pitch: u32,
+    /// Pixels in a line.
+    pub(crate) width: u32,
+    /// Lines.
+    pub(crate) height: u32,
+    /// Bits that a pixel takes.
+    pub(crate) bits: u8,
+    /// Red, green and blue.
+    pub(crate) fields: [Field; 3],
+}
+
+impl Framebuffer {
+    /// Bytes of it all.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.pitch) * u64::from(self.height)
+    }
+
+    fn bytes_per_pixel(&self) -> usize {
+        usize::from(self.bits).div_ceil(8)
+    }
+
+    /// Whether sizes and fields hold together.
+    fn is_sound(&self) -> bool {
+        let bytes_per_pixel = self.bytes_per_pixel() as u32;
+        let fits = |field: &Field| {
+            field.size != 0 && u32::from(field.position) + u32::from(field.size) <= u32::from(self.bits)
+        };
+        // Pixels of two and four bytes are written as whole words.
+        let alignment = if bytes_per_pixel == 3 { 1 } else { u64::from(bytes_per_pixel) };
+        (15..=32).contains(&self.bits)
+            && (1..=MAX_PIXELS).contains(&self.width)
+            && (1..=MAX_PIXELS).contains(&self.height)
+            && self.pitch >= self.width * bytes_per_pixel
+            && self.pitch <= MAX_PIXELS * 8
+            && (u64::from(self.pitch) | self.address.0).is_multiple_of(alignment)
+            && self.address.0 != 0
+            && self.address.0.checked_add(self.bytes()).is_some()
+            && self.fields.iter().all(fits)
+    }
+}
+
+/// Memory that takes pixels.
+pub(super) trait PixelMemory {
+    /// Writes neighbouring pixels of `bytes` bytes each (2, 3 or 4), the first at `offset` bytes. What would lie
+    /// outside is left out.
+    fn store(&mut self, offset: usize, pixels: &[u32], bytes: usize);
+}
+
+/// How characters are drawn on a particular framebuffer.
+pub(super) struct Painter {
+    pub(super) framebuffer: Framebuffer,
+    height: RasterHeight,
+    glyph_width: usize,
+    shades: [[u32; SHADES]; 2],
+}
+
+impl Painter {
+    /// `None` for a framebuffer whose description does not hold together.
+    pub(super) fn new(framebuffer: Framebuffer) -> Option<Self> {
+        if !framebuffer.is_sound() {
+            return None;
+        }
+        let columns = |height: &RasterHeight| framebuffer.width as usize / get_raster_width(WEIGHT, *height);
+        let height = HEIGHTS.into_iter().find(|height| columns(height) >= WANTED_COLUMNS);
+        let height = height.unwrap_or(RasterHeight::Size16);
+        let shades = |background, foreground| {
+            core::array::from_fn(|shade| pixel(&framebuffer.fields, background, foreground, shade))
+        };
+        Some(Self {
+            framebuffer,
+            height,
+            glyph_width: get_raster_width(WEIGHT, height),
+            shades: [shades(BLACK, LIGHT_GREY), shades(RED, WHITE)],
+        })
+    }
+
+    /// Columns and lines of text.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let Framebuffer { width, height, .. } = self.framebuffer;
+        (width as usize / self.glyph_width, height as usize / self.height.val())
+    }
+
+    /// Makes all of it black.
+    pub(super) fn clear(&self, memory: &mut impl PixelMemory) {
+        let Framebuffer { width, height, pitch, .. } = self.framebuffer;
+        let (width, pitch) = (width as usize, pitch as usize);
+        let bytes = self.framebuffer.bytes_per_pixel();
+        let black = [self.shades[Colour::Normal as usize][0]; 64];
+        for line in 0..height as usize {
+            for start in (0..width).step_by(black.len()) {
+                let count = black.len().min(width - start);
+                memory.store(line * pitch + start * bytes, &black[..count], bytes);
+            }
+        }
+    }
+
+    /// Draws a character.
+    pub(super) fn draw(&self, memory: &mut impl PixelMemory, line: usize, column: usize, cell: Cell) {
+        let Some(glyph) = get_raster(char::from(cell.character), WEIGHT, self.height) else { return };
+        let bytes = self.framebuffer.bytes_per_pixel();
+        let pitch = self.framebuffer.pitch as usize;
+        let shades = &self.shades[cell.colour as usize];
+        let mut offset = line * self.height.val() * pitch + column * self.glyph_width * bytes;
+        let mut pixels = [0; MAX_GLYPH_WIDTH];
+        for row in glyph.rows() {
+            let width = row.len().min(pixels.len());
+            for (pixel, intensity) in pixels.iter_mut().zip(row) {
+                *pixel = shades[usize::from(intensity >> SHADE_SHIFT)];
+            }
+            memory.store(offset, &pixels[..width], bytes);
+            offset += pitch;
+        }
+    }
+}
+
+/// A pixel so many sixteenths from background to foreground.
+fn pixel(fields: &[Field; 3], background: Rgb, foreground: Rgb, shade: usize) -> u32 {
+    let last = SHADES as u32 - 1;
+    let mix =
+        |from: u8, to: u8| (u32::from(from) * (last - shade as u32) + u32::from(to) * shade as u32) / last;
+    let primaries = fields.iter().zip(background).zip(foreground);
+    primaries.fold(0, |pixel, ((field, from), to)| pixel | field.place(mix(from, to) as u8))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl PixelMemory for Vec<u8> {
+        fn store(&mut self, offset: usize, pixels: &[u32], bytes: usize) {
+            for (index, pixel) in pixels.iter().enumerate() {
+                let at = offset + index * bytes;
+                self[at..at + bytes].copy_from_slice(&pixel.to_le_bytes()[..bytes]);
+            }
+        }
+    }
+
+    const FIELDS_888: [Field; 3] =
+        [Field { position: 16, size: 8 }, Field { position: 8, size: 8 }, Field { position: 0, size: 8 }];
+    const FIELDS_565: [Field; 3] =
+        [Field { position: 11, size: 5 }, Field { position: 5, size: 6 }, Field { position: 0, size: 5 }];
+    const FIELDS_555: [Field; 3] =
+        [Field { position: 10, size: 5 }, Field { position: 5, size: 5 }, Field { position: 0, size: 5 }];
+    /// The order of OVMF's second pixel format: red first.
+    const FIELDS_BGR: [Field; 3] =
+        [Field { position: 0, size: 8 }, Field { position: 8, size: 8 }, Field { position: 16, size: 8 }];
+
+    fn framebuffer(width: u32, height: u32, bits: u8, fields: [Field; 3]) -> Framebuffer {
+        let pitch = width * u32::from(bits).div_ceil(8) + 64;
+        Framebuffer { address: Hpa(0x8000_0000), pitch, width, height, bits, fields }
+    }
+
+    /// Red, green and blue of a pixel, each scaled to 255.
+    fn rgb(memory: &[u8], screen: &Framebuffer, x: usize, y: usize) -> Rgb {
+        let bytes = screen.bytes_per_pixel();
+        let at = y * screen.pitch as usize + x * bytes;
+        let mut word = [0; 4];
+        word[..bytes].copy_from_slice(&memory[at..at + bytes]);
+        let pixel = u32::from_le_bytes(word);
+        screen.fields.map(|field| {
+            let most = (1_u32 << field.size) - 1;
+            ((pixel >> field.position & most) * 255 / most) as u8
+        })
+    }
+
+    fn near(one: Rgb, other: Rgb) -> bool {
+        one.iter().zip(other).all(|(one, other)| one.abs_diff(other) <= 24)
+    }
+
+    #[test]
+    fn a_character_looks_the_same_in_every_format() {
+        let formats =
+            [(32, FIELDS_888), (24, FIELDS_888), (32, FIELDS_BGR), (16, FIELDS_565), (15, FIELDS_555)];
+        for (bits, fields) in formats {
+            let painter = Painter::new(framebuffer(640, 480, bits, fields)).unwrap();
+            let screen = painter.framebuffer;
+            let mut memory = vec![0xa5; screen.bytes() as usize];
+            painter.clear(&mut memory);
+            painter.draw(&mut memory, 2, 3, Cell::new('B', Colour::Alarm));
+            let glyph = get_raster('B', WEIGHT, RasterHeight::Size16).unwrap();
+            let (left, top) = (3 * glyph.width(), 2 * glyph.height());
+            for y in 0..480_usize {
+                for x in 0..640_usize {
+                    let inside = x.wrapping_sub(left) < glyph.width() && y.wrapping_sub(top) < glyph.height();
+                    let intensity = if inside { glyph.pixel(x - left, y - top) } else { None };
+                    let found = rgb(&memory, &screen, x, y);
+                    let expected = intensity.map_or(BLACK, |intensity| {
+                        let mix = |from: u8, to: u8| {
+                            ((u32::from(from) * u32::from(255 - intensity)
+                                + u32::from(to) * u32::from(intensity))
+                                / 255) as u8
+                        };
+                        [mix(RED[0], WHITE[0]), mix(RED[1], WHITE[1]), mix(RED[2], WHITE[2])]
+                    });
+                    assert!(near(found, expected), "{bits} bits, {x},{y}: {found:?}, {expected:?}");
+                }
+            }
+            // What lies between the end of a line and the pitch is not ours.
+            assert!(memory[640 * screen.bytes_per_pixel()..][..64].iter().all(|byte| *byte == 0xa5));
+        }
+    }
+
+    #[test]
+    fn the_font_fits_the_screen() {
+        let size = |width, height| Painter::new(framebuffer(width, height, 32, FIELDS_888)).unwrap().size();
+        assert_eq!(size(640, 480), (91, 30));
+        assert_eq!(size(800, 600), (114, 37));
+        assert_eq!(size(1280, 800), (142, 40));
+        assert_eq!(size(1920, 1080), (137, 33));
+        assert_eq!(size(3840, 2160), (274, 67));
+    }
+
+    #[test]
+    fn all_characters_have_a_glyph_of_one_size() {
+        for height in HEIGHTS {
+            assert!(get_raster_width(WEIGHT, height) <= MAX_GLYPH_WIDTH);
+            for character in ' '..='~' {
+                assert!(get_raster(character, WEIGHT, height).is_some(), "{character}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_hold_together_is_refused() {
+        let good = framebuffer(1024, 768, 32, FIELDS_888);
+        assert!(Painter::new(good).is_some());
+        let deep = Field { position: 25, size: 8 };
+        let bad = [
+            Framebuffer { width: 0, ..good },
+            Framebuffer { height: 0, ..good },
+            Framebuffer { height: u32::MAX, ..good },
+            Framebuffer { pitch: 4095, ..good },
+            Framebuffer { pitch: 4098, ..good },
+            Framebuffer { pitch: 0xffff_fffc, ..good },
+            Framebuffer { bits: 8, ..good },
+            Framebuffer { bits: 64, ..good },
+            Framebuffer { address: Hpa(0), ..good },
+            Framebuffer { address: Hpa(2), ..good },
+            Framebuffer { address: Hpa(0xffff_ffff_ffff_fffc), ..good },
+            Framebuffer { fields: [deep, FIELDS_888[1], FIELDS_888[2]], ..good },
+            Framebuffer { fields: [FIELDS_888[0], Field { position: 8, size: 0 }, FIELDS_888[2]], ..good },
+        ];
+        for framebuffer in bad {
+            assert!(Painter::new(framebuffer).is_none(), "{framebuffer:?}");
+        }
+    }
+
+    fn field() -> impl Strategy<Value = Field> {
+        (any::<u8>(), any::<u8>()).prop_map(|(position, size)| Field { position, size })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_drawn_outside_whatever_the_loader_says(
+            (pitch, width, height, bits) in (0_u32..5000, 0_u32..1300, 0_u32..70, 0_u8..40),
+            fields in [field(), field(), field()],
+        ) {
+            let framebuffer = Framebuffer { address: Hpa(0x1000), pitch, width, height, bits, fields };
+            if let Some(painter) = Painter::new(framebuffer) {
+                // The test's memory panics outside.
+                let mut memory = vec![0; framebuffer.bytes() as usize];
+                painter.clear(&mut memory);
+                let (columns, lines) = painter.size();
+                if columns > 0 && lines > 0 {
+                    painter.draw(&mut memory, lines - 1, columns - 1, Cell::new('#', Colour::Normal));
+                }
+            }
+        }
+    }
+}
