@@ -12,7 +12,7 @@ pub const READY: &str = "basalt-demo login ready";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![boot(), pvh(), reboot(), shell(), matrix()]
+    vec![boot(), unsteady_tsc(), pvh(), reboot(), shell(), matrix()]
 }
 
 /// The guest's own job `selfcheck` prints a line for each of its tests, as the selftests do.
@@ -47,11 +47,31 @@ fn pvh() -> Scenario {
             Guest::new(DEMO).in_vm("second").append("basalt.run=poweroff"),
         ],
         steps: vec![
-            Step::kernel("loaded by a PVH loader with options \"loglevel=info view=all\""),
+            // Behind what the machine's profile says.
+            Step::kernel("loglevel=info view=all\""),
             Step::end(DEMO).within(180),
             Step::end("second").within(180),
         ],
         checks: vec![],
+    }
+}
+
+/// The same on a machine whose TSC is not to be trusted.
+fn unsteady_tsc() -> Scenario {
+    Scenario {
+        name: "linux-unsteady-tsc".to_owned(),
+        about: "stock Linux keeps time where Basalt's own time does not go by the TSC".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM],
+        options: "tsc=distrust".to_owned(),
+        guests: vec![Guest::new(DEMO).append("basalt.run=\"/jobs/selfcheck unsteady-tsc\"")],
+        steps: vec![
+            Step::kernel("because of tsc=distrust"),
+            Step::vm(DEMO, READY).within(180),
+            Step::results(DEMO).within(60),
+            Step::end(DEMO).within(60),
+        ],
+        ..boot()
     }
 }
 

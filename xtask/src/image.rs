@@ -36,8 +36,9 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// Tells the selftest guests what they must know of the machine.
+    /// Tells Basalt and the selftest guests what they must know of the machine. Options that are there already count more.
     pub(crate) fn suit(&mut self, machine: &Profile) {
+        self.options = format!("{} {}", machine.options, self.options).trim().to_owned();
         for guest in self.guests.iter_mut().filter(|guest| guest.selftest) {
             guest.append(&machine.selftest_options);
         }

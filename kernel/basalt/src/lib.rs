@@ -32,10 +32,11 @@ pub fn run(mut boot: BootInfo) -> ! {
         logger::start();
         refuse(error, "make the archive anew with `cargo xtask image --pvh`")
     });
-    start_log(&boot, &payload);
+    let options = Options::parse(payload.words());
+    start_log(&boot, &payload, &options);
     start_memory(&boot);
     let acpi = start_platform(&boot);
-    start_clock(&acpi);
+    start_clock(&acpi, &options);
     fault::when_started();
     report_nmis();
     start_hypervisor(&payload)
@@ -47,8 +48,7 @@ pub fn refuse_boot(error: BootInfoError) -> ! {
     fatal::refuse(error, "load the kernel with GRUB's multiboot2 command, or by the PVH protocol")
 }
 
-fn start_log(boot: &BootInfo, payload: &Payload<'_>) {
-    let options = Options::parse(payload.words());
+fn start_log(boot: &BootInfo, payload: &Payload<'_>, options: &Options) {
     logger::set_outputs(options.console.serial(), options.console.screen());
     logger::set_level(options.log_level);
     let outputs = logger::start();
@@ -105,8 +105,8 @@ fn report_nmis() {
     }
 }
 
-fn start_clock(acpi: &Acpi) {
-    clock::start(acpi).unwrap_or_else(|error| refuse(error, REPORT));
+fn start_clock(acpi: &Acpi, options: &Options) {
+    clock::start(acpi, options.tsc_use).unwrap_or_else(|error| refuse(error, REPORT));
 }
 
 fn refuse(reason: impl fmt::Display, advice: &str) -> ! {

@@ -1,11 +1,12 @@
 //! The kernel's options: words `name=value` on its line in the boot menu or in a boot archive.
 
 use log::LevelFilter;
+use machine::clock::TscUse;
 use machine::fault;
 use machine::panic::READING_TIME_S;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, end=console|poweroff, view=all|kernel|NAME";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, tsc=check|trust|distrust, end=console|poweroff, view=all|kernel|NAME";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,11 +38,18 @@ pub(crate) struct Options {
     pub(crate) log_level: LevelFilter,
     /// A panic restarts the machine after that many seconds, instead of halting it.
     pub(crate) reboot_on_panic: Option<u32>,
+    /// Whether time goes by the TSC.
+    pub(crate) tsc_use: TscUse,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { console: Console::Both, log_level: LevelFilter::Info, reboot_on_panic: None }
+        Self {
+            console: Console::Both,
+            log_level: LevelFilter::Info,
+            reboot_on_panic: None,
+            tsc_use: TscUse::IfInvariant,
+        }
     }
 }
 
@@ -74,6 +82,9 @@ impl Options {
             }
             // Read by the hypervisor.
             ("end" | "view", _) => {}
+            ("tsc", "check") => self.tsc_use = TscUse::IfInvariant,
+            ("tsc", "trust") => self.tsc_use = TscUse::Always,
+            ("tsc", "distrust") => self.tsc_use = TscUse::Never,
             _ if fault::is_option(word) => {}
             _ => return None,
         }
@@ -91,10 +102,15 @@ mod tests {
 
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
-        let options = parse("  loglevel=debug console=serial panic=reboot:3 loglevel=WARN ");
+        let options = parse("  loglevel=debug console=serial panic=reboot:3 tsc=trust loglevel=WARN ");
         assert_eq!(
             options,
-            Options { console: Console::Serial, log_level: LevelFilter::Warn, reboot_on_panic: Some(3) }
+            Options {
+                console: Console::Serial,
+                log_level: LevelFilter::Warn,
+                reboot_on_panic: Some(3),
+                tsc_use: TscUse::Always
+            }
         );
         assert_eq!(parse("panic=reboot").reboot_on_panic, Some(READING_TIME_S));
         assert_eq!(parse("panic=reboot panic=halt").reboot_on_panic, None);

@@ -66,7 +66,12 @@ impl<B: Backend> Processor<B> {
     /// The bootstrap processor of a VM, in the state after power-up. Not loaded.
     pub(crate) fn new<H: Host>(backend: &B, space: &B::Space, host: &H) -> Result<Self, CreateError> {
         const BOOTSTRAP_ID: u32 = 0;
-        let machine = Machine { tsc_hz: host.tsc_hz(), apic_timer_hz: APIC_TIMER_HZ, apic_id: BOOTSTRAP_ID };
+        let machine = Machine {
+            tsc_hz: host.tsc_hz(),
+            tsc_is_steady: host.tsc_is_steady(),
+            apic_timer_hz: APIC_TIMER_HZ,
+            apic_id: BOOTSTRAP_ID,
+        };
         let cpuid = CpuidTable::new(|leaf, subleaf| backend.cpuid(leaf, subleaf), &machine);
         let permissions = cpuid.permissions();
         let apic = LocalApic::new(LocalApicConfig {

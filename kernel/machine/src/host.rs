@@ -44,6 +44,17 @@ impl PcHost {
 }
 
 impl Host for PcHost {
+    // Only the boot CPU is used as yet.
+    fn cpu(&self) -> usize {
+        0
+    }
+
+    fn cpus(&self) -> usize {
+        1
+    }
+
+    fn kick(&mut self, _cpu: usize) {}
+
     #[inline]
     fn tsc(&self) -> u64 {
         tsc()
@@ -52,6 +63,15 @@ impl Host for PcHost {
     #[inline]
     fn tsc_hz(&self) -> u64 {
         self.clock.tsc_hz()
+    }
+
+    fn tsc_is_steady(&self) -> bool {
+        self.clock.goes_by_tsc()
+    }
+
+    #[inline]
+    fn now(&self) -> Nanos {
+        self.clock.now()
     }
 
     #[inline]

@@ -4,11 +4,24 @@ use crate::Nanos;
 
 /// The machine under the hypervisor, as the CPU that calls sees it.
 pub trait Host {
+    /// The number of the CPU that calls; the boot CPU's is 0.
+    fn cpu(&self) -> usize;
+
+    /// How many CPUs run VMs; their numbers count from 0.
+    fn cpus(&self) -> usize;
+
+    /// Interrupts that CPU soon: it leaves its guest ([`crate::Exit::HostEvent`]) or wakes up. Never waits. A kick that
+    /// comes while interrupts are off there counts as soon as it enters a guest or halts.
+    fn kick(&mut self, cpu: usize);
+
     /// The time-stamp counter.
     fn tsc(&self) -> u64;
 
-    /// Ticks of the time-stamp counter in a second.
+    /// Ticks of the time-stamp counter in a second, as measured when the machine started.
     fn tsc_hz(&self) -> u64;
+
+    /// True where that rate never changes and the counter never stops, so that guests may keep time by it.
+    fn tsc_is_steady(&self) -> bool;
 
     /// The host's monotonic time for a TSC value.
     fn time_of(&self, tsc: u64) -> Nanos;

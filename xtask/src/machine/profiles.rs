@@ -32,6 +32,8 @@ pub(crate) struct Profile {
     pub(crate) cpus: u32,
     /// How many times longer than QEMU it may take: time limits are multiplied by it.
     pub(crate) patience: u32,
+    /// Options for Basalt: what an image for this machine says that one for any PC does not.
+    pub(crate) options: String,
     /// What selftest guests must know of it: added to their command lines.
     #[serde(default)]
     pub(crate) selftest_options: String,
@@ -138,12 +140,13 @@ mod tests {
         }
         for pair in profiles.windows(2) {
             assert_ne!(pair[0].name, pair[1].name);
+            assert_eq!(pair[0].options, pair[1].options, "they boot the same images");
         }
     }
 
     #[test]
     fn axes_multiply() {
-        let text = "about = 'QEMU:'\nmemory = '1G'\ncpus = 1\npatience = 1\n[qemu]\naccel = 'tcg'\ncpu = 'max'\n\
+        let text = "about = 'QEMU:'\nmemory = '1G'\ncpus = 1\npatience = 1\noptions = ''\n[qemu]\naccel = 'tcg'\ncpu = 'max'\n\
             [[axes]]\na = { about = 'A', machine = 'q35' }\nb = { about = 'B', machine = 'pc' }\n\
             [[axes]]\nc = { about = 'C', firmware = 'ovmf' }\nd = { about = 'D', firmware = 'seabios' }\n";
         let profiles = read("x", text).expect("valid");

@@ -27,8 +27,9 @@ pub(super) const ECX1: u32 = 1 << 0 // SSE3
     | 1 << 30; // RDRAND
 /// Leaf 1 ECX, made by the hypervisor.
 pub(super) const ECX1_EMULATED: u32 = 1 << 21 // x2APIC
-    | 1 << 24 // TSC deadline
     | 1 << 31; // hypervisor present
+/// Leaf 1 ECX, made by the hypervisor where the TSC is steady: TSC deadline.
+pub(super) const ECX1_TSC_DEADLINE: u32 = 1 << 24;
 
 pub(super) const EDX1_VME: u32 = 1 << 1;
 pub(super) const EDX1_DE: u32 = 1 << 2;
@@ -146,5 +147,7 @@ pub(super) const EDX87_INVARIANT_TSC: u32 = 1 << 8;
 pub(super) const EAX88_DEFAULT: u32 = 48 << 8 | 36;
 /// Leaf 8000_0008H EBX: CLZERO, and that FXSAVE always saves error pointers.
 pub(super) const EBX88: u32 = 1 << 0 | 1 << 2;
-/// Leaf 4000_0001H EAX: no I/O delay, paravirtual clock by its new MSRs, and that clock never goes back between vCPUs.
-pub(super) const KVM_FEATURES: u32 = 1 << 1 | 1 << 3 | 1 << 24;
+/// Leaf 4000_0001H EAX: no I/O delay.
+pub(super) const KVM_NO_IO_DELAY: u32 = 1 << 1;
+/// Leaf 4000_0001H EAX: paravirtual clock by its new MSRs, and that clock never goes back between vCPUs.
+pub(super) const KVM_CLOCK: u32 = 1 << 3 | 1 << 24;

@@ -45,6 +45,9 @@ const CACHES: u32 = 8;
 pub struct Machine {
     /// Ticks of the guest's TSC in a second.
     pub tsc_hz: u64,
+    /// That rate never changes and the counter never stops. Where it does, guests are told nothing of it, and find other
+    /// timers.
+    pub tsc_is_steady: bool,
     /// Ticks of the local APIC's timer in a second, before its divider.
     pub apic_timer_hz: u64,
     /// x2APIC id of this vCPU.
@@ -100,8 +103,8 @@ impl CpuidTable {
         table.fill_caches(&host);
         table.fill_topology(machine);
         table.fill_frequencies(machine);
-        table.fill_extended(&host);
-        table.fill_hypervisor();
+        table.fill_extended(&host, machine);
+        table.fill_hypervisor(machine);
         table.set_xcr0(state::X87);
         table
     }
@@ -211,12 +214,15 @@ impl CpuidTable {
         self.basic[0] = CpuidResult { eax: last, ..leaf0 };
 
         let (leaf1, leaf7) = (host(1, 0), host(7, 0));
+        let if_steady = |bit| if machine.tsc_is_steady { bit } else { 0 };
         let without = self.layout.hidden_features();
         self.basic[1] = CpuidResult {
             eax: leaf1.eax & bits::EAX1_SIGNATURE,
             // The CLFLUSH size is the host's; there is one logical processor.
             ebx: machine.apic_id << 24 | 1 << 16 | leaf1.ebx & 0xff00,
-            ecx: leaf1.ecx & bits::ECX1 & !without.ecx1 | bits::ECX1_EMULATED,
+            ecx: leaf1.ecx & bits::ECX1 & !without.ecx1
+                | bits::ECX1_EMULATED
+                | if_steady(bits::ECX1_TSC_DEADLINE),
             edx: leaf1.edx & bits::EDX1 | bits::EDX1_EMULATED,
         };
         self.basic[6] = CpuidResult { eax: bits::EAX6_ARAT, ..CpuidResult::default() };
@@ -275,7 +281,7 @@ impl CpuidTable {
     fn fill_frequencies(&mut self, machine: &Machine) {
         const KHZ: u64 = 1000;
         const MHZ: u64 = 1_000_000;
-        if !self.is_intel() || machine.apic_timer_hz < KHZ || machine.tsc_hz < MHZ {
+        if !self.is_intel() || !machine.tsc_is_steady || machine.apic_timer_hz < KHZ || machine.tsc_hz < MHZ {
             return;
         }
         let (numerator, denominator) = ratio(machine.tsc_hz / KHZ, machine.apic_timer_hz / KHZ);
@@ -285,7 +291,7 @@ impl CpuidTable {
         self.basic[0x16] = CpuidResult { eax: mhz, ebx: mhz, ecx: bits::BUS_MHZ, edx: 0 };
     }
 
-    fn fill_extended(&mut self, host: &impl Fn(u32, u32) -> CpuidResult) {
+    fn fill_extended(&mut self, host: &impl Fn(u32, u32) -> CpuidResult, machine: &Machine) {
         let leaf = |number: u32| host(0x8000_0000 | number, 0);
         self.extended[0] = CpuidResult { eax: LAST_EXTENDED, ..leaf(0) };
         let leaf1 = leaf(1);
@@ -297,7 +303,9 @@ impl CpuidTable {
         for number in 2..=6 {
             self.extended[number as usize] = leaf(number);
         }
-        self.extended[7] = CpuidResult { edx: bits::EDX87_INVARIANT_TSC, ..CpuidResult::default() };
+        if machine.tsc_is_steady {
+            self.extended[7] = CpuidResult { edx: bits::EDX87_INVARIANT_TSC, ..CpuidResult::default() };
+        }
         let leaf8 = leaf(8);
         self.extended[8] = CpuidResult {
             eax: if leaf8.eax == 0 { bits::EAX88_DEFAULT } else { leaf8.eax & 0xffff },
@@ -308,8 +316,8 @@ impl CpuidTable {
     }
 
     /// KVM's signature: Linux then trusts that x2APIC works without interrupt remapping. Features: no I/O delays needed,
-    /// and the paravirtual clock, which is stable.
-    fn fill_hypervisor(&mut self) {
+    /// and the paravirtual clock, which goes by the TSC.
+    fn fill_hypervisor(&mut self, machine: &Machine) {
         let word = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
         self.hypervisor[0] = CpuidResult {
             eax: HYPERVISOR_BASE + 1,
@@ -317,7 +325,8 @@ impl CpuidTable {
             ecx: word(b"VMKV"),
             edx: word(b"M\0\0\0"),
         };
-        self.hypervisor[1] = CpuidResult { eax: bits::KVM_FEATURES, ..CpuidResult::default() };
+        let clock = if machine.tsc_is_steady { bits::KVM_CLOCK } else { 0 };
+        self.hypervisor[1] = CpuidResult { eax: bits::KVM_NO_IO_DELAY | clock, ..CpuidResult::default() };
     }
 }
 

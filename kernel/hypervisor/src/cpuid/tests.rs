@@ -5,7 +5,8 @@ use super::*;
 
 type Leaves = BTreeMap<(u32, u32), CpuidResult>;
 
-const MACHINE: Machine = Machine { tsc_hz: 2_000_000_000, apic_timer_hz: 25_000_000, apic_id: 0 };
+const MACHINE: Machine =
+    Machine { tsc_hz: 2_000_000_000, tsc_is_steady: true, apic_timer_hz: 25_000_000, apic_id: 0 };
 
 fn result(eax: u32, ebx: u32, ecx: u32, edx: u32) -> CpuidResult {
     CpuidResult { eax, ebx, ecx, edx }
@@ -134,6 +135,22 @@ fn the_signature_is_kvms_with_its_clock() {
     assert_eq!(leaf.eax, 0x4000_0001);
     assert_eq!(table.get(0x4000_0001, 0), result(0x0100_000a, 0, 0, 0));
     assert_eq!(table.get(0x4000_0002, 0), CpuidResult::default());
+}
+
+#[test]
+fn of_an_unsteady_tsc_nothing_is_said() {
+    let host = rich_host();
+    let machine = Machine { tsc_is_steady: false, ..MACHINE };
+    let unsteady = CpuidTable::new(|leaf, sub| host.get(&(leaf, sub)).copied().unwrap_or_default(), &machine);
+    for leaf in [0x15, 0x16, 0x8000_0007] {
+        assert_eq!(unsteady.get(leaf, 0), CpuidResult::default(), "{leaf:#x}");
+    }
+    assert_eq!(unsteady.get(1, 0).ecx & bits::ECX1_TSC_DEADLINE, 0);
+    assert_eq!(unsteady.get(0x4000_0001, 0).eax, bits::KVM_NO_IO_DELAY);
+    // All else stays.
+    let steady = table(&host);
+    assert_eq!(unsteady.get(1, 0).ecx, steady.get(1, 0).ecx & !bits::ECX1_TSC_DEADLINE);
+    assert_eq!(unsteady.get(1, 0).edx, steady.get(1, 0).edx);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn nonzero_port(address: u32) -> Option<u16> {
 }
 
 /// A generic address structure: space, width, offset, access size, address.
-fn register(table: &[u8], offset: usize) -> Option<Register> {
+pub(super) fn register(table: &[u8], offset: usize) -> Option<Register> {
     let [space, ..] = word(table, offset)?.to_le_bytes();
     let address = quad(table, offset + 4).filter(|address| *address != 0)?;
     match space {

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 mod fadt;
+mod hpet;
 mod madt;
 mod sleep;
 mod table;
@@ -28,6 +29,7 @@ use crate::memory::map_firmware;
 
 const MADT: Signature = *b"APIC";
 const FADT: Signature = *b"FACP";
+const HPET: Signature = *b"HPET";
 /// Tables that are looked at.
 const MAX_TABLES: usize = 128;
 /// A table that claims more is broken.
@@ -84,6 +86,8 @@ pub struct Acpi {
     pub(crate) madt: Madt,
     /// Power-management registers.
     pub(crate) fadt: Fadt,
+    /// Registers of the high precision event timer.
+    pub(crate) hpet: Option<Hpa>,
     /// How to switch off.
     pub(crate) soft_off: Option<SoftOff>,
 }
@@ -110,11 +114,14 @@ pub fn read(boot: &BootInfo) -> Result<Acpi, AcpiError> {
     let root_table = table(at)?;
     let mut madt = None;
     let mut fadt = None;
+    let mut hpet = None;
     for at in root.pointers(root_table).take(MAX_TABLES) {
         // A pointer to nowhere costs only that table.
         match header(at) {
             Ok((MADT, _)) => madt = madt.or(Some(Madt::parse(table(at)?))),
             Ok((FADT, _)) => fadt = fadt.or(Some(Fadt::parse(table(at)?))),
+            // A broken one costs only that timer.
+            Ok((HPET, _)) => hpet = hpet.or_else(|| table(at).ok().and_then(hpet::parse)),
             _ => {}
         }
     }
@@ -123,7 +130,7 @@ pub fn read(boot: &BootInfo) -> Result<Acpi, AcpiError> {
     // A DSDT that cannot be read costs the power switch, not the machine.
     let dsdt = fadt.dsdt.and_then(|at| table(at).ok());
     let soft_off = dsdt.and_then(SoftOff::find);
-    Ok(Acpi { madt, fadt, soft_off })
+    Ok(Acpi { madt, fadt, hpet, soft_off })
 }
 
 /// A table's bytes, checked.

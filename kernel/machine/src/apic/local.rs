@@ -167,10 +167,15 @@ pub(crate) fn end_unexpected(vector: u8) {
     }
 }
 
+/// True where the timer counts at a rate of its own, and not by the TSC.
+pub(crate) fn needs_calibration() -> bool {
+    !cpu::features().tsc_deadline
+}
+
 /// Starts the counter from its top with its interrupt far away, for calibration. False where the timer goes
 /// by the TSC and needs none.
 pub(crate) fn start_count() -> bool {
-    if cpu::features().tsc_deadline {
+    if !needs_calibration() {
         return false;
     }
     // SAFETY: the interrupt, if it comes at all, has a handler.

@@ -1,196 +1,223 @@
-//! How fast the TSC runs, measured against a timer of known rate.
-//!
-//! Source: ACPI Specification, "Power Management Timer"; Intel 8254 data sheet; Intel SDM vol. 2, "CPUID",
-//! leaf 15H.
+//! How fast the TSC runs, measured against a timer of known rate. Every wait ends: by counted looks, and by what the TSC
+//! shows.
 
-// UNSAFETY: reads and programs timers through I/O ports and reads the TSC.
-#![allow(unsafe_code)]
+use arrayvec::ArrayVec;
 
-use core::arch::x86_64::_rdtsc;
+use super::counter::{Counter, Cpu};
 
-use raw_cpuid::CpuId;
-use x86_64::instructions::port::Port;
-
-use crate::acpi::PmTimer;
-use crate::apic::local;
-use crate::fault::lies;
-
-const PM_TIMER_HZ: u64 = 3_579_545;
-const PIT_HZ: u64 = 1_193_182;
 /// Windows that are measured; their median counts.
 const WINDOWS: usize = 3;
 /// Length of a window in 1/1000 s.
 const WINDOW_MS: u64 = 3;
+const MS_PER_SECOND: u64 = 1000;
 /// Readings of a timer together with the TSC, of which the one that took least counts.
 const READINGS: usize = 6;
-/// Looks at a timer before it is taken for dead: a look takes about 1 µs or more, a window 3 ms.
-const PATIENCE: u32 = 2_000_000;
+/// Looks for a timer's next tick. The slowest ticks every 838 ns; a look takes 10 ns in the fastest emulator.
+const TICK_LOOKS: u32 = 200;
+/// Looks at a timer that shows the same all the time before it is taken for dead: 10 ms and more on a real machine.
+const STILL_LOOKS: u32 = 20_000;
+/// Looks in a window, whatever the timer shows.
+const WINDOW_LOOKS: u32 = 2_000_000;
 /// Rates that a TSC can have. Emulators may be slow.
-const PLAUSIBLE_HZ: core::ops::RangeInclusive<u64> = 1_000_000..=20_000_000_000;
-/// What the CPU says of its rate is believed within a thousandth of the measurement.
-const BELIEF: u64 = 1000;
+pub(super) const PLAUSIBLE_HZ: core::ops::RangeInclusive<u64> = 1_000_000..=20_000_000_000;
+/// TSC ticks after which a window is over, or the timer much too slow.
+const MOST_TSC: u64 = *PLAUSIBLE_HZ.end() * WINDOW_MS / MS_PER_SECOND;
 
-const PIT_CHANNEL_2: u16 = 0x42;
-const PIT_COMMAND: u16 = 0x43;
-/// Channel 2, both bytes, mode 0 (output goes up at the end), binary.
-const PIT_CHANNEL_2_MODE_0: u8 = 0b1011_0000;
-const PORT_B: u16 = 0x61;
-/// Port B: lets channel 2 count.
-const GATE: u8 = 1 << 0;
-/// Port B: channel 2 drives the speaker.
-const SPEAKER: u8 = 1 << 1;
-/// Port B: channel 2's output.
-const OUTPUT: u8 = 1 << 5;
-
-/// What was measured.
+/// Why a timer is no reference.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Defect {
+    /// It shows the same all the time, as where there is none.
+    StandsStill,
+    /// It is so slow, or goes so unevenly, that the TSC would have an absurd rate.
+    Absurd,
+}
+
+/// What a window, or the best of several, showed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Measurement {
     /// TSC ticks per second.
     pub tsc_hz: u64,
-    /// The timer it was measured against.
-    pub against: &'static str,
+    /// Ticks of the TSC,
+    pub tsc: u64,
+    /// and in the same time those of the local APIC's timer.
+    pub apic: u64,
 }
 
-/// One window: ticks of TSC and local APIC timer, and of the reference.
-#[derive(Clone, Copy, Default)]
-struct Window {
-    tsc: u64,
-    apic: u64,
-    reference: u64,
-}
-
-/// Measures TSC and local APIC timer. `None` where no reference timer works.
-pub(super) fn measure(pm_timer: Option<PmTimer>) -> Option<Measurement> {
-    let by_pm_timer =
-        || Some((median(|| pm_timer_window(pm_timer?), PM_TIMER_HZ)?, "the ACPI timer", PM_TIMER_HZ));
-    let by_pit = || Some((median(pit_window, PIT_HZ)?, "the PIT", PIT_HZ));
-    let (window, against, reference_hz) = by_pm_timer().or_else(by_pit)?;
-    local::calibrated(window.apic, window.tsc);
-    let measured = rate(window, reference_hz);
-    Some(Measurement { tsc_hz: exact(measured, stated_by_cpu()), against })
-}
-
-/// The stated rate where it agrees with the measured one, which is less exact.
-const fn exact(measured: u64, stated: Option<u64>) -> u64 {
-    match stated {
-        Some(stated) if measured.abs_diff(stated) < measured / BELIEF => stated,
-        _ => measured,
-    }
-}
-
-fn stated_by_cpu() -> Option<u64> {
-    CpuId::new().get_tsc_info()?.tsc_frequency()
-}
-
-fn rate(window: Window, reference_hz: u64) -> u64 {
-    let hz = u128::from(window.tsc) * u128::from(reference_hz) / u128::from(window.reference.max(1));
-    u64::try_from(hz).unwrap_or(u64::MAX)
-}
-
-/// The middle one of several windows by rate: an interruption from below (SMM, an emulator's host) spoils
-/// one. `None` where the timer stands still or the rate is absurd.
-fn median(mut window: impl FnMut() -> Option<Window>, reference_hz: u64) -> Option<Window> {
-    let mut windows = [Window::default(); WINDOWS];
-    for slot in &mut windows {
-        *slot = window()?;
-    }
-    windows.sort_unstable_by_key(|window| rate(*window, reference_hz));
-    let middle = windows[WINDOWS / 2];
-    PLAUSIBLE_HZ.contains(&rate(middle, reference_hz)).then_some(middle)
-}
-
-fn tsc() -> u64 {
-    // SAFETY: reading the TSC has no effect.
-    unsafe { _rdtsc() }
-}
-
-/// A reading of all counters at one moment.
+/// All counters at one moment.
 #[derive(Clone, Copy)]
 struct Reading {
     reference: u32,
     tsc: u64,
     apic: u32,
-    /// TSC ticks that the reading took: how uncertain it is.
+    /// TSC ticks between the looks before and after: how uncertain it is.
     took: u64,
 }
 
-/// The tightest of several readings: one that an interruption stretched does not count.
-fn reading(counting: bool, reference: impl Fn() -> u32) -> Reading {
-    let read = |_| {
-        let before = tsc();
-        let reference = reference();
-        let after = tsc();
-        let apic = if counting { local::counted() } else { 0 };
-        let took = tsc().saturating_sub(before);
-        Reading { reference, tsc: before + (after - before) / 2, apic, took }
-    };
-    let first = read(0);
-    (1..READINGS).map(read).fold(first, |best, next| if next.took < best.took { next } else { best })
+/// Measures TSC and local APIC timer against a timer of known rate.
+pub(super) fn measure(cpu: &impl Cpu, counter: &dyn Counter) -> Result<Measurement, Defect> {
+    counter.start();
+    let measured = median(cpu, counter);
+    counter.stop();
+    measured
 }
 
-fn pm_timer_window(timer: PmTimer) -> Option<Window> {
-    let mask = if timer.bits >= 32 { u32::MAX } else { (1 << timer.bits) - 1 };
-    // SAFETY: firmware says that the timer is at this port; reading it has no effect.
-    let read = || unsafe { Port::<u32>::new(timer.port).read() } & mask & lies::counting();
-    let counting = local::start_count();
-    let start = reading(counting, read);
-    let wanted = (PM_TIMER_HZ * WINDOW_MS / 1000) as u32;
-    let passed = |now: u32| now.wrapping_sub(start.reference) & mask;
-    (0..PATIENCE).find(|_| passed(read()) >= wanted)?;
-    let end = reading(counting, read);
-    Some(Window {
-        tsc: end.tsc.saturating_sub(start.tsc),
+/// The middle one of several windows by rate: an interruption from below (SMM, an emulator's host) spoils
+/// one.
+fn median(cpu: &impl Cpu, counter: &dyn Counter) -> Result<Measurement, Defect> {
+    let mut windows = ArrayVec::<_, WINDOWS>::new();
+    for _ in 0..WINDOWS {
+        windows.push(window(cpu, counter)?);
+    }
+    windows.sort_unstable_by_key(|window| window.tsc_hz);
+    let middle = windows.get(WINDOWS / 2).copied().unwrap_or_default();
+    if PLAUSIBLE_HZ.contains(&middle.tsc_hz) { Ok(middle) } else { Err(Defect::Absurd) }
+}
+
+fn window(cpu: &impl Cpu, counter: &dyn Counter) -> Result<Measurement, Defect> {
+    let counting = cpu.start_count();
+    let start = reading(cpu, counter, counting);
+    let wanted = counter.hz() * WINDOW_MS / MS_PER_SECOND;
+    let passed = |now: u32| u64::from(now.wrapping_sub(start.reference) & counter.mask());
+    let (mut last, mut still) = (start.reference, 0);
+    let over = (0..WINDOW_LOOKS).find_map(|_| {
+        let now = counter.read();
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
+        if passed(now) >= wanted {
+            Some(Ok(()))
+        } else if still >= STILL_LOOKS {
+            Some(Err(Defect::StandsStill))
+        } else if cpu.tsc().wrapping_sub(start.tsc) > MOST_TSC {
+            Some(Err(if now == start.reference { Defect::StandsStill } else { Defect::Absurd }))
+        } else {
+            None
+        }
+    });
+    over.unwrap_or(Err(Defect::Absurd))?;
+    let end = reading(cpu, counter, counting);
+    let tsc = end.tsc.saturating_sub(start.tsc);
+    let reference = passed(end.reference).max(1);
+    let tsc_hz = u128::from(tsc) * u128::from(counter.hz()) / u128::from(reference);
+    Ok(Measurement {
+        tsc_hz: u64::try_from(tsc_hz).unwrap_or(u64::MAX),
+        tsc,
         apic: u64::from(end.apic.saturating_sub(start.apic)),
-        reference: u64::from(passed(end.reference)),
     })
 }
 
-fn pit_window() -> Option<Window> {
-    let ticks = (PIT_HZ * WINDOW_MS / 1000) as u16;
-    let [low, high] = ticks.to_le_bytes();
-    // SAFETY: the PIT and port B belong to the kernel; channel 2 drives nothing but the speaker, which is
-    // off.
-    unsafe {
-        let mut port_b = Port::<u8>::new(PORT_B);
-        let before = port_b.read();
-        port_b.write(before & !SPEAKER | GATE);
-        Port::<u8>::new(PIT_COMMAND).write(PIT_CHANNEL_2_MODE_0);
-        Port::<u8>::new(PIT_CHANNEL_2).write(low);
-        // The count starts with its upper byte.
-        Port::<u8>::new(PIT_CHANNEL_2).write(high);
-        let (tsc_start, counting) = (tsc(), local::start_count());
-        let ended = (0..PATIENCE).find(|_| port_b.read() & OUTPUT & lies::counting() as u8 != 0);
-        let tsc = tsc() - tsc_start;
-        let apic = if counting { u64::from(local::counted()) } else { 0 };
-        port_b.write(before);
-        ended.map(|_| Window { tsc, apic, reference: u64::from(ticks) + 1 })
+/// The tightest of several readings: one that an interruption stretched does not count.
+fn reading(cpu: &impl Cpu, counter: &dyn Counter, counting: bool) -> Reading {
+    let first = at_tick(cpu, counter, counting);
+    (1..READINGS).fold(first, |best, _| {
+        let next = at_tick(cpu, counter, counting);
+        if next.took < best.took { next } else { best }
+    })
+}
+
+/// A reading just when the timer ticks: a tick of the slower ones is long.
+fn at_tick(cpu: &impl Cpu, counter: &dyn Counter, counting: bool) -> Reading {
+    let mut before = cpu.tsc();
+    let first = counter.read();
+    let (mut reference, mut after) = (first, before);
+    for _ in 0..TICK_LOOKS {
+        reference = counter.read();
+        after = cpu.tsc();
+        if reference != first {
+            break;
+        }
+        before = after;
     }
+    let took = after.saturating_sub(before);
+    let apic = if counting { cpu.counted() } else { 0 };
+    Reading { reference, tsc: before.wrapping_add(took / 2), apic, took }
+}
+
+/// Counts the local APIC timer's ticks while the TSC, whose rate is known, goes on for a window. `None` where the TSC stands
+/// still.
+pub(super) fn count_by_tsc(cpu: &impl Cpu, tsc_hz: u64) -> Option<Measurement> {
+    let wanted = tsc_hz / (MS_PER_SECOND / WINDOW_MS);
+    let counting = cpu.start_count();
+    let start = cpu.tsc();
+    (0..WINDOW_LOOKS).find(|_| cpu.tsc().wrapping_sub(start) >= wanted)?;
+    let apic = if counting { cpu.counted() } else { 0 };
+    Some(Measurement { tsc_hz, tsc: cpu.tsc().wrapping_sub(start), apic: u64::from(apic) })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::fake::{Timer, World};
     use super::*;
 
-    #[test]
-    fn a_stated_rate_counts_only_where_it_was_measured_too() {
-        assert_eq!(exact(2_999_500_000, Some(3_000_000_000)), 3_000_000_000);
-        assert_eq!(exact(200_010_000, Some(3_500_000_000)), 200_010_000);
-        assert_eq!(exact(200_010_000, None), 200_010_000);
+    const PM_TIMER_HZ: u64 = 3_579_545;
+    const PIT_HZ: u64 = 1_193_182;
+
+    proptest! {
+        /// Within some looks' time of the truth, whatever the rates, however slow the looks.
+        #[test]
+        fn the_measured_rate_is_the_true_one(
+            tsc_hz in 20_000_000_u64..6_000_000_000,
+            look_ns in 15_u64..3000,
+            timer in prop::sample::select(vec![(PM_TIMER_HZ, 24), (PM_TIMER_HZ, 32), (PIT_HZ, 16), (100_000_000, 32)]),
+            apic_hz in 1_000_000_u64..1_000_000_000,
+        ) {
+            let world = World { apic_hz, ..World::new(tsc_hz, look_ns) };
+            let measured = measure(&world, &world.timer("a timer", timer.0, timer.1)).unwrap();
+            // Of 3 ms, two looks at each end, and a tick of the TSC.
+            let tolerance = u128::from(tsc_hz) * u128::from(4 * look_ns) / 3_000_000 + 1000;
+            prop_assert!(
+                u128::from(measured.tsc_hz.abs_diff(tsc_hz)) <= tolerance,
+                "{} for {tsc_hz}, tolerance {tolerance}", measured.tsc_hz
+            );
+            let apic = u128::from(measured.apic) * u128::from(tsc_hz) / u128::from(measured.tsc);
+            prop_assert!(apic.abs_diff(u128::from(apic_hz)) <= u128::from(apic_hz) / 100 + 1000, "{apic} for {apic_hz}");
+        }
+
+        /// Something below interrupts once, for up to 20 ms, at any moment.
+        #[test]
+        fn an_interruption_does_not_count(at_us in 0_u64..12_000, length_us in 0_u64..20_000) {
+            let world = World::new(2_000_000_000, 500);
+            let at = world.now_ps() + u128::from(at_us) * 1_000_000;
+            world.interruption.set(Some((at, u128::from(length_us) * 1_000_000)));
+            let measured = measure(&world, &world.timer("the ACPI timer", PM_TIMER_HZ, 24)).unwrap();
+            prop_assert!(measured.tsc_hz.abs_diff(2_000_000_000) < 2_000_000, "{}", measured.tsc_hz);
+        }
+
+        /// Nothing that a timer or the TSC does keeps us for long.
+        #[test]
+        fn every_wait_ends(tsc_hz in 0_u64..30_000_000_000, true_hz in 0_u64..10_000_000, look_ns in 1_u64..3000) {
+            let world = World::new(tsc_hz, look_ns);
+            let timer = Timer { true_hz, ..world.timer("a timer", PM_TIMER_HZ, 24) };
+            let _ = measure(&world, &timer);
+            prop_assert!(world.looks.get() <= 3 * (2 * u64::from(WINDOW_LOOKS) + 10_000), "{}", world.looks.get());
+        }
     }
 
     #[test]
-    fn one_spoilt_window_does_not_count() {
-        let mut windows = [9_000_000, 600_100, 600_000].into_iter();
-        let median = median(
-            || windows.next().map(|tsc| Window { tsc, apic: 0, reference: PM_TIMER_HZ * 3 / 1000 }),
-            PM_TIMER_HZ,
-        );
-        assert_eq!(median.unwrap().tsc, 600_100);
+    fn a_timer_that_stands_still_is_found_out_soon() {
+        let world = World::new(3_000_000_000, 1000);
+        let timer = Timer { true_hz: 0, ..world.timer("no timer", PM_TIMER_HZ, 24) };
+        let before = world.now_ps();
+        assert_eq!(measure(&world, &timer), Err(Defect::StandsStill));
+        let took_ms = (world.now_ps() - before) / 1_000_000_000;
+        assert!(took_ms < 100, "{took_ms} ms");
     }
 
     #[test]
-    fn a_timer_that_stands_still_is_no_reference() {
-        assert!(median(|| None, PIT_HZ).is_none());
-        assert!(median(|| Some(Window { tsc: 10, apic: 0, reference: 10_000 }), PIT_HZ).is_none());
+    fn a_much_too_slow_timer_is_absurd_and_so_is_a_tsc_that_stands_still() {
+        let world = World::new(3_000_000_000, 500);
+        let slow = Timer { true_hz: 5_000, ..world.timer("a slow timer", PM_TIMER_HZ, 24) };
+        assert_eq!(measure(&world, &slow), Err(Defect::Absurd));
+        let world = World::new(0, 500);
+        assert_eq!(measure(&world, &world.timer("a timer", PM_TIMER_HZ, 24)), Err(Defect::Absurd));
+        assert_eq!(count_by_tsc(&world, 1_000_000_000), None);
+    }
+
+    #[test]
+    fn the_apic_timer_is_counted_by_the_tsc_alone() {
+        let world = World::new(1_000_000_000, 100);
+        let counted = count_by_tsc(&world, 1_000_000_000).unwrap();
+        assert!((299_000..302_000).contains(&counted.apic), "{counted:?}");
     }
 }

@@ -81,6 +81,8 @@ pub struct FakeHost {
     pub output_room: usize,
     /// How many bytes the console takes between two waits.
     pub output_burst: usize,
+    /// What [`Host::tsc_is_steady`] says.
+    pub tsc_is_steady: bool,
     /// Log lines not shown yet.
     pub log: VecDeque<Vec<u8>>,
     /// How often the timer was armed.
@@ -91,6 +93,8 @@ pub struct FakeHost {
     pub powered_off: bool,
     /// [`Host::restart`] was called.
     pub restarted: bool,
+    /// CPUs that were kicked.
+    pub kicks: Vec<usize>,
 }
 
 impl FakeHost {
@@ -102,22 +106,40 @@ impl FakeHost {
             output: Vec::new(),
             output_room: usize::MAX,
             output_burst: usize::MAX,
+            tsc_is_steady: true,
             log: VecDeque::new(),
             timer_writes: 0,
             waits: 0,
             powered_off: false,
             restarted: false,
+            kicks: Vec::new(),
         }
     }
 }
 
 impl Host for FakeHost {
+    fn cpu(&self) -> usize {
+        0
+    }
+
+    fn cpus(&self) -> usize {
+        1
+    }
+
+    fn kick(&mut self, cpu: usize) {
+        self.kicks.push(cpu);
+    }
+
     fn tsc(&self) -> u64 {
         self.clock.tsc()
     }
 
     fn tsc_hz(&self) -> u64 {
         self.clock.hz
+    }
+
+    fn tsc_is_steady(&self) -> bool {
+        self.tsc_is_steady
     }
 
     fn time_of(&self, tsc: u64) -> Nanos {
