@@ -13,6 +13,7 @@ pub mod protocols;
 pub mod report;
 pub mod robust;
 pub mod scenario;
+pub mod screen;
 pub mod selftest;
 
 /// All scenarios, in the order in which they are run.

@@ -12,7 +12,7 @@ pub const READY: &str = "basalt-demo login ready";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![boot(), unsteady_tsc(), pvh(), reboot(), shell(), matrix()]
+    vec![boot(), unsteady_tsc(), pvh(), reboot(), shell(), matrix(), screen()]
 }
 
 /// The guest's own job `selfcheck` prints a line for each of its tests, as the selftests do.
@@ -51,6 +51,26 @@ fn pvh() -> Scenario {
             Step::kernel("loglevel=info view=all\""),
             Step::end(DEMO).within(180),
             Step::end("second").within(180),
+        ],
+        checks: vec![],
+    }
+}
+
+/// The log on the screen that GRUB has set up: pixels with UEFI and with a BIOS. Its first line was written before
+/// the kernel had its own page tables, its last one while the guest ran.
+fn screen() -> Scenario {
+    Scenario {
+        name: "screen".to_owned(),
+        about: "the kernel's log is on the screen, in readable letters".to_owned(),
+        tier: Tier::Ci,
+        machines: MATRIX_SHARE.to_vec(),
+        options: String::new(),
+        guests: vec![Guest::new(DEMO)],
+        steps: vec![
+            Step::vm(DEMO, READY).within(180),
+            Step::screen("INFO  basalt: Basalt ").within(60),
+            Step::screen("INFO  basalt: loaded by GRUB ").within(60),
+            Step::screen("INFO  run: console ready, 1 VMs; Ctrl-A h helps").within(60),
         ],
         checks: vec![],
     }

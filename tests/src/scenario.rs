@@ -200,6 +200,8 @@ pub enum Awaited {
     Results,
     /// Basalt's report that the VM has ended.
     End,
+    /// A text on the machine's screen, in one line. Only QEMU tells what is on it.
+    Screen(String),
 }
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -227,6 +229,12 @@ impl Step {
     #[must_use]
     pub fn end(vm: &str) -> Self {
         Self::new(Speaker::Vm(vm.to_owned()), Awaited::End)
+    }
+
+    /// Waits for a text on the machine's screen.
+    #[must_use]
+    pub fn screen(text: &str) -> Self {
+        Self::new(Speaker::Kernel, Awaited::Screen(text.to_owned()))
     }
 
     /// Then types this.

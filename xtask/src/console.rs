@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ::tests::log::Log;
 
-use crate::failure::{Context, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::machine::{Launch, Machine, Profile};
 use crate::{interrupt, paths};
 
@@ -100,6 +100,13 @@ impl Console {
     /// Types these bytes. A machine that has just ended, or does not read, gets nothing.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         let _ = self.machine.serial.write_all(bytes);
+    }
+
+    /// The lines of text on the machine's screen.
+    pub(crate) fn screen(&mut self) -> Result<Vec<String>> {
+        let picture = self.machine.screen()?;
+        ::tests::screen::read(&picture)
+            .ok_or_else(|| Failure::new("the emulator's picture of the screen is broken"))
     }
 
     /// True when the emulator runs no more.

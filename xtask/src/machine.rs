@@ -6,6 +6,7 @@
 
 mod bochs;
 mod display;
+mod monitor;
 mod profiles;
 mod qemu;
 
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use display::Display;
+use monitor::Monitor;
 
 use crate::failure::{Context, Failure, Result};
 use crate::paths;
@@ -64,11 +66,14 @@ impl Profile {
         paths::create_dir(&folder)?;
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("opening a port for the serial line")?;
+        let control =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("opening a port for the control line")?;
         let hardware = Hardware {
             image: launch.image,
             cpus: launch.cpus.unwrap_or(self.cpus),
             memory_mib: mebibytes(launch.memory.as_deref().unwrap_or(&self.memory))?,
             serial_port: listener.local_addr().context("opening a port for the serial line")?.port(),
+            control_port: control.local_addr().context("opening a port for the control line")?.port(),
             folder: &folder,
         };
         let display = self.bochs.as_ref().map(|_| Display::start()).transpose()?;
@@ -82,15 +87,19 @@ impl Profile {
         }
         let emulator_log = logs.join(format!("{}.emulator.log", launch.name));
         let mut emulator = spawn(&command, &emulator_log)?;
-        let serial = match connect(&listener, &mut emulator) {
-            Ok(serial) => serial,
+        let connected = connect(&listener, &mut emulator).and_then(|serial| {
+            let monitor = self.qemu.as_ref().map(|_| connect(&control, &mut emulator)).transpose()?;
+            Ok((serial, monitor.map(Monitor::new).transpose()?))
+        });
+        let (serial, monitor) = match connected {
+            Ok(connected) => connected,
             Err(failure) => {
                 end(&mut emulator);
                 return Err(failure.next(format!("its messages are in {}", paths::shown(&emulator_log))));
             }
         };
         let serial_log = logs.join(format!("{}.serial.log", launch.name));
-        Ok(Machine { emulator, serial, serial_log, folder, _display: display })
+        Ok(Machine { emulator, serial, monitor, serial_log, folder, _display: display })
     }
 }
 
@@ -100,6 +109,7 @@ struct Hardware<'a> {
     cpus: u32,
     memory_mib: u32,
     serial_port: u16,
+    control_port: u16,
     folder: &'a Path,
 }
 
@@ -108,6 +118,8 @@ pub(crate) struct Machine {
     emulator: Child,
     /// The first serial port.
     pub(crate) serial: TcpStream,
+    /// Where the emulator takes commands, if it does.
+    monitor: Option<Monitor>,
     /// Where what comes from the serial port is to be kept.
     pub(crate) serial_log: PathBuf,
     folder: PathBuf,
@@ -119,6 +131,14 @@ impl Machine {
     /// The emulator's status when it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.emulator.try_wait().ok().flatten()
+    }
+
+    /// A picture of the screen in the PPM format.
+    pub(crate) fn screen(&mut self) -> Result<Vec<u8>> {
+        let monitor = self.monitor.as_mut();
+        monitor
+            .ok_or_else(|| Failure::new("this emulator gives no picture of its screen"))?
+            .screen(&self.folder)
     }
 }
 

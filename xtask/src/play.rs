@@ -116,6 +116,11 @@ impl Play {
                 *cursor = place;
                 return Ok(None);
             }
+            if let Awaited::Screen(text) = &step.awaited
+                && console.screen()?.iter().any(|line| line.contains(text))
+            {
+                return Ok(None);
+            }
             if let Some(reason) = hopeless(step, &console.log) {
                 return Ok(Some(reason));
             }
@@ -196,7 +201,7 @@ fn arrived(step: &Step, log: &Log, cursor: Cursor) -> Option<Cursor> {
         (Awaited::Text(text), from) => log.find(cursor, text, |source| from.accepts(source)),
         (Awaited::Results, Speaker::Vm(vm)) => selftest::results(log, vm).done.map(|_| cursor),
         (Awaited::End, Speaker::Vm(vm)) => report::has_ended(log, vm).then_some(cursor),
-        (Awaited::Results | Awaited::End, Speaker::Kernel) => None,
+        (Awaited::Results | Awaited::End, Speaker::Kernel) | (Awaited::Screen(_), _) => None,
     }
 }
 
@@ -222,6 +227,7 @@ fn describe(step: &Step) -> String {
     let from = step.from.vm().map_or_else(|| "Basalt".to_owned(), |vm| format!("VM {vm}"));
     match &step.awaited {
         Awaited::Text(text) => format!("`{text}` from {from}"),
+        Awaited::Screen(text) => format!("`{text}` on the screen"),
         Awaited::Results => format!("all results of {from}"),
         Awaited::End => format!("the end of {from}"),
     }

@@ -41,7 +41,7 @@ impl Settings {
     /// Time runs with the instructions executed (`sync=none`), so a run repeats exactly. Unknown MSRs read
     /// as zero, as Debian's kernel expects of these CPU models. A triple fault ends the machine.
     fn file(&self, hardware: &Hardware<'_>) -> String {
-        let Hardware { image, cpus, memory_mib, serial_port, folder } = hardware;
+        let Hardware { image, cpus, memory_mib, serial_port, control_port: _, folder } = hardware;
         let Self { cpu, instructions_per_second: ips } = self;
         let image = image.display();
         let log = folder.join("bochs.log");

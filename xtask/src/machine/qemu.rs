@@ -102,7 +102,10 @@ impl Settings {
             .args(["-smp", &hardware.cpus.to_string(), "-m", &hardware.memory_mib.to_string()])
             .arg("-chardev")
             .arg(format!("socket,id=com1,host=127.0.0.1,port={},server=off", hardware.serial_port))
-            .args(["-serial", "chardev:com1"]);
+            .args(["-serial", "chardev:com1"])
+            .arg("-chardev")
+            .arg(format!("socket,id=control,host=127.0.0.1,port={},server=off", hardware.control_port))
+            .args(["-mon", "chardev=control,mode=control"]);
         match self.boot {
             Boot::Image => self.drive(hardware.image, &mut command),
             Boot::Pvh => {
