@@ -1,5 +1,5 @@
 //! The part of a vCPU that neither VMCS nor VMCB switches: x87, SSE and the other XSAVE components, XCR0,
-//! the debug address registers and, on Intel, DR6 and CR2. It is switched eagerly when a CPU changes to
+//! the debug address registers, CR2 and, on Intel, DR6. It is switched eagerly when a CPU changes to
 //! another vCPU, never lazily, so that nothing of one VM is ever in the CPU while another runs. In between
 //! it stays in the CPU: the kernel uses no vector registers.
 //!
@@ -12,7 +12,7 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
-use vcpu::{MemoryError, PAGE_SIZE};
+use vcpu::{MemoryError, PAGE_SIZE, power_up};
 
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::registers;
@@ -27,9 +27,6 @@ const XSTATE_BV_OFFSET: usize = 512;
 const MXCSR_RESET: u32 = 0x1f80;
 const FCW_RESET: u16 = 0x0040;
 const FTW_RESET: u8 = 0xff;
-/// XCR0 and DR6, DR7 after power-up.
-const XCR0_RESET: u64 = 1;
-const DR6_RESET: u64 = 0xffff_0ff0;
 /// x87 in XCR0 and XSTATE_BV.
 const X87: u64 = 1;
 /// Components that XCR0 can name: the highest bit is no component.
@@ -100,7 +97,8 @@ impl ExtendedState {
     /// The state after power-up.
     pub(crate) fn new(layout: Layout) -> Result<Self, MemoryError> {
         let area = Block::zeroed(layout.order(), FrameKind::Control)?;
-        let mut state = Self { layout, area, xcr0: 0, debug: [0; 4], dr6: DR6_RESET, cr2: 0, loaded: false };
+        let mut state =
+            Self { layout, area, xcr0: 0, debug: [0; 4], dr6: power_up::DR6, cr2: 0, loaded: false };
         state.reset();
         Ok(state)
     }
@@ -109,9 +107,9 @@ impl ExtendedState {
     pub(crate) fn reset(&mut self) {
         let loaded = self.loaded;
         self.loaded = false;
-        self.xcr0 = XCR0_RESET;
+        self.xcr0 = power_up::XCR0;
         self.debug = [0; 4];
-        self.dr6 = DR6_RESET;
+        self.dr6 = power_up::DR6;
         self.cr2 = 0;
         self.area.zero();
         let area = self.area();

@@ -18,6 +18,7 @@ mod exit;
 pub mod fake;
 mod host;
 mod memory;
+pub mod power_up;
 mod registers;
 mod time;
 

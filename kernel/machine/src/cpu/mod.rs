@@ -126,11 +126,9 @@ impl PerCpu {
         self.address.store(&raw const *self as u64, Ordering::Relaxed);
         // SAFETY: conditions 1 and 2 are `CpuTables::load`'s.
         unsafe { self.tables.load() };
-        /// DR7 after power-up: no breakpoints.
-        const DR7_RESET: u64 = 0x400;
         // SAFETY: it only switches breakpoints off that firmware or a debugger may have left. Guests' addresses
         // in DR0 to DR3 rely on that.
-        unsafe { asm!("mov dr7, {}", in(reg) DR7_RESET, options(nomem, nostack, preserves_flags)) };
+        unsafe { asm!("mov dr7, {}", in(reg) vcpu::power_up::DR7, options(nomem, nostack, preserves_flags)) };
         // After the segment loads, which clear the base.
         GsBase::write(VirtAddr::new(&raw const *self as u64));
     }

@@ -6,21 +6,16 @@
 // UNSAFETY: writes physical addresses and the host state that every exit loads.
 #![allow(unsafe_code)]
 
-use vcpu::{DescriptorTable, DescriptorTableName, Segment, SegmentName, Vcpu, vector};
+use vcpu::{Vcpu, vector};
 
 use super::enter;
 use super::field;
 use super::instruction::vmwrite;
-use super::vcpu::{SWITCHED_MSRS, VmxVcpu};
+use super::vcpu::VmxVcpu;
 use crate::registers;
 
 /// Exceptions that are watched: their delivery can be made endless (#DB, #AC), or they are the host's (#MC).
 const WATCHED_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
-/// RFLAGS, RIP, CS and PAT after power-up.
-const RESET_RIP: u64 = 0xfff0;
-const RESET_PAT: u64 = 0x0007_0406_0007_0406;
-const RESET_CR0: u64 = vcpu::cr0::CD | vcpu::cr0::NW | vcpu::cr0::ET;
-const RESET_DR7: u64 = 0x400;
 
 /// Writes the control fields and host fields that never change.
 ///
@@ -92,36 +87,10 @@ pub(super) fn host_state() {
 
 /// The state after power-up. The VMCS is current.
 pub(super) fn power_up(vcpu: &mut VmxVcpu) {
-    use vcpu::SystemRegister as Register;
     vcpu.pending.clear();
     vcpu.held = false;
-    vcpu.block.registers = vcpu::Registers::default();
     vcpu.extended.reset();
-    for n in 0..SWITCHED_MSRS.len() {
-        vcpu.set_switched_msr(n, 0);
-    }
-    vcpu.write(Register::Efer, 0);
-    vcpu.write(Register::Cr0, RESET_CR0);
-    for (register, value) in [
-        (Register::Cr3, 0),
-        (Register::Cr4, 0),
-        (Register::Dr7, RESET_DR7),
-        (Register::Pat, RESET_PAT),
-        (Register::SysenterCs, 0),
-        (Register::SysenterEsp, 0),
-        (Register::SysenterEip, 0),
-    ] {
-        vcpu.write(register, value);
-    }
-    for name in SegmentName::ALL {
-        vcpu.set_segment(name, Segment::at_power_up(name));
-    }
-    let table = DescriptorTable { base: 0, limit: 0xffff };
-    vcpu.set_table(DescriptorTableName::Gdtr, table);
-    vcpu.set_table(DescriptorTableName::Idtr, table);
-    vcpu.set_rip(RESET_RIP);
-    vcpu.set_rsp(0);
-    vcpu.set_rflags(vcpu::rflags::FIXED);
+    vcpu::power_up::registers(vcpu);
     vcpu.set(field::GUEST_INTERRUPTIBILITY, 0);
     vcpu.set(field::GUEST_ACTIVITY, 0);
     vcpu.set(field::GUEST_PENDING_DEBUG, 0);

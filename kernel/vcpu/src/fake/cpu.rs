@@ -3,8 +3,7 @@
 use std::vec::Vec;
 
 use crate::{
-    DescriptorTable, Event, PendingEvents, Registers, Segment, SegmentAccess, SegmentName, SystemRegister,
-    cr0, rflags,
+    DescriptorTable, Event, PendingEvents, Registers, Segment, SegmentName, SystemRegister, power_up, rflags,
 };
 
 /// The registers of a fake vCPU.
@@ -45,26 +44,18 @@ pub struct Cpu {
 }
 
 const SYSTEM_REGISTERS: usize = SystemRegister::TscAux as usize + 1;
-const RIP_RESET: u64 = 0xfff0;
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
-
 impl Cpu {
     pub(super) fn new() -> Self {
-        let segment = |selector, base, access| Segment { selector, base, limit: 0xffff, access };
-        let data = segment(0, 0, SegmentAccess::DATA16);
-        let mut segments = [data; 8];
-        segments[SegmentName::Cs as usize] = segment(0xf000, 0xffff_0000, SegmentAccess::CODE16);
-        segments[SegmentName::Ldtr as usize] = segment(0, 0, SegmentAccess::LDT);
-        segments[SegmentName::Tr as usize] = segment(0, 0, SegmentAccess::BUSY_TSS);
+        let segments = SegmentName::ALL.map(Segment::at_power_up);
         let mut system = [0; SYSTEM_REGISTERS];
-        system[SystemRegister::Cr0 as usize] = cr0::CD | cr0::NW | cr0::ET;
-        system[SystemRegister::Dr6 as usize] = 0xffff_0ff0;
-        system[SystemRegister::Dr7 as usize] = 0x400;
-        system[SystemRegister::Xcr0 as usize] = 1;
-        system[SystemRegister::Pat as usize] = PAT_RESET;
+        system[SystemRegister::Cr0 as usize] = power_up::CR0;
+        system[SystemRegister::Dr6 as usize] = power_up::DR6;
+        system[SystemRegister::Dr7 as usize] = power_up::DR7;
+        system[SystemRegister::Xcr0 as usize] = power_up::XCR0;
+        system[SystemRegister::Pat as usize] = power_up::PAT;
         Self {
             registers: Registers::default(),
-            rip: RIP_RESET,
+            rip: power_up::RIP,
             rsp: 0,
             rflags: rflags::FIXED,
             system,
