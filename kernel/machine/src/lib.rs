@@ -19,6 +19,7 @@ pub mod cpu;
 mod extended;
 pub mod fatal;
 pub mod fault;
+mod guest_registers;
 pub mod heap;
 pub mod host;
 pub mod logger;
