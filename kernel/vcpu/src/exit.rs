@@ -41,8 +41,8 @@ pub enum Exit {
     ReadPmc,
     /// An instruction that the virtual CPU does not have (VMX, SVM, MONITOR, SMX, …): #UD.
     Undefined,
-    /// An exception that is watched because its endless delivery would hold the CPU: #DB or #AC. To be
-    /// delivered to the guest as it is.
+    /// An exception that is watched because its endless delivery would hold the CPU (#DB, #AC), or that the
+    /// backend watched for a moment. To be delivered to the guest as it is; CR2 is set.
     Exception {
         /// Vector.
         vector: u8,

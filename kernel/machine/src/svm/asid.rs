@@ -10,6 +10,8 @@ pub(crate) struct Asids {
     generation: u64,
     next: u32,
     count: u32,
+    /// A full flush was promised and has not been made.
+    owed: bool,
 }
 
 /// A vCPU's identifier and the generation in which it is valid.
@@ -23,19 +25,31 @@ impl Asids {
     /// `count` identifiers, the host's 0 included.
     pub(crate) const fn new(count: u32) -> Self {
         let count = if count < 2 { 2 } else { count };
-        Self { generation: 1, next: 1, count }
+        Self { generation: 1, next: 1, count, owed: false }
     }
 
     /// The identifier a vCPU that had `old` runs with now, and whether the whole TLB must be flushed first.
     pub(crate) const fn assign(&mut self, old: Asid) -> (Asid, bool) {
         if old.generation == self.generation {
-            return (old, false);
+            (old, core::mem::replace(&mut self.owed, false))
+        } else {
+            self.next()
         }
-        let flush = self.next >= self.count;
-        if flush {
+    }
+
+    /// The full flush that came with an identifier was not made, because its vCPU did not run.
+    pub(crate) const fn owe_flush(&mut self) {
+        self.owed = true;
+    }
+
+    /// An identifier that has no translations yet, and whether the whole TLB must be flushed first.
+    pub(crate) const fn next(&mut self) -> (Asid, bool) {
+        let exhausted = self.next >= self.count;
+        if exhausted {
             self.generation += 1;
             self.next = 1;
         }
+        let flush = exhausted | core::mem::replace(&mut self.owed, false);
         let number = self.next;
         self.next += 1;
         (Asid { number, generation: self.generation }, flush)
@@ -63,6 +77,31 @@ mod tests {
             assert_eq!(*owner, vcpu);
             vcpus[vcpu] = asid;
         }
+    }
+
+    /// Who takes another identifier for a flush never gets one that anybody has used since the last full flush.
+    #[test]
+    fn a_new_identifier_has_no_translations() {
+        let mut asids = Asids::new(8);
+        let mut used = [false; 8];
+        for _ in 0..50 {
+            let (asid, flush) = asids.next();
+            if flush {
+                used = [false; 8];
+            }
+            assert!(!core::mem::replace(&mut used[asid.number as usize], true), "{asid:?}");
+        }
+    }
+
+    #[test]
+    fn a_flush_that_was_not_made_is_made_by_the_next() {
+        let mut asids = Asids::new(16);
+        let (kept, _) = asids.assign(Asid::default());
+        asids.owe_flush();
+        assert_eq!(asids.assign(kept), (kept, true));
+        assert_eq!(asids.assign(kept), (kept, false));
+        asids.owe_flush();
+        assert!(asids.next().1 && !asids.next().1);
     }
 
     #[test]

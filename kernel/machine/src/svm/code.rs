@@ -14,8 +14,11 @@ pub(crate) const NMI: u64 = 0x61;
 pub(crate) const INIT: u64 = 0x63;
 pub(crate) const VINTR: u64 = 0x64;
 pub(crate) const RDPMC: u64 = 0x6f;
+pub(crate) const PUSHF: u64 = 0x70;
+pub(crate) const POPF: u64 = 0x71;
 pub(crate) const CPUID: u64 = 0x72;
 pub(crate) const IRET: u64 = 0x74;
+pub(crate) const SOFTWARE_INTERRUPT: u64 = 0x75;
 pub(crate) const INVD: u64 = 0x76;
 pub(crate) const PAUSE: u64 = 0x77;
 pub(crate) const HLT: u64 = 0x78;
@@ -29,6 +32,7 @@ pub(crate) const VMRUN: u64 = 0x80;
 pub(crate) const VMMCALL: u64 = 0x81;
 pub(crate) const VMLOAD: u64 = 0x82;
 pub(crate) const SKINIT: u64 = 0x86;
+pub(crate) const ICEBP: u64 = 0x88;
 pub(crate) const WBINVD: u64 = 0x89;
 pub(crate) const MONITOR: u64 = 0x8a;
 pub(crate) const MWAIT_ARMED: u64 = 0x8c;
@@ -55,6 +59,14 @@ pub(crate) const fn by_instruction(code: u64) -> bool {
         code,
         CR_READ..=CR_END | RDPMC | CPUID | INVD | PAUSE | HLT | INVLPGA | IOIO | MSR | VMRUN..=RDPRU
     )
+}
+
+/// The vector of an exit by an exception.
+pub(crate) const fn exception_vector(code: u64) -> Option<u8> {
+    match code {
+        EXCEPTION..=EXCEPTION_END => Some((code - EXCEPTION) as u8),
+        _ => None,
+    }
 }
 
 /// EXITINFO1 of an I/O instruction.

@@ -1,17 +1,21 @@
 //! AMD-V: vCPUs on VMCBs with nested paging.
 //!
-//! Sources: AMD APM vol. 2, "Secure Virtual Machine". What each field is for stands in
-//! `docs/exit-path.md`. Works without next-RIP save, decode assists and flush-by-ASID, and uses them where
-//! CPUID offers them. Not its job: policy of any kind. Locks: this CPU's ASIDs, held for a few instructions
+//! Sources: AMD APM vol. 2, "Secure Virtual Machine". What each field is for stands in `docs/contract.md`. Of
+//! the features that are not on every CPU, [`plan::Plan`] says which are used. The last-branch records and
+//! DEBUGCTL are hidden from guests. Not its job: policy of any kind. Locks: this CPU's ASIDs, held for a few instructions
 //! when a vCPU is loaded.
 
 // UNSAFETY: switches SVM on and fills the maps that confine guests.
 #![allow(unsafe_code)]
 
 mod asid;
+mod clean;
 mod code;
 mod enter;
-mod features;
+mod event;
+mod intercept;
+mod nmi;
+mod plan;
 mod setup;
 mod state;
 mod vcpu;
@@ -24,7 +28,7 @@ use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE, efer};
 use spin::Mutex;
 
 use self::asid::{Asid, Asids};
-use self::features::Features;
+use self::plan::{Leaves, Plan};
 pub use self::vcpu::SvmVcpu;
 use crate::extended::{self, Layout};
 use crate::memory::{self, frames::Block, frames::FrameKind};
@@ -36,11 +40,10 @@ use crate::{cpu, registers};
 const VM_CR: u32 = 0xc001_0114;
 const VM_CR_DISABLED: u64 = 1 << 4;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
+const DEBUGCTL: u32 = 0x1d9;
 /// CPUID leaves.
 const LEAF_EXTENDED_FEATURES: u32 = 0x8000_0001;
 const LEAF_SVM: u32 = 0x8000_000a;
-/// CPUID leaf 8000_0001 EDX: 1 GiB pages.
-const EXTENDED_EDX_PAGE_1G: u32 = 1 << 26;
 /// Frames of the permission maps as allocator orders: 12 KiB for ports, 8 KiB for MSRs.
 const IO_MAP_ORDER: u8 = 2;
 const MSR_MAP_ORDER: u8 = 1;
@@ -65,9 +68,8 @@ const TSC_AUX: u32 = 0xc000_0103;
 #[derive(Clone, Copy, Debug)]
 struct Shared {
     cpu: CpuPart,
-    features: Features,
+    plan: Plan,
     layout: Layout,
-    rdtscp: bool,
     io_permissions: Hpa,
     msr_permissions: Hpa,
 }
@@ -86,13 +88,22 @@ impl CpuPart {
     fn assign(self, old: Asid) -> (Asid, bool) {
         BOOT_CPU_ASIDS.lock().assign(old)
     }
+
+    /// See [`Asids::owe_flush`].
+    fn owe_flush(self) {
+        BOOT_CPU_ASIDS.lock().owe_flush();
+    }
+
+    /// See [`Asids::next`].
+    fn next_asid(self) -> (Asid, bool) {
+        BOOT_CPU_ASIDS.lock().next()
+    }
 }
 
 /// SVM, switched on.
 #[derive(Debug)]
 pub struct Svm {
     shared: Shared,
-    page_1g: bool,
 }
 
 impl Svm {
@@ -107,14 +118,16 @@ impl Svm {
         if !Self::present() {
             return Err(Refusal::NoExtensions);
         }
-        let features = Features::from_leaf(registers::cpuid(LEAF_SVM, 0));
         // SAFETY: the CPU has SVM, hence this MSR.
         if unsafe { registers::read_msr(VM_CR) } & VM_CR_DISABLED != 0 {
             return Err(Refusal::LockedByFirmware);
         }
-        if !features.nested_paging {
-            return Err(Refusal::Missing { what: "nested paging (NPT)" });
-        }
+        let leaves = Leaves {
+            basic: registers::cpuid(1, 0),
+            extended: registers::cpuid(LEAF_EXTENDED_FEATURES, 0),
+            svm: registers::cpuid(LEAF_SVM, 0),
+        };
+        let plan = Plan::choose(&leaves).map_err(|what| Refusal::Missing { what })?;
         let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
         let (save_area, host_state) = (frames(0)?, frames(0)?);
         let (io_permissions, msr_permissions) = (frames(IO_MAP_ORDER)?, frames(MSR_MAP_ORDER)?);
@@ -123,23 +136,24 @@ impl Svm {
         }
         let (save_area, host_state) = (save_area.keep(), host_state.keep());
         let (io_permissions, msr_permissions) = (io_permissions.keep(), msr_permissions.keep());
-        let extended_edx = registers::cpuid(LEAF_EXTENDED_FEATURES, 0).edx;
         let layout = Layout::detect(true);
         extended::enable(layout);
         // SAFETY: the CPU has SVM and firmware allows it; both frames are ours and stay. VMSAVE stores this
         // CPU's FS, GS, TR, LDTR and system-call MSRs, which the kernel does not change afterwards:
-        // `cpu::virtualize` saw that its tables are loaded.
+        // `cpu::virtualize` saw that its tables are loaded. Every CPU with SVM has DEBUGCTL; VMRUN does not
+        // switch it, so what firmware may have left there would act on guests.
         unsafe {
+            if registers::read_msr(DEBUGCTL) != 0 {
+                registers::write_msr(DEBUGCTL, 0);
+            }
             registers::set_efer(efer::SVME);
             registers::write_msr(VM_HSAVE_PA, save_area.0);
             asm!("vmsave rax", in("rax") host_state.0, options(nostack));
         }
-        *BOOT_CPU_ASIDS.lock() = Asids::new(features.asids);
-        let rdtscp = extended_edx & cpuid_bits::EXTENDED_EDX_RDTSCP != 0;
-        fill_permission_maps(io_permissions, msr_permissions, rdtscp);
+        *BOOT_CPU_ASIDS.lock() = Asids::new(plan.asids);
+        fill_permission_maps(io_permissions, msr_permissions, plan.rdtscp);
         let cpu = CpuPart { host_state };
-        let shared = Shared { cpu, features, layout, rdtscp, io_permissions, msr_permissions };
-        Ok(Self { shared, page_1g: extended_edx & EXTENDED_EDX_PAGE_1G != 0 })
+        Ok(Self { shared: Shared { cpu, plan, layout, io_permissions, msr_permissions } })
     }
 }
 
@@ -167,7 +181,7 @@ impl Backend for Svm {
     type Space = GuestSpace<Npt>;
 
     fn create_space(&self) -> Result<Self::Space, CreateError> {
-        Ok(GuestSpace::new(if self.page_1g { Level::Page1G } else { Level::Page2M })?)
+        Ok(GuestSpace::new(if self.shared.plan.page_1g { Level::Page1G } else { Level::Page2M })?)
     }
 
     fn create_vcpu(&self, space: &Self::Space) -> Result<SvmVcpu, CreateError> {
@@ -180,17 +194,11 @@ impl Backend for Svm {
     }
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let features = &self.shared.features;
-        let largest = if self.page_1g { "1 GiB" } else { "2 MiB" };
-        write!(f, "SVM (NPT with {largest} pages, {} ASIDs", features.asids)?;
-        for (has, name) in [
-            (features.next_rip, "next-RIP save"),
-            (features.decode_assists, "decode assists"),
-            (features.flush_by_asid, "flush by ASID"),
-        ] {
-            if has {
-                write!(f, ", {name}")?;
-            }
+        let plan = &self.shared.plan;
+        let largest = if plan.page_1g { "1 GiB" } else { "2 MiB" };
+        write!(f, "SVM (NPT with {largest} pages, {} ASIDs", plan.asids)?;
+        for name in plan.names() {
+            write!(f, ", {name}")?;
         }
         write!(f, ")")
     }

@@ -1,21 +1,21 @@
-//! What a new VMCB holds, the guest's state after power-up, and what makes VMRUN refuse a state.
+//! What a new VMCB holds, what a reset does beside the registers, and what makes VMRUN refuse a state.
 //!
-//! Sources: AMD APM vol. 2, "Processor Initialization State", "VMRUN Instruction" and its consistency
-//! checks.
+//! Sources: AMD APM vol. 2, "Intercept Operation", "VMRUN Instruction" and its consistency checks.
 
-use vcpu::{
-    DescriptorTable, DescriptorTableName, Hpa, Segment, SegmentName, SystemRegister, Vcpu, cr0, cr4, efer,
-    vector,
-};
+use vcpu::{Hpa, SegmentName, cr0, cr4, efer, vector};
 
+use super::clean::Clean;
+use super::intercept::{NP_ENABLE, intercept_1, intercept_2, virtual_interrupt};
+use super::plan::{NmiBlocking, Plan};
 use super::vcpu::SvmVcpu;
-use super::vmcb::{NP_ENABLE, Vmcb, intercept_1, intercept_2, virtual_interrupt};
+use super::vmcb::Vmcb;
 
 /// CR reads: CR8. CR writes: CR0, CR4, CR8. CR8 always exits, so V_TPR and the CPU's priority logic are
 /// never in play.
 const INTERCEPTED_CR: u32 = 1 << 8 | (1 << 0 | 1 << 4 | 1 << 8) << 16;
-/// CR0 reads, which are watched while the guest's CR0 is not what the CPU runs with.
+/// Reads of CR0 and CR4, which are watched while the guest's are not what the CPU runs with.
 pub(super) const CR0_READ: u32 = 1 << 0;
+pub(super) const CR4_READ: u32 = 1 << 4;
 /// Exceptions that are watched: their delivery can be made endless (#DB, #AC), or they are the host's (#MC).
 const INTERCEPTED_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 
@@ -47,84 +47,71 @@ const INTERCEPTS_2: u32 = intercept_2::VMRUN
     | intercept_2::XSETBV
     | intercept_2::RDPRU;
 
-/// Registers after power-up.
-const RESET_RIP: u64 = 0xfff0;
-const RESET_PAT: u64 = 0x0007_0406_0007_0406;
-const RESET_CR0: u64 = cr0::CD | cr0::NW | cr0::ET;
-const RESET_DR6: u64 = 0xffff_0ff0;
-const RESET_DR7: u64 = 0x400;
+/// Addresses that the control area needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    pub(super) io_permissions: Hpa,
+    pub(super) msr_permissions: Hpa,
+    /// Root of the nested tables.
+    pub(super) root: Hpa,
+}
 
 /// Writes the control area.
-pub(super) fn controls(vcpu: &mut SvmVcpu, root: Hpa) {
-    let shared = vcpu.shared;
-    let control = &mut vcpu.vmcb_mut().control;
-    control.intercept_cr = INTERCEPTED_CR;
-    control.intercept_dr = 0;
-    control.intercept_exceptions = INTERCEPTED_EXCEPTIONS;
-    control.intercept_1 = INTERCEPTS_1;
-    control.intercept_2 = INTERCEPTS_2;
-    control.intercept_3 = 0;
-    control.iopm_base = shared.io_permissions.0;
-    control.msrpm_base = shared.msr_permissions.0;
-    control.tsc_offset = 0;
-    control.virtual_interrupt = virtual_interrupt::V_INTR_MASKING;
-    control.nested_control = NP_ENABLE;
-    control.nested_cr3 = root.0;
-    control.clean = 0;
+pub(super) fn controls(vmcb: &mut Vmcb, plan: &Plan, addresses: Addresses) {
+    vmcb.set_intercept_cr(INTERCEPTED_CR);
+    vmcb.set_intercept_dr(0);
+    vmcb.set_intercept_exceptions(INTERCEPTED_EXCEPTIONS);
+    vmcb.set_intercept_1(INTERCEPTS_1);
+    vmcb.set_intercept_2(INTERCEPTS_2);
+    vmcb.set_intercept_3(0);
+    if let Some(filter) = plan.pause {
+        vmcb.intercept(intercept_1::PAUSE, true);
+        vmcb.set_pause_filter_count(filter.count);
+        vmcb.set_pause_filter_threshold(filter.threshold);
+    }
+    vmcb.set_iopm_base(addresses.io_permissions.0);
+    vmcb.set_msrpm_base(addresses.msr_permissions.0);
+    vmcb.set_tsc_offset(0);
+    let virtual_nmi = if plan.nmi == NmiBlocking::Virtual { virtual_interrupt::V_NMI_ENABLE } else { 0 };
+    vmcb.set_virtual_interrupt(virtual_interrupt::V_INTR_MASKING | virtual_nmi);
+    vmcb.set_nested_control(NP_ENABLE);
+    vmcb.set_nested_cr3(addresses.root.0);
+    // Last-branch records are no guest's: their MSRs exit, and the CPU does not switch them.
+    vmcb.set_lbr_control(0);
+    vmcb.set_debugctl(0);
 }
 
 /// The state after power-up.
 pub(super) fn power_up(vcpu: &mut SvmVcpu) {
     vcpu.forget_events();
-    vcpu.registers = vcpu::Registers::default();
     vcpu.extended.reset();
-    vcpu.set_tsc_aux(0);
-    vcpu.write(SystemRegister::Cr0, RESET_CR0);
+    vcpu::power_up::registers(vcpu);
     let vmcb = vcpu.vmcb_mut();
-    vmcb.control.intercept_1 &= !intercept_1::IRET;
-    vmcb.control.interrupt_shadow = 0;
-    vmcb.control.event_injection = 0;
-    let state = &mut vmcb.state;
-    state.cpl = 0;
-    state.efer = efer::SVME;
-    (state.cr2, state.cr3, state.cr4) = (0, 0, 0);
-    state.dr6 = RESET_DR6;
-    state.dr7 = RESET_DR7;
-    state.rflags = vcpu::rflags::FIXED;
-    state.rip = RESET_RIP;
-    (state.rsp, state.rax) = (0, 0);
-    (state.star, state.lstar, state.cstar, state.sfmask) = (0, 0, 0, 0);
-    state.kernel_gs_base = 0;
-    (state.sysenter_cs, state.sysenter_esp, state.sysenter_eip) = (0, 0, 0);
-    state.pat = RESET_PAT;
-    state.debugctl = 0;
-    for name in SegmentName::ALL {
-        vcpu.set_segment(name, Segment::at_power_up(name));
-    }
-    let table = DescriptorTable { base: 0, limit: 0xffff };
-    vcpu.set_table(DescriptorTableName::Gdtr, table);
-    vcpu.set_table(DescriptorTableName::Idtr, table);
-    vcpu.write(SystemRegister::Xcr0, 1);
-    vcpu.flush = true;
+    vmcb.set_interrupt_shadow(0);
+    vmcb.set_event_injection(0);
+    vmcb.mark_changed(Clean::all());
+    vcpu.flush();
 }
 
 /// Names the first thing found that VMRUN does not accept. Not exhaustive: what it does not know, it does
 /// not blame.
 pub(super) fn culprit(vmcb: &Vmcb) -> Option<&'static str> {
-    let state = &vmcb.state;
-    let (long, paging) = (state.efer & efer::LME != 0, state.cr0 & cr0::PG != 0);
-    let code = state.segments[SegmentName::Cs as usize].attributes;
+    let (cr0, cr4, efer) = (vmcb.cr0(), vmcb.cr4(), vmcb.efer());
+    let (long, paging) = (efer & efer::LME != 0, cr0 & cr0::PG != 0);
+    let code = vmcb.segment(SegmentName::Cs).attributes;
+    let virtual_nmi = vmcb.virtual_interrupt() & virtual_interrupt::V_NMI_ENABLE != 0;
     let checks = [
-        (state.efer & efer::SVME == 0, "EFER.SVME is clear"),
-        (state.cr0 & cr0::CD == 0 && state.cr0 & cr0::NW != 0, "CR0.NW without CR0.CD"),
-        (state.cr0 >> 32 != 0, "CR0: upper half"),
-        (state.dr6 >> 32 != 0, "DR6: upper half"),
-        (state.dr7 >> 32 != 0, "DR7: upper half"),
-        (long && paging && state.cr4 & cr4::PAE == 0, "long mode without CR4.PAE"),
-        (long && paging && state.cr0 & cr0::PE == 0, "long mode without CR0.PE"),
-        (long && paging && state.cr4 & cr4::PAE != 0 && code >> 9 & 3 == 3, "CS has both L and D set"),
-        (vmcb.control.intercept_2 & intercept_2::VMRUN == 0, "the VMRUN intercept is clear"),
-        (vmcb.control.asid == 0, "ASID is 0"),
+        (efer & efer::SVME == 0, "EFER.SVME is clear"),
+        (cr0 & cr0::CD == 0 && cr0 & cr0::NW != 0, "CR0.NW without CR0.CD"),
+        (cr0 >> 32 != 0, "CR0: upper half"),
+        (vmcb.dr6() >> 32 != 0, "DR6: upper half"),
+        (vmcb.dr7() >> 32 != 0, "DR7: upper half"),
+        (long && paging && cr4 & cr4::PAE == 0, "long mode without CR4.PAE"),
+        (long && paging && cr0 & cr0::PE == 0, "long mode without CR0.PE"),
+        (long && paging && cr4 & cr4::PAE != 0 && code >> 9 & 3 == 3, "CS has both L and D set"),
+        (vmcb.intercept_2() & intercept_2::VMRUN == 0, "the VMRUN intercept is clear"),
+        (virtual_nmi && vmcb.intercept_1() & intercept_1::NMI == 0, "virtual NMIs without the NMI intercept"),
+        (vmcb.asid() == 0, "ASID is 0"),
     ];
     checks.into_iter().find_map(|(wrong, name)| wrong.then_some(name))
 }

@@ -4,19 +4,32 @@ use core::fmt;
 
 use vcpu::{
     DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment, SegmentAccess, SegmentName,
-    SystemRegister, Vcpu, cr0, efer, rflags,
+    SystemRegister, Vcpu, cr0, cr4, efer, rflags,
 };
 
+use super::nmi::{DR6_SINGLE_STEP, SHADOW};
 use super::vcpu::SvmVcpu;
-use super::vmcb::{State, VmcbSegment};
+use super::vmcb::VmcbSegment;
 use super::{code, setup};
 
 /// RFLAGS bits that exist.
 const RFLAGS_DEFINED: u64 = 0x3f_7fd5;
 /// CR0 bits that the CPU must not get from the guest: caching is the host's.
 const CR0_CACHING: u64 = cr0::CD | cr0::NW;
-/// DR6.BS.
-const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// CR0, CR4 and EFER bits that no translation depends on. A change of any other drops translations.
+const CR0_NO_TRANSLATION: u64 = cr0::MP | cr0::EM | cr0::TS | cr0::ET | cr0::NE | cr0::AM;
+const CR4_NO_TRANSLATION: u64 = cr4::VME
+    | cr4::PVI
+    | cr4::TSD
+    | cr4::DE
+    | cr4::MCE
+    | cr4::PCE
+    | cr4::OSFXSR
+    | cr4::OSXMMEXCPT
+    | cr4::UMIP
+    | cr4::FSGSBASE
+    | cr4::OSXSAVE;
+const EFER_NO_TRANSLATION: u64 = efer::SCE | efer::SVME;
 
 /// Twelve packed attribute bits from access rights: descriptor bits 8 to 15 and 20 to 23 without the limit
 /// between.
@@ -38,37 +51,66 @@ const fn unpack(attributes: u16) -> SegmentAccess {
     }
 }
 
-const fn slot(state: &State, name: SegmentName) -> &VmcbSegment {
-    match name {
-        SegmentName::Ldtr => &state.ldtr,
-        SegmentName::Tr => &state.tr,
-        _ => &state.segments[name as usize],
-    }
-}
-
-const fn slot_mut(state: &mut State, name: SegmentName) -> &mut VmcbSegment {
-    match name {
-        SegmentName::Ldtr => &mut state.ldtr,
-        SegmentName::Tr => &mut state.tr,
-        _ => &mut state.segments[name as usize],
-    }
-}
-
 /// EFER with LMA as LME and CR0.PG make it: VMRUN computes it the same way, and a CPU may have changed it already when it
 /// exits at the MOV to CR0 that switches paging off.
+#[inline]
 const fn long_mode_active(efer: u64, cr0: u64) -> u64 {
-    if efer & efer::LME != 0 && cr0 & cr0::PG != 0 { efer | efer::LMA } else { efer & !efer::LMA }
+    let active = efer << (LMA_BIT - LME_BIT) & cr0 >> (PG_BIT - LMA_BIT) & efer::LMA;
+    efer & !efer::LMA | active
 }
+
+const LME_BIT: u32 = efer::LME.trailing_zeros();
+const LMA_BIT: u32 = efer::LMA.trailing_zeros();
+const PG_BIT: u32 = cr0::PG.trailing_zeros();
 
 impl SvmVcpu {
     /// Reads of CR0 exit only while it has bits that the CPU does not show.
     fn write_cr0(&mut self, value: u64) {
         self.caching = value & CR0_CACHING;
         let watched = self.caching != 0;
+        let new = value & !CR0_CACHING;
+        let changed = self.vmcb().cr0() ^ new;
+        self.vmcb_mut().set_cr0(new);
+        self.watch_reads(setup::CR0_READ, watched);
+        self.flush_if(changed & !CR0_NO_TRANSLATION != 0);
+    }
+
+    /// CR4.MCE is always set in the CPU, so that a machine check reaches the host. Reads of CR4 exit only while the guest
+    /// must not see it.
+    fn write_cr4(&mut self, value: u64) {
+        self.hidden_cr4 = if self.shared.plan.machine_check { cr4::MCE & !value } else { 0 };
+        let (hidden, new) = (self.hidden_cr4 != 0, value | self.hidden_cr4);
+        let changed = self.vmcb().cr4() ^ new;
+        self.vmcb_mut().set_cr4(new);
+        self.watch_reads(setup::CR4_READ, hidden);
+        self.flush_if(changed & !CR4_NO_TRANSLATION != 0);
+    }
+
+    fn write_efer(&mut self, value: u64) {
+        let new = value | efer::SVME;
+        let changed = self.vmcb().efer() ^ new;
+        self.vmcb_mut().set_efer(new);
+        self.flush_if(changed & !EFER_NO_TRANSLATION != 0);
+    }
+
+    fn watch_reads(&mut self, register: u32, watched: bool) {
         let vmcb = self.vmcb_mut();
-        vmcb.state.cr0 = value & !CR0_CACHING;
-        vmcb.control.intercept_cr =
-            vmcb.control.intercept_cr & !setup::CR0_READ | if watched { setup::CR0_READ } else { 0 };
+        let before = vmcb.intercept_cr();
+        let wanted = if watched { before | register } else { before & !register };
+        if wanted != before {
+            vmcb.set_intercept_cr(wanted);
+        }
+    }
+
+    fn flush_if(&mut self, needed: bool) {
+        if needed {
+            self.flush();
+        }
+    }
+
+    fn set_base(&mut self, name: SegmentName, base: u64) {
+        let segment = self.vmcb().segment(name);
+        self.vmcb_mut().set_segment(name, VmcbSegment { base, ..segment });
     }
 }
 
@@ -103,148 +145,128 @@ impl Vcpu for SvmVcpu {
 
     #[inline]
     fn rip(&self) -> u64 {
-        self.vmcb().state.rip
+        self.vmcb().rip()
     }
 
     #[inline]
     fn set_rip(&mut self, rip: u64) {
-        self.vmcb_mut().state.rip = rip;
+        self.vmcb_mut().set_rip(rip);
     }
 
     #[inline]
     fn rsp(&self) -> u64 {
-        self.vmcb().state.rsp
+        self.vmcb().rsp()
     }
 
     #[inline]
     fn set_rsp(&mut self, rsp: u64) {
-        self.vmcb_mut().state.rsp = rsp;
+        self.vmcb_mut().set_rsp(rsp);
     }
 
     #[inline]
     fn rflags(&self) -> u64 {
-        self.vmcb().state.rflags
+        self.vmcb().rflags()
     }
 
     #[inline]
     fn set_rflags(&mut self, value: u64) {
-        self.vmcb_mut().state.rflags = value & RFLAGS_DEFINED | rflags::FIXED;
+        self.vmcb_mut().set_rflags(value & RFLAGS_DEFINED | rflags::FIXED);
     }
 
     fn read(&self, register: SystemRegister) -> u64 {
         use SystemRegister as R;
-        let state = &self.vmcb().state;
+        let vmcb = self.vmcb();
         match register {
-            R::Cr0 => state.cr0 | self.caching,
-            R::Cr2 => state.cr2,
-            R::Cr3 => state.cr3,
-            R::Cr4 => state.cr4,
-            R::Efer => long_mode_active(state.efer, state.cr0) & !efer::SVME,
+            R::Cr0 => vmcb.cr0() | self.caching,
+            R::Cr2 => vmcb.cr2(),
+            R::Cr3 => vmcb.cr3(),
+            R::Cr4 => vmcb.cr4() & !self.hidden_cr4,
+            R::Efer => long_mode_active(vmcb.efer(), vmcb.cr0()) & !efer::SVME,
             R::Dr0 => self.extended.dr(0),
             R::Dr1 => self.extended.dr(1),
             R::Dr2 => self.extended.dr(2),
             R::Dr3 => self.extended.dr(3),
-            R::Dr6 => state.dr6,
-            R::Dr7 => state.dr7,
+            R::Dr6 => vmcb.dr6(),
+            R::Dr7 => vmcb.dr7(),
             R::Xcr0 => self.extended.xcr0(),
-            R::FsBase => state.segments[SegmentName::Fs as usize].base,
-            R::GsBase => state.segments[SegmentName::Gs as usize].base,
-            R::KernelGsBase => state.kernel_gs_base,
-            R::Star => state.star,
-            R::Lstar => state.lstar,
-            R::Cstar => state.cstar,
-            R::Sfmask => state.sfmask,
-            R::SysenterCs => state.sysenter_cs,
-            R::SysenterEsp => state.sysenter_esp,
-            R::SysenterEip => state.sysenter_eip,
-            R::Pat => state.pat,
+            R::FsBase => vmcb.segment(SegmentName::Fs).base,
+            R::GsBase => vmcb.segment(SegmentName::Gs).base,
+            R::KernelGsBase => vmcb.kernel_gs_base(),
+            R::Star => vmcb.star(),
+            R::Lstar => vmcb.lstar(),
+            R::Cstar => vmcb.cstar(),
+            R::Sfmask => vmcb.sfmask(),
+            R::SysenterCs => vmcb.sysenter_cs(),
+            R::SysenterEsp => vmcb.sysenter_esp(),
+            R::SysenterEip => vmcb.sysenter_eip(),
+            R::Pat => vmcb.pat(),
             R::TscAux => self.tsc_aux_now(),
         }
     }
 
     fn write(&mut self, register: SystemRegister, value: u64) {
         use SystemRegister as R;
-        if matches!(register, R::Cr0 | R::Cr3 | R::Cr4 | R::Efer) {
-            self.flush = true;
-        }
-        let state = &mut self.vmcb_mut().state;
         match register {
             R::Cr0 => self.write_cr0(value),
             R::Cr2 => {
-                state.cr2 = value;
+                self.vmcb_mut().set_cr2(value);
                 // It is switched with the extended state, too: not every emulator loads it at VMRUN.
                 self.extended.set_cr2(value);
             }
-            R::Cr3 => state.cr3 = value,
-            R::Cr4 => state.cr4 = value,
-            R::Efer => state.efer = value | efer::SVME,
+            R::Cr3 => {
+                self.vmcb_mut().set_cr3(value);
+                self.flush();
+            }
+            R::Cr4 => self.write_cr4(value),
+            R::Efer => self.write_efer(value),
             R::Dr0 => self.extended.set_dr(0, value),
             R::Dr1 => self.extended.set_dr(1, value),
             R::Dr2 => self.extended.set_dr(2, value),
             R::Dr3 => self.extended.set_dr(3, value),
-            R::Dr6 => state.dr6 = value & 0xffff_ffff,
-            R::Dr7 => state.dr7 = value & 0xffff_ffff,
+            R::Dr6 => self.vmcb_mut().set_dr6(value & 0xffff_ffff),
+            R::Dr7 => self.vmcb_mut().set_dr7(value & 0xffff_ffff),
             R::Xcr0 => self.extended.set_xcr0(value),
-            R::FsBase => state.segments[SegmentName::Fs as usize].base = value,
-            R::GsBase => state.segments[SegmentName::Gs as usize].base = value,
-            R::KernelGsBase => state.kernel_gs_base = value,
-            R::Star => state.star = value,
-            R::Lstar => state.lstar = value,
-            R::Cstar => state.cstar = value,
-            R::Sfmask => state.sfmask = value,
-            R::SysenterCs => state.sysenter_cs = value,
-            R::SysenterEsp => state.sysenter_esp = value,
-            R::SysenterEip => state.sysenter_eip = value,
-            R::Pat => state.pat = value,
+            R::FsBase => self.set_base(SegmentName::Fs, value),
+            R::GsBase => self.set_base(SegmentName::Gs, value),
+            R::KernelGsBase => self.vmcb_mut().set_kernel_gs_base(value),
+            R::Star => self.vmcb_mut().set_star(value),
+            R::Lstar => self.vmcb_mut().set_lstar(value),
+            R::Cstar => self.vmcb_mut().set_cstar(value),
+            R::Sfmask => self.vmcb_mut().set_sfmask(value),
+            R::SysenterCs => self.vmcb_mut().set_sysenter_cs(value),
+            R::SysenterEsp => self.vmcb_mut().set_sysenter_esp(value),
+            R::SysenterEip => self.vmcb_mut().set_sysenter_eip(value),
+            R::Pat => self.vmcb_mut().set_pat(value),
             R::TscAux => self.set_tsc_aux(value),
         }
     }
 
     fn segment(&self, name: SegmentName) -> Segment {
-        let slot = slot(&self.vmcb().state, name);
-        Segment {
-            selector: slot.selector,
-            base: slot.base,
-            limit: slot.limit,
-            access: unpack(slot.attributes),
-        }
+        let VmcbSegment { selector, attributes, limit, base } = self.vmcb().segment(name);
+        Segment { selector, base, limit, access: unpack(attributes) }
     }
 
     fn set_segment(&mut self, name: SegmentName, segment: Segment) {
-        let state = &mut self.vmcb_mut().state;
-        *slot_mut(state, name) = VmcbSegment {
-            selector: segment.selector,
-            attributes: pack(segment.access),
-            limit: segment.limit,
-            base: segment.base,
-        };
+        let Segment { selector, base, limit, access } = segment;
+        let vmcb = self.vmcb_mut();
+        vmcb.set_segment(name, VmcbSegment { selector, attributes: pack(access), limit, base });
         if matches!(name, SegmentName::Ss) {
-            state.cpl = segment.access.dpl();
+            vmcb.set_cpl(access.dpl());
         }
     }
 
     fn table(&self, name: DescriptorTableName) -> DescriptorTable {
-        let state = &self.vmcb().state;
-        let slot = match name {
-            DescriptorTableName::Gdtr => &state.gdtr,
-            DescriptorTableName::Idtr => &state.idtr,
-        };
-        DescriptorTable { base: slot.base, limit: slot.limit as u16 }
+        let table = self.vmcb().table(name);
+        DescriptorTable { base: table.base, limit: table.limit as u16 }
     }
 
     fn set_table(&mut self, name: DescriptorTableName, table: DescriptorTable) {
-        let state = &mut self.vmcb_mut().state;
-        let slot = match name {
-            DescriptorTableName::Gdtr => &mut state.gdtr,
-            DescriptorTableName::Idtr => &mut state.idtr,
-        };
-        slot.base = table.base;
-        slot.limit = u32::from(table.limit);
+        self.vmcb_mut().set_table(name, table.base, u32::from(table.limit));
     }
 
     #[inline]
     fn cpl(&self) -> u8 {
-        self.vmcb().state.cpl
+        self.vmcb().cpl()
     }
 
     fn set_pdptes(&mut self, _entries: [u64; 4]) {
@@ -257,37 +279,39 @@ impl Vcpu for SvmVcpu {
 
     #[inline]
     fn next_rip(&self) -> Option<u64> {
-        let control = &self.vmcb().control;
-        if control.exit_code == code::IOIO {
-            return Some(control.exit_info_2);
+        let vmcb = self.vmcb();
+        if vmcb.exit_code() == code::IOIO {
+            return Some(vmcb.exit_info_2());
         }
-        (self.shared.features.next_rip && code::by_instruction(control.exit_code)).then_some(control.next_rip)
+        (self.shared.plan.next_rip && code::by_instruction(vmcb.exit_code())).then_some(vmcb.next_rip())
     }
 
     fn instruction_bytes(&self, buffer: &mut [u8; 15]) -> usize {
-        if !self.shared.features.decode_assists {
+        let vmcb = self.vmcb();
+        if !self.shared.plan.decode_assists || vmcb.exit_code() != code::NESTED_PAGE_FAULT {
             return 0;
         }
-        let control = &self.vmcb().control;
-        *buffer = control.instruction_bytes;
-        usize::from(control.bytes_fetched & 0xf).min(buffer.len())
+        let (bytes, fetched) = vmcb.instruction_bytes();
+        *buffer = *bytes;
+        usize::from(fetched).min(buffer.len())
     }
 
     #[inline]
     fn advance(&mut self, next_rip: u64) {
         let vmcb = self.vmcb_mut();
-        vmcb.state.rip = next_rip;
-        vmcb.state.rflags &= !rflags::RF;
-        vmcb.control.interrupt_shadow = 0;
-        if vmcb.state.rflags & rflags::TF != 0 {
-            vmcb.state.dr6 |= DR6_SINGLE_STEP;
-            self.pending.request(Event::Exception { vector: vcpu::vector::DB, error_code: None });
+        let flags = vmcb.rflags();
+        vmcb.set_rip(next_rip);
+        vmcb.set_rflags(flags & !rflags::RF);
+        vmcb.set_interrupt_shadow(0);
+        if flags & rflags::TF != 0 {
+            vmcb.set_dr6(vmcb.dr6() | DR6_SINGLE_STEP);
+            self.request(Event::Exception { vector: vcpu::vector::DB, error_code: None });
         }
     }
 
     #[inline]
     fn inject(&mut self, event: Event) {
-        self.pending.request(event);
+        self.request(event);
     }
 
     fn interrupted_event(&self) -> Option<Event> {
@@ -300,7 +324,7 @@ impl Vcpu for SvmVcpu {
     }
 
     fn nmi_ready(&self) -> bool {
-        !self.pending.any() && self.vmcb().control.interrupt_shadow & 1 == 0 && self.nmi_open()
+        !self.pending.any() && self.nmi.is_ready(self.vmcb())
     }
 
     #[inline]
@@ -317,20 +341,20 @@ impl Vcpu for SvmVcpu {
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {
-        self.vmcb_mut().control.tsc_offset = offset;
+        self.vmcb_mut().set_tsc_offset(offset);
     }
 
     fn dump(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let control = &self.vmcb().control;
+        let vmcb = self.vmcb();
         write!(
             f,
             "SVM exit code {:#x} info {:#x} {:#x} delivery {:#x} shadow {:#x} asid {}",
-            control.exit_code,
-            control.exit_info_1,
-            control.exit_info_2,
-            control.exit_interrupt_info,
-            control.interrupt_shadow,
-            control.asid,
+            vmcb.exit_code(),
+            vmcb.exit_info_1(),
+            vmcb.exit_info_2(),
+            vmcb.exit_interrupt_info(),
+            vmcb.interrupt_shadow() & SHADOW,
+            vmcb.asid(),
         )
     }
 }
@@ -338,6 +362,20 @@ impl Vcpu for SvmVcpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_mode_is_active_with_both_bits_only() {
+        for (efer, cr0, active) in [
+            (efer::LME, cr0::PG, true),
+            (efer::LME, 0, false),
+            (0, cr0::PG, false),
+            (efer::LME | efer::LMA, 0, false),
+            (efer::LMA | efer::NXE, cr0::PG, false),
+        ] {
+            let expected = efer & !efer::LMA | if active { efer::LMA } else { 0 };
+            assert_eq!(long_mode_active(efer, cr0), expected);
+        }
+    }
 
     #[test]
     fn attributes_survive_packing() {
