@@ -129,9 +129,11 @@ pub(crate) fn free(usable: &RangeSet, loaded: &RangeSet, image: &Range<u64>) -> 
 mod tests {
     use core::slice;
 
-    use vcpu::Hpa;
+    use proptest::prelude::*;
+    use vcpu::PAGE_SIZE;
 
     use super::*;
+    use crate::boot_info::MemoryMap;
 
     fn range(start: u64, end: u64, kind: MemoryKind) -> MemoryRange {
         MemoryRange { start: Hpa(start), length: end - start, kind }
@@ -168,5 +170,58 @@ mod tests {
         loaded.add(0x50_0000..0x50_1000);
         let free = free(&usable(&map, 36), &loaded, &(0x20_0000..0x30_0001));
         assert_eq!(free.ranges(), [0x10_0000..0x1f_0000, 0x30_1000..0x50_0000, 0x50_1000..0x100_0000]);
+    }
+
+    /// Half pages, so that entries end within pages.
+    const UNIT: u64 = PAGE_SIZE / 2;
+    const UNITS: u64 = 512;
+    const BASE: u64 = 0x20_0000;
+
+    fn kinds() -> impl Strategy<Value = MemoryKind> {
+        prop_oneof![
+            3 => Just(MemoryKind::Usable),
+            1 => Just(MemoryKind::AcpiTables),
+            1 => Just(MemoryKind::AcpiNvs),
+            1 => Just(MemoryKind::Reserved),
+        ]
+    }
+
+    fn units() -> impl Strategy<Value = Range<u64>> {
+        (0..UNITS, 0..48_u64).prop_map(|(start, length)| start..(start + length).min(UNITS))
+    }
+
+    proptest! {
+        /// Whatever firmware says, in whatever order: a frame is free exactly where all of it is usable by some
+        /// entries, by no entry anything else, and nothing was loaded there.
+        #[test]
+        fn a_frame_is_free_where_nothing_speaks_against_it(
+            entries in proptest::collection::vec((units(), kinds()), 0..100),
+            modules in proptest::collection::vec(units(), 0..4),
+            image in units().prop_filter("an image has bytes", |image| !image.is_empty()),
+        ) {
+            let bytes = |units: &Range<u64>| BASE + units.start * UNIT..BASE + units.end * UNIT;
+            let mut map = MemoryMap::default();
+            let (mut usable_units, mut taken) = ([false; UNITS as usize], [false; UNITS as usize]);
+            for (units, kind) in &entries {
+                let range = bytes(units);
+                map.add(range.start, range.end - range.start, *kind);
+                let marks = if *kind == MemoryKind::Usable { &mut usable_units } else { &mut taken };
+                marks[units.start as usize..units.end as usize].fill(true);
+            }
+            let mut loaded = RangeSet::new();
+            for units in modules.iter().filter(|units| !units.is_empty()) {
+                loaded.add(pages_of(&bytes(units)));
+                taken[units.start as usize..units.end as usize].fill(true);
+            }
+            taken[image.start as usize..image.end as usize].fill(true);
+            let free = free(&usable(map.ranges(), 36), &loaded, &bytes(&image));
+            for page in 0..UNITS / 2 {
+                let halves = [page * 2, page * 2 + 1].map(|unit| unit as usize);
+                let wanted = halves.into_iter().all(|unit| usable_units[unit] && !taken[unit]);
+                let at = BASE + page * PAGE_SIZE;
+                let found = free.ranges().iter().any(|range| range.contains(&at));
+                prop_assert_eq!(found, wanted, "page at {:#x}", at);
+            }
+        }
     }
 }
