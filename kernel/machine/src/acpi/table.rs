@@ -2,6 +2,7 @@
 //!
 //! Source: ACPI Specification, "Root System Description Pointer" and "System Description Table Header".
 
+use arrayvec::ArrayVec;
 use vcpu::Hpa;
 
 use super::AcpiError;
@@ -26,9 +27,13 @@ pub(super) enum Root {
     Plain(Hpa),
 }
 
+/// The tables of tables, one or two.
+pub(super) type Roots = ArrayVec<Root, 2>;
+
 impl Root {
-    /// Reads the root pointer, whose bytes end where memory or the copy of it ends.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, AcpiError> {
+    /// Reads the root pointer, whose bytes end where memory or the copy of it ends. Gives the tables of tables that
+    /// it names, the one that firmware means to be used first.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Roots, AcpiError> {
         let plain = bytes.get(..RSDP_REVISION_0_BYTES).ok_or(AcpiError::NoRootPointer)?;
         if !plain.starts_with(RSDP_SIGNATURE) {
             return Err(AcpiError::NoRootPointer);
@@ -42,15 +47,21 @@ impl Root {
             .filter(|all| revision >= 2 && sum(all) == 0)
             .and_then(|all| quad(all, 24))
             .filter(|address| *address != 0);
-        match (extended, half_quad(bytes, 16)) {
-            (Some(address), _) => Ok(Self::Extended(Hpa(address))),
-            (None, Some(address)) if address != 0 => Ok(Self::Plain(Hpa(u64::from(address)))),
-            _ => Err(AcpiError::NoRootPointer),
-        }
+        let plain = half_quad(bytes, 16).filter(|address| *address != 0);
+        let extended = extended.map(|address| Self::Extended(Hpa(address)));
+        let plain = plain.map(|address| Self::Plain(Hpa(u64::from(address))));
+        let roots: Roots = extended.into_iter().chain(plain).collect();
+        if roots.is_empty() { Err(AcpiError::NoRootPointer) } else { Ok(roots) }
+    }
+
+    /// Where it is.
+    pub(super) const fn address(self) -> Hpa {
+        let (Self::Extended(at) | Self::Plain(at)) = self;
+        at
     }
 
     /// Looks for the root pointer on 16-byte boundaries.
-    pub(super) fn search(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn search(bytes: &[u8]) -> Option<Roots> {
         (0..bytes.len()).step_by(16).find_map(|at| Self::parse(&bytes[at..]).ok())
     }
 
@@ -128,7 +139,7 @@ pub(super) mod tests {
         bytes
     }
 
-    fn root_pointer(revision: u8, rsdt: u32, xsdt: u64) -> Vec<u8> {
+    pub(crate) fn root_pointer(revision: u8, rsdt: u32, xsdt: u64) -> Vec<u8> {
         let mut bytes = vec![0; 36];
         bytes[..8].copy_from_slice(RSDP_SIGNATURE);
         bytes[15] = revision;
@@ -142,12 +153,16 @@ pub(super) mod tests {
 
     #[test]
     fn the_newer_root_wins_where_it_is_whole() {
-        assert_eq!(Root::parse(&root_pointer(2, 0x1000, 0x2000)), Ok(Root::Extended(Hpa(0x2000))));
-        assert_eq!(Root::parse(&root_pointer(0, 0x1000, 0x2000)), Ok(Root::Plain(Hpa(0x1000))));
-        assert_eq!(Root::parse(&root_pointer(2, 0x1000, 0)), Ok(Root::Plain(Hpa(0x1000))));
+        let roots = |bytes: &[u8]| Root::parse(bytes).unwrap().to_vec();
+        let (extended, plain) = (Root::Extended(Hpa(0x1_0000_2000)), Root::Plain(Hpa(0x1000)));
+        assert_eq!(roots(&root_pointer(2, 0x1000, 0x1_0000_2000)), [extended, plain]);
+        assert_eq!(roots(&root_pointer(2, 0, 0x1_0000_2000)), [extended]);
+        assert_eq!(roots(&root_pointer(0, 0x1000, 0x1_0000_2000)), [plain]);
+        assert_eq!(roots(&root_pointer(2, 0x1000, 0)), [plain]);
         let mut broken = root_pointer(2, 0x1000, 0x2000);
         broken[30] ^= 1;
-        assert_eq!(Root::parse(&broken), Ok(Root::Plain(Hpa(0x1000))));
+        assert_eq!(roots(&broken), [plain]);
+        assert_eq!(Root::parse(&root_pointer(2, 0, 0)), Err(AcpiError::NoRootPointer));
         broken[17] ^= 1;
         assert_eq!(Root::parse(&broken), Err(AcpiError::BadChecksum { signature: *b"RSDP" }));
     }
@@ -158,7 +173,7 @@ pub(super) mod tests {
         memory[72..108].copy_from_slice(&root_pointer(2, 0x1000, 0x2000));
         assert_eq!(Root::search(&memory), None);
         memory[160..196].copy_from_slice(&root_pointer(0, 0x3000, 0));
-        assert_eq!(Root::search(&memory), Some(Root::Plain(Hpa(0x3000))));
+        assert_eq!(Root::search(&memory).unwrap().as_slice(), [Root::Plain(Hpa(0x3000))]);
     }
 
     #[test]
