@@ -7,6 +7,7 @@
 //! selftest guests need no list, each of them is a group ([`selftest`]).
 #![forbid(unsafe_code)]
 
+pub mod hosts;
 pub mod linux;
 pub mod log;
 pub mod protocols;
@@ -22,6 +23,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     let mut scenarios = linux::scenarios();
     scenarios.extend(protocols::scenarios());
     scenarios.extend(robust::scenarios());
+    scenarios.extend(hosts::scenarios());
     scenarios
 }
 

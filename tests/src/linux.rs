@@ -41,18 +41,24 @@ fn pvh() -> Scenario {
             .to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_PVH],
-        options: "loglevel=info view=all".to_owned(),
+        options: "view=all".to_owned(),
         guests: vec![
             Guest::new(DEMO).append("basalt.run=poweroff"),
             Guest::new(DEMO).in_vm("second").append("basalt.run=poweroff"),
         ],
         steps: vec![
-            // Behind what the machine's profile says.
-            Step::kernel("loglevel=info view=all\""),
+            Step::kernel("loaded by a PVH loader with options"),
             Step::end(DEMO).within(180),
             Step::end("second").within(180),
         ],
-        checks: vec![],
+        checks: vec![Check { name: "the archive's options are read", holds: options_are_read }],
+    }
+}
+
+fn options_are_read(log: &Log) -> Result<(), String> {
+    match log.kernel().any(|line| line.ends_with(" view=all\"") || line.ends_with("\"view=all\"")) {
+        true => Ok(()),
+        false => Err("the kernel's log does not show them".to_owned()),
     }
 }
 

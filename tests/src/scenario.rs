@@ -10,6 +10,8 @@ pub const QEMU_SVM: &str = "qemu-svm";
 pub const QEMU_SVM_COUNTED: &str = "qemu-svm-counted";
 /// The same, without GRUB.
 pub const QEMU_PVH: &str = "qemu-pvh";
+/// The same, with much memory and as many CPUs as eight bits can name.
+pub const QEMU_LARGE: &str = "qemu-large";
 /// The second machine of every run.
 pub const BOCHS_VMX: &str = "bochs-vmx";
 

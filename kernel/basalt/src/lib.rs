@@ -35,7 +35,7 @@ pub fn run(mut boot: BootInfo) -> ! {
     let options = Options::parse(payload.words());
     start_log(&boot, &payload, &options);
     start_memory(&boot);
-    let acpi = start_platform(&boot);
+    let acpi = start_platform(&boot, &options);
     start_clock(&acpi, &options);
     fault::when_started();
     report_nmis();
@@ -84,14 +84,14 @@ fn start_memory(boot: &BootInfo) {
     info!("screen: {}", screen::describe());
 }
 
-fn start_platform(boot: &BootInfo) -> Acpi {
+fn start_platform(boot: &BootInfo, options: &Options) -> Acpi {
     let acpi = acpi::read(boot).unwrap_or_else(|error| {
         refuse(error, "switch ACPI on in the firmware's setup, or update the firmware")
     });
     screen::heed_firmware(&acpi);
     power::start(&acpi);
-    info!("{} CPUs, {} I/O APICs", acpi.processors(), acpi.io_apics());
-    apic::start(&acpi).unwrap_or_else(|error| refuse(error, error.advice()));
+    info!("{} CPUs, {} places for more, {} I/O APICs", acpi.processors(), acpi.places(), acpi.io_apics());
+    apic::start(&acpi, options.x2apic).unwrap_or_else(|error| refuse(error, error.advice()));
     acpi
 }
 

@@ -6,7 +6,7 @@ use machine::fault;
 use machine::panic::READING_TIME_S;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, tsc=check|trust|distrust, end=console|poweroff, view=all|kernel|NAME";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) reboot_on_panic: Option<u32>,
     /// Whether time goes by the TSC.
     pub(crate) tsc_use: TscUse,
+    /// x2APIC mode is taken although firmware did not choose it.
+    pub(crate) x2apic: bool,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             log_level: LevelFilter::Info,
             reboot_on_panic: None,
             tsc_use: TscUse::IfInvariant,
+            x2apic: false,
         }
     }
 }
@@ -80,6 +83,8 @@ impl Options {
             ("panic", other) => {
                 self.reboot_on_panic = Some(other.strip_prefix("reboot:")?.parse::<u16>().ok()?.into());
             }
+            ("apic", "firmware") => self.x2apic = false,
+            ("apic", "x2apic") => self.x2apic = true,
             // Read by the hypervisor.
             ("end" | "view", _) => {}
             ("tsc", "check") => self.tsc_use = TscUse::IfInvariant,
@@ -109,12 +114,14 @@ mod tests {
                 console: Console::Serial,
                 log_level: LevelFilter::Warn,
                 reboot_on_panic: Some(3),
-                tsc_use: TscUse::Always
+                tsc_use: TscUse::Always,
+                x2apic: false
             }
         );
         assert_eq!(parse("panic=reboot").reboot_on_panic, Some(READING_TIME_S));
         assert_eq!(parse("panic=reboot panic=halt").reboot_on_panic, None);
         assert_eq!(parse(""), Options::default());
+        assert!(parse("apic=x2apic").x2apic && !parse("apic=x2apic apic=firmware").x2apic);
     }
 
     #[test]

@@ -96,17 +96,23 @@ unsafe fn write(register: Register, value: u32) {
 }
 
 /// Switches this CPU's local APIC on, with all of its own sources masked but the timer and what firmware wired
-/// to NMI. Returns the mode's name. x2APIC mode is used only where firmware left it on, as it must where an APIC
-/// id needs more than eight bits: not every platform brings device interrupts to it without interrupt
-/// remapping.
-pub(super) fn start(timer_vector: u8, spurious_vector: u8) -> Result<&'static str, ApicError> {
+/// to NMI. Returns the mode's name. x2APIC mode is used where firmware left it on, and where it is `needed`,
+/// because a CPU's id takes more than eight bits; not elsewhere, for not every platform brings device interrupts
+/// to it without interrupt remapping.
+pub(super) fn start(timer_vector: u8, spurious_vector: u8, needed: bool) -> Result<&'static str, ApicError> {
     if !cpu::features().apic {
         return Err(ApicError::NoLocalApic);
     }
     let (base, flags) = ApicBase::read();
-    let x2apic = flags.contains(ApicBaseFlags::X2APIC_ENABLE);
-    // SAFETY: the mode and the registers' address are left as firmware set them. Interrupts are off.
-    unsafe { ApicBase::write(base, flags | ApicBaseFlags::LAPIC_ENABLE) };
+    let x2apic = wants_x2apic(flags, cpu::features().x2apic, needed);
+    // SAFETY: the registers' address is left as firmware set it, and the mode only goes the allowed way, from off to
+    // xAPIC to x2APIC; the latter exists where it is wanted. Interrupts are off.
+    unsafe {
+        ApicBase::write(base, flags | ApicBaseFlags::LAPIC_ENABLE);
+        if x2apic {
+            ApicBase::write(base, flags | ApicBaseFlags::LAPIC_ENABLE | ApicBaseFlags::X2APIC_ENABLE);
+        }
+    }
     if !x2apic {
         let registers = map_mmio(Hpa(base.start_address().as_u64()), REGISTERS_BYTES)?;
         REGISTERS.store(registers.as_ptr(), Ordering::Relaxed);
@@ -138,10 +144,20 @@ pub(super) fn start(timer_vector: u8, spurious_vector: u8) -> Result<&'static st
     Ok(if x2apic { "x2APIC" } else { "xAPIC" })
 }
 
+/// x2APIC mode, once on, ends only at a reset.
+const fn wants_x2apic(flags: ApicBaseFlags, offered: bool, needed: bool) -> bool {
+    flags.contains(ApicBaseFlags::X2APIC_ENABLE) || needed && offered
+}
+
+/// True in x2APIC mode, once [`start`] has run.
+pub(super) fn is_x2apic() -> bool {
+    REGISTERS.load(Ordering::Relaxed).is_null()
+}
+
 /// This CPU's APIC id.
 pub(super) fn id() -> u32 {
     let id = read(Register::Id);
-    if REGISTERS.load(Ordering::Relaxed).is_null() { id } else { id >> XAPIC_ID_SHIFT }
+    if is_x2apic() { id } else { id >> XAPIC_ID_SHIFT }
 }
 
 /// What drives the timer, for the log.
@@ -225,4 +241,17 @@ pub(crate) fn disarm() {
 fn write_deadline(deadline: u64) {
     // SAFETY: the MSR exists where the feature does, and the timer's interrupt has a handler.
     unsafe { Msr::new(IA32_TSC_DEADLINE).write(deadline) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x2apic_mode_is_kept_or_taken_where_it_is_needed() {
+        let (xapic, x2apic) =
+            (ApicBaseFlags::LAPIC_ENABLE, ApicBaseFlags::LAPIC_ENABLE | ApicBaseFlags::X2APIC_ENABLE);
+        assert!(wants_x2apic(x2apic, true, false) && wants_x2apic(xapic, true, true));
+        assert!(!wants_x2apic(xapic, true, false) && !wants_x2apic(xapic, false, true));
+    }
 }

@@ -63,13 +63,22 @@ impl fmt::Display for ApicError {
     }
 }
 
-/// Takes over the interrupt controllers. Afterwards the timer can be armed and the console interrupts.
-pub fn start(acpi: &Acpi) -> Result<(), ApicError> {
+/// Takes over the interrupt controllers. Afterwards the timer can be armed and the console interrupts. With
+/// `x2apic` the user wants x2APIC mode; it is used as well where it must be.
+pub fn start(acpi: &Acpi, x2apic: bool) -> Result<(), ApicError> {
     if acpi.madt.pics {
         pic::silence(PIC_VECTORS);
     }
-    let mode = local::start(TIMER_VECTOR, SPURIOUS_VECTOR)?;
+    let mode = local::start(TIMER_VECTOR, SPURIOUS_VECTOR, x2apic || acpi.madt.needs_x2apic())?;
     info!("local APIC {} in {mode} mode, timer by {}", local::id(), local::timer_kind());
+    if !local::is_x2apic() && acpi.madt.needs_x2apic() {
+        warn!("some CPUs have local APICs beyond 254, but this CPU has no x2APIC mode: they stay unused");
+    } else if !local::is_x2apic() && x2apic {
+        warn!("this CPU has no x2APIC mode");
+    }
+    if !acpi.madt.processors.contains(&local::id()) {
+        warn!("firmware's list of CPUs lacks the one that booted, with local APIC {}", local::id());
+    }
     cpu::set_handler(TIMER_VECTOR, timer_interrupt);
     cpu::set_handler(CONSOLE_VECTOR, console_interrupt);
     for io_apic in &acpi.madt.io_apics {
