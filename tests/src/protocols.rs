@@ -1,15 +1,19 @@
 //! Scenarios with guests that are started in other ways than Linux usually is, or have devices that a VM's line switches on.
 
 use crate::linux::{DEMO, READY};
-use crate::scenario::{BOCHS_VMX, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+use crate::log::Log;
+use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// The selftest guest that looks at how it was started.
 const ENTRY: &str = "entry";
 
+/// The selftest guest that uses the devices a VM's line switches on.
+const FIRMWARE: &str = "firmware";
+
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![entry(), linux_pvh()]
+    vec![entry(), linux_pvh(), firmware()]
 }
 
 fn entry() -> Scenario {
@@ -53,4 +57,38 @@ fn linux_pvh() -> Scenario {
         ],
         checks: vec![],
     }
+}
+
+fn firmware() -> Scenario {
+    Scenario {
+        name: "firmware-devices".to_owned(),
+        about: "a test guest uses fw_cfg, the console at port 0xe9 and the debug-exit port".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
+        options: String::new(),
+        guests: vec![
+            Guest::new(FIRMWARE)
+                .settings("e9 debug-exit=0x501")
+                .module("fwcfg=opt/test", "content of a file for the firmware"),
+        ],
+        steps: vec![Step::results(FIRMWARE).within(240), Step::end(FIRMWARE)],
+        checks: vec![
+            Check { name: "the console at port 0xe9 was heard", holds: debug_console_was_heard },
+            Check { name: "the debug exit is told", holds: debug_exit_is_told },
+        ],
+    }
+}
+
+fn debug_console_was_heard(log: &Log) -> Result<(), String> {
+    for text in ["hello by port e9", "hello by a string"] {
+        if !log.vm(FIRMWARE).any(|line| line == text) {
+            return Err(format!("no line \"{text}\""));
+        }
+    }
+    Ok(())
+}
+
+fn debug_exit_is_told(log: &Log) -> Result<(), String> {
+    let told = log.kernel().any(|line| line.contains("vm firmware: stopped: debug exit with 0x1234"));
+    told.then_some(()).ok_or_else(|| "no such line".to_owned())
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Chipset`] is everything a guest reaches through ports, the I/O APIC's page and the PCI configuration window: 8259
 //! pair, I/O APIC, 8254, RTC and CMOS, 16550A, i8042, ACPI power management, reset registers and PCI configuration space.
-//! [`LocalApic`] is one processor's local APIC. [`acpi`] builds the tables that describe the machine.
+//! A VM's line can add more ([`FwCfg`], [`DebugConsole`], a debug-exit port). [`LocalApic`] is one processor's local APIC. [`acpi`] builds the tables that describe the machine.
 //!
 //! - **Time** comes with every call that needs it ([`vcpu::Nanos`], the host's monotonic clock). A timer says when it
 //!   wants to be called again (`next_deadline`) and is brought up to date by `advance`; after `advance(now)` the next
@@ -11,8 +11,8 @@
 //!   drives the interrupt controllers. What leaves is an [`ApicMessage`], handed to the caller's [`ApicBus`].
 //! - **Errors**: a device answers `Result<_, IoError>`; the bus chooses what the guest reads (all ones) and counts.
 //!
-//! Not its job: guest memory, virtual CPUs, virtio, policy. No locks; the owner brings one. Nothing allocates but
-//! [`acpi::build`].
+//! Not its job: guest memory (a device that copies into it is given it, for one bounded step), virtual CPUs, virtio, policy.
+//! No locks; the owner brings one. Nothing allocates but [`acpi::build`] and the making of an [`FwCfg`].
 //!
 //! Sources are named by each module.
 #![no_std]
@@ -24,6 +24,8 @@ pub mod acpi;
 pub mod bus;
 mod chipset;
 mod clock;
+mod debug_port;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod ioapic;
 pub mod lapic;
@@ -37,7 +39,9 @@ pub mod rtc;
 pub mod uart;
 
 pub use bus::{BusCounters, Conflict, IntervalMap, IoError, MapError, Width, read_by_bytes, write_by_bytes};
-pub use chipset::{Chipset, ChipsetConfig, Environment, TIMER_GSI, isa_line};
+pub use chipset::{Chipset, ChipsetConfig, Environment, PortTaken, TIMER_GSI, isa_line};
+pub use debug_port::DebugConsole;
+pub use fw_cfg::FwCfg;
 pub use ioapic::IoApic;
 pub use lapic::{
     APIC_TIMER_HZ, ApicEffect, ApicMode, Inbox, LocalApic, LocalApicConfig, LocalInterrupt, MsrError, Routing,

@@ -10,6 +10,8 @@ pub enum PowerEvent {
     Reset,
     /// Soft off (S5).
     PowerOff,
+    /// A write to the debug-exit port: the value written.
+    DebugExit(u32),
 }
 
 /// The register at port 0xcf9.

@@ -10,18 +10,20 @@ use crate::ratelimit::{RateLimits, Site};
 use crate::wiring::Wiring;
 
 /// What a VM's vCPUs share.
-pub(crate) struct Board<B: Backend> {
+pub(crate) struct Board<'m, B: Backend> {
     pub(crate) space: B::Space,
-    pub(crate) chipset: Chipset,
+    pub(crate) chipset: Chipset<'m>,
     /// When the chipset next needs the CPU, as of the last time a device was used.
     pub(crate) chipset_deadline: Option<Nanos>,
     pub(crate) limits: RateLimits,
+    /// The guest must not go on before the console has taken what it wrote.
+    pub(crate) waits_for_console: bool,
 }
 
 /// A vCPU that has left its guest, its VM, and the machine.
 pub(crate) struct Guest<'a, 'm, B: Backend, H: Host> {
     pub(crate) cpu: &'a mut Processor<B>,
-    pub(crate) board: &'a mut Board<B>,
+    pub(crate) board: &'a mut Board<'m, B>,
     pub(crate) console: &'a mut Console<'m>,
     pub(crate) host: &'a mut H,
     pub(crate) name: &'m str,
@@ -35,7 +37,7 @@ const APIC_PAGE: u64 = vcpu::PAGE_SIZE;
 impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     /// The chipset, and what it needs of the rest.
     #[inline]
-    pub(crate) fn devices(&mut self) -> (&mut Chipset, Wiring<'_, 'm>) {
+    pub(crate) fn devices(&mut self) -> (&mut Chipset<'m>, Wiring<'_, 'm>) {
         let wiring = Wiring {
             apic: &mut self.cpu.apic,
             attention: &mut self.cpu.attention,
@@ -43,6 +45,17 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             guest: self.number,
         };
         (&mut self.board.chipset, wiring)
+    }
+
+    /// Does a step of the work for which a device lets the guest wait.
+    pub(crate) fn device_work(&mut self) {
+        let mut wiring = Wiring {
+            apic: &mut self.cpu.apic,
+            attention: &mut self.cpu.attention,
+            console: self.console,
+            guest: self.number,
+        };
+        self.board.chipset.work(&self.board.space, &mut wiring);
     }
 
     /// IN.

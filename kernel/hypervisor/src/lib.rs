@@ -29,6 +29,7 @@ pub mod control;
 pub mod counters;
 pub mod cpuid;
 mod dispatch;
+mod firmware;
 mod guest;
 mod instruction;
 mod linear;

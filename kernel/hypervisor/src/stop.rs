@@ -12,6 +12,8 @@ pub enum StopReason {
     PowerOff,
     /// The user ended it.
     Ended,
+    /// The guest wrote this to its debug-exit port.
+    DebugExit(u32),
     /// HLT with interrupts off: nothing could wake it.
     HaltedForever,
     /// A triple fault.
@@ -64,7 +66,7 @@ pub enum StopReason {
 impl StopReason {
     /// True where registers and code are worth a dump.
     pub const fn is_crash(&self) -> bool {
-        !matches!(self, Self::PowerOff | Self::Ended | Self::ReloadFailed)
+        !matches!(self, Self::PowerOff | Self::Ended | Self::DebugExit(_) | Self::ReloadFailed)
     }
 }
 
@@ -73,6 +75,7 @@ impl fmt::Display for StopReason {
         match *self {
             Self::PowerOff => f.write_str("powered off"),
             Self::Ended => f.write_str("ended by the user"),
+            Self::DebugExit(value) => write!(f, "debug exit with {value:#x}"),
             Self::HaltedForever => f.write_str("HLT with interrupts off"),
             Self::TripleFault => f.write_str("triple fault"),
             Self::TaskSwitch => f.write_str("hardware task switch, which is not supported"),

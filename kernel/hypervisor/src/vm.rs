@@ -3,7 +3,8 @@
 use core::fmt;
 
 use devices::acpi::{self, AcpiConfig, AcpiError};
-use devices::{Chipset, ChipsetConfig, Environment};
+use devices::fw_cfg::FileError;
+use devices::{Chipset, ChipsetConfig, Environment, PortTaken};
 use loader::{EntryState, LoadError, OutOfRange, Request, SegmentState};
 use vcpu::{
     AddressSpace, Backend, CreateError, DescriptorTable, DescriptorTableName, Gpa, GuestMemory, Host,
@@ -11,6 +12,7 @@ use vcpu::{
 };
 
 use crate::config::VmConfig;
+use crate::firmware::add_devices;
 use crate::guest::Board;
 use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, MemoryMap, PCI_MEMORY, RamRange};
 use crate::processor::{Activity, Attention, Processor};
@@ -28,6 +30,10 @@ pub(crate) enum StartError {
     Load(LoadError),
     /// Its ACPI tables: our error.
     Tables(AcpiError),
+    /// A port that its line gives away is another device's.
+    Port(PortTaken),
+    /// A file for its firmware cannot be given.
+    File(FileError),
     /// Guest memory is not where the memory map says: our error.
     NotRam(NotRam),
 }
@@ -39,6 +45,13 @@ impl fmt::Display for StartError {
             Self::Memory(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
             Self::Tables(error) => write!(f, "no ACPI tables: {error:?} (an error of Basalt)"),
+            Self::Port(PortTaken { port }) => {
+                write!(f, "debug-exit={port:#x}: another device has this port; choose one such as 0x501")
+            }
+            Self::File(FileError::Twice) => f.write_str(
+                "two files for the firmware have the same name, or one has that of a file of Basalt's; rename it",
+            ),
+            Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
             Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
         }
     }
@@ -60,6 +73,8 @@ from! {
     LoadError => Load,
     AcpiError => Tables,
     NotRam => NotRam,
+    PortTaken => Port,
+    FileError => File,
 }
 
 /// What a VM is doing.
@@ -104,7 +119,7 @@ pub(crate) struct Vm<'m, B: Backend> {
     /// Its one vCPU.
     pub(crate) cpu: Processor<B>,
     /// What its vCPUs share.
-    pub(crate) board: Board<B>,
+    pub(crate) board: Board<'m, B>,
     pub(crate) state: State,
 }
 
@@ -117,13 +132,20 @@ impl<'m, B: Backend> Vm<'m, B> {
             space.add_ram(range.start, range.length)?;
         }
         let mut cpu = Processor::new(backend, &space, host)?;
-        let chipset = Chipset::new(&ChipsetConfig {
+        let mut chipset = Chipset::new(&ChipsetConfig {
             memory: map.size,
             wall_clock: host.wall_clock_s(),
             now: host.now(),
         });
+        add_devices(&mut chipset, &config, &map)?;
         cpu.vcpu.load();
-        let board = Board { space, chipset, chipset_deadline: None, limits: RateLimits::default() };
+        let board = Board {
+            space,
+            chipset,
+            chipset_deadline: None,
+            limits: RateLimits::default(),
+            waits_for_console: false,
+        };
         let mut vm = Self { config, map, cpu, board, state: State::Running };
         let booted = vm.boot(host);
         vm.cpu.vcpu.unload();
@@ -141,6 +163,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             return Ok(false);
         }
         self.board.chipset.reset(host.now());
+        self.board.waits_for_console = false;
         self.boot(host)?;
         self.state = State::Running;
         Ok(true)
@@ -174,7 +197,7 @@ impl<'m, B: Backend> Vm<'m, B> {
     pub(crate) fn is_runnable(&self) -> bool {
         match self.state {
             State::Resetting(_) => true,
-            State::Running => self.cpu.activity == Activity::Running,
+            State::Running => self.cpu.activity == Activity::Running && !self.board.waits_for_console,
             State::Stopped(_) => false,
         }
     }
@@ -223,7 +246,7 @@ impl<'m, B: Backend> Vm<'m, B> {
 /// Lets timers that are due catch up with `now`.
 #[inline]
 pub(crate) fn advance_timers(
-    chipset: &mut Chipset,
+    chipset: &mut Chipset<'_>,
     chipset_deadline: Option<Nanos>,
     now: Nanos,
     environment: &mut impl Environment,

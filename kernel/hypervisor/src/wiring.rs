@@ -33,7 +33,7 @@ impl ConsoleSink for Wiring<'_, '_> {
 impl Wiring<'_, '_> {
     /// Does what a write of a local APIC's register asks of the world outside it.
     #[inline]
-    pub(crate) fn apply(&mut self, effect: ApicEffect, chipset: &mut Chipset) {
+    pub(crate) fn apply(&mut self, effect: ApicEffect, chipset: &mut Chipset<'_>) {
         // Any write can change what is deliverable: priorities, EOI, a self interrupt.
         *self.attention |= Attention::INTERRUPTS;
         match effect {

@@ -24,7 +24,7 @@ impl MemoryDevice {
     }
 }
 
-impl Chipset {
+impl Chipset<'_> {
     /// Reads memory-mapped registers at `gpa`; `None` when no device is there.
     pub fn mmio_read(
         &mut self,

@@ -1,10 +1,12 @@
 //! The devices of one PC, wired: which port belongs to which device, and which line to which interrupt input.
 //!
 //! ISA line n goes to the 8259 pair and to I/O APIC pin n, but for the timer, whose line 0 goes to pin 2 (the source
-//! override in the MADT says so). DMA controllers, floppy, keyboard and display adapter do not exist; their ports read
+//! override in the MADT says so). Some devices are there only when they were added ([`Chipset::add_fw_cfg`] and its
+//! neighbours). DMA controllers, floppy, keyboard and display adapter do not exist; their ports read
 //! all ones.
 
 mod memory;
+mod optional;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -21,8 +23,10 @@ use crate::pm::PowerManagement;
 use crate::power::{PowerEvent, ResetControl, SystemControlA};
 use crate::rtc::{MemorySize, Rtc};
 use crate::uart::{ConsoleSink, Uart};
+use optional::Optional;
+pub use optional::PortTaken;
 pub(crate) use ports::COM1;
-use ports::{PORT_RANGES, PortDevice};
+use ports::{OPTIONAL_RANGES, PORT_RANGES, PortDevice};
 use vcpu::Nanos;
 
 /// ISA interrupt lines.
@@ -60,8 +64,9 @@ pub struct ChipsetConfig {
 
 /// One PC's devices but the local APICs.
 #[derive(Clone, Debug)]
-pub struct Chipset {
-    ports: IntervalMap<PortDevice, { PORT_RANGES.len() }>,
+pub struct Chipset<'a> {
+    ports: IntervalMap<PortDevice, { PORT_RANGES.len() + OPTIONAL_RANGES }>,
+    optional: Optional<'a>,
     pic: PicPair,
     ioapic: IoApic,
     pit: Pit,
@@ -78,7 +83,7 @@ pub struct Chipset {
     counters: BusCounters,
 }
 
-impl Chipset {
+impl Chipset<'_> {
     /// The machine after power-on.
     pub fn new(config: &ChipsetConfig) -> Self {
         let mut pic = PicPair::new();
@@ -90,6 +95,7 @@ impl Chipset {
         Self {
             // The ranges are constants without conflict, as a test shows; without a map no port would answer.
             ports: IntervalMap::build(&PORT_RANGES).unwrap_or_default(),
+            optional: Optional::default(),
             pic,
             ioapic,
             pit: Pit::new(config.now),
@@ -112,7 +118,9 @@ impl Chipset {
         let fresh = Self::new(&ChipsetConfig { memory: MemorySize::default(), wall_clock: 0, now });
         let mut rtc = self.rtc.clone();
         rtc.reset(now);
-        *self = Self { rtc, counters: self.counters, ..fresh };
+        let mut optional = core::mem::take(&mut self.optional);
+        optional.reset();
+        *self = Self { ports: self.ports.clone(), optional, rtc, counters: self.counters, ..fresh };
     }
 
     /// Executes IN: reads `width` (at most 32 bits) at `port`. What no device answers reads all ones.
@@ -219,11 +227,12 @@ impl Chipset {
     /// Whether console output waits for room.
     #[inline]
     pub fn console_pending(&self) -> bool {
-        self.uart.has_unsent()
+        self.uart.has_unsent() || self.optional.console_pending()
     }
 
     /// Offers waiting console output to the sink again.
     pub fn flush_console(&mut self, env: &mut impl Environment) {
+        self.optional.flush_console(env);
         self.uart.flush(env);
         self.drive(isa_line::COM1, self.uart.irq(), env);
     }

@@ -2,10 +2,12 @@
 
 use super::{Chipset, Environment, isa_line};
 use crate::bus::{IoError, Width};
+use crate::debug_port::DebugConsole;
+use crate::fw_cfg::FwCfg;
 use crate::pci::PciBus;
 use crate::pic::PicSelect;
 use crate::pm::PowerManagement;
-use crate::power::{ResetControl, SystemControlA};
+use crate::power::{PowerEvent, ResetControl, SystemControlA};
 use crate::uart::Uart;
 use vcpu::Nanos;
 
@@ -30,7 +32,14 @@ pub(super) enum PortDevice {
     PowerManagement,
     /// PCI configuration mechanism 1 and the reset control register in its midst.
     Pci,
+    FwCfg,
+    FwCfgDma,
+    DebugConsole,
+    DebugExit,
 }
+
+/// Ranges that devices can claim beside those of [`PORT_RANGES`].
+pub(super) const OPTIONAL_RANGES: usize = 4;
 
 /// `(first port, ports, device)`.
 pub(super) const PORT_RANGES: [(u64, u64, PortDevice); 14] = [
@@ -66,13 +75,16 @@ impl PortDevice {
                 PciBus::DATA.. => offset + u16::from(width.bytes()) <= PciBus::DATA + 4,
                 _ => false,
             },
+            Self::FwCfg => FwCfg::takes_whole(offset, width),
+            Self::FwCfgDma => FwCfg::dma_takes_whole(offset, width),
+            Self::DebugExit => true,
             Self::PowerManagement => offset == PowerManagement::TIMER && width == Width::Dword,
             _ => false,
         }
     }
 }
 
-impl Chipset {
+impl Chipset<'_> {
     /// Calls the device that an access was found to belong to, and drives the lines that reading may change.
     #[inline]
     pub(super) fn read_device(
@@ -117,6 +129,13 @@ impl Chipset {
             PortDevice::SystemControlA => self.system_control_a.read(),
             PortDevice::Delay => 0xff,
             PortDevice::Pci => return self.read_pci(offset, width),
+            PortDevice::FwCfg => match &mut self.optional.fw_cfg {
+                Some(fw_cfg) => fw_cfg.read(offset)?,
+                None => 0xff,
+            },
+            PortDevice::FwCfgDma => return FwCfg::read_dma(offset, width),
+            PortDevice::DebugConsole => DebugConsole::read(),
+            PortDevice::DebugExit => 0,
         };
         Ok(byte.into())
     }
@@ -171,8 +190,31 @@ impl Chipset {
             }
             PortDevice::Delay => {}
             PortDevice::Pci => self.write_pci(offset, width, value)?,
+            PortDevice::FwCfg | PortDevice::FwCfgDma => self.write_fw_cfg(device, offset, width, value)?,
+            PortDevice::DebugConsole => {
+                if let Some(console) = &mut self.optional.debug_console
+                    && !console.write(byte, env)
+                {
+                    self.counters.refused += 1;
+                }
+            }
+            PortDevice::DebugExit => self.note_power(Some(PowerEvent::DebugExit(value))),
         }
         Ok(())
+    }
+
+    fn write_fw_cfg(
+        &mut self,
+        device: PortDevice,
+        offset: u16,
+        width: Width,
+        value: u32,
+    ) -> Result<(), IoError> {
+        match &mut self.optional.fw_cfg {
+            Some(fw_cfg) if device == PortDevice::FwCfgDma => fw_cfg.write_dma(offset, width, value),
+            Some(fw_cfg) => fw_cfg.write(offset, width, value),
+            None => Ok(()),
+        }
     }
 
     /// A function that is not there is no error: its registers read all ones.

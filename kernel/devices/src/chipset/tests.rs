@@ -30,7 +30,7 @@ impl ConsoleSink for World {
 }
 
 struct Machine {
-    chipset: Chipset,
+    chipset: Chipset<'static>,
     world: World,
     now: Nanos,
 }
@@ -84,6 +84,38 @@ impl Machine {
             }
         }
     }
+}
+
+#[test]
+fn optional_devices_answer_once_added_and_survive_a_reset() {
+    let mut machine = Machine::new();
+    assert_eq!((machine.inb(0xe9), machine.inb(0x514)), (0xff, 0xff));
+    machine.chipset.add_debug_console().unwrap();
+    machine.chipset.add_fw_cfg(crate::FwCfg::new()).unwrap();
+    machine.chipset.add_debug_exit(0x501).unwrap();
+    for port in [0x501, 0x3f8, 0xcfc, 0x511, 0x514] {
+        assert_eq!(machine.chipset.add_debug_exit(port), Err(PortTaken { port }));
+    }
+    machine.chipset.reset(machine.now);
+    assert_eq!((machine.inb(0xe9), machine.inb(0x501)), (0xe9, 0));
+    assert_eq!(machine.read(0x514, Width::Dword).to_le_bytes(), *b"QEMU");
+    machine.out(0x510, Width::Word, 0);
+    assert_eq!([0; 4].map(|_| machine.inb(0x511)), *b"QEMU");
+    machine.outb(0xe9, b'!');
+    assert!(!machine.chipset.is_busy());
+    machine.world.room = 1;
+    machine.out(0xe9, Width::Word, 0x3f);
+    assert!(machine.chipset.is_busy() && machine.chipset.console_pending());
+    machine.world.room = 9;
+    machine.chipset.work(&vcpu::fake::FakeSpace::default(), &mut machine.world);
+    assert!(!machine.chipset.is_busy());
+    assert_eq!(machine.world.console, b"!?");
+    machine.out(0x518, Width::Dword, 0x1000_0000);
+    assert!(machine.chipset.is_busy());
+    machine.chipset.work(&vcpu::fake::FakeSpace::default(), &mut machine.world);
+    assert!(!machine.chipset.is_busy(), "there is no memory at all");
+    machine.out(0x501, Width::Dword, 0x1_0002);
+    assert_eq!(machine.chipset.take_power_event(), Some(PowerEvent::DebugExit(0x1_0002)));
 }
 
 #[test]

@@ -2,10 +2,13 @@
 
 use core::fmt;
 
-use super::{MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
+use devices::fw_cfg::MAX_FILE_NAME;
+
+use super::{MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, protocol=NAME, kernel, initrd or module";
+const KNOWN: &str =
+    "cpus=N, memory=SIZE, protocol=NAME, fwcfg, e9, debug-exit=PORT, kernel, initrd, module or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +35,12 @@ pub enum Fault<'a> {
     MemoryRange(u64),
     /// This VM has a module of this kind already.
     Twice(&'static str),
+    /// The debug-exit port is not a port.
+    BadPort(&'a str),
+    /// The name of a file for the firmware cannot be one.
+    BadFile(&'a str),
+    /// There are more files for the firmware than it can be told of.
+    ManyFiles,
     /// There are more modules for the kernel than it can be told of.
     ManyModules,
     /// An initrd without a kernel.
@@ -65,13 +74,24 @@ impl fmt::Display for ConfigError<'_> {
                 "'{word}' is unknown; write {KNOWN}, and the guest's own words after ' -- '"
             ),
             Fault::NoKind => {
-                f.write_str("says not what it is; write one of 'kernel', 'initrd' and 'module' after the settings")
+                f.write_str("says not what it is; write one of 'kernel', 'initrd', 'module' and 'fwcfg=NAME' after the settings")
             }
             Fault::OnlyForKernel(word) => write!(f, "'{word}' has its place in the line of the VM's kernel"),
             Fault::BadProtocol(value) => write!(
                 f,
                 "protocol='{value}' is unknown; write protocol=linux, pvh or multiboot, or leave it out"
             ),
+            Fault::BadPort(value) => {
+                write!(f, "debug-exit='{value}' is no port; write a hexadecimal number such as debug-exit=0x501")
+            }
+            Fault::BadFile(name) => write!(
+                f,
+                "'{name}' is no name of a file for the firmware; write 1 to {MAX_FILE_NAME} printable characters, \
+                 such as fwcfg=opt/NAME"
+            ),
+            Fault::ManyFiles => {
+                write!(f, "this VM has more than {MAX_FILES} files for its firmware; leave some out")
+            }
             Fault::ManyModules => {
                 write!(f, "this VM has more than {MAX_MODULES} modules; leave some out")
             }

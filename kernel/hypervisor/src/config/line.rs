@@ -1,14 +1,16 @@
 //! Reads one module's line.
 
+use devices::fw_cfg::MAX_FILE_NAME;
 use loader::Protocol;
 
-use super::{DEFAULT_MEMORY, Fault, MAX_MEMORY, MAX_NAME, MIN_MEMORY, parse_size};
+use super::{DEFAULT_MEMORY, DeviceOptions, Fault, MAX_MEMORY, MAX_NAME, MIN_MEMORY, parse_size};
 
 /// What a kernel's line says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Settings {
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
+    pub(super) devices: DeviceOptions,
 }
 
 /// What one module is.
@@ -17,14 +19,16 @@ pub(super) enum Kind<'a> {
     Kernel { settings: Settings, command_line: &'a str },
     Initrd,
     Module { command_line: &'a str },
+    File { name: &'a str },
 }
 
 /// The words that say what a module is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum Role<'a> {
     Kernel,
     Initrd,
     Module,
+    File(&'a str),
 }
 
 /// Reads one line. The name is told even where the rest is wrong, so that its VM does not start half.
@@ -45,14 +49,14 @@ fn parse_settings<'a>(
     command_line: Option<&'a str>,
 ) -> Result<Kind<'a>, Fault<'a>> {
     let mut role = None;
-    let mut settings = Settings { memory: DEFAULT_MEMORY, protocol: None };
+    let mut settings = Settings { memory: DEFAULT_MEMORY, protocol: None, devices: DeviceOptions::default() };
     let mut kernel_only = None;
     for word in words {
         let named = match word {
             "kernel" => Some(Role::Kernel),
             "initrd" => Some(Role::Initrd),
             "module" => Some(Role::Module),
-            _ => None,
+            _ => word.strip_prefix("fwcfg=").map(Role::File),
         };
         if named.is_some() {
             if role.is_some() {
@@ -69,9 +73,13 @@ fn parse_settings<'a>(
         (Some(Role::Kernel), _) => Ok(Kind::Kernel { settings, command_line: text }),
         (None, _) => Err(Fault::NoKind),
         (_, Some(word)) => Err(Fault::OnlyForKernel(word)),
-        (Some(Role::Initrd), None) if command_line.is_some() => Err(Fault::OnlyForKernel("--")),
+        (Some(Role::Initrd | Role::File(_)), None) if command_line.is_some() => {
+            Err(Fault::OnlyForKernel("--"))
+        }
         (Some(Role::Initrd), None) => Ok(Kind::Initrd),
         (Some(Role::Module), None) => Ok(Kind::Module { command_line: text }),
+        (Some(Role::File(name)), None) if is_file_name(name) => Ok(Kind::File { name }),
+        (Some(Role::File(name)), None) => Err(Fault::BadFile(name)),
     }
 }
 
@@ -81,6 +89,9 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault
         Some(("cpus", value)) => parse_cpus(value)?,
         Some(("memory", value)) => settings.memory = parse_memory(value)?,
         Some(("protocol", value)) => settings.protocol = Some(parse_protocol(value)?),
+        Some(("debug-exit", value)) => settings.devices.debug_exit = Some(parse_port(value)?),
+        None if word == "fwcfg" => settings.devices.fw_cfg = true,
+        None if word == "e9" => settings.devices.debug_console = true,
         _ => return Err(Fault::UnknownWord(word)),
     }
     Ok(())
@@ -116,6 +127,16 @@ fn parse_cpus(value: &str) -> Result<(), Fault<'_>> {
         Ok(count @ 2..=64) => Err(Fault::ManyCpus(count)),
         _ => Err(Fault::BadCpus(value)),
     }
+}
+
+fn is_file_name(name: &str) -> bool {
+    (1..=MAX_FILE_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// A port's number, in hexadecimal as ports are known.
+fn parse_port(value: &str) -> Result<u16, Fault<'_>> {
+    let digits = value.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
+    digits.and_then(|digits| u16::from_str_radix(digits, 16).ok()).ok_or(Fault::BadPort(value))
 }
 
 fn parse_protocol(value: &str) -> Result<Protocol, Fault<'_>> {

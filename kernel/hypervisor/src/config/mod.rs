@@ -1,9 +1,10 @@
 //! Which VMs there are: read from the boot modules' command lines.
 //!
 //! ```text
-//! vm=NAME [cpus=N] [memory=SIZE] [protocol=linux|pvh|multiboot] kernel -- COMMAND LINE OF THE GUEST'S KERNEL
+//! vm=NAME [cpus=N] [memory=SIZE] [protocol=linux|pvh|multiboot] [fwcfg] [e9] [debug-exit=PORT] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
+//! vm=NAME fwcfg=NAME OF THE FILE
 //! ```
 //!
 //! Modules come in any order, those of one VM's kernel in the order of their lines. A line that is wrong costs its VM, with
@@ -49,6 +50,29 @@ pub struct Module<'a> {
 /// Modules of one VM's kernel at most, its initial file system not counted.
 pub const MAX_MODULES: usize = loader::MAX_MODULES - 1;
 
+/// Files for one VM's firmware at most.
+pub const MAX_FILES: usize = 16;
+
+/// Devices of a VM that others have not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeviceOptions {
+    /// The firmware configuration device; also switched on by a file for it.
+    pub fw_cfg: bool,
+    /// The console at port 0xe9.
+    pub debug_console: bool,
+    /// The port that ends the VM.
+    pub debug_exit: Option<u16>,
+}
+
+/// A file for a VM's firmware.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NamedFile<'a> {
+    /// Its name, printable ASCII, 1 to 55 characters.
+    pub name: &'a str,
+    /// Its content.
+    pub bytes: &'a [u8],
+}
+
 /// A VM as the modules describe it.
 #[derive(Clone, Debug)]
 pub struct VmConfig<'a> {
@@ -66,6 +90,10 @@ pub struct VmConfig<'a> {
     pub initrd: Option<&'a [u8]>,
     /// More files for the kernel.
     pub modules: ArrayVec<BootModule<'a>, MAX_MODULES>,
+    /// Files for its firmware.
+    pub files: ArrayVec<NamedFile<'a>, MAX_FILES>,
+    /// Its devices.
+    pub devices: DeviceOptions,
 }
 
 /// A VM while its modules are being collected.
@@ -75,6 +103,7 @@ struct Draft<'a> {
     kernel: Option<(&'a [u8], Settings, &'a str)>,
     initrd: Option<&'a [u8]>,
     modules: ArrayVec<BootModule<'a>, MAX_MODULES>,
+    files: ArrayVec<NamedFile<'a>, MAX_FILES>,
     broken: bool,
 }
 
@@ -111,6 +140,8 @@ pub fn collect<'a>(
                 command_line,
                 initrd: draft.initrd,
                 modules: draft.modules,
+                files: draft.files,
+                devices: settings.devices,
             }),
         }
     }
@@ -125,8 +156,15 @@ fn draft_of<'a, 'd>(
     let at = match drafts.iter().position(|draft| draft.name == name) {
         Some(at) => at,
         None => {
-            let draft =
-                Draft { name, line, kernel: None, initrd: None, modules: ArrayVec::new(), broken: false };
+            let draft = Draft {
+                name,
+                line,
+                kernel: None,
+                initrd: None,
+                modules: ArrayVec::new(),
+                files: ArrayVec::new(),
+                broken: false,
+            };
             drafts.try_push(draft).map_err(|_| Fault::TooMany)?;
             drafts.len() - 1
         }
@@ -151,6 +189,9 @@ fn add<'a>(
         Ok(Kind::Module { command_line }) => {
             let module = BootModule { bytes, command_line: command_line.as_bytes() };
             draft.modules.try_push(module).err().map(|_| Fault::ManyModules)
+        }
+        Ok(Kind::File { name }) => {
+            draft.files.try_push(NamedFile { name, bytes }).err().map(|_| Fault::ManyFiles)
         }
     };
     match too_many {

@@ -48,8 +48,14 @@ fn each_fault_names_its_culprit_and_a_remedy() {
         ("vm=A kernel", "'A' is no name"),
         ("vm=a-name-that-is-longer-than-thirty-one kernel", "no name"),
         ("vm= kernel", "'' is no name"),
-        ("vm=a", "'kernel', 'initrd' and 'module'"),
-        ("vm=a kernel initrd", "'kernel', 'initrd' and 'module'"),
+        ("vm=a", "'kernel', 'initrd', 'module' and 'fwcfg=NAME'"),
+        ("vm=a kernel initrd", "'kernel', 'initrd', 'module' and"),
+        ("vm=a kernel fwcfg=x", "'kernel', 'initrd', 'module' and"),
+        ("vm=a fwcfg=", "'' is no name of a file"),
+        ("vm=a e9 fwcfg=x", "'e9' has its place"),
+        ("vm=a kernel debug-exit=501", "debug-exit='501' is no port"),
+        ("vm=a kernel debug-exit=0x+1", "is no port"),
+        ("vm=a kernel debug-exit=0x10000", "is no port"),
         ("vm=a module protocol=pvh", "'protocol=pvh' has its place"),
         ("vm=a kernel protocol=PVH", "protocol='PVH' is unknown; write protocol=linux"),
         ("vm=a console=ttyS0 kernel", "'console=ttyS0' is unknown"),
@@ -80,6 +86,19 @@ fn a_broken_line_costs_the_whole_vm() {
     let (vms, errors) = collect_all(&[module("vm=a kernel", b"k"), module("vm=a kernel", b"l")]);
     assert!(vms.is_empty());
     assert_eq!(errors[0].fault, Fault::Twice("kernel"));
+}
+
+#[test]
+fn devices_are_switched_on() {
+    let (vms, errors) = collect_all(&[
+        module("vm=a fwcfg e9 debug-exit=0xf4 kernel", b"k"),
+        module("vm=a fwcfg=opt/x", b"content"),
+        module("vm=b kernel", b"k"),
+    ]);
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(vms[0].devices, DeviceOptions { fw_cfg: true, debug_console: true, debug_exit: Some(0xf4) });
+    assert_eq!(vms[0].files.as_slice(), [NamedFile { name: "opt/x", bytes: b"content" }]);
+    assert_eq!(vms[1].devices, DeviceOptions::default());
 }
 
 #[test]

@@ -136,6 +136,7 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
             advance_timers(chipset, chipset.next_deadline(), now, &mut wiring);
             if refused >> index & 1 != 0 {
                 chipset.flush_console(&mut wiring);
+                guest.board.waits_for_console = guest.board.chipset.console_stalls();
             }
             guest.feed_console();
             let Some(vm) = self.vms.get_mut(index) else { continue };

@@ -94,6 +94,9 @@ impl Slice<'_> {
             if let Some(end) = attend_devices(guest, work) {
                 return Some(end);
             }
+            if guest.board.chipset.is_busy() && !self.let_devices_work(guest) {
+                return Some(SliceEnd::Over);
+            }
         } else if work.contains(Attention::INPUT) {
             guest.feed_console();
         }
@@ -115,6 +118,23 @@ impl Slice<'_> {
         guest.cpu.attention.remove(Attention::INTERRUPTS);
         deliver_interrupts(guest);
         (guest.cpu.activity != Activity::Running).then_some(SliceEnd::Over)
+    }
+
+    /// Carries out the work for which a device lets the guest wait, in bounded steps; false when the turn is over before, or
+    /// has to end because the console has no room.
+    #[cold]
+    fn let_devices_work<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> bool {
+        while guest.host.now() < self.end {
+            guest.device_work();
+            if !guest.board.chipset.is_busy() {
+                return true;
+            }
+            if guest.board.chipset.console_stalls() {
+                guest.board.waits_for_console = true;
+                return false;
+            }
+        }
+        false
     }
 
     /// Timers that are due fire; the host's timer is armed for the next one, or the end of the slice.
@@ -155,6 +175,9 @@ fn attend_devices<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, work: At
     match guest.board.chipset.take_power_event() {
         Some(PowerEvent::PowerOff) => return Some(SliceEnd::Stopped(StopReason::PowerOff)),
         Some(PowerEvent::Reset) => return Some(SliceEnd::Reset),
+        Some(PowerEvent::DebugExit(value)) => {
+            return Some(SliceEnd::Stopped(StopReason::DebugExit(value)));
+        }
         None => {}
     }
     if work.contains(Attention::HOST) {

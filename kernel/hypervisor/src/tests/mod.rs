@@ -3,5 +3,6 @@
 mod bench;
 mod devices;
 mod ends;
+mod firmware;
 mod instructions;
 mod registers;

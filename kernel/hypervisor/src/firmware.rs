@@ -1,0 +1,67 @@
+//! The devices that a VM's lines switch on, and what its firmware is told by the firmware configuration device.
+//!
+//! Source: QEMU's documentation, "QEMU Firmware Configuration (fw_cfg) Device".
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
+use devices::fw_cfg::{FileError, key};
+use devices::{Chipset, FwCfg};
+
+use crate::config::VmConfig;
+use crate::memory_map::MemoryMap;
+use crate::vm::StartError;
+
+/// The memory map, entries as in the zero page: address, length, type.
+const E820_FILE: &str = "etc/e820";
+/// Processors of a VM.
+const PROCESSORS: u16 = 1;
+
+/// Adds what the VM's lines ask for.
+pub(crate) fn add_devices<'m>(
+    chipset: &mut Chipset<'m>,
+    config: &VmConfig<'m>,
+    map: &MemoryMap,
+) -> Result<(), StartError> {
+    if config.devices.debug_console {
+        chipset.add_debug_console()?;
+    }
+    if config.devices.fw_cfg || !config.files.is_empty() {
+        chipset.add_fw_cfg(fw_cfg(config, map)?)?;
+    }
+    if let Some(port) = config.devices.debug_exit {
+        chipset.add_debug_exit(port)?;
+    }
+    Ok(())
+}
+
+/// What a firmware wants to know of the machine, the kernel's command line, and the user's files.
+fn fw_cfg<'m>(config: &VmConfig<'m>, map: &MemoryMap) -> Result<FwCfg<'m>, FileError> {
+    let mut shelf = FwCfg::new();
+    let mut command_line = config.command_line.as_bytes().to_vec();
+    command_line.push(0);
+    shelf.add(key::RAM_SIZE, owned(&config.memory.to_le_bytes()));
+    shelf.add(key::NB_CPUS, owned(&PROCESSORS.to_le_bytes()));
+    shelf.add(key::MAX_CPUS, owned(&PROCESSORS.to_le_bytes()));
+    shelf.add(key::CMDLINE_SIZE, owned(&(command_line.len() as u32).to_le_bytes()));
+    shelf.add(key::CMDLINE_DATA, Cow::Owned(command_line));
+    shelf.add_file(E820_FILE, Cow::Owned(e820(map)))?;
+    for file in &config.files {
+        shelf.add_file(file.name, Cow::Borrowed(file.bytes))?;
+    }
+    Ok(shelf)
+}
+
+fn owned<'m>(bytes: &[u8]) -> Cow<'m, [u8]> {
+    Cow::Owned(bytes.to_vec())
+}
+
+fn e820(map: &MemoryMap) -> Vec<u8> {
+    let mut table = Vec::new();
+    for entry in &map.e820 {
+        table.extend(entry.base.0.to_le_bytes());
+        table.extend(entry.length.to_le_bytes());
+        table.extend(entry.kind.0.to_le_bytes());
+    }
+    table
+}
