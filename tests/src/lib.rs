@@ -3,10 +3,11 @@
 //!
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`] and
-//! [`robust::scenarios`]; the
-//! selftest guests need no list, each of them is a group ([`selftest`]).
+//! [`robust::scenarios`]; the selftest guests need no list, each of them is a group ([`selftest`]). Faults at boot
+//! have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
 
+pub mod faults;
 pub mod hosts;
 pub mod linux;
 pub mod log;

@@ -107,7 +107,7 @@ impl Log {
     /// True when Basalt itself (not a guest) has panicked.
     #[must_use]
     pub fn panicked(&self) -> bool {
-        self.kernel().any(|line| line.contains(PANIC))
+        self.kernel().any(|line| line.contains(PANIC) && !line.contains(EARLIER))
     }
 
     /// The place where the log ends now.
@@ -143,6 +143,9 @@ impl Log {
         self.lines[start..].iter().map(ToString::to_string).collect()
     }
 }
+
+/// Begins what Basalt repeats from the boot before, which may have panicked.
+const EARLIER: &str = "previous boot: ";
 
 /// What Basalt prints first when it panics.
 pub const PANIC: &str = "KERNEL PANIC";
@@ -199,6 +202,7 @@ mod tests {
     fn only_the_kernel_can_panic() {
         assert!(!log("[demo] KERNEL PANIC: made up\n").panicked());
         assert!(log("KERNEL PANIC: invariant broke\n").panicked());
+        assert!(!log("[    0.1] WARN  logger: previous boot: KERNEL PANIC: invariant broke\n").panicked());
     }
 
     #[test]

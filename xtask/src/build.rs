@@ -18,6 +18,18 @@ pub(crate) fn kernel() -> Result<PathBuf> {
     Ok(kernel)
 }
 
+/// Builds the kernel with boot faults on request, for tests. Gives `target/basalt-faults.elf`.
+pub(crate) fn kernel_with_faults() -> Result<PathBuf> {
+    let toolchain = Toolchain::find()?;
+    progress::step("building the kernel with boot faults", || {
+        process::run(toolchain.cargo_build().args(["--package", "boot", "--features", "faults"]))
+            .map_err(compile_errors)
+    })?;
+    let kernel = paths::target().join("basalt-faults.elf");
+    paths::write(&kernel, &paths::read_bytes(&Toolchain::binaries().join("boot"))?)?;
+    Ok(kernel)
+}
+
 /// Builds the selftest guests.
 pub(crate) fn selftests() -> Result<()> {
     let toolchain = Toolchain::find()?;

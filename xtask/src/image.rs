@@ -166,7 +166,12 @@ pub(crate) fn archive_path(name: &str) -> PathBuf {
 
 /// Where the kernel lies that images are made from.
 pub(crate) fn small_kernel_path() -> PathBuf {
-    paths::target().join("images/basalt.elf")
+    small_path(Path::new("basalt.elf"))
+}
+
+/// Where the small form of this kernel lies.
+pub(crate) fn small_path(kernel: &Path) -> PathBuf {
+    paths::target().join("images").join(kernel.file_name().unwrap_or_default())
 }
 
 /// Without its symbols and line tables the kernel loads faster; we keep those beside it.
@@ -178,7 +183,7 @@ fn small_kernel(kernel: &Path) -> Result<PathBuf> {
         return Err(Failure::new(format!("{} has no Multiboot2 header", paths::shown(kernel)))
             .next("the linker script must place the header's section first"));
     }
-    let path = small_kernel_path();
+    let path = small_path(kernel);
     paths::write(&path, &small)?;
     Ok(path)
 }

@@ -48,6 +48,22 @@ impl Profile {
         self.qemu.as_ref().is_some_and(qemu::Settings::boots_archive)
     }
 
+    /// The same with another CPU model, and with more arguments for the emulator where that is QEMU.
+    pub(crate) fn altered(mut self, cpu: Option<&str>, arguments: Vec<String>) -> Self {
+        if let Some(qemu) = &mut self.qemu {
+            qemu.alter(cpu, arguments);
+        }
+        if let (Some(bochs), Some(cpu)) = (&mut self.bochs, cpu) {
+            bochs.set_cpu(cpu);
+        }
+        self
+    }
+
+    /// It is QEMU.
+    pub(crate) fn is_qemu(&self) -> bool {
+        self.qemu.is_some()
+    }
+
     /// Makes sure that the emulator is installed and can run here.
     pub(crate) fn ensure(&self) -> Result<()> {
         match (&self.qemu, &self.bochs) {

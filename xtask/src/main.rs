@@ -14,6 +14,7 @@ mod guest;
 mod image;
 mod interrupt;
 mod machine;
+mod monitor;
 mod packages;
 mod paths;
 mod play;

@@ -10,16 +10,35 @@ use crate::paths;
 /// Where the kernel lives: the top 2 GiB of the address space.
 const KERNEL_START: u64 = 0xffff_ffff_8000_0000;
 const PREFIX: &str = "0x";
+/// Begins a line of return addresses.
+const BACKTRACE: &str = "backtrace:";
 
 /// The addresses of the kernel in the lines from the panic on, in order, each with its place in the source.
 pub(crate) fn epitaph(log: &Log, kernel: &Path) -> Vec<String> {
     let lines = log.kernel().skip_while(|line| !line.contains(::tests::log::PANIC));
-    let addresses: Vec<u64> = lines.flat_map(addresses).filter(|address| *address >= KERNEL_START).collect();
+    let addresses = lines.flat_map(|line| addresses(line).map(|address| Place::of(line, address)));
+    let addresses: Vec<_> = addresses.filter(|place| place.address >= KERNEL_START).collect();
     let loader = match Loader::new(kernel) {
         Ok(loader) => loader,
         Err(error) => return vec![format!("no symbols: reading {}: {error}", paths::shown(kernel))],
     };
-    addresses.into_iter().flat_map(|address| frames(&loader, address)).collect()
+    addresses.into_iter().flat_map(|place| frames(&loader, place)).collect()
+}
+
+/// An address in a log.
+#[derive(Clone, Copy)]
+struct Place {
+    /// As it is written.
+    address: u64,
+    /// Of the instruction that is meant: a call comes before the address to which it returns.
+    instruction: u64,
+}
+
+impl Place {
+    fn of(line: &str, address: u64) -> Self {
+        let returns = line.starts_with(BACKTRACE);
+        Self { address, instruction: address.saturating_sub(u64::from(returns)) }
+    }
 }
 
 /// The hexadecimal numbers in a line.
@@ -32,13 +51,14 @@ fn addresses(line: &str) -> impl Iterator<Item = u64> {
 }
 
 /// An address lies in a function, and in those that were inlined there: the innermost comes first.
-fn frames(loader: &Loader, address: u64) -> Vec<String> {
+fn frames(loader: &Loader, Place { address, instruction }: Place) -> Vec<String> {
     let root = format!("{}/", paths::root().display());
     let mut shown = Vec::new();
-    if let Ok(mut frames) = loader.find_frames(address) {
+    let symbol = || loader.find_symbol(instruction).map(demangled);
+    if let Ok(mut frames) = loader.find_frames(instruction) {
         while let Ok(Some(frame)) = frames.next() {
             let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
-            let name = name.map_or_else(|| "?".to_owned(), |name| demangled(&name));
+            let name = name.map(|name| demangled(&name)).or_else(symbol).unwrap_or_else(|| "?".to_owned());
             let place = frame.location.and_then(|location| Some((location.file?.to_owned(), location.line?)));
             let place = place.map_or_else(String::new, |(file, line)| {
                 format!(" at {}:{line}", file.strip_prefix(&root).unwrap_or(&file))
@@ -47,7 +67,7 @@ fn frames(loader: &Loader, address: u64) -> Vec<String> {
         }
     }
     if shown.is_empty() {
-        let name = loader.find_symbol(address).map_or_else(|| "?".to_owned(), demangled);
+        let name = symbol().unwrap_or_else(|| "?".to_owned());
         shown.push(format!("{address:#x} {name}"));
     }
     shown
@@ -79,8 +99,14 @@ mod tests {
             })
             .expect("a symbol");
         let loader = Loader::new(&ourselves).expect("readable");
-        let frames = frames(&loader, object::ObjectSymbol::address(&symbol));
+        let frames = frames(&loader, Place::of("rip=0x0", object::ObjectSymbol::address(&symbol)));
         assert!(frames.iter().any(|frame| frame.contains("our_own_functions_have_names")), "{frames:?}");
+    }
+
+    #[test]
+    fn a_return_address_belongs_to_the_call_before_it() {
+        assert_eq!(Place::of("backtrace: 0x10", 0x10).instruction, 0xf);
+        assert_eq!(Place::of("KERNEL PANIC: page fault at 0x10", 0x10).instruction, 0x10);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the host's tests, the selftest guests, and the scenarios of the crate `tests`.
 
+mod faults;
 mod host;
 mod matrix;
 
@@ -40,9 +41,12 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
     }
     let with_host =
         options.names.is_empty() || options.names.iter().any(|name| HOST.starts_with(name.as_str()));
+    let faults = faults::chosen(&options.names, options.machine.as_deref());
     let chosen: Vec<_> =
         scenarios.into_iter().filter(|scenario| is_chosen(scenario, &options.names)).collect();
-    if let Some(name) = options.names.iter().find(|name| !is_known(name, &chosen, with_host)) {
+    if let Some(name) = options.names.iter().find(|name| {
+        !is_known(name, &chosen, with_host) && faults::chosen(&[name.to_string()], None).is_empty()
+    }) {
         return Err(Failure::new(format!("there is no test named `{name}`"))
             .next("`cargo xtask test --list` names them all"));
     }
@@ -54,6 +58,10 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
     }
     if !chosen.is_empty() && !interrupt::requested() {
         emulate(chosen, options.machine.as_deref(), &tally)?;
+    }
+    if !faults.is_empty() && !interrupt::requested() {
+        let (passed, failed) = faults::run(faults)?;
+        record(&tally, passed, failed);
     }
     let tally = tally.into_inner().map_err(|_| play::poisoned())?;
     if interrupt::requested() {
@@ -96,6 +104,7 @@ fn list(scenarios: &[Scenario]) {
         let Scenario { name, about, tier, machines, .. } = scenario;
         println!("{name:<20} {:<4} {:<20} {about}", tier.name(), machines.join(","));
     }
+    faults::list();
 }
 
 fn is_chosen(scenario: &Scenario, names: &[String]) -> bool {

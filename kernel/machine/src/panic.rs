@@ -56,7 +56,7 @@ pub fn epitaph(info: &PanicInfo<'_>) -> ! {
     // SAFETY: copies a register.
     unsafe { asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
     control_registers();
-    backtrace(None, frame_pointer);
+    backtrace(frame_pointer);
     end(if heap::was_exhausted() { HEAP_ADVICE } else { REPORT })
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn exception(frame: &InterruptFrame, name: &str, note: &str) -> ! {
         let _ = writeln!(LastWords);
     }
     control_registers();
-    backtrace(Some(frame.rip), frame.rbp);
+    backtrace(frame.rbp);
     end(if frame.vector == MACHINE_CHECK { HARDWARE_ADVICE } else { REPORT })
 }
 
@@ -119,9 +119,9 @@ fn control_registers() {
         writeln!(LastWords, "cr2={cr2:016x} cr3={:016x}", cr3.start_address().as_u64() | u64::from(flags));
 }
 
-/// Prints `first`, where the kernel stood, and the return addresses from `frame_pointer` on.
-fn backtrace(first: Option<u64>, frame_pointer: u64) {
-    for (index, address) in first.into_iter().chain(Callers(frame_pointer)).take(MAX_FRAMES).enumerate() {
+/// Prints the return addresses from `frame_pointer` on.
+fn backtrace(frame_pointer: u64) {
+    for (index, address) in Callers(frame_pointer).take(MAX_FRAMES).enumerate() {
         let start = match (index % FRAMES_A_LINE, index) {
             (0, 0) => "backtrace:",
             (0, _) => "\nbacktrace:",

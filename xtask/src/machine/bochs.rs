@@ -24,6 +24,10 @@ pub(super) struct Settings {
 const STOPS: usize = 1000;
 
 impl Settings {
+    pub(super) fn set_cpu(&mut self, model: &str) {
+        model.clone_into(&mut self.cpu);
+    }
+
     pub(super) fn ensure(&self) -> Result<()> {
         packages::ensure(packages::BOCHS)
     }

@@ -29,6 +29,9 @@ pub(super) struct Settings {
     bus: Bus,
     #[serde(default)]
     boot: Boot,
+    /// At the end of the command line.
+    #[serde(skip)]
+    more: Vec<String>,
 }
 
 /// How the kernel gets into memory.
@@ -82,6 +85,14 @@ const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE.fd";
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS.fd";
 
 impl Settings {
+    /// What comes later on the command line counts.
+    pub(super) fn alter(&mut self, cpu: Option<&str>, arguments: Vec<String>) {
+        if let Some(cpu) = cpu {
+            cpu.clone_into(&mut self.cpu);
+        }
+        self.more = arguments;
+    }
+
     pub(super) fn ensure(&self) -> Result<()> {
         packages::ensure(packages::QEMU)?;
         if self.firmware == Firmware::Ovmf {
@@ -125,6 +136,7 @@ impl Settings {
         if self.accel == TCG {
             command.args(["-rtc", "base=utc,clock=vm"]);
         }
+        command.args(&self.more);
         Ok(command)
     }
 
