@@ -56,6 +56,13 @@ pub struct Features {
     pub physical_bits: u8,
 }
 
+impl Features {
+    /// One past the last physical address.
+    pub(crate) fn reach(&self) -> u64 {
+        1_u64.checked_shl(u32::from(self.physical_bits)).unwrap_or(u64::MAX)
+    }
+}
+
 /// Bits of a physical address where the CPU does not say.
 const DEFAULT_PHYSICAL_BITS: u8 = 36;
 

@@ -78,13 +78,13 @@ fn entry_pointer(table: Hpa, index: usize) -> *mut u64 {
     direct_map(table).cast::<u64>().wrapping_add(index & 0x1ff)
 }
 
-fn read_entry(table: Hpa, index: usize) -> u64 {
-    // SAFETY: `table` is a frame that one of the two `allocate`s above returned: RAM in the direct map that
-    // is used as a table only. The CPU may set bits meanwhile, hence volatile.
+pub(super) fn read_entry(table: Hpa, index: usize) -> u64 {
+    // SAFETY: `table` is a frame that one of the `allocate`s of this module and of `early_window` returned, or a
+    // table of the entry code's: RAM in the direct map that is used as a table only. The CPU may set bits meanwhile, hence volatile.
     unsafe { entry_pointer(table, index).read_volatile() }
 }
 
-fn write_entry(table: Hpa, index: usize, entry: u64) {
+pub(super) fn write_entry(table: Hpa, index: usize, entry: u64) {
     // SAFETY: as in `read_entry`.
     unsafe { entry_pointer(table, index).write_volatile(entry) };
 }
@@ -130,8 +130,7 @@ fn map_screen<F: TableFrames>(table: &mut PageTable<F>) -> (Option<u64>, u64) {
     let Some((memory, flags)) = screen::mapping() else { return (None, WINDOWS) };
     let pages = pages_of(&memory);
     let bytes = pages.end - pages.start;
-    let reach = 1_u64.checked_shl(u32::from(cpu::features().physical_bits)).unwrap_or(u64::MAX);
-    let mapped = pages.end <= reach
+    let mapped = pages.end <= cpu::features().reach()
         && bytes <= WINDOW_BYTES / 2
         && table.map(WINDOWS, Hpa(pages.start), bytes, flags).is_ok();
     // What fails half-way leaves its addresses unused.
@@ -206,7 +205,7 @@ fn map_window(hpa: Hpa, length: u64, flags: PageFlags) -> Result<NonNull<u8>, Ma
     let pages = pages_of(&(hpa.0..end));
     let bytes = pages.end - pages.start;
     // What the CPU cannot reach would be a fault at the first access.
-    if end > 1_u64.checked_shl(u32::from(cpu::features().physical_bits)).unwrap_or(u64::MAX) {
+    if end > cpu::features().reach() {
         return Err(bad);
     }
     let mut space = SPACE.lock();

@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 mod buddy;
+pub(crate) mod early_window;
 pub mod frames;
 mod kernel_space;
 mod map;

@@ -97,7 +97,12 @@ impl<F: TableFrames> PageTable<F> {
     /// An empty tree.
     pub(crate) fn new(mut frames: F, gib_pages: bool) -> Result<Self, MapError> {
         let root = frames.allocate().ok_or(MapError::OutOfFrames)?;
-        Ok(Self { root, frames, largest: if gib_pages { 2 } else { 1 } })
+        Ok(Self::of(root, frames, gib_pages))
+    }
+
+    /// A tree that is in use already.
+    pub(crate) const fn of(root: Hpa, frames: F, gib_pages: bool) -> Self {
+        Self { root, frames, largest: if gib_pages { 2 } else { 1 } }
     }
 
     /// The root table's address, for CR3.

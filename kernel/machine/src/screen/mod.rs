@@ -2,7 +2,7 @@
 //! text buffer where that is what there is. Where there is neither, nothing happens.
 //!
 //! Text goes into a [`Grid`] in ordinary memory and is drawn from there. While the kernel comes up that
-//! happens at once; a framebuffer above the memory that the entry code maps gets its text when the final
+//! happens at once; what is above the memory that the entry code maps has a window of its own until the final
 //! page tables are loaded. Once guests run, [`refresh`] draws a bounded number of characters at a time.
 //!
 //! Source: Multiboot2 Specification, "Framebuffer info"; IBM VGA, alphanumeric modes: a cell is a character
@@ -26,7 +26,7 @@ pub(crate) use self::painter::{Field, Framebuffer};
 use self::painter::{Painter, PixelMemory};
 use crate::acpi::Acpi;
 use crate::fault::{self, Fault};
-use crate::memory::{self, PageFlags, direct_map};
+use crate::memory::{self, PageFlags, direct_map, early_window};
 
 /// What the entry code maps of physical memory.
 const MAPPED_AT_ENTRY: u64 = 1 << 32;
@@ -118,8 +118,10 @@ pub(crate) fn start() {
     let (columns, lines) = output.surface.size();
     let step = if is_text { 1 } else { lines / PIXEL_STEP };
     GRID.lock().open(columns, lines, step);
+    // Where there is no such window, text waits for the final page tables.
+    let base = if reachable { Some(base) } else { early_window::map(&output.memory) };
     OUTPUT.call_once(|| output);
-    if reachable {
+    if let Some(base) = base {
         BASE.store(base, Ordering::Release);
     }
     // Clearing a framebuffer can take a second until it is mapped for it.
@@ -185,8 +187,11 @@ pub(crate) fn refresh() -> bool {
 
 /// Writes text in alarming colours at once, although the lock may be held.
 pub(crate) fn write_in_panic(text: &str) {
-    clear();
+    let cleared = clear();
     if let Some(mut grid) = GRID.try_lock() {
+        if cleared {
+            grid.cleared();
+        }
         grid.colour = Colour::Alarm;
         grid.write(text);
         draw(&mut grid, usize::MAX);
@@ -243,12 +248,15 @@ fn write_past_the_grid(text: &str) {
     LAST_WORDS.store(at, Ordering::Relaxed);
 }
 
-/// Clears away what was on the screen before us, once.
-fn clear() {
-    let (Some(output), Some(mut memory)) = (OUTPUT.get(), mapped()) else { return };
-    if !CLEARED.swap(true, Ordering::Relaxed) {
+/// Clears away what was on the screen before us, once, and with it what has been drawn so far. True where that was
+/// now.
+fn clear() -> bool {
+    let (Some(output), Some(mut memory)) = (OUTPUT.get(), mapped()) else { return false };
+    let first = !CLEARED.swap(true, Ordering::Relaxed);
+    if first {
         output.surface.clear(&mut memory);
     }
+    first
 }
 
 fn draw(grid: &mut Grid, budget: usize) -> bool {
