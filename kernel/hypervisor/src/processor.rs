@@ -35,11 +35,8 @@ pub(crate) enum Activity {
     Running,
     /// In HLT until an interrupt comes.
     Halted,
-    /// In HLT with interrupts off: only an NMI can wake it, and where none comes until then, none will.
-    HaltedMasked {
-        /// When the VM is given up.
-        until: Nanos,
-    },
+    /// In HLT with interrupts off, with an NMI or INIT on its way to it, or an I/O APIC's pin that sends one.
+    HaltedMasked,
 }
 
 /// A virtual CPU.

@@ -212,17 +212,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         if !self.is_alive() {
             return Nanos::NEVER;
         }
-        let given_up = self.gives_up_at().unwrap_or(Nanos::NEVER);
-        let timers = self.cpu.deadline().min(self.board.chipset.next_deadline().unwrap_or(Nanos::NEVER));
-        timers.min(given_up)
-    }
-
-    /// When nobody believes any more that something wakes its vCPU.
-    pub(crate) fn gives_up_at(&self) -> Option<Nanos> {
-        match self.cpu.activity {
-            Activity::HaltedMasked { until } if self.is_alive() => Some(until),
-            _ => None,
-        }
+        self.cpu.deadline().min(self.board.chipset.next_deadline().unwrap_or(Nanos::NEVER))
     }
 
     /// Wakes its vCPU where an interrupt waits for it.
@@ -234,7 +224,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         let wakes = match self.cpu.activity {
             Activity::Running => false,
             Activity::Halted => not_maskable || maskable(),
-            Activity::HaltedMasked { .. } => not_maskable,
+            Activity::HaltedMasked => not_maskable,
         };
         if wakes {
             self.cpu.activity = Activity::Running;

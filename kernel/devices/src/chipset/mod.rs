@@ -15,7 +15,7 @@ use crate::bus::{BusCounters, IntervalMap, Width, read_by_bytes, write_by_bytes}
 use crate::clock::earlier;
 use crate::i8042::I8042;
 use crate::ioapic::IoApic;
-use crate::message::ApicBus;
+use crate::message::{ApicBus, ApicMessage};
 use crate::pci::PciBus;
 use crate::pic::PicPair;
 use crate::pit::Pit;
@@ -205,6 +205,11 @@ impl Chipset<'_> {
     /// The processor's interrupt-acknowledge cycle: the vector to deliver.
     pub fn pic_acknowledge(&mut self) -> u8 {
         self.pic.acknowledge()
+    }
+
+    /// The messages by which a device could wake a processor that has interrupts off, see [`IoApic::unmaskable`].
+    pub fn unmaskable(&self) -> impl Iterator<Item = ApicMessage> {
+        self.ioapic.unmaskable()
     }
 
     /// Passes on a local APIC's EOI for a level-triggered vector.

@@ -164,6 +164,14 @@ impl IoApic {
         }
     }
 
+    /// The messages that pins are set up to send and that no interrupt flag holds back: NMI and INIT.
+    pub fn unmaskable(&self) -> impl Iterator<Item = ApicMessage> {
+        let messages = self.entries.iter().filter(|entry| !entry.has(Redirection::MASKED));
+        messages
+            .filter_map(|entry| entry.message())
+            .filter(|message| matches!(message.delivery, DeliveryMode::Nmi | DeliveryMode::Init))
+    }
+
     /// Sends the message of a pin that has just been asserted, if it may.
     fn assert_pin(&mut self, pin: usize, bus: &mut impl ApicBus) {
         let entry = &mut self.entries[pin];

@@ -119,3 +119,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_no_interrupt_flag_holds_back_is_told() {
+    let (mut ioapic, mut bus) = (IoApic::new(), Sent::default());
+    assert_eq!(ioapic.unmaskable().count(), 0);
+    write_register(&mut ioapic, 0x14, 0x0000_0044, &mut bus);
+    write_register(&mut ioapic, 0x16, 0x0001_0400, &mut bus);
+    assert_eq!(ioapic.unmaskable().count(), 0, "a vector, and a masked NMI");
+    write_register(&mut ioapic, 0x16, 0x0000_0400, &mut bus);
+    write_register(&mut ioapic, 0x18, 0x0000_0500, &mut bus);
+    let kinds: Vec<_> = ioapic.unmaskable().map(|message| message.delivery).collect();
+    assert_eq!(kinds, [DeliveryMode::Nmi, DeliveryMode::Init]);
+}

@@ -13,7 +13,7 @@ mod nested_fault;
 mod simple_move;
 mod xsetbv;
 
-use vcpu::{Backend, Event, Exit, Host, Nanos, Vcpu, rflags};
+use vcpu::{Backend, Event, Exit, Host, Vcpu, rflags};
 
 use crate::counters::ExitReason;
 use crate::guest::Guest;
@@ -127,20 +127,18 @@ fn seldom<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exit: Exit) -> H
     handled
 }
 
-/// How long a vCPU in HLT with interrupts off may wait for an NMI.
-const NMI_PATIENCE: Nanos = Nanos::from_millis(500);
-
 /// HLT (SDM vol. 2, "HLT—Halt").
 fn halt<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Hlt)?;
     guest.cpu.activity = Activity::Halted;
     if guest.cpu.vcpu.rflags() & rflags::IF == 0 {
-        // Only a timer of the chipset can bring an NMI, routed so by the I/O APIC or LINT0.
-        let timers = guest.board.chipset.next_deadline().is_some();
-        if !timers && !guest.cpu.apic.nmi_pending() {
+        let apic = &guest.cpu.apic;
+        let pending = apic.nmi_pending() || apic.init_or_startup_pending();
+        // Only what the I/O APIC sends so can come yet: nothing drives LINT0 or LINT1 to an NMI.
+        if !pending && !guest.board.chipset.unmaskable().any(|message| apic.accepts(&message)) {
             return Ok(Outcome::Stop(StopReason::HaltedForever));
         }
-        guest.cpu.activity = Activity::HaltedMasked { until: guest.host.now() + NMI_PATIENCE };
+        guest.cpu.activity = Activity::HaltedMasked;
     }
     guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
     Ok(Outcome::Advance(next))

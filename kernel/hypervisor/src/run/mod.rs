@@ -141,10 +141,6 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
             guest.feed_console();
             let Some(vm) = self.vms.get_mut(index) else { continue };
             vm.wake();
-            if vm.gives_up_at().is_some_and(|until| until <= now) {
-                self.switch_to(index);
-                self.stop(index, StopReason::HaltedForever);
-            }
         }
     }
 
