@@ -138,6 +138,10 @@ fn shell() -> Scenario {
             Step::vm(DEMO, READY).within(180).then_send("\x011"),
             Step::kernel("").then_send("echo $((6 * 7))-is-the-answer\r"),
             Step::kernel("42-is-the-answer").within(30).then_send("\x01k"),
+            // The log from the start, once more.
+            Step::kernel("--- kernel log ---"),
+            Step::kernel("loaded by"),
+            Step::kernel("console ready"),
         ],
         checks: vec![],
     }

@@ -132,6 +132,10 @@ impl Host for PcHost {
         logger::read(buffer)
     }
 
+    fn log_read_shown(&mut self, buffer: &mut [u8]) -> usize {
+        logger::read_shown(buffer)
+    }
+
     fn power_off(&mut self) {
         power::power_off();
     }

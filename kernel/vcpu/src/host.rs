@@ -57,6 +57,10 @@ pub trait Host {
     /// bytes it is, 0 where there is none.
     fn log_read(&mut self, buffer: &mut [u8]) -> usize;
 
+    /// The same for the lines that the machine itself has shown before, from the oldest that it still has. They must be
+    /// read before those of [`Self::log_read`], which leaves them out.
+    fn log_read_shown(&mut self, buffer: &mut [u8]) -> usize;
+
     /// Ends the machine. Returns where the machine does not know how, or would not.
     fn power_off(&mut self);
 

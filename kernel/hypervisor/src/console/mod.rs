@@ -1,7 +1,7 @@
 //! The machine's one serial console, shared by the guests' serial ports and the kernel's log.
 //!
-//! - **All** (at first): each line of a guest begins with `[name] `, the kernel's lines stand as they are. Where the
-//!   writer changes in the middle of a line, a line break is put in.
+//! - **All** (at first): each line of a guest begins with `[name] `, the kernel's lines stand as they are. A guest's line is
+//!   shown when it is complete, so that nobody's line breaks another's ([`merged`]).
 //! - **One guest**: its bytes as they are; everything else only goes into histories.
 //! - **Kernel**: the log.
 //!
@@ -12,6 +12,7 @@
 //! Not its job: how the machine sends bytes ([`vcpu::Host`]), the UART's registers ([`devices`]).
 
 mod keys;
+mod merged;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -21,28 +22,25 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use vcpu::Host;
 
-use crate::config::{FirstView, MAX_NAME, MAX_VMS};
+use crate::config::{FirstView, MAX_VMS};
 use keys::{Key, Keys, View};
+use merged::{MOST_FOR_ONE_LINE, PartialLine};
 use ring::Ring;
 
 /// Bytes on their way to the machine's serial port.
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// Guests leave this much of them free for replays and for the kernel.
 const KERNEL_SHARE: usize = 6 * 1024;
-/// What one byte of a guest can become: a line break, `[name] `, and a line break for a bare line feed.
-const MOST_FOR_ONE_BYTE: usize = 2 + MAX_NAME + 3 + 2;
-/// Bytes of each history.
+/// Bytes of each guest's history.
 const HISTORY_BYTES: usize = 4 * 1024;
+/// Bytes of the log's, in which there is room for the lines of the kernel's start.
+const LOG_HISTORY_BYTES: usize = 12 * 1024;
 /// Typed bytes that wait for a guest.
 const INPUT_BYTES: usize = 512;
 /// Typed bytes that are looked at in one go.
 const INPUT_BATCH: usize = 64;
 /// How often in a row a guest's full input makes the rest wait. Looks are some milliseconds apart.
 const STALLED_LOOKS: u32 = 50;
-/// The kernel's log waits for the end of a guest's line up to this many bytes, and for so many looks (some milliseconds
-/// each) after the guest's last byte.
-const LONG_LINE: u16 = 400;
-const LINE_PATIENCE: u8 = 10;
 /// Longest line of the kernel's log; what is longer is cut.
 const LOG_LINE_BYTES: usize = 320;
 
@@ -75,6 +73,8 @@ struct GuestConsole<'a> {
     name: &'a str,
     history: Ring,
     input: Ring,
+    /// What the merged view does not show yet.
+    line: PartialLine,
     ended: bool,
 }
 
@@ -90,10 +90,6 @@ pub struct Console<'a> {
     target: usize,
     writer: Writer,
     line_start: bool,
-    /// Bytes of the line that is being written.
-    line_bytes: u16,
-    /// So many looks more does the kernel's log wait for the end of a guest's line.
-    patience: u8,
     after_return: bool,
     /// Guests whose byte did not fit, one bit each.
     refused: u16,
@@ -110,6 +106,7 @@ impl<'a> Console<'a> {
                 name,
                 history: Ring::new(HISTORY_BYTES),
                 input: Ring::new(INPUT_BYTES),
+                line: PartialLine::default(),
                 ended: false,
             })
             .collect();
@@ -122,15 +119,13 @@ impl<'a> Console<'a> {
         };
         Self {
             output: Ring::new(OUTPUT_BYTES),
-            log: Ring::new(HISTORY_BYTES),
+            log: Ring::new(LOG_HISTORY_BYTES),
             guests,
             keys: Keys::default(),
             view,
             target: if let View::Guest(guest) = view { guest } else { 0 },
             writer: Writer::Kernel,
             line_start: true,
-            line_bytes: 0,
-            patience: 0,
             after_return: false,
             refused: 0,
             stalled: 0,
@@ -139,7 +134,9 @@ impl<'a> Console<'a> {
 
     /// Takes a byte that guest number `guest` sent; false where it has no room now.
     pub fn put(&mut self, guest: usize, byte: u8) -> bool {
-        let Some(name) = self.guests.get(guest).map(|guest| guest.name) else { return true };
+        if guest >= self.guests.len() {
+            return true;
+        }
         let shown = match self.view {
             View::Merged => true,
             View::Guest(focused) => focused == guest,
@@ -151,7 +148,7 @@ impl<'a> Console<'a> {
                 return false;
             }
             if self.view == View::Merged {
-                self.put_merged(guest, name, byte);
+                self.put_merged(guest, byte);
             } else {
                 self.writer = Writer::Guest(guest);
                 self.emit(byte);
@@ -161,29 +158,6 @@ impl<'a> Console<'a> {
             guest.history.push_over(byte);
         }
         true
-    }
-
-    fn put_merged(&mut self, guest: usize, name: &str, byte: u8) {
-        if self.writer != Writer::Guest(guest) {
-            self.break_line();
-            self.writer = Writer::Guest(guest);
-        }
-        if self.line_start {
-            if byte == b'\r' {
-                return;
-            }
-            self.emit(b'[');
-            name.bytes().for_each(|byte| self.emit(byte));
-            self.emit(b']');
-            self.emit(b' ');
-        }
-        if byte == b'\n' && !self.after_return {
-            self.emit(b'\r');
-        }
-        self.emit(byte);
-        if self.line_bytes < LONG_LINE {
-            self.patience = LINE_PATIENCE;
-        }
     }
 
     /// Guests whose output did not fit before, one bit each, once there is room again.
@@ -213,6 +187,7 @@ impl<'a> Console<'a> {
         if let Some(guest) = self.guests.get_mut(guest) {
             guest.ended = true;
         }
+        self.show_line(guest);
         if self.target == guest {
             self.target = self.guests.iter().position(|guest| !guest.ended).unwrap_or(guest);
         }
@@ -275,6 +250,7 @@ impl<'a> Console<'a> {
             }
             self.target = guest;
         }
+        self.show_lines();
         self.break_line();
         self.view = view;
         match view {
@@ -311,14 +287,21 @@ impl<'a> Console<'a> {
         }
     }
 
-    /// Fetches new lines of the kernel's log and sends what the machine takes. True where bytes are left over.
+    /// Takes the lines of the kernel's log that were shown before the hypervisor had the console, for [`View::Kernel`].
+    pub fn remember<H: Host>(&mut self, host: &mut H) {
+        let mut line = [0; LOG_LINE_BYTES];
+        loop {
+            let length = host.log_read_shown(&mut line).min(line.len());
+            let Some(text) = line.get(..length).filter(|text| !text.is_empty()) else { return };
+            text.iter().chain(b"\r\n").for_each(|byte| self.log.push_over(*byte));
+        }
+    }
+
+    /// Fetches new lines of the kernel's log and sends what the machine takes. True where bytes are left over: call again
+    /// soon.
     pub fn pump<H: Host>(&mut self, host: &mut H) -> bool {
         self.send(host);
-        let unfinished = self.view == View::Merged && !self.line_start && self.writer != Writer::Kernel;
-        if unfinished && self.patience > 0 {
-            self.patience -= 1;
-            return true;
-        }
+        let unfinished = self.show_quiet_lines(host.now());
         let mut line = [0; LOG_LINE_BYTES];
         while self.output.free() > LOG_LINE_BYTES + 4 {
             let length = host.log_read(&mut line).min(line.len());
@@ -326,13 +309,13 @@ impl<'a> Console<'a> {
             self.log_line(text);
         }
         self.send(host);
-        self.output.len() > 0
+        unfinished || self.output.len() > 0
     }
 
     /// Whether a guest's byte would fit now.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.output.free() >= KERNEL_SHARE + MOST_FOR_ONE_BYTE
+        self.output.free() >= KERNEL_SHARE + MOST_FOR_ONE_LINE
     }
 
     /// Sends what the machine takes.
@@ -388,7 +371,6 @@ impl<'a> Console<'a> {
     fn emit(&mut self, byte: u8) {
         self.output.push(byte);
         self.line_start = byte == b'\n';
-        self.line_bytes = if self.line_start { 0 } else { self.line_bytes.saturating_add(1) };
         self.after_return = byte == b'\r';
     }
 }

@@ -5,6 +5,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 use vcpu::fake::{Clock, FakeHost};
 
+use super::merged::QUIET;
 use super::*;
 
 fn host() -> FakeHost {
@@ -26,6 +27,13 @@ fn shown(console: &mut Console<'_>, host: &mut FakeHost) -> String {
     String::from_utf8(core::mem::take(&mut host.output)).unwrap()
 }
 
+/// The same when all guests have been quiet for a while.
+fn settled(console: &mut Console<'_>, host: &mut FakeHost) -> String {
+    console.pump(host);
+    host.clock.pass(QUIET.0);
+    shown(console, host)
+}
+
 fn type_keys(console: &mut Console<'_>, host: &mut FakeHost, keys: &[u8]) -> Option<Command> {
     host.input.extend(keys);
     console.read_keys(host)
@@ -41,39 +49,89 @@ fn merged_lines_carry_names_and_never_mix() {
     put(&mut console, 1, " line\n");
     console.pump(&mut host);
     put(&mut console, 0, "o\r\n\r\nbare\nend");
-    let text = shown(&mut console, &mut host);
+    let text = settled(&mut console, &mut host);
     assert_eq!(
         text,
-        "[a] one\r\n[a] tw\r\n[b] other line\r\n[    1.0] INFO  kernel line\r\n[a] o\r\n[a] \r\n[a] bare\r\n[a] end"
+        "[a] one\r\n[    1.0] INFO  kernel line\r\n[b] other line\r\n[a] two\r\n[a] \r\n[a] bare\r\n[a] end"
     );
 }
 
 #[test]
-fn the_log_waits_for_the_end_of_a_line_but_not_for_ever() {
-    let (mut console, mut host) = (console(&["a"]), host());
+fn a_line_is_shown_when_it_is_complete_or_its_guest_is_quiet() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
     put(&mut console, 0, "login: ");
     host.log.push_back(b"kernel".to_vec());
     assert!(console.pump(&mut host), "there is more to come");
-    assert_eq!(host.output, b"[a] login: ");
-    for _ in 0..=LINE_PATIENCE {
+    assert_eq!(host.output, b"kernel\r\n");
+    host.clock.pass(QUIET.0 - 1);
+    assert!(console.pump(&mut host));
+    put(&mut console, 0, "r");
+    host.clock.pass(QUIET.0 - 1);
+    assert!(console.pump(&mut host), "it has just sent something");
+    assert_eq!(host.output, b"kernel\r\n");
+    assert_eq!(settled(&mut console, &mut host), "kernel\r\n[a] login: r");
+    put(&mut console, 0, "oot");
+    assert_eq!(settled(&mut console, &mut host), "oot", "its line goes on");
+    put(&mut console, 1, "b\n");
+    put(&mut console, 0, "!\n");
+    assert_eq!(settled(&mut console, &mut host), "\r\n[b] b\r\n[a] !\r\n");
+    assert!(!console.pump(&mut host));
+}
+
+#[test]
+fn guests_that_write_at_the_same_time_do_not_break_each_others_lines() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    for (a, b) in "the quick brown fox\r\n".chars().zip("jumps over the dogs\r\n".chars()) {
+        put(&mut console, 0, a.encode_utf8(&mut [0; 4]));
+        put(&mut console, 1, b.encode_utf8(&mut [0; 4]));
+        host.log.push_back(b"k".to_vec());
         console.pump(&mut host);
     }
-    assert_eq!(host.output, b"[a] login: \r\nkernel\r\n");
-    host.output.clear();
-    host.log.push_back(b"again".to_vec());
-    for _ in 0..2 * usize::from(LONG_LINE) {
-        put(&mut console, 0, "x");
-        console.pump(&mut host);
-    }
-    let text = String::from_utf8(host.output.clone()).unwrap();
-    assert!(text.contains("again"), "a line without end holds nobody up");
+    let text = settled(&mut console, &mut host);
+    assert_eq!(text.replace("k\r\n", ""), "[a] the quick brown fox\r\n[b] jumps over the dogs\r\n");
+}
+
+#[test]
+fn a_line_without_end_is_shown_in_pieces() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    put(&mut console, 0, &"x".repeat(1000));
+    console.pump(&mut host);
+    assert!(host.output.len() > 700, "no more than a line is kept");
+    put(&mut console, 1, "b\n");
+    put(&mut console, 0, "y\n");
+    let text = settled(&mut console, &mut host);
+    assert_eq!(text.matches('x').count(), 1000);
+    assert!(text.contains("x\r\n[b] b\r\n[a] x") && text.ends_with("xy\r\n"), "{text}");
+}
+
+#[test]
+fn the_kernels_log_is_replayed_from_its_first_line() {
+    let (mut console, mut host) = (console(&["a"]), host());
+    host.log_shown.extend([b"Basalt".to_vec(), b"1024 MiB of memory".to_vec()]);
+    console.remember(&mut host);
+    host.log.push_back(b"console ready".to_vec());
+    assert_eq!(shown(&mut console, &mut host), "console ready\r\n", "what was shown is not shown again");
+    type_keys(&mut console, &mut host, b"\x01k");
+    assert_eq!(
+        shown(&mut console, &mut host),
+        "--- kernel log ---\r\nBasalt\r\n1024 MiB of memory\r\nconsole ready\r\n"
+    );
+}
+
+#[test]
+fn leaving_the_view_of_all_shows_what_was_kept() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    put(&mut console, 0, "half");
+    put(&mut console, 1, "a line");
+    type_keys(&mut console, &mut host, b"\x01k");
+    assert_eq!(shown(&mut console, &mut host), "[a] half\r\n[b] a line\r\n--- kernel log ---\r\n");
 }
 
 #[test]
 fn focus_replays_and_shows_raw_bytes_only() {
     let (mut console, mut host) = (console(&["a", "b"]), host());
     put(&mut console, 1, "login: ");
-    shown(&mut console, &mut host);
+    settled(&mut console, &mut host);
     assert_eq!(type_keys(&mut console, &mut host, b"\x012"), None);
     put(&mut console, 1, "\x1b[2Jx");
     put(&mut console, 0, "hidden");
@@ -173,7 +231,7 @@ proptest! {
             put(&mut console, *guest, text);
             sent[*guest].push_str(&text.replace('\n', ""));
         }
-        let output = shown(&mut console, &mut host);
+        let output = settled(&mut console, &mut host);
         let mut got = [String::new(), String::new()];
         for line in output.split("\r\n").filter(|line| !line.is_empty()) {
             let guest = usize::from(line.starts_with("[b] "));

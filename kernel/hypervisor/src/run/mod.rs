@@ -56,7 +56,8 @@ pub fn start<B: Backend, H: Host>(
             Err(error) => log::error!("vm {name}: not started: {error}"),
         }
     }
-    let console = Console::new(vms.iter().map(|vm: &Vm<'_, B>| vm.config.name), options.view);
+    let mut console = Console::new(vms.iter().map(|vm: &Vm<'_, B>| vm.config.name), options.view);
+    console.remember(host);
     log::info!("console ready, {} VMs; Ctrl-A h helps", vms.len());
     let last_tsc = host.tsc();
     Hypervisor {

@@ -122,7 +122,7 @@ pub fn set_outputs(serial: bool, screen: bool) {
 pub fn hand_over() {
     let mut logger = LOGGER.lock();
     logger.handed_over = true;
-    logger.ring.skip_all();
+    logger.ring.mark_shown();
     screen::defer();
 }
 
@@ -130,6 +130,11 @@ pub fn hand_over() {
 /// Returns its length, 0 where there is none.
 pub(crate) fn read(buffer: &mut [u8]) -> usize {
     LOGGER.lock().ring.read(buffer).unwrap_or(0)
+}
+
+/// The same for the lines from before [`hand_over`], which were shown on the serial port then.
+pub(crate) fn read_shown(buffer: &mut [u8]) -> usize {
+    LOGGER.lock().ring.read_shown(buffer).unwrap_or(0)
 }
 
 /// Writes the lines that nobody has fetched yet to the serial port, unless the lock is held.

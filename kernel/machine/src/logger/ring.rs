@@ -14,11 +14,13 @@ pub(super) struct LogRing<const N: usize> {
     end: u64,
     /// The next line to be read.
     unread: u64,
+    /// Up to here lines were shown already when reading began.
+    shown_end: u64,
 }
 
 impl<const N: usize> LogRing<N> {
     pub(super) const fn new() -> Self {
-        Self { bytes: [0; N], oldest: 0, end: 0, unread: 0 }
+        Self { bytes: [0; N], oldest: 0, end: 0, unread: 0, shown_end: 0 }
     }
 
     /// Appends a line, given without its line feed. One that is too long for the ring is cut.
@@ -35,9 +37,20 @@ impl<const N: usize> LogRing<N> {
         }
     }
 
-    /// Copies the next unread line, as much as fits, and returns how many bytes were copied.
+    /// Copies the next unread line, as much as fits, and returns how many bytes were copied. Leaves out what was
+    /// [marked](Self::mark_shown) as shown.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        if self.unread == self.end {
+        self.unread = self.unread.max(self.shown_end);
+        self.read_until(self.end, buffer)
+    }
+
+    /// The same for what was marked as shown.
+    pub(super) fn read_shown(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        self.read_until(self.shown_end, buffer)
+    }
+
+    fn read_until(&mut self, end: u64, buffer: &mut [u8]) -> Option<usize> {
+        if self.unread >= end {
             return None;
         }
         let start = self.unread + LENGTH_BYTES as u64;
@@ -49,9 +62,9 @@ impl<const N: usize> LogRing<N> {
         Some(length)
     }
 
-    /// Takes all lines so far as read.
-    pub(super) const fn skip_all(&mut self) {
-        self.unread = self.end;
+    /// Notes that all lines so far were shown already, and begins reading anew.
+    pub(super) const fn mark_shown(&mut self) {
+        (self.unread, self.shown_end) = (self.oldest, self.end);
     }
 
     const fn at(&self, position: u64) -> u8 {
@@ -82,9 +95,39 @@ mod tests {
     fn lines_before_the_hand_over_are_not_read_again() {
         let mut ring = LogRing::<64>::new();
         ring.push(b"early");
-        ring.skip_all();
+        ring.mark_shown();
         ring.push(b"late");
         assert_eq!(read_all(&mut ring), [b"late"]);
+        let mut buffer = [0; 8];
+        assert_eq!(ring.read_shown(&mut buffer), None, "new lines come after the old ones");
+    }
+
+    #[test]
+    fn lines_before_the_hand_over_can_be_had_once() {
+        let mut ring = LogRing::<64>::new();
+        let mut buffer = [0; 8];
+        ring.push(b"first");
+        assert_eq!(ring.read(&mut buffer), Some(5));
+        ring.push(b"early");
+        ring.mark_shown();
+        ring.push(b"late");
+        assert_eq!((ring.read_shown(&mut buffer), &buffer[..5]), (Some(5), &b"first"[..]));
+        assert_eq!((ring.read_shown(&mut buffer), &buffer[..5]), (Some(5), &b"early"[..]));
+        assert_eq!(ring.read_shown(&mut buffer), None);
+        assert_eq!(read_all(&mut ring), [b"late"]);
+    }
+
+    #[test]
+    fn of_lines_before_the_hand_over_the_newest_are_left() {
+        let mut ring = LogRing::<64>::new();
+        let mut buffer = [0; 8];
+        ring.push(b"early");
+        ring.mark_shown();
+        for _ in 0..10 {
+            ring.push(b"a later line");
+        }
+        assert_eq!(ring.read_shown(&mut buffer), None);
+        assert_eq!(read_all(&mut ring).len(), 4);
     }
 
     #[test]

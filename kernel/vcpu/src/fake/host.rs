@@ -85,6 +85,8 @@ pub struct FakeHost {
     pub tsc_is_steady: bool,
     /// Log lines not shown yet.
     pub log: VecDeque<Vec<u8>>,
+    /// Log lines that were shown before.
+    pub log_shown: VecDeque<Vec<u8>>,
     /// How often the timer was armed.
     pub timer_writes: usize,
     /// How often the CPU waited.
@@ -108,6 +110,7 @@ impl FakeHost {
             output_burst: usize::MAX,
             tsc_is_steady: true,
             log: VecDeque::new(),
+            log_shown: VecDeque::new(),
             timer_writes: 0,
             waits: 0,
             powered_off: false,
@@ -185,10 +188,11 @@ impl Host for FakeHost {
     }
 
     fn log_read(&mut self, buffer: &mut [u8]) -> usize {
-        let Some(line) = self.log.pop_front() else { return 0 };
-        let length = line.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&line[..length]);
-        length
+        copy_line(&mut self.log, buffer)
+    }
+
+    fn log_read_shown(&mut self, buffer: &mut [u8]) -> usize {
+        copy_line(&mut self.log_shown, buffer)
     }
 
     fn power_off(&mut self) {
@@ -198,4 +202,11 @@ impl Host for FakeHost {
     fn restart(&mut self) {
         self.restarted = true;
     }
+}
+
+fn copy_line(lines: &mut VecDeque<Vec<u8>>, buffer: &mut [u8]) -> usize {
+    let Some(line) = lines.pop_front() else { return 0 };
+    let length = line.len().min(buffer.len());
+    buffer[..length].copy_from_slice(&line[..length]);
+    length
 }

@@ -1,0 +1,100 @@
+//! The view of all: whole lines, each with its guest's name before it.
+//!
+//! A guest's bytes are kept until its line is complete, or too long, or until the guest has been quiet for a moment (a
+//! prompt). So guests that write at the same time, and the kernel's log, break each other's lines only where a guest stopped
+//! in the middle of one.
+
+use arrayvec::ArrayVec;
+use vcpu::Nanos;
+
+use super::keys::View;
+use super::{Console, Writer};
+use crate::config::MAX_NAME;
+use crate::schedule::SLICE;
+
+/// Longest line that is kept together.
+const LINE_BYTES: usize = 256;
+/// What a line can become: a line break before it, `[name] `, and a line break for a bare line feed.
+pub(super) const MOST_FOR_ONE_LINE: usize = 2 + MAX_NAME + 3 + LINE_BYTES + 1;
+/// A guest that has sent nothing for so long has stopped in mid-line. One that is not quiet may be without the CPU
+/// meanwhile, while others have their slices.
+pub(super) const QUIET: Nanos = Nanos(5 * SLICE.0);
+
+/// The beginning of a guest's line.
+#[derive(Debug, Default)]
+pub(super) struct PartialLine {
+    bytes: ArrayVec<u8, LINE_BYTES>,
+    /// Bytes came since the last look.
+    fresh: bool,
+    /// The first look after the last byte.
+    quiet_since: Nanos,
+}
+
+impl Console<'_> {
+    /// Takes a byte of a guest; there is room for a line.
+    pub(super) fn put_merged(&mut self, guest: usize, byte: u8) {
+        let continues = self.writer == Writer::Guest(guest) && !self.line_start;
+        let Some(line) = self.guests.get_mut(guest).map(|guest| &mut guest.line) else { return };
+        if byte == b'\r' && line.bytes.is_empty() && !continues {
+            return;
+        }
+        line.fresh = true;
+        // There always is room: a full line is shown at once.
+        let _ = line.bytes.try_push(byte);
+        if byte == b'\n' || line.bytes.is_full() {
+            self.show_line(guest);
+        }
+    }
+
+    /// Shows what a guest has sent of its line.
+    pub(super) fn show_line(&mut self, number: usize) {
+        let Some(guest) = self.guests.get_mut(number) else { return };
+        let (name, bytes) = (guest.name, core::mem::take(&mut guest.line.bytes));
+        if bytes.is_empty() {
+            return;
+        }
+        if self.writer != Writer::Guest(number) {
+            self.break_line();
+            self.writer = Writer::Guest(number);
+        }
+        if self.line_start {
+            b"[".iter().chain(name.as_bytes()).chain(b"] ").for_each(|byte| self.emit(*byte));
+        }
+        for byte in bytes {
+            if byte == b'\n' && !self.after_return {
+                self.emit(b'\r');
+            }
+            self.emit(byte);
+        }
+    }
+
+    /// Shows the lines of all, complete or not.
+    pub(super) fn show_lines(&mut self) {
+        (0..self.guests.len()).for_each(|guest| self.show_line(guest));
+    }
+
+    /// Shows the lines of guests that have been quiet for a while. True where some are kept: there will be something to
+    /// show soon.
+    pub(super) fn show_quiet_lines(&mut self, now: Nanos) -> bool {
+        if self.view != View::Merged {
+            return false;
+        }
+        let mut kept = false;
+        for number in 0..self.guests.len() {
+            let has_room = self.has_room();
+            let Some(line) = self.guests.get_mut(number).map(|guest| &mut guest.line) else { continue };
+            if core::mem::take(&mut line.fresh) {
+                line.quiet_since = now;
+            }
+            if line.bytes.is_empty() {
+                continue;
+            }
+            if has_room && now - line.quiet_since >= QUIET {
+                self.show_line(number);
+            } else {
+                kept = true;
+            }
+        }
+        kept
+    }
+}
