@@ -1,6 +1,6 @@
 //! NMIs by the local APIC: delivery, blocking until IRET, the one that is kept (SDM vol. 3, "Nonmaskable Interrupt").
 
-use selftest::exception::vector::{NMI, UD};
+use selftest::exception::vector::{GP, NMI, UD};
 use selftest::exception::{self, Frame};
 use selftest::{Global, Test, TestResult, acpi, apic, check, check_eq, cpu, ioapic, pit, probe, tests, tsc};
 
@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = tests![
     nmi_stays_blocked_across_exits,
     iret_in_the_handler_unblocks,
     exception_return_in_the_handler_unblocks,
+    faulting_iret_in_the_handler,
     nmi_wakes_hlt,
     nmi_wakes_hlt_with_interrupts_off,
     nmi_and_interrupt_together,
@@ -129,6 +130,30 @@ fn exception_return_in_the_handler_unblocks() -> TestResult {
     });
     exception::on(UD, |frame| frame.rip += 2);
     send();
+    check_seen(2, 2)
+}
+
+static FLAGS_AT_FAULT: Global<u64> = Global::new(u64::MAX);
+
+/// IRET with a null CS faults; the handler of that goes on at the address in RSI. A hypervisor that steps over the IRET must
+/// not show it, and the fault handler's IRET unblocks.
+fn faulting_iret_in_the_handler() -> TestResult {
+    FLAGS_AT_FAULT.set(u64::MAX);
+    exception::on(GP, |frame| {
+        FLAGS_AT_FAULT.set(frame.rflags);
+        frame.rip = frame.rsi;
+    });
+    prepare(1, || {
+        selftest::descriptor::set_gate_attributes(NMI, selftest::descriptor::INTERRUPT_GATE);
+        probe!(
+            "mov rdi, rsp", "mov eax, ss", "push rax", "push rdi", "pushfq", "push 0", "lea rsi, [rip + 2f]",
+            "push rsi", "iretq", "2:", "mov rsp, rdi", "nop", out("rax") _, out("rsi") _, out("rdi") _
+        );
+        tsc::wait_us(10_000, || SEEN.get().count >= 2);
+    });
+    send();
+    check!(FLAGS_AT_FAULT.get() != u64::MAX, "no #GP");
+    check_eq!(FLAGS_AT_FAULT.get() & cpu::flag::TF, 0, "TF in the fault's frame");
     check_seen(2, 2)
 }
 
