@@ -1,4 +1,4 @@
-//! The contract between the hypervisor and the CPU's virtualization extensions. `docs/exit-path.md` maps
+//! The contract between the hypervisor and the CPU's virtualization extensions. `docs/contract.md` maps
 //! every method to VMCS and VMCB fields.
 
 use core::fmt;

@@ -1,7 +1,7 @@
 //! Intel VT-x: VMX operation, and vCPUs on VMCSs with EPT, VPID and unrestricted guests.
 //!
 //! Sources: Intel SDM vol. 3, "Virtual Machine Control Structures", "VMX Non-Root Operation", "VM Entries",
-//! "VM Exits", "VMX Support for Address Translation". What each field is for stands in `docs/exit-path.md`.
+//! "VM Exits", "VMX Support for Address Translation". What each field is for stands in `docs/contract.md`.
 //! Not its job: policy of any kind. A VMCS is cleared by the CPU that ran it before another may load it.
 //! Locks: the VPID pool's.
 
