@@ -220,7 +220,12 @@ fn firmware() -> Vec<Fault> {
 fn memory() -> Vec<Fault> {
     let grub = "start it with GRUB as it comes with the image";
     vec![
-        Fault::refusal("no-module", "fault=no-module", "so there is no VM to run", "give the entry a line"),
+        Fault::refusal(
+            "no-module",
+            "fault=no-module",
+            "so there is no VM to run",
+            "give GRUB's menu entry a line",
+        ),
         Fault::refusal(
             "truncated-module",
             "fault=truncated-module",

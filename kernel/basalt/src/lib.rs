@@ -135,8 +135,8 @@ fn run_guests<B: Backend>(backend: &B, payload: &Payload<'_>) {
     }
     if modules.is_empty() {
         refuse(
-            "the boot menu's entry has no module, so there is no VM to run",
-            "give the entry a line such as: module2 /vmlinux vm=demo memory=256M kernel -- console=ttyS0",
+            "the boot loader brought no module, so there is no VM to run",
+            "give GRUB's menu entry a line such as 'module2 /vmlinux vm=demo memory=256M kernel -- console=ttyS0', or another loader a boot archive",
         );
     }
     let Some(mut host) = PcHost::new() else {

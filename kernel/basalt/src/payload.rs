@@ -50,7 +50,7 @@ impl<'a> Payload<'a> {
                 ),
                 Err(error) => {
                     if module.command_line.is_empty() {
-                        warn!("a module without a line should be a boot archive, but {error}");
+                        warn!("a module has no line, so it should be a boot archive; read as one, {error}");
                     }
                     modules.push(Module { line: module.command_line, bytes });
                 }
