@@ -13,7 +13,7 @@ const FIRMWARE: &str = "firmware";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![entry(), linux_pvh(), firmware()]
+    vec![entry(), linux_pvh(), firmware(), memtest()]
 }
 
 fn entry() -> Scenario {
@@ -91,4 +91,21 @@ fn debug_console_was_heard(log: &Log) -> Result<(), String> {
 fn debug_exit_is_told(log: &Log) -> Result<(), String> {
     let told = log.kernel().any(|line| line.contains("vm firmware: stopped: debug exit with 0x1234"));
     told.then_some(()).ok_or_else(|| "no such line".to_owned())
+}
+
+/// Both come from Debian's package: the 64-bit one, and the 32-bit one by the 32-bit entry of Linux' protocol.
+fn memtest() -> Scenario {
+    let names = ["memtest", "memtest32"];
+    let texts = ["Memtest86+ v", "Pass  ", "Test #", "Errors: 0"];
+    let steps = names.iter().flat_map(|vm| texts.iter().map(|text| Step::vm(vm, text).within(90)));
+    Scenario {
+        name: "memtest".to_owned(),
+        about: "Memtest86+, 64 and 32 bits, shows its VGA text screen and begins a pass".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM],
+        options: String::new(),
+        guests: names.map(Guest::new).into(),
+        steps: steps.collect(),
+        checks: vec![],
+    }
 }

@@ -13,7 +13,8 @@
 //!
 //! [kernel]
 //! debian = "linux-image-amd64"    # a Debian kernel package, or:
-//! # file = "vmlinux"              # a file beside the description
+//! # file = "vmlinux"              # a file beside the description, or:
+//! # package = { debian = "memtest86+", file = "boot/memtest86+x64.bin" }   # any file of a Debian package
 //!
 //! [initrd.busybox]                # may be left out, or: [initrd] file = "initrd.img"
 //! init = "init"                   # a script: the first process
@@ -107,6 +108,15 @@ struct Description {
 enum KernelSource {
     Debian(String),
     File(PathBuf),
+    Package(PackageFile),
+}
+
+/// A file of a Debian package.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PackageFile {
+    debian: String,
+    file: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -183,6 +193,9 @@ fn from_description(path: &Path) -> Result<Guest> {
     let kernel = match &description.kernel {
         KernelSource::Debian(package) => debian::kernel(package)?,
         KernelSource::File(file) => existing(folder.join(file), path)?,
+        KernelSource::Package(PackageFile { debian, file }) => {
+            existing(debian::unpack(debian)?.join(file), path)?
+        }
     };
     let initrd = match &description.initrd {
         None => None,

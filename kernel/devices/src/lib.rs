@@ -2,7 +2,7 @@
 //!
 //! [`Chipset`] is everything a guest reaches through ports, the I/O APIC's page and the PCI configuration window: 8259
 //! pair, I/O APIC, 8254, RTC and CMOS, 16550A, i8042, ACPI power management, reset registers and PCI configuration space.
-//! A VM's line can add more ([`FwCfg`], [`DebugConsole`], a debug-exit port). [`LocalApic`] is one processor's local APIC. [`acpi`] builds the tables that describe the machine.
+//! A VM's line can add more ([`FwCfg`], [`DebugConsole`], [`Vga`], a debug-exit port). [`LocalApic`] is one processor's local APIC. [`acpi`] builds the tables that describe the machine.
 //!
 //! - **Time** comes with every call that needs it ([`vcpu::Nanos`], the host's monotonic clock). A timer says when it
 //!   wants to be called again (`next_deadline`) and is brought up to date by `advance`; after `advance(now)` the next
@@ -37,6 +37,7 @@ pub mod pm;
 pub mod power;
 pub mod rtc;
 pub mod uart;
+mod vga;
 
 pub use bus::{BusCounters, Conflict, IntervalMap, IoError, MapError, Width, read_by_bytes, write_by_bytes};
 pub use chipset::{Chipset, ChipsetConfig, Environment, PortTaken, TIMER_GSI, isa_line};
@@ -51,3 +52,4 @@ pub use pm::PowerManagement;
 pub use power::{PowerEvent, ResetControl};
 pub use rtc::MemorySize;
 pub use uart::ConsoleSink;
+pub use vga::Vga;

@@ -29,6 +29,9 @@ pub(crate) fn add_devices<'m>(
     if config.devices.fw_cfg || !config.files.is_empty() {
         chipset.add_fw_cfg(fw_cfg(config, map)?)?;
     }
+    if config.devices.vga_text {
+        chipset.add_vga()?;
+    }
     if let Some(port) = config.devices.debug_exit {
         chipset.add_debug_exit(port)?;
     }

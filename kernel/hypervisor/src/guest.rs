@@ -7,6 +7,7 @@ use crate::console::Console;
 use crate::control::ControlState;
 use crate::processor::{Attention, Processor};
 use crate::ratelimit::{RateLimits, Site};
+use crate::screen::Screen;
 use crate::wiring::Wiring;
 
 /// What a VM's vCPUs share.
@@ -18,6 +19,8 @@ pub(crate) struct Board<'m, B: Backend> {
     pub(crate) limits: RateLimits,
     /// The guest must not go on before the console has taken what it wrote.
     pub(crate) waits_for_console: bool,
+    /// What was shown of its VGA adapter's screen, where it has one.
+    pub(crate) screen: Option<Screen>,
 }
 
 /// A vCPU that has left its guest, its VM, and the machine.

@@ -41,6 +41,7 @@ pub mod ratelimit;
 mod report;
 mod run;
 mod schedule;
+mod screen;
 mod stop;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 //! | guest-physical        | what                                                            |
 //! |-----------------------|-----------------------------------------------------------------|
 //! | 0 … 640 KiB           | RAM; its last KiB reserved, as firmware's data area would be    |
-//! | 640 … 768 KiB         | nothing (a display adapter's window)                            |
+//! | 640 … 768 KiB         | nothing; with a VGA adapter its text memory from 736 KiB         |
 //! | 768 KiB … 1 MiB       | RAM, not told to the guest as such; ACPI tables from 896 KiB    |
 //! | 1 MiB … 3 GiB at most | RAM                                                             |
 //! | 3 … 4 GiB             | devices; the PCI configuration window reserved                  |
@@ -12,9 +12,9 @@
 //! Sources: ACPI specification, "System Address Map Interfaces"; the PC's tradition.
 
 use arrayvec::ArrayVec;
-use devices::MemorySize;
 use devices::acpi::Window;
 use devices::pci::Ecam;
+use devices::{MemorySize, Vga};
 use loader::{E820Entry, MemoryKind};
 use vcpu::Gpa;
 
@@ -50,7 +50,7 @@ pub struct RamRange {
 #[derive(Clone, Debug)]
 pub struct MemoryMap {
     /// RAM, lowest first.
-    pub ram: ArrayVec<RamRange, 4>,
+    pub ram: ArrayVec<RamRange, 5>,
     /// What the guest is told.
     pub e820: ArrayVec<E820Entry, 6>,
     /// What the guest's CMOS says.
@@ -85,6 +85,13 @@ impl MemoryMap {
         }
         Self { ram, e820, size: MemorySize { below_4_gib: below, above_4_gib: above } }
     }
+
+    /// The same with a VGA adapter's text memory, which is not told to the guest.
+    pub fn with_text_memory(mut self) -> Self {
+        // After conventional memory. There is room: no map has all five ranges without it.
+        let _ = self.ram.try_insert(1, RamRange { start: Vga::TEXT, length: Vga::TEXT_SIZE });
+        self
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +105,8 @@ mod tests {
         assert_eq!(map.ram[2], RamRange { start: Gpa(MIB), length: 3 * GIB - MIB });
         assert_eq!(map.ram[3], RamRange { start: Gpa(4 * GIB), length: 2 * GIB });
         assert_eq!(MemoryMap::new(256 * MIB).ram.len(), 3);
+        let with_screen = MemoryMap::new(5 * GIB).with_text_memory();
+        assert_eq!((with_screen.ram.len(), with_screen.ram[1].start), (5, Gpa(0xb_8000)));
     }
 
     proptest! {

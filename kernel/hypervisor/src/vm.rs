@@ -17,6 +17,7 @@ use crate::guest::Board;
 use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, MemoryMap, PCI_MEMORY, RamRange};
 use crate::processor::{Activity, Attention, Processor};
 use crate::ratelimit::RateLimits;
+use crate::screen::{self, Screen};
 use crate::stop::StopReason;
 
 /// Why a VM could not be made or started.
@@ -126,7 +127,11 @@ pub(crate) struct Vm<'m, B: Backend> {
 impl<'m, B: Backend> Vm<'m, B> {
     /// Makes a VM and loads its kernel. Nothing is left behind on an error.
     pub(crate) fn new<H: Host>(backend: &B, host: &H, config: VmConfig<'m>) -> Result<Self, StartError> {
-        let map = MemoryMap::new(config.memory);
+        let mut map = MemoryMap::new(config.memory);
+        let screen = config.devices.vga_text.then(Screen::new);
+        if screen.is_some() {
+            map = map.with_text_memory();
+        }
         let mut space = backend.create_space()?;
         for range in &map.ram {
             space.add_ram(range.start, range.length)?;
@@ -145,6 +150,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             chipset_deadline: None,
             limits: RateLimits::default(),
             waits_for_console: false,
+            screen,
         };
         let mut vm = Self { config, map, cpu, board, state: State::Running };
         let booted = vm.boot(host);
@@ -182,6 +188,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             protocol: self.config.protocol,
             initrd: self.config.initrd,
             modules: &self.config.modules,
+            screen: self.config.devices.vga_text.then_some(screen::DESCRIPTION),
             command_line: self.config.command_line.as_bytes(),
             rsdp: Some(tables.rsdp()),
             ..Request::new(self.config.kernel, &self.map.e820)

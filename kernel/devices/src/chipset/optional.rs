@@ -7,6 +7,7 @@ use super::{Chipset, Environment};
 use crate::debug_port::DebugConsole;
 use crate::fw_cfg::FwCfg;
 use crate::uart::ConsoleSink;
+use crate::vga::Vga;
 
 /// A device cannot have the port: another one is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +21,7 @@ pub struct PortTaken {
 pub(super) struct Optional<'a> {
     pub(super) fw_cfg: Option<FwCfg<'a>>,
     pub(super) debug_console: Option<DebugConsole>,
+    pub(super) vga: Option<Vga>,
 }
 
 impl Optional<'_> {
@@ -27,6 +29,7 @@ impl Optional<'_> {
         if let Some(fw_cfg) = &mut self.fw_cfg {
             fw_cfg.reset();
         }
+        self.vga = self.vga.take().map(|_| Vga::default());
     }
 
     #[inline]
@@ -69,6 +72,21 @@ impl<'a> Chipset<'a> {
     /// [`PortTaken`] where another device has the port.
     pub fn add_debug_exit(&mut self, port: u16) -> Result<(), PortTaken> {
         self.claim(port, 1, PortDevice::DebugExit)
+    }
+
+    /// Adds a VGA adapter. Its text memory is for the owner to give.
+    ///
+    /// # Errors
+    /// [`PortTaken`] where it, or another device at its ports, was added before.
+    pub fn add_vga(&mut self) -> Result<(), PortTaken> {
+        self.claim(Vga::PORT, Vga::PORTS, PortDevice::Vga)?;
+        self.optional.vga = Some(Vga::default());
+        Ok(())
+    }
+
+    /// The VGA adapter, where there is one.
+    pub fn vga(&self) -> Option<&Vga> {
+        self.optional.vga.as_ref()
     }
 
     fn claim(&mut self, port: u16, count: u16, device: PortDevice) -> Result<(), PortTaken> {

@@ -36,10 +36,11 @@ pub(super) enum PortDevice {
     FwCfgDma,
     DebugConsole,
     DebugExit,
+    Vga,
 }
 
 /// Ranges that devices can claim beside those of [`PORT_RANGES`].
-pub(super) const OPTIONAL_RANGES: usize = 4;
+pub(super) const OPTIONAL_RANGES: usize = 5;
 
 /// `(first port, ports, device)`.
 pub(super) const PORT_RANGES: [(u64, u64, PortDevice); 14] = [
@@ -136,6 +137,10 @@ impl Chipset<'_> {
             PortDevice::FwCfgDma => return FwCfg::read_dma(offset, width),
             PortDevice::DebugConsole => DebugConsole::read(),
             PortDevice::DebugExit => 0,
+            PortDevice::Vga => match &mut self.optional.vga {
+                Some(vga) => vga.read(offset)?,
+                None => 0xff,
+            },
         };
         Ok(byte.into())
     }
@@ -196,6 +201,11 @@ impl Chipset<'_> {
                     && !console.write(byte, env)
                 {
                     self.counters.refused += 1;
+                }
+            }
+            PortDevice::Vga => {
+                if let Some(vga) = &mut self.optional.vga {
+                    vga.write(offset, byte)?;
                 }
             }
             PortDevice::DebugExit => self.note_power(Some(PowerEvent::DebugExit(value))),

@@ -7,8 +7,7 @@ use devices::fw_cfg::MAX_FILE_NAME;
 use super::{MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
 
 /// The words of a line, for messages.
-const KNOWN: &str =
-    "cpus=N, memory=SIZE, protocol=NAME, fwcfg, e9, debug-exit=PORT, kernel, initrd, module or fwcfg=NAME";
+const KNOWN: &str = "cpus=N, memory=SIZE, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -90,6 +90,7 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault
         Some(("memory", value)) => settings.memory = parse_memory(value)?,
         Some(("protocol", value)) => settings.protocol = Some(parse_protocol(value)?),
         Some(("debug-exit", value)) => settings.devices.debug_exit = Some(parse_port(value)?),
+        Some(("vga", "text")) => settings.devices.vga_text = true,
         None if word == "fwcfg" => settings.devices.fw_cfg = true,
         None if word == "e9" => settings.devices.debug_console = true,
         _ => return Err(Fault::UnknownWord(word)),

@@ -1,7 +1,8 @@
 //! Which VMs there are: read from the boot modules' command lines.
 //!
 //! ```text
-//! vm=NAME [cpus=N] [memory=SIZE] [protocol=linux|pvh|multiboot] [fwcfg] [e9] [debug-exit=PORT] kernel -- COMMAND LINE
+//! vm=NAME [cpus=N] [memory=SIZE] [protocol=linux|pvh|multiboot] [fwcfg] [e9] [debug-exit=PORT] [vga=text]
+//!     kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
 //! vm=NAME fwcfg=NAME OF THE FILE
@@ -62,6 +63,8 @@ pub struct DeviceOptions {
     pub debug_console: bool,
     /// The port that ends the VM.
     pub debug_exit: Option<u16>,
+    /// A VGA adapter in text mode, shown on the VM's console.
+    pub vga_text: bool,
 }
 
 /// A file for a VM's firmware.

@@ -91,12 +91,15 @@ fn a_broken_line_costs_the_whole_vm() {
 #[test]
 fn devices_are_switched_on() {
     let (vms, errors) = collect_all(&[
-        module("vm=a fwcfg e9 debug-exit=0xf4 kernel", b"k"),
+        module("vm=a fwcfg e9 debug-exit=0xf4 vga=text kernel", b"k"),
         module("vm=a fwcfg=opt/x", b"content"),
         module("vm=b kernel", b"k"),
     ]);
     assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!(vms[0].devices, DeviceOptions { fw_cfg: true, debug_console: true, debug_exit: Some(0xf4) });
+    assert_eq!(
+        vms[0].devices,
+        DeviceOptions { fw_cfg: true, debug_console: true, debug_exit: Some(0xf4), vga_text: true }
+    );
     assert_eq!(vms[0].files.as_slice(), [NamedFile { name: "opt/x", bytes: b"content" }]);
     assert_eq!(vms[1].devices, DeviceOptions::default());
 }

@@ -62,6 +62,17 @@ pub enum Command {
     End,
 }
 
+/// How a guest is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    /// It is not.
+    Not,
+    /// Among others, in lines that begin with its name.
+    InLines,
+    /// Its bytes as they are.
+    Alone,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Writer {
     Kernel,
@@ -310,6 +321,20 @@ impl<'a> Console<'a> {
         }
         self.send(host);
         unfinished || self.output.len() > 0
+    }
+
+    /// How a guest is shown now.
+    pub fn shown(&self, guest: usize) -> Shown {
+        match self.view {
+            View::Merged => Shown::InLines,
+            View::Guest(focused) if focused == guest => Shown::Alone,
+            View::Guest(_) | View::Kernel => Shown::Not,
+        }
+    }
+
+    /// Whether so many bytes of one guest, shown alone, would fit now.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.output.free() >= KERNEL_SHARE + MOST_FOR_ONE_LINE + bytes
     }
 
     /// Whether a guest's byte would fit now.

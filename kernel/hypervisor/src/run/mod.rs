@@ -140,6 +140,7 @@ impl<'m, B: Backend, H: Host> Hypervisor<'_, 'm, B, H> {
                 guest.board.waits_for_console = guest.board.chipset.console_stalls();
             }
             guest.feed_console();
+            guest.show_screen(now);
             let Some(vm) = self.vms.get_mut(index) else { continue };
             vm.wake();
         }
