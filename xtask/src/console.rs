@@ -102,6 +102,11 @@ impl Console {
         let _ = self.machine.serial.write_all(bytes);
     }
 
+    /// The machine, to look into it.
+    pub(crate) fn machine(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
     /// The lines of text on the machine's screen.
     pub(crate) fn screen(&mut self) -> Result<Vec<String>> {
         let picture = self.machine.screen()?;

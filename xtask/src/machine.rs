@@ -151,10 +151,24 @@ impl Machine {
 
     /// A picture of the screen in the PPM format.
     pub(crate) fn screen(&mut self) -> Result<Vec<u8>> {
-        let monitor = self.monitor.as_mut();
-        monitor
-            .ok_or_else(|| Failure::new("this emulator gives no picture of its screen"))?
-            .screen(&self.folder)
+        let folder = self.folder.clone();
+        self.monitor()?.screen(&folder)
+    }
+
+    /// What a VGA text screen shows.
+    pub(crate) fn text_screen(&mut self) -> Result<String> {
+        self.monitor()?.text_screen()
+    }
+
+    /// Waits, at most `limit`, until the first CPU stands still for good: halted, with interrupts off.
+    pub(crate) fn stands_still(&mut self, limit: Duration) -> Result<bool> {
+        self.monitor()?.stands_still(limit)
+    }
+
+    fn monitor(&mut self) -> Result<&mut Monitor> {
+        self.monitor
+            .as_mut()
+            .ok_or_else(|| Failure::new("this emulator does not let us look into its machine"))
     }
 }
 

@@ -14,7 +14,6 @@ mod guest;
 mod image;
 mod interrupt;
 mod machine;
-mod monitor;
 mod packages;
 mod paths;
 mod play;

@@ -12,7 +12,6 @@ use crate::console::{Console, News};
 use crate::failure::{Failure, Result};
 use crate::image::{self, Recipe};
 use crate::machine::{self, Launch, Profile};
-use crate::monitor::{Monitor, Port};
 use crate::{build, guest, interrupt, paths, play, progress, symbolize};
 
 /// The guest that is loaded, and sees nothing of it.
@@ -152,14 +151,12 @@ impl Boot {
     }
 
     fn carry_out(&self) -> Verdict {
-        let port = Port::open()?;
-        let machine = self.machine.clone().altered(self.fault.cpu, self.arguments(&port)?);
+        let machine = self.machine.clone().altered(self.fault.cpu, self.arguments());
         let name = format!("{}-{}", full_name(&self.fault), self.machine.name);
         let memory = self.fault.memory.map(str::to_owned);
         let launch = Launch { image: &self.image, name: &name, cpus: None, memory };
         let mut console = Console::start(&machine, &launch)?;
-        let mut monitor = if self.machine.is_qemu() { Some(port.accept()?) } else { None };
-        self.judge(&mut console, monitor.as_mut()).map_err(|failure| {
+        self.judge(&mut console).map_err(|failure| {
             let lines = console.log.tail(SHOWN_LINES).join("\n         | ");
             let what = failure.what;
             Failure::new(format!("{what}; the end of {}:\n         | {lines}", console.log_path()))
@@ -167,23 +164,25 @@ impl Boot {
     }
 
     /// More arguments for QEMU: time counts instructions, unless the machine restarts and waits.
-    fn arguments(&self, port: &Port) -> Result<Vec<String>> {
-        let mut arguments = port.arguments()?.to_vec();
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(ToString::to_string));
-        match self.fault.end {
-            End::Restarts => add(&["-action", "reboot=reset"]),
-            _ => add(&["-icount", "shift=0,sleep=off"]),
+        if self.fault.end == End::Restarts {
+            add(&["-action", "reboot=reset"]);
+        }
+        if self.fault.is_counted() {
+            add(&["-icount", "shift=0,sleep=off"]);
         }
         if self.machine.boots_archive() {
             let kernel = image::small_path(&self.kernel);
             add(&["-kernel", &kernel.display().to_string(), "-append", self.fault.options]);
         }
-        Ok(arguments)
+        arguments
     }
 
     /// Waits for the last message, and looks at all that must hold.
-    fn judge(&self, console: &mut Console, mut monitor: Option<&mut Monitor>) -> Verdict {
-        let said = self.await_end(console, monitor.as_deref_mut())?;
+    fn judge(&self, console: &mut Console) -> Verdict {
+        let said = self.await_end(console)?;
         self.fault.is_said_in(&said).map_err(Failure::new)?;
         self.in_time(&console.log, &said)?;
         if let End::Panics { within } = self.fault.end {
@@ -195,27 +194,25 @@ impl Boot {
             }
         }
         if matches!(self.fault.end, End::GoesOn | End::Restarts) {
-            return self.on_screen(monitor);
+            return self.on_screen(console);
         }
-        if let Some(monitor) = monitor.as_deref_mut()
-            && !monitor.stands_still(HALT_LIMIT)?
-        {
+        if self.machine.is_qemu() && !console.machine().stands_still(HALT_LIMIT)? {
             return Err(Failure::new("the CPU does not stand still after its last words"));
         }
         if console.has_ended() || console.log.kernel().filter(|line| line.contains(BANNER)).count() > 1 {
             return Err(Failure::new("the machine did not stand still but went off or restarted"));
         }
-        self.on_screen(monitor)
+        self.on_screen(console)
     }
 
     /// Waits for the last thing that the kernel has to say. Gives all that it has said, on the serial port if there is
     /// one.
-    fn await_end(&self, console: &mut Console, mut monitor: Option<&mut Monitor>) -> Result<String> {
+    fn await_end(&self, console: &mut Console) -> Result<String> {
         let start = Instant::now();
         loop {
             let ended = matches!(console.next(POLL)?, News::End);
-            let said = match (self.fault.end, monitor.as_deref_mut()) {
-                (End::StopsWithoutSerial, Some(monitor)) => monitor.screen()?,
+            let said = match self.fault.end {
+                End::StopsWithoutSerial => self.screen(console)?,
                 _ => console.log.kernel().collect::<Vec<_>>().join("\n"),
             };
             let complete = match self.fault.end {
@@ -236,8 +233,11 @@ impl Boot {
 
     /// Whether the message came within a second of the machine's time.
     fn in_time(&self, log: &Log, said: &str) -> Verdict {
+        if !self.fault.is_counted() {
+            return Ok(());
+        }
         let time = match self.fault.end {
-            // Before the kernel there is nobody who could take long; a restart waits on purpose.
+            // Before the kernel there is nobody who could take long.
             End::StopsEarly | End::Restarts => return Ok(()),
             End::GoesOn => self.fault.says.last().and_then(|last| faults::logged_at(log, last)),
             _ => faults::stopped_at(said, self.tsc_hz),
@@ -249,21 +249,27 @@ impl Boot {
         }
     }
 
-    /// Whether the screen shows the messages, too, where it can be read from outside: the loader has left it in text
-    /// mode.
-    fn on_screen(&self, monitor: Option<&mut Monitor>) -> Verdict {
-        let unseen = matches!(self.fault.end, End::StopsWithoutScreen | End::Restarts);
-        let Some(monitor) = monitor.filter(|_| self.machine.boots_archive() && !unseen) else {
+    /// Whether the screen shows the messages, too. Only QEMU tells what is on it.
+    fn on_screen(&self, console: &mut Console) -> Verdict {
+        if !self.machine.is_qemu() || matches!(self.fault.end, End::StopsWithoutScreen | End::Restarts) {
             return Ok(());
-        };
+        }
         let start = Instant::now();
         loop {
-            let screen = monitor.screen()?;
+            let screen = self.screen(console)?;
             let Err(missing) = self.fault.is_said_in(&screen) else { return Ok(()) };
             if start.elapsed() > SCREEN_LIMIT {
                 return Err(Failure::new(format!("the screen shows {missing}, but this:\n{screen}")));
             }
             std::thread::sleep(POLL);
+        }
+    }
+
+    /// What is on the screen: text as QEMU leaves it to the kernel, or the pixels that GRUB has set up.
+    fn screen(&self, console: &mut Console) -> Result<String> {
+        match self.machine.boots_archive() {
+            true => console.machine().text_screen(),
+            false => Ok(console.screen()?.join("\n")),
         }
     }
 }
