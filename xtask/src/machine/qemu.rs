@@ -1,5 +1,6 @@
 //! Machines in QEMU.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 
@@ -99,8 +100,12 @@ impl Settings {
             packages::ensure(packages::OVMF)?;
         }
         match why_kvm_does_not_nest() {
-            Some(why) if self.accel == KVM => Err(Failure::new(format!("this machine cannot nest: {why}"))
-                .next("use `--machine qemu-svm` or `--machine bochs-vmx`, which need no hardware")),
+            Some(NoNesting { why, remedy }) if self.accel == KVM => {
+                Err(Failure::new(format!("this machine's KVM offers its guests no virtualization: {why}"))
+                    .next(format!(
+                        "{remedy}; or take `--machine qemu-svm` or `bochs-vmx`, which need no hardware"
+                    )))
+            }
             _ => Ok(()),
         }
     }
@@ -158,22 +163,81 @@ fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// Why guests of this machine's KVM would not be offered virtualization; `None` when they would.
-pub(super) fn why_kvm_does_not_nest() -> Option<String> {
+/// Why guests of this machine's KVM would not be offered virtualization, and what helps.
+#[derive(Debug, PartialEq)]
+pub(super) struct NoNesting {
+    pub(super) why: String,
+    pub(super) remedy: String,
+}
+
+/// `None` where guests of this machine's KVM are offered virtualization.
+pub(super) fn why_kvm_does_not_nest() -> Option<NoNesting> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let open = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop);
+    obstacle(&cpuinfo, open, |parameter| std::fs::read_to_string(parameter).unwrap_or_default())
+}
+
+fn obstacle(
+    cpuinfo: &str,
+    open_kvm: impl Fn() -> std::io::Result<()>,
+    read: impl Fn(&str) -> String,
+) -> Option<NoNesting> {
+    let obstacle = |why: String, remedy: String| Some(NoNesting { why, remedy });
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let has = |flag| flags.split_ascii_whitespace().any(|word| word == flag);
     let module = match (has("vmx"), has("svm")) {
         (true, _) => "kvm_intel",
         (_, true) => "kvm_amd",
-        _ => return Some("its CPU offers neither vmx nor svm".to_owned()),
+        _ => {
+            return obstacle(
+                "its CPU offers neither vmx nor svm".to_owned(),
+                "switch virtualization on in the firmware's set-up; if this is a virtual machine itself, its host must nest"
+                    .to_owned(),
+            );
+        }
     };
-    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        return Some(format!("/dev/kvm cannot be opened ({error})"));
+    if let Err(error) = open_kvm() {
+        let remedy = match error.kind() {
+            ErrorKind::NotFound => format!("as root: `modprobe {module}`"),
+            ErrorKind::PermissionDenied => {
+                "join the group that /dev/kvm belongs to, usually `kvm`".to_owned()
+            }
+            _ => "see what `dmesg` says of kvm".to_owned(),
+        };
+        return obstacle(format!("/dev/kvm cannot be opened ({error})"), remedy);
     }
     let parameter = format!("/sys/module/{module}/parameters/nested");
-    match std::fs::read_to_string(&parameter).unwrap_or_default().trim() {
+    match read(&parameter).trim() {
         "1" | "Y" => None,
-        _ => Some(format!("{parameter} is not 1")),
+        _ => obstacle(
+            format!("{parameter} is not 1"),
+            format!("with all VMs shut down, as root: `modprobe -r {module} && modprobe {module} nested=1`"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod nesting_tests {
+    use super::*;
+
+    fn found(flags: &str, kvm: Option<ErrorKind>, nested: &str) -> Option<NoNesting> {
+        let cpuinfo = format!("processor : 0\nflags\t\t: fpu {flags} lm\n");
+        obstacle(&cpuinfo, || kvm.map_or(Ok(()), |kind| Err(kind.into())), |_| nested.to_owned())
+    }
+
+    #[test]
+    fn each_obstacle_has_its_remedy() {
+        assert_eq!(found("vmx", None, "Y\n"), None);
+        assert_eq!(found("svm", None, "1\n"), None);
+        for (flags, kvm, nested, why, remedy) in [
+            ("sse", None, "1", "neither vmx nor svm", "firmware's set-up"),
+            ("vmx", Some(ErrorKind::NotFound), "1", "/dev/kvm", "modprobe kvm_intel"),
+            ("svm", Some(ErrorKind::PermissionDenied), "1", "/dev/kvm", "group"),
+            ("svm", None, "0", "kvm_amd/parameters/nested", "modprobe kvm_amd nested=1"),
+            ("vmx", None, "", "kvm_intel/parameters/nested", "nested=1"),
+        ] {
+            let found = found(flags, kvm, nested).expect("an obstacle");
+            assert!(found.why.contains(why) && found.remedy.contains(remedy), "{found:?}");
+        }
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct World {
     pub(super) apic_hz: u64,
     /// From this moment on for so long nothing runs: something below interrupts.
     pub(super) interruption: Cell<Option<(u128, u128)>>,
+    /// And again after so long, where that is not 0.
+    pub(super) again_ps: u128,
     /// Readings so far.
     pub(super) looks: Cell<u64>,
     pub(super) counting_since: Cell<u128>,
@@ -31,6 +33,7 @@ impl World {
             tsc_hz,
             apic_hz: 100_000_000,
             interruption: Cell::new(None),
+            again_ps: 0,
             looks: Cell::new(0),
             counting_since: Cell::new(0),
         }
@@ -42,8 +45,9 @@ impl World {
         if let Some((at, length)) = self.interruption.get()
             && now >= at
         {
-            self.interruption.set(None);
             now += length;
+            let again = self.again_ps;
+            self.interruption.set((again != 0).then_some((now + again, length)));
         }
         self.now.set(now);
         now
