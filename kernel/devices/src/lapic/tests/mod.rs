@@ -4,9 +4,11 @@ use super::registers::index;
 use super::*;
 use crate::bus::Width;
 use crate::message::{BROADCAST, Shorthand};
-use proptest::prelude::*;
 extern crate std;
 use std::vec::Vec;
+
+mod properties;
+mod timer;
 
 const T0: Nanos = Nanos::from_secs(3);
 const ENABLED: u64 = 0x1ff;
@@ -203,77 +205,6 @@ fn software_disabling_masks_the_local_vectors() {
 }
 
 #[test]
-fn one_shot_and_periodic_timer() {
-    let mut apic = xapic(0);
-    write(&mut apic, index::LOCAL_VECTOR, 0x40);
-    write(&mut apic, index::DIVIDE, 0x3);
-    assert_eq!(write(&mut apic, index::INITIAL_COUNT, 100_000), ApicEffect::TimerChanged);
-    assert_eq!(apic.next_deadline(), Some(T0 + Nanos(1_600_000)));
-    assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(800_000)), 50_000);
-    assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(800_001)), 50_000);
-    assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(800_016)), 49_999);
-    assert!(!apic.advance(T0 + Nanos(1_599_999)));
-    assert!(apic.advance(T0 + Nanos(1_600_000)));
-    assert_eq!((apic.pending_vector(), apic.next_deadline()), (Some(0x40), None));
-    assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(1_600_001)), 0);
-
-    write(&mut apic, index::LOCAL_VECTOR, 0x2_0040);
-    write(&mut apic, index::DIVIDE, 0xb);
-    write(&mut apic, index::INITIAL_COUNT, 1_000_000);
-    assert!(apic.advance(T0 + Nanos(3_400_000)), "lost ticks are one");
-    assert_eq!(apic.next_deadline(), Some(T0 + Nanos(4_000_000)));
-    assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(3_400_000)), 600_000);
-    write(&mut apic, index::INITIAL_COUNT, 0);
-    assert_eq!(apic.next_deadline(), None);
-}
-
-#[test]
-fn a_masked_timer_does_not_interrupt_and_periodic_sleeps() {
-    let mut apic = xapic(0);
-    write(&mut apic, index::LOCAL_VECTOR, 0x3_0040);
-    write(&mut apic, index::DIVIDE, 0xb);
-    write(&mut apic, index::INITIAL_COUNT, 1_000_000);
-    assert_eq!(apic.next_deadline(), None);
-    let later = T0 + Nanos(2_300_000);
-    assert_eq!(apic.mmio_write(0x320, Width::Dword, 0x2_0040, later), ApicEffect::TimerChanged);
-    assert_eq!(apic.pending_vector(), None, "what passed while masked is lost");
-    assert_eq!(apic.next_deadline(), Some(T0 + Nanos(3_000_000)));
-}
-
-#[test]
-fn absurd_periods_do_not_storm_and_keep_their_grid() {
-    let mut apic = xapic(0);
-    write(&mut apic, index::LOCAL_VECTOR, 0x2_0040);
-    write(&mut apic, index::DIVIDE, 0xb);
-    write(&mut apic, index::INITIAL_COUNT, 7);
-    assert!(apic.advance(T0 + Nanos(70)));
-    let next = apic.next_deadline().unwrap();
-    assert!(next >= T0 + Nanos(70 + 9_990) && (next - T0).0.is_multiple_of(7));
-    assert_eq!(read_at(&mut apic, index::CURRENT_COUNT, T0 + Nanos(72)), 5);
-}
-
-#[test]
-fn tsc_deadline_mode() {
-    let mut apic = x2apic(0);
-    assert!(!apic.write_tsc_deadline(1000, Some(T0)), "not in this mode");
-    let _ = apic.msr_write(msr(index::LOCAL_VECTOR), 0x4_00ec, T0).unwrap();
-    assert!(apic.write_tsc_deadline(1000, Some(T0 + Nanos(500))));
-    assert_eq!((apic.tsc_deadline(), apic.next_deadline()), (1000, Some(T0 + Nanos(500))));
-    assert_eq!(apic.msr_write(msr(index::INITIAL_COUNT), 5, T0), Ok(ApicEffect::TimerChanged));
-    assert_eq!(apic.msr_read(msr(index::CURRENT_COUNT), T0), Ok(0));
-    assert_eq!(apic.next_deadline(), Some(T0 + Nanos(500)), "the initial count is ignored");
-    assert!(apic.advance(T0 + Nanos(501)));
-    assert_eq!((apic.tsc_deadline(), apic.next_deadline(), apic.pending_vector()), (0, None, Some(0xec)));
-    apic.write_tsc_deadline(2000, None);
-    assert_eq!((apic.tsc_deadline(), apic.next_deadline()), (2000, None));
-    apic.write_tsc_deadline(0, Some(T0));
-    assert_eq!((apic.tsc_deadline(), apic.next_deadline()), (0, None));
-    apic.write_tsc_deadline(3000, Some(T0 + Nanos(9)));
-    let _ = apic.msr_write(msr(index::LOCAL_VECTOR), 0xec, T0).unwrap();
-    assert_eq!((apic.tsc_deadline(), apic.next_deadline()), (0, None), "a change of mode disarms");
-}
-
-#[test]
 fn base_register_transitions() {
     let mut apic = apic(0);
     assert_eq!(apic.base(), 0xfee0_0900);
@@ -387,111 +318,4 @@ fn virtual_wire_takes_the_8259s() {
     assert!(!apic.accepts_pic());
     assert!(apic.raise_local(LocalInterrupt::Lint0));
     assert_eq!(apic.pending_vector(), Some(0x31));
-}
-
-fn step(apic: &mut LocalApic, action: u8, register: u16, value: u64, now: Nanos) {
-    match action % 10 {
-        0 => drop(apic.msr_write(msr(register % 0x40), value, now)),
-        1 => drop(apic.msr_read(msr(register % 0x40), now)),
-        2 => drop(apic.mmio_write(u64::from(register % 0x40) * 16, Width::Dword, value, now)),
-        3 => drop(apic.mmio_read(u64::from(register % 0x410), Width::Dword, now)),
-        4 => drop(apic.write_base(value & 0xc00 | 0xfee0_0100 | if value & 1 == 0 { 0x800 } else { 0 })),
-        5 => drop(apic.write_tsc_deadline(value, Some(now + Nanos(value >> 40)))),
-        6 => {
-            let level_triggered = value & 0x100 != 0;
-            apic.deliver(&ApicMessage { level_triggered, ..ApicMessage::fixed(0, value as u8) });
-        }
-        7 => {
-            let delivery = DeliveryMode::from_bits(value as u8).unwrap_or(DeliveryMode::Init);
-            apic.deliver(&ApicMessage { delivery, ..ApicMessage::fixed(0, register as u8) });
-            if apic.take_init() {
-                apic.init();
-            }
-        }
-        8 => drop(apic.end_of_interrupt()),
-        _ => {
-            apic.mmio_write(0xf0, Width::Dword, ENABLED, now);
-            apic.mmio_write(0x320, Width::Dword, value & !MASKED & 0x6_00ff, now);
-            apic.mmio_write(0x380, Width::Dword, value >> 40, now);
-        }
-    }
-}
-
-proptest! {
-    /// What is delivered is a request above the processor priority, the highest; acknowledging it makes it the
-    /// priority, and the end of it the one before.
-    #[test]
-    fn priority_invariants(vectors in prop::collection::vec(16u8..=255, 0..40), task: u8, takes in 1usize..20) {
-        let mut apic = xapic(0);
-        write(&mut apic, index::TASK_PRIORITY, task.into());
-        let mut requested: Vec<u8> = Vec::new();
-        let mut served: Vec<u8> = Vec::new();
-        let mut arrivals = vectors.into_iter();
-        for _ in 0..takes {
-            for vector in arrivals.by_ref().take(3) {
-                apic.deliver(&ApicMessage::fixed(0, vector));
-                requested.push(vector);
-            }
-            requested.sort_unstable();
-            requested.dedup();
-            let class = served.iter().copied().max().unwrap_or(0).max(task) >> 4;
-            prop_assert_eq!(apic.processor_priority() >> 4, class);
-            let expected = requested.last().copied().filter(|vector| vector >> 4 > class);
-            prop_assert_eq!(apic.pending_vector(), expected);
-            match expected {
-                Some(vector) => {
-                    apic.acknowledge(vector);
-                    requested.retain(|other| *other != vector);
-                    served.push(vector);
-                }
-                None => {
-                    served.sort_unstable();
-                    prop_assert_eq!(apic.end_of_interrupt(), None);
-                    served.pop();
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_panics_and_deadlines_lie_ahead(
-        steps in prop::collection::vec(any::<(u8, u16, u64, u32)>(), 0..200)
-    ) {
-        let mut apic = apic(0);
-        let mut now = T0;
-        for (action, register, value, wait) in steps {
-            now = now + Nanos(u64::from(wait) >> (register % 24));
-            step(&mut apic, action, register, value, now);
-            if let Some(vector) = apic.pending_vector() {
-                prop_assert!(vector >= FIRST_LEGAL_VECTOR);
-                if action & 0x80 != 0 {
-                    apic.acknowledge(vector);
-                }
-            }
-            apic.advance(now);
-            if let Some(deadline) = apic.next_deadline() {
-                prop_assert!(deadline > now);
-                if action & 0x40 != 0 {
-                    now = deadline;
-                    apic.advance(now);
-                    prop_assert!(apic.next_deadline().is_none_or(|next| next > now));
-                }
-            }
-        }
-    }
-
-    /// The count goes down by one each divided tick, and the deadline is where it reaches zero.
-    #[test]
-    fn counts_agree_with_the_deadline(count in 1u32.., divide in 0u32..16, wait: u32) {
-        let mut apic = xapic(0);
-        write(&mut apic, index::LOCAL_VECTOR, 0x40);
-        write(&mut apic, index::DIVIDE, divide);
-        write(&mut apic, index::INITIAL_COUNT, count);
-        let divisor = [2, 4, 8, 16, 32, 64, 128, 1][(divide >> 1 & 4 | divide & 3) as usize];
-        prop_assert_eq!(apic.next_deadline(), Some(T0 + Nanos(u64::from(count) * divisor)));
-        let left = u64::from(count).saturating_sub(u64::from(wait));
-        let now = T0 + Nanos(u64::from(wait) * divisor);
-        apic.advance(now);
-        prop_assert_eq!(u64::from(read_at(&mut apic, index::CURRENT_COUNT, now)), left);
-    }
 }
