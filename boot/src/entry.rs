@@ -5,9 +5,12 @@
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 use core::panic::PanicInfo;
+use core::slice;
 
 use machine::boot_info::{self, BootInfo, KernelImage};
+use machine::smp::{self, Trampoline};
 use machine::stacks;
 
 global_asm!(
@@ -18,7 +21,27 @@ global_asm!(
     rust_entry = sym rust_entry,
 );
 
+global_asm!(
+    include_str!("trampoline.s"),
+    parameters = const smp::PARAMETERS_OFFSET,
+    parameters_bytes = const size_of::<smp::Parameters>(),
+    offered = const smp::TICKET_OFFERED,
+    taken = const smp::TICKET_TAKEN,
+    unfit = const smp::TICKET_UNFIT,
+    ticket = const smp::PARAMETERS_OFFSET + offset_of!(smp::Parameters, ticket),
+    gdt_pointer = const smp::PARAMETERS_OFFSET + offset_of!(smp::Parameters, gdt_pointer),
+    far_32 = const smp::PARAMETERS_OFFSET + offset_of!(smp::Parameters, far_32),
+    far_64 = const smp::PARAMETERS_OFFSET + offset_of!(smp::Parameters, far_64),
+    root = const smp::PARAMETERS_OFFSET + offset_of!(smp::Parameters, root),
+    stack = const smp::PARAMETERS_OFFSET + offset_of!(smp::Parameters, stack),
+    entry = const smp::PARAMETERS_OFFSET + offset_of!(smp::Parameters, entry),
+    argument = const smp::PARAMETERS_OFFSET + offset_of!(smp::Parameters, argument),
+);
+
 unsafe extern "C" {
+    static trampoline_start: u8;
+    static trampoline_end: u8;
+    static trampoline_entries: [u32; 2];
     static image_physical_start: u8;
     static image_physical_end: u8;
     static text_start: u8;
@@ -39,6 +62,7 @@ extern "C" fn rust_entry(magic: u32, information: u32) -> ! {
         text: address(&raw const text_start)..address(&raw const text_end),
         rodata: address(&raw const rodata_start)..address(&raw const rodata_end),
         data: address(&raw const data_start)..address(&raw const data_end),
+        trampoline: trampoline(),
     };
     // SAFETY: the entry code mapped the first 4 GiB where the direct map will be, a loader of the protocol that
     // `magic` names points to its information, and this runs once.
@@ -51,6 +75,17 @@ extern "C" fn rust_entry(magic: u32, information: u32) -> ! {
     match boot {
         Ok(boot) => basalt::run(boot),
         Err(error) => basalt::refuse_boot(error),
+    }
+}
+
+/// The code with which other CPUs start.
+fn trampoline() -> Trampoline {
+    let (start, end) = (&raw const trampoline_start, &raw const trampoline_end);
+    // SAFETY: `trampoline.s` puts the bytes and the two words among the kernel's constants, which are mapped from
+    // the entry code on for good.
+    unsafe {
+        let [entry_32, entry_64] = (&raw const trampoline_entries).read();
+        Trampoline { code: slice::from_raw_parts(start, end.offset_from_unsigned(start)), entry_32, entry_64 }
     }
 }
 

@@ -14,13 +14,14 @@ use log::{info, warn};
 use machine::acpi::Acpi;
 use machine::boot_info::{BootInfo, BootInfoError};
 use machine::host::PcHost;
+use machine::smp::Roles;
 use machine::svm::Svm;
-use machine::virtualization::{self, Vendor};
+use machine::virtualization::{self, Refusal, Vendor};
 use machine::vmx::Vmx;
-use machine::{acpi, apic, clock, cpu, fatal, fault, heap, logger, memory, power, screen};
+use machine::{acpi, apic, clock, cpu, fatal, fault, heap, logger, memory, power, screen, smp};
 use options::Options;
 use payload::Payload;
-use vcpu::Backend;
+use vcpu::{Backend, Host};
 
 const REPORT: &str = "report this line with the machine's name and the log above";
 
@@ -39,7 +40,7 @@ pub fn run(mut boot: BootInfo) -> ! {
     start_clock(&acpi, &options);
     fault::when_started();
     report_nmis();
-    start_hypervisor(&payload)
+    start_hypervisor(&Machine { boot: &boot, acpi: &acpi, cpus: options.cpus }, &payload)
 }
 
 /// Stops because the boot loader's information is of no use.
@@ -113,17 +114,47 @@ fn refuse(reason: impl fmt::Display, advice: &str) -> ! {
     fatal::refuse(reason, advice)
 }
 
+/// What starting the other CPUs takes.
+struct Machine<'a> {
+    boot: &'a BootInfo,
+    acpi: &'a Acpi,
+    /// The option `cpus=`.
+    cpus: Option<usize>,
+}
+
 /// Chooses the vendor, the one place where it is looked at, and runs guests.
-fn start_hypervisor(payload: &Payload<'_>) -> ! {
+fn start_hypervisor(machine: &Machine<'_>, payload: &Payload<'_>) -> ! {
     let run = virtualization::vendor().and_then(|vendor| match vendor {
-        Vendor::Vmx => Vmx::enable().map(|vmx| run_guests(&vmx, payload)),
-        Vendor::Svm => Svm::enable().map(|svm| run_guests(&svm, payload)),
+        Vendor::Vmx => Vmx::enable().map(|vmx| {
+            machine.start_cpus(Vmx::join);
+            run_guests(&vmx, payload);
+        }),
+        Vendor::Svm => Svm::enable().map(|svm| {
+            machine.start_cpus(Svm::join);
+            run_guests(&svm, payload);
+        }),
     });
     if let Err(refusal) = run {
         refuse(refusal, refusal.advice());
     }
     // The machine would not go off; the hypervisor has said so.
     cpu::halt_forever()
+}
+
+impl Machine<'_> {
+    fn start_cpus(&self, join: fn() -> Result<(), Refusal>) {
+        smp::start(self.boot, self.acpi, self.cpus, Roles { join, run: park });
+    }
+}
+
+/// What the other CPUs do: they wait, and wake up for a kick.
+fn park(_cpu: usize) -> ! {
+    match PcHost::new() {
+        Some(mut host) => loop {
+            host.wait_for_interrupt();
+        },
+        None => cpu::halt_forever(),
+    }
 }
 
 /// Runs the VMs of the boot modules until all has ended.

@@ -6,7 +6,7 @@ use machine::fault;
 use machine::panic::READING_TIME_S;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) log_level: LevelFilter,
     /// A panic restarts the machine after that many seconds, instead of halting it.
     pub(crate) reboot_on_panic: Option<u32>,
+    /// Most CPUs that are used; all where it is not given.
+    pub(crate) cpus: Option<usize>,
     /// Whether time goes by the TSC.
     pub(crate) tsc_use: TscUse,
     /// x2APIC mode is taken although firmware did not choose it.
@@ -50,6 +52,7 @@ impl Default for Options {
             console: Console::Both,
             log_level: LevelFilter::Info,
             reboot_on_panic: None,
+            cpus: None,
             tsc_use: TscUse::IfInvariant,
             x2apic: false,
         }
@@ -78,6 +81,9 @@ impl Options {
             ("console", "serial") => self.console = Console::Serial,
             ("console", "screen") => self.console = Console::Screen,
             ("loglevel", level) => self.log_level = level.parse().ok()?,
+            ("cpus", number) => {
+                self.cpus = Some(number.parse().ok().filter(|number| *number != 0)?);
+            }
             ("panic", "halt") => self.reboot_on_panic = None,
             ("panic", "reboot") => self.reboot_on_panic = Some(READING_TIME_S),
             ("panic", other) => {
@@ -107,13 +113,14 @@ mod tests {
 
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
-        let options = parse("  loglevel=debug console=serial panic=reboot:3 tsc=trust loglevel=WARN ");
+        let options = parse("  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN ");
         assert_eq!(
             options,
             Options {
                 console: Console::Serial,
                 log_level: LevelFilter::Warn,
                 reboot_on_panic: Some(3),
+                cpus: Some(3),
                 tsc_use: TscUse::Always,
                 x2apic: false
             }
@@ -126,13 +133,13 @@ mod tests {
 
     #[test]
     fn unknown_words_are_named_and_change_nothing() {
-        let line = "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1";
+        let line = "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1 cpus=0";
         let options = parse(line);
         assert_eq!(options, Options::default());
         let unknown: Vec<&str> = options.unknown(line.split_ascii_whitespace()).collect();
         assert_eq!(
             unknown,
-            ["quiet", "loglevel=loud", "foo=1", "console=", "panic=reboot:", "panic=reboot:-1"]
+            ["quiet", "loglevel=loud", "foo=1", "console=", "panic=reboot:", "panic=reboot:-1", "cpus=0"]
         );
     }
 }

@@ -4,10 +4,12 @@ use core::fmt::{self, Write};
 
 use crate::logger::LastWords;
 use crate::logger::survivor::{self, Ending};
+use crate::smp::stop;
 use crate::{clock, cpu, logger};
 
 /// Says on serial port and screen why the kernel cannot run here and what its user can do, and stops.
 pub fn refuse(reason: impl fmt::Display, advice: impl fmt::Display) -> ! {
+    stop::others();
     logger::prepare_last_words();
     survivor::set_ending(Ending::Refused);
     // `LastWords` never fails.

@@ -12,8 +12,9 @@ use core::sync::atomic::Ordering;
 
 use vcpu::{Host, Nanos};
 
-use crate::apic::local;
+use crate::apic::{ipi, local};
 use crate::clock::{Clock, clock, tsc};
+use crate::cpu::registry;
 use crate::{cpu, logger, power, screen, serial};
 
 /// A PC's CPU, its own: one for each CPU, which cannot leave it.
@@ -44,16 +45,21 @@ impl PcHost {
 }
 
 impl Host for PcHost {
-    // Only the boot CPU is used as yet.
+    #[inline]
     fn cpu(&self) -> usize {
-        0
+        cpu::current()
     }
 
+    #[inline]
     fn cpus(&self) -> usize {
-        1
+        cpu::count()
     }
 
-    fn kick(&mut self, _cpu: usize) {}
+    fn kick(&mut self, cpu: usize) {
+        if let Some(other) = registry::get(cpu).filter(|other| other.number != cpu::current()) {
+            ipi::send_kick(other.apic_id.load(Ordering::Relaxed));
+        }
+    }
 
     #[inline]
     fn tsc(&self) -> u64 {

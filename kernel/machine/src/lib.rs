@@ -30,6 +30,7 @@ pub mod power;
 mod registers;
 pub mod screen;
 pub mod serial;
+pub mod smp;
 pub mod stacks;
 pub mod svm;
 pub mod virtualization;

@@ -17,6 +17,7 @@ use x86_64::registers::control::{Cr2, Cr3};
 use crate::cpu::{self, InterruptFrame};
 use crate::logger::survivor::{self, Ending};
 use crate::logger::{self, LastWords};
+use crate::smp::stop;
 use crate::{fatal, heap, power, stacks};
 
 /// Most return addresses that are printed, and how many in a line.
@@ -57,6 +58,7 @@ pub fn epitaph(info: &PanicInfo<'_>) -> ! {
     unsafe { asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
     control_registers();
     backtrace(frame_pointer);
+    stop::report();
     end(if heap::was_exhausted() { HEAP_ADVICE } else { REPORT })
 }
 
@@ -81,12 +83,14 @@ pub(crate) fn exception(frame: &InterruptFrame, name: &str, note: &str) -> ! {
     }
     control_registers();
     backtrace(frame.rbp);
+    stop::report();
     end(if frame.vector == MACHINE_CHECK { HARDWARE_ADVICE } else { REPORT })
 }
 
 /// A panic inside a panic says so in one line and stops. One inside that says nothing, because saying it is
 /// what fails.
 fn begin() {
+    stop::others();
     match DEPTH.fetch_add(1, Ordering::SeqCst) {
         0 => {
             logger::prepare_last_words();

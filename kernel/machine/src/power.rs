@@ -19,6 +19,7 @@ use x86_64::structures::DescriptorTablePointer;
 use crate::acpi::{Acpi, Register};
 use crate::logger::survivor::{self, Ending};
 use crate::memory::map_mmio;
+use crate::smp::stop;
 use crate::{clock, serial};
 
 /// PM1 control: ACPI mode is on.
@@ -47,6 +48,7 @@ pub fn start(acpi: &Acpi) {
 
 /// Switches the machine off by ACPI. Returns where it does not know how, or nothing happens.
 pub(crate) fn power_off() {
+    stop::others();
     survivor::set_ending(Ending::Ordered);
     serial::drain();
     let Some(acpi) = ACPI.get() else { return };
@@ -90,6 +92,7 @@ fn sleep(port: u16, sleep_type: u8) {
 
 /// Restarts the machine, by the first of several ways that works. The last always does.
 pub(crate) fn restart() {
+    stop::others();
     survivor::set_ending(Ending::Ordered);
     serial::drain();
     reset_register();

@@ -6,7 +6,9 @@
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
 use vcpu::Hpa;
+use x86_64::PhysAddr;
 use x86_64::registers::model_specific::{ApicBase, ApicBaseFlags, Msr};
+use x86_64::structures::paging::PhysFrame;
 
 use super::ApicError;
 use crate::cpu;
@@ -24,6 +26,9 @@ enum Register {
     /// The first of eight, with 32 vectors each.
     InService = 0x100,
     CorrectedMachineCheck = 0x2f0,
+    Command = 0x300,
+    /// Only in memory: in x2APIC mode it is the upper half of [`Self::Command`].
+    CommandDestination = 0x310,
     Timer = 0x320,
     Thermal = 0x330,
     Performance = 0x340,
@@ -34,6 +39,10 @@ enum Register {
     Divide = 0x3e0,
 }
 
+/// Command register: the message has not left yet.
+const SEND_PENDING: u32 = 1 << 12;
+/// Looks at that bit before a message is taken for stuck: one takes about a microsecond.
+const SEND_PATIENCE: u32 = 100_000;
 const X2APIC_MSRS: u32 = 0x800;
 const REGISTERS_BYTES: u64 = 4096;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
@@ -54,6 +63,9 @@ const DIVIDE_BY_1: u32 = 0b1011;
 const XAPIC_ID_SHIFT: u32 = 24;
 
 static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// The registers' physical address.
+static BASE: AtomicU64 = AtomicU64::new(0);
 
 /// The registers in memory; null in x2APIC mode.
 static REGISTERS: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -113,10 +125,38 @@ pub(super) fn start(timer_vector: u8, spurious_vector: u8, needed: bool) -> Resu
             ApicBase::write(base, flags | ApicBaseFlags::LAPIC_ENABLE | ApicBaseFlags::X2APIC_ENABLE);
         }
     }
+    BASE.store(base.start_address().as_u64(), Ordering::Relaxed);
     if !x2apic {
         let registers = map_mmio(Hpa(base.start_address().as_u64()), REGISTERS_BYTES)?;
         REGISTERS.store(registers.as_ptr(), Ordering::Relaxed);
     }
+    program(timer_vector, spurious_vector);
+    STARTED.store(true, Ordering::Relaxed);
+    Ok(if x2apic { "x2APIC" } else { "xAPIC" })
+}
+
+/// Switches on the local APIC of a CPU that is not the boot CPU, in the same way, and gives its id.
+pub(super) fn start_as_boot_cpu(timer_vector: u8, spurious_vector: u8) -> Result<u32, ApicError> {
+    let (_, flags) = ApicBase::read();
+    if flags.contains(ApicBaseFlags::X2APIC_ENABLE) && !is_x2apic() {
+        return Err(ApicError::StuckInX2apic);
+    }
+    let base = PhysFrame::containing_address(PhysAddr::new(BASE.load(Ordering::Relaxed)));
+    let enabled = flags | ApicBaseFlags::LAPIC_ENABLE;
+    // SAFETY: the registers go to the address at which the boot CPU's are mapped, and the mode goes from off over xAPIC
+    // to x2APIC, which this CPU has where the boot CPU uses it (`cpu::Traits`). Interrupts are off.
+    unsafe {
+        ApicBase::write(base, enabled);
+        if is_x2apic() {
+            ApicBase::write(base, enabled | ApicBaseFlags::X2APIC_ENABLE);
+        }
+    }
+    program(timer_vector, spurious_vector);
+    Ok(id())
+}
+
+/// Masks this CPU's own sources but the timer and what firmware wired to NMI, and lets interrupts through.
+fn program(timer_vector: u8, spurious_vector: u8) {
     let timer_mode = if cpu::features().tsc_deadline { TSC_DEADLINE_MODE } else { 0 };
     let last = read(Register::Version) >> LAST_ENTRY_SHIFT & LAST_ENTRY_MASK;
     let quiet = [
@@ -140,13 +180,6 @@ pub(super) fn start(timer_vector: u8, spurious_vector: u8, needed: bool) -> Resu
     }
     // The timer's mode, written through memory in xAPIC mode, must be seen before the first deadline.
     fence(Ordering::SeqCst);
-    STARTED.store(true, Ordering::Relaxed);
-    Ok(if x2apic { "x2APIC" } else { "xAPIC" })
-}
-
-/// x2APIC mode, once on, ends only at a reset.
-const fn wants_x2apic(flags: ApicBaseFlags, offered: bool, needed: bool) -> bool {
-    flags.contains(ApicBaseFlags::X2APIC_ENABLE) || needed && offered
 }
 
 /// True in x2APIC mode, once [`start`] has run.
@@ -154,8 +187,32 @@ pub(super) fn is_x2apic() -> bool {
     REGISTERS.load(Ordering::Relaxed).is_null()
 }
 
+/// Sends a message to the local APIC with this id. `command` is the lower half of the command register.
+pub(super) fn send(apic_id: u32, command: u32) {
+    // What was stored before must be seen by who gets the message; writing an MSR does not see to that.
+    fence(Ordering::SeqCst);
+    if is_x2apic() {
+        let value = u64::from(apic_id) << 32 | u64::from(command);
+        // SAFETY: in x2APIC mode the MSR exists. Its callers send what the receiver is ready for.
+        unsafe { Msr::new(X2APIC_MSRS + (Register::Command as u32 >> 4)).write(value) };
+        return;
+    }
+    // The message before must be on its way.
+    let _ = (0..SEND_PATIENCE).find(|_| read(Register::Command) & SEND_PENDING == 0);
+    // SAFETY: as above; an interrupt handler sends nothing, so the two halves stay together.
+    unsafe {
+        write(Register::CommandDestination, apic_id << XAPIC_ID_SHIFT);
+        write(Register::Command, command);
+    }
+}
+
+/// x2APIC mode, once on, ends only at a reset.
+const fn wants_x2apic(flags: ApicBaseFlags, offered: bool, needed: bool) -> bool {
+    flags.contains(ApicBaseFlags::X2APIC_ENABLE) || needed && offered
+}
+
 /// This CPU's APIC id.
-pub(super) fn id() -> u32 {
+pub(crate) fn id() -> u32 {
     let id = read(Register::Id);
     if is_x2apic() { id } else { id >> XAPIC_ID_SHIFT }
 }

@@ -5,6 +5,7 @@
 //! Intel 8259A data sheet.
 
 mod io;
+pub(crate) mod ipi;
 pub(crate) mod local;
 mod pic;
 
@@ -36,6 +37,8 @@ pub enum ApicError {
     Map(MapError),
     /// The CPU has no local APIC, or firmware switched it off for good.
     NoLocalApic,
+    /// The local APIC is in x2APIC mode, which it does not leave, unlike the boot CPU's.
+    StuckInX2apic,
 }
 
 impl From<MapError> for ApicError {
@@ -48,7 +51,9 @@ impl ApicError {
     /// What the user can do about it.
     pub const fn advice(self) -> &'static str {
         match self {
-            Self::Map(_) => "report this line with the machine's name and the log above",
+            Self::Map(_) | Self::StuckInX2apic => {
+                "report this line with the machine's name and the log above"
+            }
             Self::NoLocalApic => "switch the local APIC on in the firmware's set-up",
         }
     }
@@ -59,6 +64,9 @@ impl fmt::Display for ApicError {
         match self {
             Self::Map(error) => write!(f, "the interrupt controllers cannot be mapped: {error}"),
             Self::NoLocalApic => f.write_str("the CPU has no local APIC"),
+            Self::StuckInX2apic => {
+                f.write_str("the CPU's local APIC is in x2APIC mode, unlike the boot CPU's")
+            }
         }
     }
 }
@@ -79,6 +87,7 @@ pub fn start(acpi: &Acpi, x2apic: bool) -> Result<(), ApicError> {
     if !acpi.madt.processors.contains(&local::id()) {
         warn!("firmware's list of CPUs lacks the one that booted, with local APIC {}", local::id());
     }
+    ipi::start();
     cpu::set_handler(TIMER_VECTOR, timer_interrupt);
     cpu::set_handler(CONSOLE_VECTOR, console_interrupt);
     for io_apic in &acpi.madt.io_apics {
@@ -86,6 +95,11 @@ pub fn start(acpi: &Acpi, x2apic: bool) -> Result<(), ApicError> {
     }
     route_console(acpi.madt.isa[COM1_INTERRUPT]);
     Ok(())
+}
+
+/// Switches on the local APIC of a CPU that is being started, as the boot CPU's, and gives its id.
+pub(crate) fn start_on_this_cpu() -> Result<u32, ApicError> {
+    local::start_as_boot_cpu(TIMER_VECTOR, SPURIOUS_VECTOR)
 }
 
 fn route_console(interrupt: IsaInterrupt) {

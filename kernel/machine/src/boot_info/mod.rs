@@ -16,6 +16,8 @@ use core::ops::Range;
 use arrayvec::ArrayVec;
 use vcpu::Hpa;
 
+use crate::smp::Trampoline;
+
 pub use self::memory_map::{MAX_MEMORY_RANGES, MemoryKind, MemoryMap, MemoryRange};
 pub use self::pvh::PVH_MAGIC;
 
@@ -75,6 +77,8 @@ pub struct KernelImage {
     pub rodata: Range<u64>,
     /// Variables, zeroed ones included.
     pub data: Range<u64>,
+    /// The code with which other CPUs start.
+    pub trampoline: Trampoline,
 }
 
 /// Why the boot information cannot be used.

@@ -170,8 +170,10 @@ mod tests {
 
     use super::super::{MAX_MEMORY_RANGES, MAX_MODULES};
     use super::*;
+    use crate::smp::Trampoline;
 
-    const IMAGE: KernelImage = KernelImage { physical: 0..0, text: 0..0, rodata: 0..0, data: 0..0 };
+    const IMAGE: KernelImage =
+        KernelImage { physical: 0..0, text: 0..0, rodata: 0..0, data: 0..0, trampoline: Trampoline::NONE };
 
     fn parse(builder: Builder) -> Result<BootInfo, BootInfoError> {
         let bytes = Box::leak(builder.build());

@@ -212,8 +212,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::smp::Trampoline;
 
-    const IMAGE: KernelImage = KernelImage { physical: 0..0, text: 0..0, rodata: 0..0, data: 0..0 };
+    const IMAGE: KernelImage =
+        KernelImage { physical: 0..0, text: 0..0, rodata: 0..0, data: 0..0, trampoline: Trampoline::NONE };
     const START_INFO: usize = 0x100;
 
     /// Physical memory from address 0 on, filled piece by piece.

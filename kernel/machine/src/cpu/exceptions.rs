@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::registers::control::Cr2;
 
 use super::{InterruptFrame, interrupts};
+use crate::smp::stop;
 use crate::{panic, stacks};
 
 /// Names by vector (SDM vol. 3, "Protected-Mode Exceptions and Interrupts").
@@ -58,6 +59,7 @@ static STRAY_DEBUG_TRAPS: AtomicU64 = AtomicU64::new(0);
 /// Handles a vector below 32.
 pub(super) fn handle(frame: &mut InterruptFrame) {
     if frame.vector == NMI {
+        stop::obey(frame);
         interrupts::leave_wait(frame);
         NMIS.fetch_add(1, Ordering::Relaxed);
         return;
@@ -69,8 +71,7 @@ pub(super) fn handle(frame: &mut InterruptFrame) {
         return;
     }
     let name = NAMES.get(frame.vector as usize).copied().unwrap_or("exception");
-    let hit_guard = |address: u64| stacks::guards().iter().any(|guard| guard.contains(&address));
-    let overflow = matches!(frame.vector, DOUBLE_FAULT | PAGE_FAULT) && hit_guard(Cr2::read_raw());
+    let overflow = matches!(frame.vector, DOUBLE_FAULT | PAGE_FAULT) && stacks::is_guard(Cr2::read_raw());
     let note = if overflow { "; a stack overflowed into its guard page" } else { "" };
     panic::exception(frame, name, note)
 }

@@ -179,6 +179,12 @@ pub(crate) fn wait_for_interrupt() {
     unsafe { basalt_wait() };
 }
 
+/// True where an NMI that came at this address found the CPU waiting.
+pub(crate) fn is_waiting(rip: u64) -> bool {
+    let halt = basalt_wait_halt as *const () as u64;
+    rip == halt || rip == halt + 1
+}
+
 /// An NMI between STI and HLT ends STI's delay: the interrupt that was to end HLT would come before it. So HLT is
 /// passed over.
 pub(super) fn leave_wait(frame: &mut InterruptFrame) {

@@ -9,19 +9,25 @@
 mod exceptions;
 mod features;
 pub(crate) mod interrupts;
+pub(crate) mod registry;
 mod tables;
+mod traits;
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 pub use features::{Features, Vendor, features};
 pub(crate) use interrupts::{InterruptFrame, set_handler, wait_for_interrupt};
 use tables::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR};
+pub(crate) use traits::{Lack, Traits};
 
+use spin::Once;
 use x86_64::registers::model_specific::GsBase;
 use x86_64::{VirtAddr, instructions};
 
 use self::tables::CpuTables;
+use crate::stacks::CpuStacks;
+use crate::svm::SvmCpu;
 
 /// What belongs to one CPU. The GS segment's base points to it.
 #[derive(Debug)]
@@ -30,24 +36,24 @@ pub(crate) struct PerCpu {
     /// Its own address, so that one load through GS finds it.
     address: AtomicU64,
     /// Number of the CPU, 0 for the one that booted.
-    pub(crate) id: u32,
+    pub(crate) number: usize,
+    /// The local APIC's id, once that is up.
+    pub(crate) apic_id: AtomicU32,
     /// True from the timer's interrupt until somebody asks.
     pub(crate) timer_fired: AtomicBool,
     /// A virtualization extension is switched on.
     virtualized: AtomicBool,
     /// A vCPU's state is in the CPU.
     occupied: AtomicBool,
+    /// Where the kernel stood when it was told to stop; 0 while it runs.
+    pub(crate) stopped_at: AtomicU64,
+    /// What SVM keeps for this CPU.
+    pub(crate) svm: Once<SvmCpu>,
+    stacks: Once<CpuStacks>,
     tables: CpuTables,
 }
 
-static BOOT_CPU: PerCpu = PerCpu {
-    address: AtomicU64::new(0),
-    id: 0,
-    timer_fired: AtomicBool::new(false),
-    virtualized: AtomicBool::new(false),
-    occupied: AtomicBool::new(false),
-    tables: CpuTables::new(),
-};
+static BOOT_CPU: PerCpu = PerCpu::new(0);
 
 static STARTED: AtomicBool = AtomicBool::new(false);
 
@@ -76,6 +82,8 @@ pub fn start() {
     if STARTED.swap(true, Ordering::SeqCst) {
         return;
     }
+    BOOT_CPU.give_stacks(CpuStacks::boot());
+    registry::list(&BOOT_CPU);
     // SAFETY: this CPU is the boot CPU, the flag above lets only one call through, and interrupts are off
     // since the entry code.
     unsafe { BOOT_CPU.load() };
@@ -98,6 +106,18 @@ pub(crate) fn this() -> &'static PerCpu {
     }
 }
 
+/// The number of the calling CPU, 0 for the one that booted.
+#[inline]
+pub fn current() -> usize {
+    if is_started() { this().number } else { 0 }
+}
+
+/// CPUs that the kernel runs on; their numbers count from 0.
+#[inline]
+pub fn count() -> usize {
+    registry::count()
+}
+
 /// Where this CPU's tables are.
 ///
 /// # Panics
@@ -118,19 +138,62 @@ pub(crate) fn tables() -> HostTables {
 }
 
 impl PerCpu {
+    /// The block of the CPU with this number, which does not run yet.
+    pub(crate) const fn new(number: usize) -> Self {
+        Self {
+            address: AtomicU64::new(0),
+            number,
+            apic_id: AtomicU32::new(0),
+            timer_fired: AtomicBool::new(false),
+            virtualized: AtomicBool::new(false),
+            occupied: AtomicBool::new(false),
+            stopped_at: AtomicU64::new(0),
+            svm: Once::new(),
+            stacks: Once::new(),
+            tables: CpuTables::new(),
+        }
+    }
+
+    /// Says where its stacks are. The first call counts.
+    pub(crate) fn give_stacks(&self, stacks: CpuStacks) {
+        self.stacks.call_once(|| stacks);
+    }
+
+    /// Its stacks, once it has any.
+    pub(crate) fn stacks(&self) -> Option<&CpuStacks> {
+        self.stacks.get()
+    }
+
+    /// Loads the CPU's own descriptor tables, and lets GS point to this block.
+    ///
     /// # Safety
     ///
     /// 1. The calling CPU is the one this block is for, and loads it once.
     /// 2. Interrupts are off.
-    unsafe fn load(&'static self) {
+    ///
+    /// # Panics
+    ///
+    /// Where it has no stacks.
+    pub(crate) unsafe fn load(&'static self) {
         self.address.store(&raw const *self as u64, Ordering::Relaxed);
-        // SAFETY: conditions 1 and 2 are `CpuTables::load`'s.
-        unsafe { self.tables.load() };
+        let stacks = self.stacks();
+        assert!(stacks.is_some(), "a CPU without stacks");
+        if let Some(stacks) = stacks {
+            // SAFETY: conditions 1 and 2 are `CpuTables::load`'s.
+            unsafe { self.tables.load(stacks) };
+        }
         // SAFETY: it only switches breakpoints off that firmware or a debugger may have left. Guests' addresses
         // in DR0 to DR3 rely on that.
         unsafe { asm!("mov dr7, {}", in(reg) vcpu::power_up::DR7, options(nomem, nostack, preserves_flags)) };
         // After the segment loads, which clear the base.
         GsBase::write(VirtAddr::new(&raw const *self as u64));
+    }
+}
+
+impl PerCpu {
+    /// Puts it on the list of CPUs.
+    pub(crate) fn list(&'static self) {
+        registry::list(self);
     }
 }
 
@@ -147,7 +210,7 @@ pub(crate) fn virtualize() -> bool {
 /// Where another vCPU's is in it.
 pub(crate) fn occupy() {
     let cpu = this();
-    assert!(!cpu.occupied.swap(true, Ordering::Relaxed), "two vCPUs are loaded on CPU {}", cpu.id);
+    assert!(!cpu.occupied.swap(true, Ordering::Relaxed), "two vCPUs are loaded on CPU {}", cpu.number);
 }
 
 /// Notes that it has left.

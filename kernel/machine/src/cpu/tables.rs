@@ -15,7 +15,7 @@ use x86_64::structures::gdt::SegmentSelector;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
 use super::interrupts::{self, STUB_BYTES, VECTORS};
-use crate::stacks;
+use crate::stacks::CpuStacks;
 
 /// Selector of the kernel's code segment.
 pub(super) const CODE_SELECTOR: u16 = 0x08;
@@ -96,15 +96,15 @@ impl CpuTables {
     ///
     /// 1. The calling CPU is the one these tables are for, and loads them once.
     /// 2. Interrupts are off.
-    pub(super) unsafe fn load(&'static self) {
+    pub(super) unsafe fn load(&'static self, own: &CpuStacks) {
         let [low, high] = tss_descriptor(self.tss_base());
         let mut stacks = [0; 7];
         for (slot, stack) in [
-            (DOUBLE_FAULT_IST, &stacks::DOUBLE_FAULT_STACK),
-            (NMI_IST, &stacks::NMI_STACK),
-            (MACHINE_CHECK_IST, &stacks::MACHINE_CHECK_STACK),
+            (DOUBLE_FAULT_IST, &own.double_fault),
+            (NMI_IST, &own.nmi),
+            (MACHINE_CHECK_IST, &own.machine_check),
         ] {
-            stacks[usize::from(slot) - 1] = stack.top();
+            stacks[usize::from(slot) - 1] = stack.end;
         }
         let pointer = DescriptorTablePointer {
             limit: (GDT_ENTRIES * 8 - 1) as u16,

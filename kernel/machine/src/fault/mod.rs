@@ -15,6 +15,8 @@ pub(crate) mod lies;
 mod provoke;
 
 #[cfg(feature = "faults")]
+pub(crate) use self::provoke::on_another_cpu;
+#[cfg(feature = "faults")]
 pub use self::provoke::{at_first, when_started};
 
 /// Chooses the faults that a command line asks for. Nothing without the feature.
@@ -28,6 +30,10 @@ pub const fn at_first() {}
 /// Provokes what comes when clock and interrupts are up. Nothing without the feature.
 #[cfg(not(feature = "faults"))]
 pub const fn when_started() {}
+
+/// Provokes what comes on a CPU that has just been started. Nothing without the feature.
+#[cfg(not(feature = "faults"))]
+pub(crate) const fn on_another_cpu() {}
 
 /// Whether the word of the command line is one for this module.
 pub fn is_option(word: &str) -> bool {
@@ -125,6 +131,12 @@ faults! {
     EarlyPanic = "early-panic",
     /// A panic.
     Panic = "panic",
+    /// A panic on a CPU that has just been started.
+    PanicElsewhere = "panic-elsewhere",
+    /// CPUs do not answer start-up messages.
+    SilentCpu = "silent-cpu",
+    /// The other CPUs lack something that the boot CPU has.
+    UnlikeCpu = "unlike-cpu",
     /// A panic while a panic is being reported.
     PanicInPanic = "panic-in-panic",
     /// An exception while a panic is being reported.

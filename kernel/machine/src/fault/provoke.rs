@@ -51,6 +51,13 @@ pub fn when_started() {
     instructions();
 }
 
+/// Provokes what comes on a CPU that has just been started.
+pub(crate) fn on_another_cpu() {
+    if is(Fault::PanicElsewhere) {
+        panic!("the fault panic-elsewhere was asked for");
+    }
+}
+
 /// Exceptions that take an instruction of their own.
 fn instructions() {
     if is(Fault::DivideError) {

@@ -26,6 +26,11 @@ const WINDOW_BYTES: u64 = 1 << 36;
 /// Bytes of a large page: the screen has its own, and so its page table entries.
 const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
+/// Entries of a page table.
+const TABLE_ENTRIES: usize = 512;
+/// Page tables that [`startup_space`] needs, one of each level.
+pub(super) const STARTUP_TABLES: u64 = 4;
+
 /// The kernel's page tables in use, and where the next window goes.
 struct KernelSpace {
     table: PageTable<KernelFrames>,
@@ -108,8 +113,24 @@ pub(super) unsafe fn build_and_load(
     let (screen, next_window) = map_screen(&mut table);
     let root = PhysFrame::containing_address(PhysAddr::new(table.root().0));
     // SAFETY: the new tables map the running code, its data and stack as before (`map_image`) and keep the
-    // direct map's addresses. Condition 2 allows NXE, which must be on before tables with that bit are used.
-    // Loading CR3 flushes what was translated with another IA32_PAT.
+    // direct map's addresses; condition 2 is `load`'s.
+    unsafe { load(root) };
+    let table = table.with_frames(|_| KernelFrames);
+    *SPACE.lock() = Some(KernelSpace { table, next_window });
+    // SAFETY: the tables just loaded map the screen there for good, if they do at all.
+    unsafe { screen::moved(screen.map(|address| address as *mut u8)) };
+    Ok(())
+}
+
+/// Loads page tables and switches on what protects them.
+///
+/// # Safety
+///
+/// 1. The tables map the running code, its data and its stack.
+/// 2. The CPU has no-execute pages and what [`protections`] takes from the boot CPU's features.
+unsafe fn load(root: PhysFrame) {
+    // SAFETY: condition 2 allows NXE, which must be on before tables with that bit are used. Loading CR3 flushes
+    // what was translated with another IA32_PAT.
     unsafe {
         registers::set_pat();
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
@@ -117,11 +138,47 @@ pub(super) unsafe fn build_and_load(
         Cr3::write(root, Cr3Flags::empty());
         Cr4::update(|cr4| cr4.insert(protections()));
     }
-    let table = table.with_frames(|_| KernelFrames);
-    *SPACE.lock() = Some(KernelSpace { table, next_window });
-    // SAFETY: the tables just loaded map the screen there for good, if they do at all.
-    unsafe { screen::moved(screen.map(|address| address as *mut u8)) };
-    Ok(())
+}
+
+/// Loads the kernel's page tables on a CPU that is being started, in the place of those that [`startup_space`] made.
+/// Nothing happens before there are any.
+///
+/// # Safety
+///
+/// The CPU has the boot CPU's features.
+pub(crate) unsafe fn enter_on_this_cpu() {
+    if let Some(root) = root() {
+        // SAFETY: the kernel's tables map all of the kernel, on every CPU; the rest is the caller's promise.
+        unsafe { load(PhysFrame::containing_address(PhysAddr::new(root.0))) };
+    }
+}
+
+fn root() -> Option<Hpa> {
+    SPACE.lock().as_ref().map(|space| space.table.root())
+}
+
+/// Page tables for a CPU that is being started: the kernel's, and `page` below 1 MiB at its physical address, to be
+/// read and executed. They lie in the four frames from `tables` on, below 4 GiB, as a CPU outside 64-bit mode needs
+/// them. Gives the address of the root table.
+///
+/// # Safety
+///
+/// The frames are RAM in the direct map that nobody else uses.
+pub(super) unsafe fn startup_space(page: Hpa, tables: Hpa) -> Option<Hpa> {
+    let kernel = root()?;
+    let frame = |number: u64| Hpa(tables.0 + number * PAGE_SIZE);
+    // SAFETY: by the caller.
+    (0..STARTUP_TABLES).for_each(|number| unsafe { zero_frames(frame(number), 0) });
+    for upper_half in TABLE_ENTRIES / 2..TABLE_ENTRIES {
+        write_entry(frame(0), upper_half, read_entry(kernel, upper_half));
+    }
+    let next = PageFlags::PRESENT | PageFlags::WRITABLE;
+    for level in 0..STARTUP_TABLES - 1 {
+        write_entry(frame(level), 0, frame(level + 1).0 | next.bits());
+    }
+    let slot = (page.0 / PAGE_SIZE) as usize;
+    write_entry(frame(STARTUP_TABLES - 1), slot, page.0 | PageFlags::PRESENT.bits());
+    Some(frame(0))
 }
 
 /// Maps the screen in the first window and returns its address and where the next window goes. A screen that
@@ -197,6 +254,15 @@ pub(crate) fn map_mmio(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapError> {
 /// Maps a firmware table for reading and returns the address of the first byte. It stays mapped.
 pub(crate) fn map_firmware(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapError> {
     map_window(hpa, length, PageFlags::READ)
+}
+
+/// Takes frames for a stack and maps them, between pages that stay unmapped. Gives the virtual addresses. They are
+/// never given back.
+pub(crate) fn map_stack(bytes: u64) -> Result<Range<u64>, MapError> {
+    let order = bytes.div_ceil(PAGE_SIZE).next_power_of_two().trailing_zeros() as u8;
+    let frames = frames::allocate(order, FrameKind::Kernel, 0).ok_or(MapError::OutOfFrames)?;
+    let start = map_window(frames, bytes, PageFlags::READ_WRITE)?.as_ptr() as u64;
+    Ok(start..start + bytes)
 }
 
 fn map_window(hpa: Hpa, length: u64, flags: PageFlags) -> Result<NonNull<u8>, MapError> {

@@ -6,7 +6,8 @@
 //! | `0xffff_c000_0000_0000` | windows: the screen (write-combining), device registers (uncached), firmware tables (read-only) |
 //! | `0xffff_ffff_8020_0000` | the kernel's image: code read-execute, constants read-only, variables read-write |
 //!
-//! Nothing else is mapped, address 0 least of all. Source: Intel SDM vol. 3, "Paging".
+//! Nothing else is mapped, address 0 least of all; a CPU that is being started has tables of its own for a moment
+//! ([`startup`]). Source: Intel SDM vol. 3, "Paging".
 
 // UNSAFETY: builds and loads the kernel's own page tables, and clears frames by address.
 #![allow(unsafe_code)]
@@ -18,6 +19,7 @@ mod kernel_space;
 mod map;
 mod page_table;
 mod range_set;
+mod startup;
 
 use core::arch::asm;
 use core::fmt;
@@ -27,11 +29,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use vcpu::{Hpa, PAGE_SIZE};
 
 use self::buddy::{FrameTable, MAX_FRAMES};
-pub(crate) use self::kernel_space::{map_firmware, map_mmio};
+pub(crate) use self::kernel_space::{enter_on_this_cpu, map_firmware, map_mmio, map_stack};
 pub use self::map::LayoutError;
 pub use self::page_table::MapError;
 pub(crate) use self::page_table::PageFlags;
 use self::range_set::{RangeSet, pages_of};
+pub(crate) use self::startup::{StartupSpace, startup_space};
 use crate::boot_info::BootInfo;
 use crate::{cpu, screen};
 
@@ -154,6 +157,7 @@ pub fn start(boot: &BootInfo) -> Result<(), StartError> {
         usable.remove(pages_of(&screen));
     }
     let loaded = map::loaded(boot);
+    startup::reserve(&usable, &loaded);
     let mut free = map::free(&usable, &loaded, &boot.image.physical);
     if free.bytes() < LEAST_FREE_BYTES {
         return Err(StartError::TooLittle { free: free.bytes() });

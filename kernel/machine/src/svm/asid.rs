@@ -4,6 +4,9 @@
 //!
 //! Source: AMD APM vol. 2, "TLB Control".
 
+/// Generations of a CPU never get out of these.
+const GENERATION_BITS: u32 = 48;
+
 /// Identifiers of one CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Asids {
@@ -22,10 +25,11 @@ pub(crate) struct Asid {
 }
 
 impl Asids {
-    /// `count` identifiers, the host's 0 included.
-    pub(crate) const fn new(count: u32) -> Self {
+    /// `count` identifiers, the host's 0 included, of the CPU with this number. Another CPU has other generations, so
+    /// that a vCPU which comes from there takes a new identifier.
+    pub(crate) const fn new(count: u32, cpu: usize) -> Self {
         let count = if count < 2 { 2 } else { count };
-        Self { generation: 1, next: 1, count, owed: false }
+        Self { generation: (cpu as u64) << GENERATION_BITS | 1, next: 1, count, owed: false }
     }
 
     /// The identifier a vCPU that had `old` runs with now, and whether the whole TLB must be flushed first.
@@ -63,7 +67,7 @@ mod tests {
     /// Within a generation no two vCPUs share an identifier; a new one starts with a flush.
     #[test]
     fn identifiers_are_unique_in_a_generation() {
-        let mut asids = Asids::new(4);
+        let mut asids = Asids::new(4, 0);
         let mut vcpus = [Asid::default(); 5];
         let mut owners = [None; 4];
         for step in 0..100 {
@@ -82,7 +86,7 @@ mod tests {
     /// Who takes another identifier for a flush never gets one that anybody has used since the last full flush.
     #[test]
     fn a_new_identifier_has_no_translations() {
-        let mut asids = Asids::new(8);
+        let mut asids = Asids::new(8, 0);
         let mut used = [false; 8];
         for _ in 0..50 {
             let (asid, flush) = asids.next();
@@ -95,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_flush_that_was_not_made_is_made_by_the_next() {
-        let mut asids = Asids::new(16);
+        let mut asids = Asids::new(16, 1);
         let (kept, _) = asids.assign(Asid::default());
         asids.owe_flush();
         assert_eq!(asids.assign(kept), (kept, true));
@@ -104,9 +108,23 @@ mod tests {
         assert!(asids.next().1 && !asids.next().1);
     }
 
+    /// A vCPU that moves to and fro never runs with an identifier that another CPU gave it.
+    #[test]
+    fn identifiers_of_other_cpus_are_not_valid() {
+        let mut cpus = [Asids::new(16, 0), Asids::new(16, 1)];
+        let mut asid = Asid::default();
+        for step in 0..8 {
+            let cpu = step % 2;
+            let (next, _) = cpus[cpu].assign(asid);
+            assert_ne!(next, asid);
+            asid = next;
+            assert_eq!(cpus[cpu].assign(asid), (asid, false));
+        }
+    }
+
     #[test]
     fn a_vcpu_keeps_its_identifier_while_it_is_valid() {
-        let mut asids = Asids::new(16);
+        let mut asids = Asids::new(16, 1);
         let (first, flush) = asids.assign(Asid::default());
         assert!(!flush);
         assert_eq!(asids.assign(first), (first, false));

@@ -2,7 +2,7 @@
 //!
 //! Sources: AMD APM vol. 2, "Secure Virtual Machine". What each field is for stands in `docs/contract.md`. Of
 //! the features that are not on every CPU, [`plan::Plan`] says which are used. The last-branch records and
-//! DEBUGCTL are hidden from guests. Not its job: policy of any kind. Locks: this CPU's ASIDs, held for a few instructions
+//! DEBUGCTL are hidden from guests. Not its job: policy of any kind. Locks: each CPU's ASIDs, held for a few instructions
 //! when a vCPU is loaded.
 
 // UNSAFETY: switches SVM on and fills the maps that confine guests.
@@ -25,7 +25,7 @@ use core::arch::asm;
 use core::fmt;
 
 use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE, efer};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 use self::asid::{Asid, Asids};
 use self::plan::{Leaves, Plan};
@@ -64,7 +64,7 @@ const PASSED_MSRS: [u32; 10] = [
 ];
 const TSC_AUX: u32 = 0xc000_0103;
 
-/// What vCPUs share.
+/// What vCPUs share; the CPU's part is that of the one that has the vCPU loaded.
 #[derive(Clone, Copy, Debug)]
 struct Shared {
     cpu: CpuPart,
@@ -74,31 +74,46 @@ struct Shared {
     msr_permissions: Hpa,
 }
 
-/// The boot CPU's identifiers.
-static BOOT_CPU_ASIDS: Mutex<Asids> = Mutex::new(Asids::new(2));
+/// What SVM keeps for each CPU.
+#[derive(Debug)]
+pub(crate) struct SvmCpu {
+    /// The frame with the kernel's VMSAVE state.
+    host_state: Hpa,
+    asids: Mutex<Asids>,
+}
 
-/// A CPU's part: the frame with the kernel's VMSAVE state.
+/// The calling CPU's part, which a vCPU keeps while it is loaded.
 #[derive(Clone, Copy, Debug)]
 struct CpuPart {
     host_state: Hpa,
+    asids: &'static Mutex<Asids>,
 }
 
 impl CpuPart {
+    /// The calling CPU's. `None` where SVM is off.
+    fn of_this_cpu() -> Option<Self> {
+        let part = cpu::this().svm.get()?;
+        Some(Self { host_state: part.host_state, asids: &part.asids })
+    }
+
     /// See [`Asids::assign`].
     fn assign(self, old: Asid) -> (Asid, bool) {
-        BOOT_CPU_ASIDS.lock().assign(old)
+        self.asids.lock().assign(old)
     }
 
     /// See [`Asids::owe_flush`].
     fn owe_flush(self) {
-        BOOT_CPU_ASIDS.lock().owe_flush();
+        self.asids.lock().owe_flush();
     }
 
     /// See [`Asids::next`].
     fn next_asid(self) -> (Asid, bool) {
-        BOOT_CPU_ASIDS.lock().next()
+        self.asids.lock().next()
     }
 }
+
+/// What [`Svm::enable`] has found, which other CPUs must have.
+static FOUND: Once<(Plan, Layout)> = Once::new();
 
 /// SVM, switched on.
 #[derive(Debug)]
@@ -118,43 +133,78 @@ impl Svm {
         if !Self::present() {
             return Err(Refusal::NoExtensions);
         }
-        // SAFETY: the CPU has SVM, hence this MSR.
-        if unsafe { registers::read_msr(VM_CR) } & VM_CR_DISABLED != 0 {
-            return Err(Refusal::LockedByFirmware);
-        }
-        let leaves = Leaves {
-            basic: registers::cpuid(1, 0),
-            extended: registers::cpuid(LEAF_EXTENDED_FEATURES, 0),
-            svm: registers::cpuid(LEAF_SVM, 0),
-        };
-        let plan = Plan::choose(&leaves).map_err(|what| Refusal::Missing { what })?;
+        permit()?;
+        let plan = plan_of_this_cpu()?;
         let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
-        let (save_area, host_state) = (frames(0)?, frames(0)?);
         let (io_permissions, msr_permissions) = (frames(IO_MAP_ORDER)?, frames(MSR_MAP_ORDER)?);
-        if !cpu::virtualize() {
-            return Err(Refusal::Failed { what: "a second start of SVM" });
-        }
-        let (save_area, host_state) = (save_area.keep(), host_state.keep());
-        let (io_permissions, msr_permissions) = (io_permissions.keep(), msr_permissions.keep());
         let layout = Layout::detect(true);
-        extended::enable(layout);
-        // SAFETY: the CPU has SVM and firmware allows it; both frames are ours and stay. VMSAVE stores this
-        // CPU's FS, GS, TR, LDTR and system-call MSRs, which the kernel does not change afterwards:
-        // `cpu::virtualize` saw that its tables are loaded. Every CPU with SVM has DEBUGCTL; VMRUN does not
-        // switch it, so what firmware may have left there would act on guests.
-        unsafe {
-            if registers::read_msr(DEBUGCTL) != 0 {
-                registers::write_msr(DEBUGCTL, 0);
-            }
-            registers::set_efer(efer::SVME);
-            registers::write_msr(VM_HSAVE_PA, save_area.0);
-            asm!("vmsave rax", in("rax") host_state.0, options(nostack));
-        }
-        *BOOT_CPU_ASIDS.lock() = Asids::new(plan.asids);
+        let cpu = switch_on(layout, plan.asids)?;
+        let (io_permissions, msr_permissions) = (io_permissions.keep(), msr_permissions.keep());
         fill_permission_maps(io_permissions, msr_permissions, plan.rdtscp);
-        let cpu = CpuPart { host_state };
+        FOUND.call_once(|| (plan, layout));
         Ok(Self { shared: Shared { cpu, plan, layout, io_permissions, msr_permissions } })
     }
+
+    /// Switches SVM on on another CPU, which must be able to run the boot CPU's vCPUs. To be called once on each.
+    pub fn join() -> Result<(), Refusal> {
+        let (plan, layout) = FOUND.get().ok_or(Refusal::Failed { what: "SVM on the boot CPU" })?;
+        if !Self::present() {
+            return Err(Refusal::NoExtensions);
+        }
+        permit()?;
+        let own = plan_of_this_cpu()?;
+        // Each CPU gives its own identifiers.
+        let comparable = Plan { asids: plan.asids, ..own };
+        if comparable != *plan || Layout::detect(true) != *layout {
+            return Err(Refusal::Missing { what: "what the boot CPU's has" });
+        }
+        switch_on(*layout, own.asids).map(drop)
+    }
+}
+
+fn plan_of_this_cpu() -> Result<Plan, Refusal> {
+    let leaves = Leaves {
+        basic: registers::cpuid(1, 0),
+        extended: registers::cpuid(LEAF_EXTENDED_FEATURES, 0),
+        svm: registers::cpuid(LEAF_SVM, 0),
+    };
+    Plan::choose(&leaves).map_err(|what| Refusal::Missing { what })
+}
+
+/// Sees that firmware allows SVM on the calling CPU, which has it.
+fn permit() -> Result<(), Refusal> {
+    // SAFETY: the CPU has SVM, hence this MSR.
+    if unsafe { registers::read_msr(VM_CR) } & VM_CR_DISABLED != 0 {
+        return Err(Refusal::LockedByFirmware);
+    }
+    Ok(())
+}
+
+/// Switches SVM on on the calling CPU, which [`permit`] has let through.
+fn switch_on(layout: Layout, asids: u32) -> Result<CpuPart, Refusal> {
+    let frames = || Block::zeroed(0, FrameKind::Control).map_err(|_| Refusal::NoMemory);
+    let (save_area, host_state) = (frames()?, frames()?);
+    const TWICE: Refusal = Refusal::Failed { what: "a second start of SVM" };
+    if !cpu::virtualize() {
+        return Err(TWICE);
+    }
+    let (save_area, host_state) = (save_area.keep(), host_state.keep());
+    extended::enable(layout);
+    // SAFETY: the CPU has SVM and firmware allows it; both frames are ours and stay. VMSAVE stores this
+    // CPU's FS, GS, TR, LDTR and system-call MSRs, which the kernel does not change afterwards:
+    // `cpu::virtualize` saw that its tables are loaded. Every CPU with SVM has DEBUGCTL; VMRUN does not
+    // switch it, so what firmware may have left there would act on guests.
+    unsafe {
+        if registers::read_msr(DEBUGCTL) != 0 {
+            registers::write_msr(DEBUGCTL, 0);
+        }
+        registers::set_efer(efer::SVME);
+        registers::write_msr(VM_HSAVE_PA, save_area.0);
+        asm!("vmsave rax", in("rax") host_state.0, options(nostack));
+    }
+    let asids = Mutex::new(Asids::new(asids, cpu::current()));
+    cpu::this().svm.call_once(|| SvmCpu { host_state, asids });
+    CpuPart::of_this_cpu().ok_or(TWICE)
 }
 
 /// Every port exits; every MSR exits but those that are passed.

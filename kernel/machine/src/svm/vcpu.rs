@@ -12,7 +12,7 @@ use super::intercept::{tlb, virtual_interrupt};
 use super::nmi::{Nmi, Settled};
 use super::plan::Flush;
 use super::vmcb::Vmcb;
-use super::{Shared, code, enter, setup};
+use super::{CpuPart, Shared, code, enter, setup};
 use crate::extended::ExtendedState;
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::Walker;
@@ -119,6 +119,9 @@ impl SvmVcpu {
         assert!(!self.loaded, "a vCPU is loaded twice");
         cpu::occupy();
         self.loaded = true;
+        if let Some(cpu) = CpuPart::of_this_cpu() {
+            self.shared.cpu = cpu;
+        }
         if self.shared.plan.rdtscp {
             // SAFETY: the CPU has RDTSCP, hence the MSR; the kernel does not use it.
             unsafe { registers::write_msr(TSC_AUX, self.tsc_aux) };

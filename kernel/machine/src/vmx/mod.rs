@@ -3,7 +3,7 @@
 //! Sources: Intel SDM vol. 3, "Virtual Machine Control Structures", "VMX Non-Root Operation", "VM Entries",
 //! "VM Exits", "VMX Support for Address Translation". What each field is for stands in `docs/contract.md`.
 //! Not its job: policy of any kind. A VMCS is cleared by the CPU that ran it before another may load it.
-//! Locks: the VPID pool's.
+//! VPIDs are the machine's, for all CPUs. Locks: the VPID pool's.
 
 // UNSAFETY: switches the CPU into VMX operation and fills the bitmaps that confine guests.
 #![allow(unsafe_code)]
@@ -24,6 +24,8 @@ mod vpid;
 use core::fmt;
 
 use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE};
+
+use spin::Once;
 
 use self::capability::{BASIC_TRUE_CONTROLS, CapabilityMsrs, Controls};
 use self::instruction::{InvEpt, invept};
@@ -76,7 +78,7 @@ const PASSED_MSRS: [u32; 10] = [
 const TSC: u32 = 0x10;
 const TSC_AUX: u32 = 0xc000_0103;
 
-/// What vCPUs share: chosen controls and the frames of the bitmaps.
+/// What vCPUs share on all CPUs: chosen controls and the frames of the bitmaps.
 #[derive(Clone, Copy, Debug)]
 struct Shared {
     controls: Controls,
@@ -87,7 +89,10 @@ struct Shared {
     msr_bitmap: Hpa,
 }
 
-/// VMX operation on this CPU.
+/// What [`Vmx::enable`] has chosen, which other CPUs follow.
+static SHARED: Once<Shared> = Once::new();
+
+/// VMX operation on the boot CPU, and on those that have joined it.
 #[derive(Debug)]
 pub struct Vmx {
     shared: Shared,
@@ -99,7 +104,7 @@ impl Vmx {
         registers::cpuid(1, 0).ecx & CPUID_VMX != 0
     }
 
-    /// Enters VMX operation on this CPU, or says what is missing.
+    /// Enters VMX operation on the boot CPU, or says what is missing.
     pub fn enable() -> Result<Self, Refusal> {
         if !Self::present() {
             return Err(Refusal::NoExtensions);
@@ -109,35 +114,68 @@ impl Vmx {
         let msrs = unsafe { capabilities() };
         let controls = Controls::choose(&msrs).map_err(|missing| Refusal::Missing { what: missing.0 })?;
         let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
-        let (region, io_bitmaps, msr_bitmap) = (frames(0)?, frames(1)?, frames(0)?);
-        if !cpu::virtualize() {
-            return Err(Refusal::Failed { what: "a second start of VMX" });
-        }
+        let (io_bitmaps, msr_bitmap) = (frames(1)?, frames(0)?);
         let layout = Layout::detect(false);
-        extended::enable(layout);
-        let revision = msrs.basic as u32 & 0x7fff_ffff;
-        // SAFETY: the region is ours and has its revision identifier; CR0 and CR4 get the bits that VMX
-        // operation demands, which change nothing else the kernel relies on; `permit` saw that
-        // IA32_FEATURE_CONTROL allows VMXON.
-        unsafe {
-            memory::direct_map(region.start()).cast::<u32>().write(revision);
-            registers::set_vmx_fixed_bits(msrs.cr0_fixed, msrs.cr4_fixed);
-            instruction::vmxon(region.start()).map_err(|_| Refusal::Failed { what: "VMXON" })?;
-        }
-        // The CPU uses them from here on.
-        region.keep();
+        enter_operation(&msrs, &controls, layout)?;
+        // vCPUs use them from here on.
         let (io_bitmaps, msr_bitmap) = (io_bitmaps.keep(), msr_bitmap.keep());
         fill_bitmaps(io_bitmaps, msr_bitmap, controls.rdtscp);
-        if controls.invept_all {
-            invept(InvEpt::All);
+        let shared = Shared { controls, layout, revision: revision(&msrs), io_bitmaps, msr_bitmap };
+        SHARED.call_once(|| shared);
+        Ok(Self { shared })
+    }
+
+    /// Enters VMX operation on another CPU, which must be able to run the boot CPU's vCPUs. To be called once on each.
+    pub fn join() -> Result<(), Refusal> {
+        const DIFFERS: Refusal = Refusal::Missing { what: "what the boot CPU's has" };
+        let shared = SHARED.get().ok_or(Refusal::Failed { what: "VMX on the boot CPU" })?;
+        if !Self::present() {
+            return Err(Refusal::NoExtensions);
         }
-        Ok(Self { shared: Shared { controls, layout, revision, io_bitmaps, msr_bitmap } })
+        permit()?;
+        // SAFETY: the CPU has VMX, so it has these MSRs.
+        let msrs = unsafe { capabilities() };
+        let controls = Controls::choose(&msrs).map_err(|missing| Refusal::Missing { what: missing.0 })?;
+        let layout = Layout::detect(false);
+        if controls != shared.controls || layout != shared.layout || revision(&msrs) != shared.revision {
+            return Err(DIFFERS);
+        }
+        enter_operation(&msrs, &controls, layout)
     }
 
     const fn eptp(&self, root: Hpa) -> u64 {
         let flags = if self.shared.controls.accessed_dirty { EPTP_ACCESSED_DIRTY } else { 0 };
         root.0 | EPTP_WRITE_BACK | EPTP_FOUR_LEVELS | flags
     }
+}
+
+/// The revision identifier of VMXON regions and VMCSs.
+const fn revision(msrs: &CapabilityMsrs) -> u32 {
+    msrs.basic as u32 & 0x7fff_ffff
+}
+
+/// Enters VMX operation on the calling CPU, which [`permit`] has let through, with its own capabilities and what was
+/// chosen from them.
+fn enter_operation(msrs: &CapabilityMsrs, controls: &Controls, layout: Layout) -> Result<(), Refusal> {
+    let region = Block::zeroed(0, FrameKind::Control).map_err(|_| Refusal::NoMemory)?;
+    if !cpu::virtualize() {
+        return Err(Refusal::Failed { what: "a second start of VMX" });
+    }
+    extended::enable(layout);
+    // SAFETY: the region is ours and has its revision identifier; CR0 and CR4 get the bits that VMX
+    // operation demands, which change nothing else the kernel relies on; `permit` saw that
+    // IA32_FEATURE_CONTROL allows VMXON.
+    unsafe {
+        memory::direct_map(region.start()).cast::<u32>().write(revision(msrs));
+        registers::set_vmx_fixed_bits(msrs.cr0_fixed, msrs.cr4_fixed);
+        instruction::vmxon(region.start()).map_err(|_| Refusal::Failed { what: "VMXON" })?;
+    }
+    // The CPU uses it from here on.
+    region.keep();
+    if controls.invept_all {
+        invept(InvEpt::All);
+    }
+    Ok(())
 }
 
 /// Sees that firmware allows VMX, and allows it itself where firmware left the choice open.

@@ -55,6 +55,8 @@ pub struct VmxVcpu {
     vmcs: Block,
     pub(super) vpid: Vpid,
     eptp: u64,
+    /// The CPU that loaded it last.
+    last_cpu: Option<usize>,
     /// What `eptp` leads to stays as long as this.
     _walker: Walker,
     pub(super) extended: ExtendedState,
@@ -85,6 +87,7 @@ impl VmxVcpu {
             vmcs,
             vpid,
             eptp,
+            last_cpu: None,
             _walker: walker,
             extended,
             msrs: [0; SWITCHED_MSRS.len()],
@@ -173,6 +176,11 @@ impl VmxVcpu {
         // SAFETY: the region is our VMCS; `unload` cleared it on the CPU that had it before.
         unsafe { instruction::expect(vmptrld(self.vmcs.start()), "VMPTRLD") };
         self.loaded = true;
+        let cpu = cpu::current();
+        if self.last_cpu.replace(cpu) != Some(cpu) {
+            // This CPU may know translations of an earlier address space with the same root.
+            invept(self.controls().invept(self.eptp));
+        }
         setup::host_state();
         let switched = self.switched();
         for (msr, value) in SWITCHED_MSRS.into_iter().zip(self.msrs).take(switched) {
