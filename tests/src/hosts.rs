@@ -20,6 +20,7 @@ fn x2apic() -> Scenario {
         about: "with the host's local APIC in x2APIC mode a test guest runs as ever".to_owned(),
         tier: Tier::Ci,
         machines: vec![BOCHS_VMX],
+        cpus: None,
         options: "apic=x2apic".to_owned(),
         guests: vec![Guest::new(EXITS)],
         steps: vec![
@@ -38,6 +39,7 @@ fn large() -> Scenario {
         about: "a host with 6 GiB and 255 CPUs runs a guest of 3 GiB on one of them".to_owned(),
         tier: Tier::Full,
         machines: vec![QEMU_LARGE],
+        cpus: None,
         options: String::new(),
         guests: vec![Guest {
             memory: Some("3G"),

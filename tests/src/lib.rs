@@ -2,9 +2,9 @@
 //! read. `cargo xtask test` carries them out on the emulators.
 //!
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
-//! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`] and
-//! [`robust::scenarios`]; the selftest guests need no list, each of them is a group ([`selftest`]). Faults at boot
-//! have a table of their own ([`faults`]).
+//! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
+//! [`robust::scenarios`], [`hosts::scenarios`] and [`smp::scenarios`]; the selftest guests need no list, each of them
+//! is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
 
 pub mod faults;
@@ -17,6 +17,7 @@ pub mod robust;
 pub mod scenario;
 pub mod screen;
 pub mod selftest;
+pub mod smp;
 
 /// All scenarios, in the order in which they are run.
 #[must_use]
@@ -25,6 +26,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(protocols::scenarios());
     scenarios.extend(robust::scenarios());
     scenarios.extend(hosts::scenarios());
+    scenarios.extend(smp::scenarios());
     scenarios
 }
 

@@ -24,6 +24,7 @@ fn boot() -> Scenario {
         about: "stock Linux boots, keeps time, has nothing to complain about, powers off".to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: None,
         options: String::new(),
         guests: vec![Guest::new(DEMO).append("basalt.run=/jobs/selfcheck")],
         steps: vec![
@@ -43,6 +44,7 @@ fn pvh() -> Scenario {
             .to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_PVH],
+        cpus: None,
         options: "view=all".to_owned(),
         guests: vec![
             Guest::new(DEMO).append("basalt.run=poweroff"),
@@ -72,6 +74,7 @@ fn screen() -> Scenario {
         about: "the kernel's log is on the screen, in readable letters".to_owned(),
         tier: Tier::Ci,
         machines: MATRIX_SHARE.to_vec(),
+        cpus: None,
         options: String::new(),
         guests: vec![Guest::new(DEMO)],
         steps: vec![
@@ -90,6 +93,7 @@ fn unsteady_tsc() -> Scenario {
         name: "linux-unsteady-tsc".to_owned(),
         about: "stock Linux keeps time where Basalt's own time does not go by the TSC".to_owned(),
         tier: Tier::Ci,
+        cpus: None,
         // In real time a busy host may disturb Linux' measurements.
         machines: vec![QEMU_SVM_COUNTED],
         options: "tsc=distrust".to_owned(),
@@ -120,6 +124,7 @@ fn reboot() -> Scenario {
         about: "`reboot` in the guest starts that VM anew".to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM],
+        cpus: None,
         options: String::new(),
         guests: vec![Guest::new(DEMO).append("basalt.run=reboot")],
         steps: vec![Step::vm(DEMO, READY).within(180), Step::vm(DEMO, READY).within(180)],
@@ -135,6 +140,7 @@ fn shell() -> Scenario {
         about: "the guest's shell is interactive on the console".to_owned(),
         tier: Tier::Full,
         machines: vec![QEMU_SVM],
+        cpus: None,
         options: String::new(),
         guests: vec![Guest::new(DEMO)],
         steps: vec![
@@ -158,6 +164,7 @@ pub fn matrix() -> Scenario {
         about: "one image boots all machines, to the demo guest's shell".to_owned(),
         tier: Tier::Ci,
         machines: MATRIX_SHARE.to_vec(),
+        cpus: None,
         options: String::new(),
         guests: vec![Guest::new(DEMO).append("basalt.run=true")],
         steps: vec![Step::vm(DEMO, READY).within(180), Step::end(DEMO).within(60)],

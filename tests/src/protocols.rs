@@ -30,6 +30,7 @@ fn entry() -> Scenario {
         about: "a test guest is entered by Linux' protocol, PVH and Multiboot, with modules".to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
+        cpus: None,
         options: String::new(),
         guests: vec![by("linux"), with_module(by("pvh")), with_module(by("multiboot"))],
         steps: ["linux", "pvh", "multiboot"].iter().map(|vm| Step::results(vm).within(240)).collect(),
@@ -43,6 +44,7 @@ fn linux_pvh() -> Scenario {
         about: "Debian's stock kernel is entered by PVH and boots to its shell".to_owned(),
         tier: Tier::Full,
         machines: vec![QEMU_SVM],
+        cpus: None,
         options: String::new(),
         guests: vec![
             Guest::new(DEMO)
@@ -65,6 +67,7 @@ fn firmware() -> Scenario {
         about: "a test guest uses fw_cfg, the console at port 0xe9 and the debug-exit port".to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
+        cpus: None,
         options: String::new(),
         guests: vec![
             Guest::new(FIRMWARE)
@@ -103,6 +106,7 @@ fn memtest() -> Scenario {
         about: "Memtest86+, 64 and 32 bits, shows its VGA text screen and begins a pass".to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM],
+        cpus: None,
         options: String::new(),
         guests: names.map(Guest::new).into(),
         steps: steps.collect(),

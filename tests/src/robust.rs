@@ -20,6 +20,7 @@ fn broken_images() -> Scenario {
         about: "VMs with a truncated and a senseless kernel are refused; the third one starts".to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM],
+        cpus: None,
         options: String::new(),
         guests: vec![
             Guest::new(DEMO).in_vm("truncated").damaged(Damage::Truncated),
@@ -51,6 +52,7 @@ fn crashes() -> Scenario {
             .to_owned(),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: None,
         options: String::new(),
         guests,
         steps,
@@ -94,6 +96,7 @@ fn debug_storm() -> Scenario {
         about: "a guest with endless debug exceptions gives way to its neighbour".to_owned(),
         tier: Tier::Ci,
         machines: vec![BOCHS_VMX],
+        cpus: None,
         options: String::new(),
         guests: vec![Guest::new(CRASH).append("crash=debug-storm"), Guest::new(WITNESS).append("beats=3")],
         steps: vec![Step::vm(CRASH, "debug-storm: now"), Step::end(WITNESS).within(120)],
@@ -108,6 +111,7 @@ fn triple_fault() -> Scenario {
         about: "a VM that triple-faults is stopped; its neighbour runs on to its own end".to_owned(),
         tier: Tier::Full,
         machines: vec![QEMU_SVM],
+        cpus: None,
         options: String::new(),
         guests: vec![
             Guest::new(DEMO).in_vm("crash").append("reboot=t basalt.run=reboot"),

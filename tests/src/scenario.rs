@@ -48,6 +48,8 @@ pub struct Scenario {
     pub tier: Tier,
     /// The machines that it is run on, unless another is asked for.
     pub machines: Vec<&'static str>,
+    /// The machine's CPUs, instead of its own number.
+    pub cpus: Option<u32>,
     /// Options for Basalt.
     pub options: String,
     /// The VMs, in order.

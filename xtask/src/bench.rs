@@ -98,6 +98,7 @@ fn scenario(name: &str, guest: Guest, steps: Vec<Step>) -> Scenario {
         about: String::new(),
         tier: Tier::Full,
         machines: vec![],
+        cpus: None,
         options: String::new(),
         guests: vec![guest],
         steps,

@@ -91,6 +91,7 @@ fn selftest(guest: &str) -> Scenario {
         about: format!("the guest micro-kernel `{guest}` tests the virtual machine from inside"),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
+        cpus: None,
         options: String::new(),
         guests: vec![Guest::new(guest).in_vm(&vm)],
         steps: vec![Step::results(&vm).within(SELFTEST_SECONDS), Step::end(&vm)],

@@ -1,0 +1,58 @@
+//! Scenarios on machines with several CPUs.
+
+use crate::log::Log;
+use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, Scenario, Step, Tier};
+
+/// A guest that says a line a second.
+const WITNESS: &str = "spin";
+
+/// The scenarios of this module.
+#[must_use]
+pub fn scenarios() -> Vec<Scenario> {
+    vec![hosts(), limit()]
+}
+
+fn hosts() -> Scenario {
+    Scenario {
+        name: "smp-hosts".to_owned(),
+        about: "both CPUs of a machine come up, and it runs a guest and goes off as with one".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: Some(2),
+        options: "loglevel=debug end=poweroff".to_owned(),
+        guests: vec![Guest::new(WITNESS).append("beats=1")],
+        steps: vec![
+            Step::kernel("2 of 2 CPUs run"),
+            Step::vm(WITNESS, "spin done").within(120),
+            Step::end(WITNESS),
+        ],
+        checks: vec![Check { name: "the CPUs' TSCs agree", holds: counters_agree }],
+    }
+}
+
+fn counters_agree(log: &Log) -> Result<(), String> {
+    let compared = log.kernel().any(|line| line.contains("TSC is") && line.contains("give or take"));
+    let left_out = log.kernel().find(|line| line.contains("left out"));
+    match (compared, left_out) {
+        (_, Some(line)) => Err(line.to_owned()),
+        (false, _) => Err("they were not compared".to_owned()),
+        (true, None) => Ok(()),
+    }
+}
+
+fn limit() -> Scenario {
+    Scenario {
+        name: "smp-limit".to_owned(),
+        about: "the option cpus=2 leaves the other CPUs of the machine alone".to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM],
+        cpus: Some(4),
+        options: "cpus=2 end=poweroff".to_owned(),
+        guests: vec![Guest::new(WITNESS).append("beats=1")],
+        steps: vec![
+            Step::kernel("2 of 4 CPUs run (as the option cpus= says)"),
+            Step::end(WITNESS).within(120),
+        ],
+        checks: vec![],
+    }
+}
