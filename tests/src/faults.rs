@@ -170,7 +170,7 @@ pub fn logged_at(log: &Log, text: &str) -> Option<f64> {
 /// All faults.
 #[must_use]
 pub fn faults() -> Vec<Fault> {
-    [virtualization(), firmware(), memory(), outputs(), exceptions(), restarts()].concat()
+    [virtualization(), firmware(), memory(), outputs(), exceptions(), restarts(), framebuffer()].concat()
 }
 
 fn virtualization() -> Vec<Fault> {
@@ -347,6 +347,23 @@ fn exceptions() -> Vec<Fault> {
         Fault::lie("panic-in-panic", "fault=panic-in-panic", &inside),
         Fault::lie("fault-in-panic", "fault=fault-in-panic", &inside),
     ]
+}
+
+/// What is said before the kernel has its own page tables, and where nothing else can say it, in pixels with UEFI.
+fn framebuffer() -> Vec<Fault> {
+    let grub = "start it with GRUB as it comes with the image";
+    let faults = [
+        Fault::refusal("broken-memory-map-on-uefi", "fault=broken-memory-map", "memory map is broken", grub),
+        Fault::lie(
+            "early-panic-on-uefi",
+            "fault=early-panic",
+            &["KERNEL PANIC: the fault early-panic", "backtrace:", REPORT],
+        )
+        .ending(End::Panics { within: PROVOKER }),
+        Fault::warning("no-serial-on-uefi", "fault=no-serial,no-module", "there is no serial port")
+            .ending(End::StopsWithoutSerial),
+    ];
+    faults.map(|fault| fault.on(QEMU_UEFI)).to_vec()
 }
 
 /// The next boot tells of the panic: the log has survived the reset.
