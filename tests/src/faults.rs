@@ -17,7 +17,7 @@ const QEMU_UEFI: &str = "qemu-q35-uefi-cd-epyc";
 const REFUSED: &str = "BASALT CANNOT RUN HERE: ";
 const ADVICE: &str = "What to do: ";
 const STOPPED: &str = "Stopped ";
-const NO_VM: &str = "What to do: give the entry a line such as";
+const NO_VM: &str = "What to do: give GRUB's menu entry a line such as";
 /// Where the kernel breaks itself.
 const PROVOKER: &str = "kernel/machine/src/fault/provoke.rs";
 const REPORT: &str = "What to do: this is an error of Basalt itself: report it";
