@@ -3,7 +3,7 @@
 //! ```text
 //! bench NAME VALUE UNIT (a remark)             (on the console of the VM `bench`)
 //! ... vm NAME: exits REASON COUNT              (in the kernel's log)
-//! ... vm NAME: ticks guest G root R idle I
+//! ... vm NAME: ticks guest G root R idle I steal S
 //! ```
 
 use crate::log::Log;
@@ -26,8 +26,10 @@ pub struct Ticks {
     pub guest: u64,
     /// In Basalt, on behalf of the guest.
     pub root: u64,
-    /// Waiting with nothing to do.
+    /// Waiting for an interrupt.
     pub idle: u64,
+    /// Waiting for its turn.
+    pub steal: u64,
 }
 
 impl Ticks {
@@ -83,9 +85,12 @@ pub fn ticks(log: &Log, vm: &str) -> Option<Ticks> {
     let (_, numbers) = log.kernel().filter_map(|line| line.split_once(&start)).last()?;
     let words: Vec<_> = numbers.split_ascii_whitespace().collect();
     match words[..] {
-        ["guest", guest, "root", root, "idle", idle] => {
-            Some(Ticks { guest: guest.parse().ok()?, root: root.parse().ok()?, idle: idle.parse().ok()? })
-        }
+        ["guest", guest, "root", root, "idle", idle, "steal", steal] => Some(Ticks {
+            guest: guest.parse().ok()?,
+            root: root.parse().ok()?,
+            idle: idle.parse().ok()?,
+            steal: steal.parse().ok()?,
+        }),
         _ => None,
     }
 }
@@ -97,7 +102,7 @@ mod tests {
     const LOG: &str = "[bench] bench cpuid 371 instructions (least 370)\n[bench] bench broken x y\n[bench] benchmark\n\
         [    9.000001] info hypervisor: vm demo: exits cpuid 12\n\
         [    9.000002] info hypervisor: vm demo: exits io 3456\n\
-        [    9.000003] info hypervisor: vm demo: ticks guest 900 root 100 idle 5000\n\
+        [    9.000003] info hypervisor: vm demo: ticks guest 900 root 100 idle 5000 steal 7\n\
         [demo] vm demo: exits forged 1\n";
 
     #[test]
@@ -114,6 +119,6 @@ mod tests {
 
     #[test]
     fn a_vm_that_never_ran_has_no_share() {
-        assert!(Ticks { guest: 0, root: 0, idle: 0 }.root_percent().abs() < 1e-9);
+        assert!(Ticks { guest: 0, root: 0, idle: 0, steal: 0 }.root_percent().abs() < 1e-9);
     }
 }

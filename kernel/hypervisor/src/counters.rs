@@ -61,8 +61,10 @@ pub struct Ticks {
     pub guest: u64,
     /// In the hypervisor for this guest.
     pub root: u64,
-    /// Waiting with nothing to run, while this guest was halted.
+    /// Waiting for an interrupt.
     pub idle: u64,
+    /// Waiting for its turn.
+    pub steal: u64,
 }
 
 /// One vCPU's counters. They outlive a reset of the guest.
@@ -107,5 +109,19 @@ impl Counters {
     /// All exits so far.
     pub fn total(&self) -> u64 {
         self.exits.iter().sum()
+    }
+
+    /// Adds another vCPU's.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, count) in self.exits.iter_mut().zip(other.exits) {
+            *sum += count;
+        }
+        self.ticks.guest = self.ticks.guest.wrapping_add(other.ticks.guest);
+        self.ticks.root = self.ticks.root.wrapping_add(other.ticks.root);
+        self.ticks.idle = self.ticks.idle.wrapping_add(other.ticks.idle);
+        self.ticks.steal = self.ticks.steal.wrapping_add(other.ticks.steal);
+        self.unclaimed_memory += other.unclaimed_memory;
+        self.denied_msrs += other.denied_msrs;
+        self.injected += other.injected;
     }
 }

@@ -14,8 +14,6 @@ use crate::vm::StartError;
 
 /// The memory map, entries as in the zero page: address, length, type.
 const E820_FILE: &str = "etc/e820";
-/// Processors of a VM.
-const PROCESSORS: u16 = 1;
 
 /// Adds what the VM's lines ask for.
 pub(crate) fn add_devices<'m>(
@@ -44,8 +42,9 @@ fn fw_cfg<'m>(config: &VmConfig<'m>, map: &MemoryMap) -> Result<FwCfg<'m>, FileE
     let mut command_line = config.command_line.as_bytes().to_vec();
     command_line.push(0);
     shelf.add(key::RAM_SIZE, owned(&config.memory.to_le_bytes()));
-    shelf.add(key::NB_CPUS, owned(&PROCESSORS.to_le_bytes()));
-    shelf.add(key::MAX_CPUS, owned(&PROCESSORS.to_le_bytes()));
+    let processors = config.cpus as u16;
+    shelf.add(key::NB_CPUS, owned(&processors.to_le_bytes()));
+    shelf.add(key::MAX_CPUS, owned(&processors.to_le_bytes()));
     shelf.add(key::CMDLINE_SIZE, owned(&(command_line.len() as u32).to_le_bytes()));
     shelf.add(key::CMDLINE_DATA, Cow::Owned(command_line));
     shelf.add_file(E820_FILE, Cow::Owned(e820(map)))?;

@@ -1,80 +1,59 @@
 //! A VM with everything around it, as an exit handler sees it, and its way to the devices.
 
 use devices::{Chipset, Width};
-use vcpu::{Backend, Gpa, Host, Nanos, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
+use vcpu::{Backend, Gpa, Host, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
 
-use crate::console::Console;
 use crate::control::ControlState;
+use crate::mailbox::Mailboxes;
 use crate::processor::{Attention, Processor};
-use crate::ratelimit::{RateLimits, Site};
-use crate::screen::Screen;
-use crate::wiring::Wiring;
-
-/// What a VM's vCPUs share.
-pub(crate) struct Board<'m, B: Backend> {
-    pub(crate) space: B::Space,
-    pub(crate) chipset: Chipset<'m>,
-    /// When the chipset next needs the CPU, as of the last time a device was used.
-    pub(crate) chipset_deadline: Option<Nanos>,
-    pub(crate) limits: RateLimits,
-    /// The guest must not go on before the console has taken what it wrote.
-    pub(crate) waits_for_console: bool,
-    /// What was shown of its VGA adapter's screen, where it has one.
-    pub(crate) screen: Option<Screen>,
-}
+use crate::ratelimit::Site;
+use crate::vm::Vm;
+use crate::wiring::{Own, Wiring};
 
 /// A vCPU that has left its guest, its VM, and the machine.
 pub(crate) struct Guest<'a, 'm, B: Backend, H: Host> {
     pub(crate) cpu: &'a mut Processor<B>,
-    pub(crate) board: &'a mut Board<'m, B>,
-    pub(crate) console: &'a mut Console<'m>,
+    pub(crate) vm: &'a Vm<'m, B>,
+    pub(crate) mailboxes: &'a Mailboxes,
     pub(crate) host: &'a mut H,
-    pub(crate) name: &'m str,
-    /// The VM's number.
-    pub(crate) number: usize,
 }
 
 /// Bytes of a local APIC's register page.
 const APIC_PAGE: u64 = vcpu::PAGE_SIZE;
 
 impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
-    /// The chipset, and what it needs of the rest.
+    /// What devices need of the VM around them.
     #[inline]
-    pub(crate) fn devices(&mut self) -> (&mut Chipset<'m>, Wiring<'_, 'm>) {
-        let wiring = Wiring {
-            apic: &mut self.cpu.apic,
-            attention: &mut self.cpu.attention,
-            console: self.console,
-            guest: self.number,
-        };
-        (&mut self.board.chipset, wiring)
+    pub(crate) fn wiring(&mut self) -> Wiring<'_, 'm, B, H> {
+        let cpu = &mut *self.cpu;
+        Wiring {
+            vm: self.vm,
+            own: Some(Own { index: cpu.index, apic: &mut cpu.apic, attention: &mut cpu.attention }),
+            mailboxes: self.mailboxes,
+            host: self.host,
+        }
     }
 
-    /// Does a step of the work for which a device lets the guest wait.
-    pub(crate) fn device_work(&mut self) {
-        let mut wiring = Wiring {
-            apic: &mut self.cpu.apic,
-            attention: &mut self.cpu.attention,
-            console: self.console,
-            guest: self.number,
-        };
-        self.board.chipset.work(&self.board.space, &mut wiring);
+    /// Uses the chipset.
+    #[inline]
+    pub(crate) fn with_chipset<R>(
+        &mut self,
+        run: impl FnOnce(&mut Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
+    ) -> R {
+        let vm = self.vm;
+        vm.with_chipset(&mut self.wiring(), run)
     }
 
     /// IN.
     pub(crate) fn port_read(&mut self, port: u16, width: Width) -> u32 {
         let now = self.host.now();
-        self.cpu.attention |= Attention::INPUT | Attention::INTERRUPTS;
-        let (chipset, mut wiring) = self.devices();
-        chipset.port_read(port, width, now, &mut wiring)
+        self.with_chipset(|chipset, wiring| chipset.port_read(port, width, now, wiring))
     }
 
     /// OUT.
     pub(crate) fn port_write(&mut self, port: u16, width: Width, value: u32) {
         let now = self.host.now();
-        self.cpu.attention |= Attention::DEVICES | Attention::INTERRUPTS;
-        let (chipset, mut wiring) = self.devices();
-        chipset.port_write(port, width, value, now, &mut wiring);
+        self.with_chipset(|chipset, wiring| chipset.port_write(port, width, value, now, wiring));
     }
 
     /// A read where there is no RAM. All ones where no device is.
@@ -83,14 +62,11 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
         if let Some(offset) = self.apic_offset(gpa) {
             return self.cpu.apic.mmio_read(offset, width, now);
         }
-        let (chipset, mut wiring) = self.devices();
-        match chipset.mmio_read(gpa, width, now, &mut wiring) {
-            Some(value) => value,
-            None => {
-                self.unclaimed(gpa, now);
-                width.mask()
-            }
-        }
+        let found = self.with_chipset(|chipset, wiring| chipset.mmio_read(gpa, width, now, wiring));
+        found.unwrap_or_else(|| {
+            self.unclaimed(gpa);
+            width.mask()
+        })
     }
 
     /// A write where there is no RAM. Ignored where no device is.
@@ -98,14 +74,13 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
         let now = self.host.now();
         if let Some(offset) = self.apic_offset(gpa) {
             let effect = self.cpu.apic.mmio_write(offset, width, value, now);
-            let (chipset, mut wiring) = self.devices();
-            wiring.apply(effect, chipset);
+            self.wiring().apply(effect);
             return;
         }
         self.cpu.attention |= Attention::INTERRUPTS;
-        let (chipset, mut wiring) = self.devices();
-        if chipset.mmio_write(gpa, width, value, now, &mut wiring).is_none() {
-            self.unclaimed(gpa, now);
+        let taken = self.with_chipset(|chipset, wiring| chipset.mmio_write(gpa, width, value, now, wiring));
+        if taken.is_none() {
+            self.unclaimed(gpa);
         }
     }
 
@@ -115,17 +90,21 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     }
 
     #[cold]
-    fn unclaimed(&mut self, gpa: Gpa, now: Nanos) {
+    fn unclaimed(&mut self, gpa: Gpa) {
         self.cpu.counters.unclaimed_memory += 1;
-        if let Some(suppressed) = self.board.limits.allow(Site::UnclaimedMemory, now) {
-            log::info!("vm {}: no device at {gpa} ({suppressed} lines left out)", self.name);
+        if let Some(suppressed) = self.may_log(Site::UnclaimedMemory) {
+            log::info!("vm {}: no device at {gpa} ({suppressed} lines left out)", self.name());
         }
+    }
+
+    /// The VM's name.
+    pub(crate) fn name(&self) -> &'m str {
+        self.vm.config.name
     }
 
     /// Whether a line of `site` may be logged: how many were left out before.
     pub(crate) fn may_log(&mut self, site: Site) -> Option<u32> {
-        let now = self.host.now();
-        self.board.limits.allow(site, now)
+        self.vm.may_log(site, self.host.now())
     }
 
     /// The registers that decide about control-register writes.

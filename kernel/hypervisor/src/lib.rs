@@ -5,7 +5,7 @@
 //! development host against a scripted fake.
 //!
 //! - [`config`] reads the modules' command lines; [`memory_map`] and `vm` lay a VM out and load its kernel.
-//! - `run` is a CPU's loop; `schedule` says whose turn it is.
+//! - `run` is a CPU's loop and says whose turn it is.
 //! - `dispatch` turns an exit into an outcome; the loop applies outcomes, in one place.
 //! - [`cpuid`], `msr` and [`control`] are the policy: what a guest sees and may switch on. Deny by default.
 //! - [`console`] shares the machine's serial port; `report` and [`counters`] tell what a VM did.
@@ -14,7 +14,8 @@
 //!
 //! A guest can only hurt itself: whatever it does ends in an architectural effect or in a stop of its VM ([`StopReason`])
 //! with a dump. Memory is allocated while VMs are made and when one is restarted (its ACPI tables), never on an exit. Log
-//! lines that a guest can cause are limited ([`ratelimit`]). No locks: a CPU owns its VMs.
+//! lines that a guest can cause are limited ([`ratelimit`]). Locks, in order: a vCPU's (held by the CPU that runs it, never
+//! waited for), the chipset's, and below it the serial line's, the rate limits' and the state of the VM's life.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ mod firmware;
 mod guest;
 mod instruction;
 mod linear;
+mod mailbox;
 pub mod memory_map;
 mod msr;
 mod paravirtual_clock;
@@ -40,8 +42,8 @@ mod processor;
 pub mod ratelimit;
 mod report;
 mod run;
-mod schedule;
 mod screen;
+mod serial_line;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -49,5 +51,5 @@ mod vm;
 mod wiring;
 
 pub use config::{End, FirstView, Module, Options};
-pub use run::{Ended, start};
+pub use run::{Ended, Node, start};
 pub use stop::StopReason;

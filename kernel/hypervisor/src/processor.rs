@@ -2,7 +2,7 @@
 
 use bitflags::bitflags;
 use devices::{APIC_TIMER_HZ, LocalApic, LocalApicConfig};
-use vcpu::{Backend, CreateError, Event, Host, Nanos, SystemRegister, Vcpu};
+use vcpu::{Backend, CreateError, Event, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu};
 
 use crate::clock::GuestClock;
 use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
@@ -19,11 +19,9 @@ bitflags! {
         const INTERRUPTS = 1 << 0;
         /// The local APIC's deadline may have changed or passed.
         const TIME = 1 << 1;
-        /// A device of the chipset was written: console bytes, a power request, a deadline.
+        /// The chipset's deadline or the 8259s' output has changed.
         const DEVICES = 1 << 2;
-        /// A port was read: the serial port may have room for what was typed.
-        const INPUT = 1 << 4;
-        /// The host had an interrupt: the slice may be over, the console may have something.
+        /// The host had an interrupt: the slice may be over, the inbox may have something, the VM may come to a halt.
         const HOST = 1 << 3;
     }
 }
@@ -35,13 +33,17 @@ pub(crate) enum Activity {
     Running,
     /// In HLT until an interrupt comes.
     Halted,
-    /// In HLT with interrupts off, with an NMI or INIT on its way to it, or an I/O APIC's pin that sends one.
+    /// After an INIT: only a start-up message can wake it.
+    WaitForStartup,
+    /// In HLT with interrupts off: only an NMI or an INIT can wake it.
     HaltedMasked,
 }
 
 /// A virtual CPU.
 pub(crate) struct Processor<B: Backend> {
     pub(crate) vcpu: B::Vcpu,
+    /// Its number in the VM, and its APIC id.
+    pub(crate) index: usize,
     pub(crate) apic: LocalApic,
     pub(crate) cpuid: CpuidTable,
     pub(crate) permissions: Permissions,
@@ -53,6 +55,8 @@ pub(crate) struct Processor<B: Backend> {
     pub(crate) counters: Counters,
     pub(crate) attention: Attention,
     pub(crate) activity: Activity,
+    /// The host's TSC when it last stopped running.
+    pub(crate) waiting_since: u64,
     /// Exits in a row whose instruction was not the expected one.
     pub(crate) mismatches: u8,
     interrupt_window: bool,
@@ -60,24 +64,29 @@ pub(crate) struct Processor<B: Backend> {
 }
 
 impl<B: Backend> Processor<B> {
-    /// The bootstrap processor of a VM, in the state after power-up. Not loaded.
-    pub(crate) fn new<H: Host>(backend: &B, space: &B::Space, host: &H) -> Result<Self, CreateError> {
-        const BOOTSTRAP_ID: u32 = 0;
+    /// Processor number `index` of `count`, in the state after power-up; its APIC id is its number. The first one is the
+    /// bootstrap processor. Not loaded.
+    pub(crate) fn new<H: Host>(
+        backend: &B,
+        space: &B::Space,
+        host: &H,
+        index: usize,
+        count: usize,
+    ) -> Result<Self, CreateError> {
+        let apic_id = index as u32;
         let machine = Machine {
             tsc_hz: host.tsc_hz(),
             tsc_is_steady: host.tsc_is_steady(),
             apic_timer_hz: APIC_TIMER_HZ,
-            apic_id: BOOTSTRAP_ID,
+            apic_id,
+            vcpus: count as u32,
         };
         let cpuid = CpuidTable::new(|leaf, subleaf| backend.cpuid(leaf, subleaf), &machine);
         let permissions = cpuid.permissions();
-        let apic = LocalApic::new(LocalApicConfig {
-            apic_id: BOOTSTRAP_ID,
-            bootstrap: true,
-            physical_address_bits: permissions.physical_bits,
-        });
+        let apic = LocalApic::new(apic_config(apic_id, &permissions));
         Ok(Self {
             vcpu: backend.create_vcpu(space)?,
+            index,
             apic,
             msrs: Msrs::new(&permissions),
             cpuid,
@@ -88,37 +97,67 @@ impl<B: Backend> Processor<B> {
             counters: Counters::default(),
             attention: Attention::all(),
             activity: Activity::Running,
+            waiting_since: host.tsc(),
             mismatches: 0,
             interrupt_window: false,
             nmi_window: false,
         })
     }
 
-    /// Back to the state after power-up, as firmware leaves it for an operating system. The vCPU is loaded.
-    pub(crate) fn reset<H: Host>(&mut self, host: &H) {
-        self.vcpu.reset();
-        self.apic = LocalApic::new(LocalApicConfig {
-            apic_id: self.apic.apic_id(),
-            bootstrap: true,
-            physical_address_bits: self.permissions.physical_bits,
-        });
-        self.apic.enter_virtual_wire();
+    /// Whether this is the one that starts the others.
+    #[inline]
+    pub(crate) const fn is_bootstrap(&self) -> bool {
+        self.index == 0
+    }
+
+    /// Back to the state after power-up, as firmware leaves it for an operating system; its time starts at the host's
+    /// TSC value `started`. The vCPU is loaded.
+    pub(crate) fn reset(&mut self, started: u64) {
+        self.apic = LocalApic::new(apic_config(self.apic.apic_id(), &self.permissions));
+        if self.is_bootstrap() {
+            self.apic.enter_virtual_wire();
+        }
         self.msrs = Msrs::new(&self.permissions);
-        self.cpuid.set_cr4(0);
         self.cpuid.set_apic(true);
-        self.cpuid.set_xcr0(self.vcpu.read(SystemRegister::Xcr0));
-        self.started = host.tsc();
+        self.started = started;
         self.paravirtual_clock.reset();
         self.clock = GuestClock::starting_at(self.started);
+        self.restart();
+    }
+
+    /// An INIT: registers as after power-up, but time, MSRs and the APIC's base go on (SDM vol. 3, "Processor State
+    /// After INIT"). The vCPU is loaded.
+    pub(crate) fn init(&mut self) {
+        self.apic.init();
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.vcpu.reset();
+        self.cpuid.set_cr4(0);
+        self.cpuid.set_xcr0(self.vcpu.read(SystemRegister::Xcr0));
         self.vcpu.set_tsc_offset(self.clock.offset());
         self.vcpu.set_guest_owned(GUEST_OWNED_CR0, guest_owned_cr4(&self.permissions));
-        self.activity = Activity::Running;
+        self.activity = if self.is_bootstrap() { Activity::Running } else { Activity::WaitForStartup };
         self.attention = Attention::all();
         self.mismatches = 0;
         // A reset vCPU may have kept its windows.
         (self.interrupt_window, self.nmi_window) = (true, true);
         self.set_interrupt_window(false);
         self.set_nmi_window(false);
+    }
+
+    /// A start-up message: in real mode at the beginning of that page (SDM vol. 3, "MP Initialization Protocol").
+    pub(crate) fn start_at(&mut self, page: u8) {
+        let code = Segment {
+            selector: u16::from(page) << 8,
+            base: u64::from(page) << 12,
+            ..self.vcpu.segment(SegmentName::Cs)
+        };
+        self.vcpu.set_segment(SegmentName::Cs, code);
+        self.vcpu.set_rip(0);
+        self.activity = Activity::Running;
+        self.attention = Attention::all();
     }
 
     /// Writes CR0, with what goes with it.
@@ -174,4 +213,8 @@ impl<B: Backend> Processor<B> {
     pub(crate) fn deadline(&self) -> Nanos {
         self.apic.next_deadline().unwrap_or(Nanos::NEVER)
     }
+}
+
+fn apic_config(apic_id: u32, permissions: &Permissions) -> LocalApicConfig {
+    LocalApicConfig { apic_id, bootstrap: apic_id == 0, physical_address_bits: permissions.physical_bits }
 }

@@ -5,26 +5,32 @@ use core::fmt;
 use vcpu::{Backend, DescriptorTableName, Gpr, Host, SegmentName, SystemRegister, Vcpu};
 
 use crate::config::Size;
-use crate::counters::ExitReason;
+use crate::counters::{Counters, ExitReason};
 use crate::guest::Guest;
-use crate::processor::{Activity, Processor};
 use crate::stop::StopReason;
-use crate::vm::{State, Vm};
+use crate::vm::Vm;
+use crate::vm::life::State;
+use crate::vm::slot::{Place, Slot};
 
-/// Tells why a VM ended and what it did. A crash shows its registers first.
-pub(crate) fn stopped<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, reason: StopReason) {
-    let name = guest.name;
-    if reason.is_crash() {
-        log::error!("vm {name}: stopped: {reason}");
-        dump(guest);
-    } else {
-        log::info!("vm {name}: stopped: {reason}");
+/// A vCPU's crash: why, and its registers. It is loaded.
+pub(crate) fn crashed<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, reason: StopReason) {
+    let name = guest.name();
+    match guest.vm.slots.len() {
+        1 => log::error!("vm {name}: stopped: {reason}"),
+        _ => log::error!("vm {name}: stopped: {reason} (vCPU {})", guest.cpu.index),
     }
-    counters(name, guest.cpu, guest.board.chipset.counters());
+    dump(guest);
 }
 
-fn counters<B: Backend>(name: &str, cpu: &Processor<B>, bus: devices::BusCounters) {
-    let counters = &cpu.counters;
+/// What a VM that is at rest did: its vCPUs' sums.
+pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>) {
+    let name = vm.config.name;
+    let mut counters = Counters::default();
+    for slot in &vm.slots {
+        if let Some(cpu) = slot.processor() {
+            counters.add(&cpu.counters);
+        }
+    }
     for &reason in ExitReason::ALL {
         let count = counters.exits(reason);
         if count > 0 {
@@ -33,7 +39,14 @@ fn counters<B: Backend>(name: &str, cpu: &Processor<B>, bus: devices::BusCounter
     }
     log::info!("vm {name}: {} exits in all", counters.total());
     let ticks = counters.ticks;
-    log::info!("vm {name}: ticks guest {} root {} idle {}", ticks.guest, ticks.root, ticks.idle);
+    log::info!(
+        "vm {name}: ticks guest {} root {} idle {} steal {}",
+        ticks.guest,
+        ticks.root,
+        ticks.idle,
+        ticks.steal
+    );
+    let bus = vm.bus_counters();
     log::info!(
         "vm {name}: injected {} denied MSRs {} unclaimed memory {} unclaimed ports {} in {} out, refused {}",
         counters.injected,
@@ -47,7 +60,7 @@ fn counters<B: Backend>(name: &str, cpu: &Processor<B>, bus: devices::BusCounter
 
 /// Registers, code and what the vendor has to say.
 fn dump<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
-    let name = guest.name;
+    let name = guest.name();
     let vcpu = &guest.cpu.vcpu;
     let gpr = |register| vcpu.gpr(register);
     for row in Gpr::ALL.chunks_exact(4) {
@@ -110,20 +123,23 @@ impl<V: Vcpu> fmt::Display for Vendor<'_, V> {
 
 /// One line of the list of VMs.
 pub(crate) struct Line<'a, 'm, B: Backend> {
-    pub(crate) number: usize,
     pub(crate) vm: &'a Vm<'m, B>,
 }
 
 impl<B: Backend> fmt::Display for Line<'_, '_, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let vm = self.vm;
-        write!(f, "{} {:<16} {}  ", self.number + 1, vm.config.name, Size(vm.config.memory))?;
-        match vm.state {
+        write!(f, "{} {:<16} {}  ", vm.number + 1, vm.config.name, Size(vm.config.memory))?;
+        match vm.life.state() {
+            State::Halting(_) => f.write_str("halting")?,
             State::Resetting(_) => f.write_str("restarting")?,
-            State::Running if vm.cpu.activity != Activity::Running => f.write_str("waiting")?,
+            State::Running if vm.slots.iter().all(|slot| slot.place() == Place::Blocked) => {
+                f.write_str("waiting")?;
+            }
             State::Running => f.write_str("running")?,
             State::Stopped(reason) => write!(f, "stopped: {reason}")?,
         }
-        writeln!(f, ", {} exits", vm.cpu.counters.total())
+        let exits: u64 = vm.slots.iter().map(Slot::exits).sum();
+        writeln!(f, ", {} vCPUs, {exits} exits", vm.slots.len())
     }
 }

@@ -13,10 +13,10 @@ use alloc::vec::Vec;
 
 use devices::Vga;
 use loader::TextScreen;
-use vcpu::{Backend, Gpa, GuestMemory, Host, Nanos};
+use vcpu::{Backend, Gpa, GuestMemory, Nanos};
 
 use crate::console::{Console, Shown};
-use crate::guest::Guest;
+use crate::vm::Vm;
 
 const COLUMNS: usize = Vga::COLUMNS as usize;
 const ROWS: usize = Vga::ROWS as usize;
@@ -69,6 +69,24 @@ impl Screen {
             shown: Shown::Not,
             cursor: 0,
             next: Nanos::ZERO,
+        }
+    }
+
+    /// Shows what has changed on the VM's screen, when it is time for it.
+    pub(crate) fn serve<B: Backend>(&mut self, vm: &Vm<'_, B>, console: &mut Console<'_>, now: Nanos) {
+        let shown = console.shown(vm.number);
+        if now < self.next && shown == self.shown {
+            return;
+        }
+        self.next = now + if shown == Shown::Alone { LOOK_ALONE } else { LOOK_IN_LINES };
+        if shown == Shown::Not {
+            self.shown = Shown::Not;
+            return;
+        }
+        let Some(vga) = vm.vga() else { return };
+        let cursor = usize::from(vga.cursor().wrapping_sub(vga.start()));
+        if self.look_at(&vga, &vm.space).is_ok() {
+            self.show(cursor, vm.number, console);
         }
     }
 
@@ -162,26 +180,6 @@ impl Write for Output<'_, '_> {
             self.console.put(self.guest, byte);
         }
         Ok(())
-    }
-}
-
-impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
-    /// Shows what has changed on the guest's screen, when it is time for it.
-    pub(crate) fn show_screen(&mut self, now: Nanos) {
-        let (Some(screen), Some(vga)) = (&mut self.board.screen, self.board.chipset.vga()) else { return };
-        let shown = self.console.shown(self.number);
-        if now < screen.next && shown == screen.shown {
-            return;
-        }
-        screen.next = now + if shown == Shown::Alone { LOOK_ALONE } else { LOOK_IN_LINES };
-        if shown == Shown::Not {
-            screen.shown = Shown::Not;
-            return;
-        }
-        let cursor = usize::from(vga.cursor().wrapping_sub(vga.start()));
-        if screen.look_at(vga, &self.board.space).is_ok() {
-            screen.show(cursor, self.number, self.console);
-        }
     }
 }
 

@@ -1,46 +1,131 @@
-//! The wires between a VM's devices: interrupt messages to its local APICs, console bytes to the multiplexer.
+//! The wires between a VM's devices: interrupt messages to its local APICs, console bytes to its serial line, and what a
+//! chipset access asks of the rest of the VM. Made for one access by the CPU that does it.
 
-use devices::{ApicBus, ApicEffect, ApicMessage, Chipset, ConsoleSink, LocalApic};
+use devices::{ApicBus, ApicEffect, ApicMessage, ConsoleSink, DeliveryMode, LocalApic};
+use vcpu::{Backend, Host};
 
-use crate::console::Console;
+use crate::mailbox::Mailboxes;
 use crate::processor::Attention;
+use crate::vm::Vm;
+use crate::vm::life::Request;
 
-/// What a chipset needs of the VM around it.
-pub(crate) struct Wiring<'a, 'm> {
+/// The vCPU on whose behalf something happens.
+pub(crate) struct Own<'a> {
+    pub(crate) index: usize,
     pub(crate) apic: &'a mut LocalApic,
     pub(crate) attention: &'a mut Attention,
-    pub(crate) console: &'a mut Console<'m>,
-    /// The VM's number.
-    pub(crate) guest: usize,
 }
 
-impl ApicBus for Wiring<'_, '_> {
+/// What a chipset needs of the VM around it.
+pub(crate) struct Wiring<'a, 'm, B: Backend, H: Host> {
+    pub(crate) vm: &'a Vm<'m, B>,
+    /// `None` where the CPU does it on its own account.
+    pub(crate) own: Option<Own<'a>>,
+    pub(crate) mailboxes: &'a Mailboxes,
+    pub(crate) host: &'a mut H,
+}
+
+impl<B: Backend, H: Host> ApicBus for Wiring<'_, '_, B, H> {
     #[inline]
     fn deliver(&mut self, message: ApicMessage) {
-        if self.apic.accepts(&message) && self.apic.deliver(&message) {
-            *self.attention |= Attention::INTERRUPTS;
+        if message.delivery == DeliveryMode::LowestPriority && self.vm.slots.len() > 1 {
+            if let Some(index) = self.vm.arbitrate(&message) {
+                self.hand(index, &message);
+            }
+            return;
+        }
+        let own = self.own.as_mut().map(|own| {
+            if own.apic.accepts(&message) && own.apic.deliver(&message) {
+                *own.attention |= Attention::INTERRUPTS;
+            }
+            own.index
+        });
+        if self.vm.slots.len() > 1 || own.is_none() {
+            let vm = self.vm;
+            vm.route(&message, own, |index| self.post(index, &message));
         }
     }
 }
 
-impl ConsoleSink for Wiring<'_, '_> {
+impl<B: Backend, H: Host> ConsoleSink for Wiring<'_, '_, B, H> {
     #[inline]
     fn put(&mut self, byte: u8) -> bool {
-        self.console.put(self.guest, byte)
+        self.vm.serial.put(byte)
     }
 }
 
-impl Wiring<'_, '_> {
+impl<B: Backend, H: Host> Wiring<'_, '_, B, H> {
+    /// Gives `message` to vCPU `index`, which may be the own one.
+    fn hand(&mut self, index: usize, message: &ApicMessage) {
+        match &mut self.own {
+            Some(own) if own.index == index => {
+                if own.apic.deliver(message) {
+                    *own.attention |= Attention::INTERRUPTS;
+                }
+            }
+            _ => self.post(index, message),
+        }
+    }
+
+    fn post(&mut self, index: usize, message: &ApicMessage) {
+        if let Some(slot) = self.vm.slots.get(index)
+            && slot.inbox.post(message)
+        {
+            self.vm.poke(index, self.mailboxes, self.host);
+        }
+    }
+
     /// Does what a write of a local APIC's register asks of the world outside it.
     #[inline]
-    pub(crate) fn apply(&mut self, effect: ApicEffect, chipset: &mut Chipset<'_>) {
-        // Any write can change what is deliverable: priorities, EOI, a self interrupt.
-        *self.attention |= Attention::INTERRUPTS;
-        match effect {
-            ApicEffect::None => {}
-            ApicEffect::Send(message) => self.deliver(message),
-            ApicEffect::EoiBroadcast(vector) => chipset.eoi_broadcast(vector, self),
-            ApicEffect::TimerChanged => *self.attention |= Attention::TIME,
+    pub(crate) fn apply(&mut self, effect: ApicEffect) {
+        if let Some(own) = &mut self.own {
+            // Any write can change what is deliverable: priorities, EOI, a self interrupt.
+            *own.attention |= Attention::INTERRUPTS;
+            match effect {
+                ApicEffect::TimerChanged => *own.attention |= Attention::TIME,
+                ApicEffect::RoutingChanged => {
+                    if let Some(slot) = self.vm.slots.get(own.index) {
+                        slot.inbox.publish(own.apic);
+                    }
+                }
+                _ => {}
+            }
         }
+        match effect {
+            ApicEffect::Send(message) => self.deliver(message),
+            ApicEffect::EoiBroadcast(vector) => {
+                let vm = self.vm;
+                vm.with_chipset(self, |chipset, wiring| chipset.eoi_broadcast(vector, wiring));
+            }
+            ApicEffect::None | ApicEffect::TimerChanged | ApicEffect::RoutingChanged => {}
+        }
+    }
+
+    /// The chipset's signals are others now: the 8259s' output has risen, or a timer is due earlier.
+    pub(crate) fn signals_changed(&mut self, interrupt: bool, earlier: bool) {
+        let own = self.own.as_ref().map(|own| own.index);
+        if let Some(own) = &mut self.own {
+            *own.attention |= Attention::DEVICES | Attention::INTERRUPTS;
+        }
+        // The 8259s' output is wired to the first processor.
+        if interrupt
+            && own != Some(0)
+            && let Some(slot) = self.vm.slots.first()
+        {
+            slot.inbox.nudge();
+            self.vm.poke(0, self.mailboxes, self.host);
+        }
+        let home = self.vm.home();
+        if earlier && home != self.host.cpu() {
+            self.host.kick(home);
+        }
+    }
+
+    /// Asks for a change of the whole VM.
+    pub(crate) fn ask(&mut self, request: Request) {
+        if let Some(own) = &mut self.own {
+            *own.attention |= Attention::HOST;
+        }
+        self.vm.ask(request, self.host);
     }
 }

@@ -17,6 +17,8 @@ const VECTORS: u32 = 1 << 0;
 const NMI: u32 = 1 << 1;
 const INIT: u32 = 1 << 2;
 const STARTUP: u32 = 1 << 3;
+/// There is something else for the owner to look at.
+const NUDGE: u32 = 1 << 4;
 /// The start-up page in the events.
 const STARTUP_PAGE: u32 = 8;
 
@@ -67,6 +69,12 @@ impl Inbox {
         true
     }
 
+    /// Makes the owner look at what is not in here, such as the 8259s' output.
+    #[inline]
+    pub fn nudge(&self) {
+        self.events.fetch_or(NUDGE, SeqCst);
+    }
+
     fn post_vector(&self, vector: u8, level_triggered: bool) {
         let (word, bit) = (usize::from(vector >> 6), 1u64 << (vector & 63));
         if let (Some(vectors), Some(level)) = (self.vectors.get(word), self.level.get(word)) {
@@ -100,7 +108,7 @@ impl Inbox {
             return false;
         }
         // An INIT resets the local APIC; what came with it or later is taken in behind it.
-        let mut news = false;
+        let mut news = events & NUDGE != 0;
         if events & INIT != 0 {
             apic.note_init();
             news = true;

@@ -79,6 +79,8 @@ pub enum ApicEffect {
     EoiBroadcast(u8),
     /// The timer was changed: [`LocalApic::next_deadline`] may differ.
     TimerChanged,
+    /// [`LocalApic::routing`] may differ.
+    RoutingChanged,
 }
 
 /// How a local APIC is made.

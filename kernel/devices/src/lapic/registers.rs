@@ -74,11 +74,11 @@ impl LocalApic {
             _ if offset >= PAGE => self.illegal_register(),
             index::LOGICAL_DESTINATION => {
                 self.logical_destination = value & XAPIC_LOGICAL_DESTINATION;
-                ApicEffect::None
+                ApicEffect::RoutingChanged
             }
             index::DESTINATION_FORMAT => {
                 self.destination_format = value | !XAPIC_DESTINATION_FORMAT;
-                ApicEffect::None
+                ApicEffect::RoutingChanged
             }
             index::COMMAND => self.send_xapic_command(value),
             index::COMMAND_HIGH => {
@@ -140,7 +140,10 @@ impl LocalApic {
                 return Some(self.end_of_interrupt().map_or(ApicEffect::None, ApicEffect::EoiBroadcast));
             }
             index::TASK_PRIORITY => self.task_priority = value as u8,
-            index::SPURIOUS => self.write_spurious(value),
+            index::SPURIOUS => {
+                self.write_spurious(value);
+                return Some(ApicEffect::RoutingChanged);
+            }
             index::ERROR_STATUS => {
                 self.error_status = self.errors;
                 self.errors = 0;

@@ -4,7 +4,7 @@ use core::fmt;
 
 use devices::fw_cfg::MAX_FILE_NAME;
 
-use super::{MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
+use super::{MAX_CPUS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
 
 /// The words of a line, for messages.
 const KNOWN: &str = "cpus=N, memory=SIZE, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
@@ -26,8 +26,6 @@ pub enum Fault<'a> {
     BadProtocol(&'a str),
     /// The number of CPUs is not a number from 1 to 64.
     BadCpus(&'a str),
-    /// More than one CPU.
-    ManyCpus(u32),
     /// The memory is not a size.
     BadMemory(&'a str),
     /// The memory is too little or too much.
@@ -94,9 +92,8 @@ impl fmt::Display for ConfigError<'_> {
             Fault::ManyModules => {
                 write!(f, "this VM has more than {MAX_MODULES} modules; leave some out")
             }
-            Fault::BadCpus(value) => write!(f, "cpus='{value}' is no number of CPUs; write cpus=1"),
-            Fault::ManyCpus(count) => {
-                write!(f, "cpus={count}: guests with more than one CPU are not supported yet; write cpus=1")
+            Fault::BadCpus(value) => {
+                write!(f, "cpus='{value}' is no number from 1 to {MAX_CPUS}; write cpus=1")
             }
             Fault::BadMemory(value) => {
                 write!(f, "memory='{value}' is no size; write a number with K, M or G, such as memory=256M")

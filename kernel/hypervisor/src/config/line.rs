@@ -3,11 +3,12 @@
 use devices::fw_cfg::MAX_FILE_NAME;
 use loader::Protocol;
 
-use super::{DEFAULT_MEMORY, DeviceOptions, Fault, MAX_MEMORY, MAX_NAME, MIN_MEMORY, parse_size};
+use super::{DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MIN_MEMORY, parse_size};
 
 /// What a kernel's line says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Settings {
+    pub(super) cpus: usize,
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
     pub(super) devices: DeviceOptions,
@@ -49,7 +50,8 @@ fn parse_settings<'a>(
     command_line: Option<&'a str>,
 ) -> Result<Kind<'a>, Fault<'a>> {
     let mut role = None;
-    let mut settings = Settings { memory: DEFAULT_MEMORY, protocol: None, devices: DeviceOptions::default() };
+    let mut settings =
+        Settings { cpus: 1, memory: DEFAULT_MEMORY, protocol: None, devices: DeviceOptions::default() };
     let mut kernel_only = None;
     for word in words {
         let named = match word {
@@ -86,7 +88,7 @@ fn parse_settings<'a>(
 /// Reads a word of a kernel's line.
 fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault<'a>> {
     match word.split_once('=') {
-        Some(("cpus", value)) => parse_cpus(value)?,
+        Some(("cpus", value)) => settings.cpus = parse_cpus(value)?,
         Some(("memory", value)) => settings.memory = parse_memory(value)?,
         Some(("protocol", value)) => settings.protocol = Some(parse_protocol(value)?),
         Some(("debug-exit", value)) => settings.devices.debug_exit = Some(parse_port(value)?),
@@ -122,12 +124,9 @@ pub(super) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-fn parse_cpus(value: &str) -> Result<(), Fault<'_>> {
-    match value.parse() {
-        Ok(1) => Ok(()),
-        Ok(count @ 2..=64) => Err(Fault::ManyCpus(count)),
-        _ => Err(Fault::BadCpus(value)),
-    }
+fn parse_cpus(value: &str) -> Result<usize, Fault<'_>> {
+    let count = value.parse().ok().filter(|count| (1..=MAX_CPUS).contains(count));
+    count.ok_or(Fault::BadCpus(value))
 }
 
 fn is_file_name(name: &str) -> bool {

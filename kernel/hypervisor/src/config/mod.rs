@@ -30,6 +30,8 @@ pub use size::{Size, parse_size};
 
 /// VMs at most: the consoles are chosen with one digit.
 pub const MAX_VMS: usize = 9;
+/// Virtual CPUs of a VM at most.
+pub const MAX_CPUS: usize = crate::mailbox::MAX_VCPUS;
 /// Longest name of a VM.
 pub const MAX_NAME: usize = 31;
 /// Least memory of a VM, in bytes: below it no kernel that we can load starts.
@@ -81,6 +83,8 @@ pub struct NamedFile<'a> {
 pub struct VmConfig<'a> {
     /// Its name, `[a-z0-9-]`, 1 to 31 characters.
     pub name: &'a str,
+    /// Virtual CPUs, 1 to [`MAX_CPUS`].
+    pub cpus: usize,
     /// Bytes of memory.
     pub memory: u64,
     /// The kernel's file.
@@ -137,6 +141,7 @@ pub fn collect<'a>(
             None => report(ConfigError { line: draft.line, fault: Fault::NoKernel(draft.name) }),
             Some((kernel, settings, command_line)) => vms.push(VmConfig {
                 name: draft.name,
+                cpus: settings.cpus,
                 memory: settings.memory,
                 kernel,
                 protocol: settings.protocol,

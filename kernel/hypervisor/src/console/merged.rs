@@ -10,7 +10,7 @@ use vcpu::Nanos;
 use super::keys::View;
 use super::{Console, Writer};
 use crate::config::MAX_NAME;
-use crate::schedule::SLICE;
+use crate::run::SLICE;
 
 /// Longest line that is kept together.
 const LINE_BYTES: usize = 256;

@@ -6,8 +6,8 @@
 //! - **Kernel**: the log.
 //!
 //! Changing the view replays the last bytes of what is shown next. Ctrl-A and a key commands; Ctrl-A h tells the keys.
-//! Nothing here blocks, and all room is fixed: a guest whose output does not fit keeps its byte in its UART and is
-//! offered room again ([`Console::take_refused`]). Bytes of a shown guest are never lost.
+//! Nothing here blocks, and all room is fixed: a byte that does not fit stays on the guest's line and is offered again.
+//! Bytes of a shown guest are never lost.
 //!
 //! Not its job: how the machine sends bytes ([`vcpu::Host`]), the UART's registers ([`devices`]).
 
@@ -25,7 +25,7 @@ use vcpu::Host;
 use crate::config::{FirstView, MAX_VMS};
 use keys::{Key, Keys, View};
 use merged::{MOST_FOR_ONE_LINE, PartialLine};
-use ring::Ring;
+pub(crate) use ring::Ring;
 
 /// Bytes on their way to the machine's serial port.
 const OUTPUT_BYTES: usize = 16 * 1024;
@@ -102,8 +102,6 @@ pub struct Console<'a> {
     writer: Writer,
     line_start: bool,
     after_return: bool,
-    /// Guests whose byte did not fit, one bit each.
-    refused: u16,
     /// How often in a row typed bytes were left with the machine.
     stalled: u32,
 }
@@ -138,7 +136,6 @@ impl<'a> Console<'a> {
             writer: Writer::Kernel,
             line_start: true,
             after_return: false,
-            refused: 0,
             stalled: 0,
         }
     }
@@ -155,7 +152,6 @@ impl<'a> Console<'a> {
         };
         if shown {
             if !self.has_room() {
-                self.refused |= 1 << guest;
                 return false;
             }
             if self.view == View::Merged {
@@ -169,14 +165,6 @@ impl<'a> Console<'a> {
             guest.history.push_over(byte);
         }
         true
-    }
-
-    /// Guests whose output did not fit before, one bit each, once there is room again.
-    pub fn take_refused(&mut self) -> u16 {
-        if self.refused == 0 || self.output.free() < OUTPUT_BYTES / 2 {
-            return 0;
-        }
-        core::mem::take(&mut self.refused)
     }
 
     /// A typed byte for guest number `guest` that it has not got yet.

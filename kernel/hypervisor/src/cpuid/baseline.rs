@@ -54,6 +54,8 @@ pub(super) const EDX1: u32 = 1 << 0 // FPU
     | 1 << 26 // SSE2
     | 1 << 27; // self snoop
 pub(super) const EDX1_APIC: u32 = 1 << 9;
+/// Leaf 1 EDX: there is room for more than one logical processor.
+pub(super) const EDX1_HTT: u32 = 1 << 28;
 /// Leaf 1 EDX, made by the hypervisor: machine-check exception, APIC, MTRRs, machine-check architecture.
 pub(super) const EDX1_EMULATED: u32 = 1 << 7 | EDX1_APIC | 1 << 12 | 1 << 14;
 
@@ -118,6 +120,8 @@ pub(super) const EAXD1_XSAVEC: u32 = 1 << 1;
 /// Leaf 16H ECX: the bus clock that Intel's CPUs tell.
 pub(super) const BUS_MHZ: u32 = 100;
 
+/// Leaf 8000_0001H ECX: HTT means cores, not threads.
+pub(super) const ECX81_CMP_LEGACY: u32 = 1 << 1;
 /// Leaf 8000_0001H ECX, where the host has it.
 pub(super) const ECX81: u32 = 1 << 0 // LAHF in 64-bit mode
     | 1 << 5 // LZCNT

@@ -13,6 +13,7 @@ mod baseline;
 mod state;
 #[cfg(test)]
 mod tests;
+mod topology;
 
 use arrayvec::ArrayVec;
 use vcpu::{CpuidResult, cr4, efer};
@@ -52,6 +53,8 @@ pub struct Machine {
     pub apic_timer_hz: u64,
     /// x2APIC id of this vCPU.
     pub apic_id: u32,
+    /// How many vCPUs the machine has; their ids count from 0.
+    pub vcpus: u32,
 }
 
 /// What a guest may switch on, as its CPUID says.
@@ -100,10 +103,10 @@ impl CpuidTable {
             layout,
         };
         table.fill_features(&host, machine);
-        table.fill_caches(&host);
-        table.fill_topology(machine);
+        table.fill_caches(&host, machine);
         table.fill_frequencies(machine);
         table.fill_extended(&host, machine);
+        table.fill_topology(machine);
         table.fill_hypervisor(machine);
         table.set_xcr0(state::X87);
         table
@@ -218,8 +221,8 @@ impl CpuidTable {
         let without = self.layout.hidden_features();
         self.basic[1] = CpuidResult {
             eax: leaf1.eax & bits::EAX1_SIGNATURE,
-            // The CLFLUSH size is the host's; there is one logical processor.
-            ebx: machine.apic_id << 24 | 1 << 16 | leaf1.ebx & 0xff00,
+            // The CLFLUSH size is the host's.
+            ebx: topology::leaf1_ebx(machine) | leaf1.ebx & 0xff00,
             ecx: leaf1.ecx & bits::ECX1 & !without.ecx1
                 | bits::ECX1_EMULATED
                 | if_steady(bits::ECX1_TSC_DEADLINE),
@@ -242,7 +245,7 @@ impl CpuidTable {
         }
     }
 
-    fn fill_caches(&mut self, host: &impl Fn(u32, u32) -> CpuidResult) {
+    fn fill_caches(&mut self, host: &impl Fn(u32, u32) -> CpuidResult, machine: &Machine) {
         if !self.is_intel() {
             return;
         }
@@ -252,29 +255,13 @@ impl CpuidTable {
             if cache.eax & bits::EAX4_TYPE == 0 {
                 break;
             }
-            // One core with one thread has the cache for itself.
-            cache.eax &= bits::EAX4_CACHE;
+            cache.eax = topology::shared_cache(cache.eax, machine);
             if index == 0 {
                 self.basic[4] = cache;
             } else {
                 self.add_subleaf(4, index, cache);
             }
         }
-    }
-
-    /// Leaf 0BH: one thread in a core, one core in the package.
-    fn fill_topology(&mut self, machine: &Machine) {
-        const LEVEL_SMT: u32 = 1;
-        const LEVEL_CORE: u32 = 2;
-        let level = |number, kind: u32, threads| CpuidResult {
-            eax: 0,
-            ebx: threads,
-            ecx: kind << 8 | number,
-            edx: machine.apic_id,
-        };
-        self.basic[0xb] = level(0, LEVEL_SMT, 1);
-        self.add_subleaf(0xb, 1, level(1, LEVEL_CORE, 1));
-        self.add_subleaf(0xb, 2, level(2, 0, 0));
     }
 
     /// Leaves 15H and 16H: the TSC by the crystal that also drives the APIC timer.
@@ -310,7 +297,7 @@ impl CpuidTable {
         self.extended[8] = CpuidResult {
             eax: if leaf8.eax == 0 { bits::EAX88_DEFAULT } else { leaf8.eax & 0xffff },
             ebx: leaf8.ebx & bits::EBX88,
-            ecx: 0,
+            ecx: if self.is_intel() { 0 } else { topology::core_count(machine) },
             edx: 0,
         };
     }

@@ -6,7 +6,7 @@ use super::*;
 type Leaves = BTreeMap<(u32, u32), CpuidResult>;
 
 const MACHINE: Machine =
-    Machine { tsc_hz: 2_000_000_000, tsc_is_steady: true, apic_timer_hz: 25_000_000, apic_id: 0 };
+    Machine { tsc_hz: 2_000_000_000, tsc_is_steady: true, apic_timer_hz: 25_000_000, apic_id: 0, vcpus: 1 };
 
 fn result(eax: u32, ebx: u32, ecx: u32, edx: u32) -> CpuidResult {
     CpuidResult { eax, ebx, ecx, edx }
@@ -65,6 +65,28 @@ fn nothing_of_the_host_leaks() {
     }
     assert_eq!(table.get(0x8000_0001, 0).ecx & 1 << 2, 0, "SVM");
     assert_eq!(table.get(7, 1), CpuidResult::default());
+}
+
+#[test]
+fn topology_of_many() {
+    let machine = Machine { apic_id: 4, vcpus: 6, ..MACHINE };
+    let mut leaves = rich_host();
+    let new = |leaves: &Leaves| {
+        CpuidTable::new(|leaf, subleaf| leaves.get(&(leaf, subleaf)).copied().unwrap_or_default(), &machine)
+    };
+    leaves.insert((4, 1), result(0x1c00_4163, 0x01c0_003f, 63, 0));
+    let intel = new(&leaves);
+    assert_eq!(intel.get(1, 0).edx >> 28 & 1, 1, "HTT");
+    assert_eq!(intel.get(1, 0).ebx, 0x0408_0800);
+    assert_eq!(intel.get(4, 0).eax, 7 << 26 | 0x121, "a core's own cache");
+    assert_eq!(intel.get(4, 1).eax, 7 << 26 | 7 << 14 | 0x163, "the package's cache");
+    assert_eq!(intel.get(0xb, 0), result(0, 1, 0x100, 4));
+    assert_eq!(intel.get(0xb, 1), result(3, 6, 0x201, 4));
+    assert_eq!(intel.get(0x8000_0008, 0).ecx, 0);
+    leaves.insert((0, 0), result(0xd, u32::from_le_bytes(*b"Auth"), 0, 0));
+    let amd = new(&leaves);
+    assert_eq!(amd.get(0x8000_0008, 0).ecx, 3 << 12 | 5);
+    assert_eq!(amd.get(0x8000_0001, 0).ecx & 2, 2, "CmpLegacy");
 }
 
 #[test]

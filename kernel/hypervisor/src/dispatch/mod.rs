@@ -130,16 +130,8 @@ fn seldom<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exit: Exit) -> H
 /// HLT (SDM vol. 2, "HLT—Halt").
 fn halt<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Hlt)?;
-    guest.cpu.activity = Activity::Halted;
-    if guest.cpu.vcpu.rflags() & rflags::IF == 0 {
-        let apic = &guest.cpu.apic;
-        let pending = apic.nmi_pending() || apic.init_or_startup_pending();
-        // Only what the I/O APIC sends so can come yet: nothing drives LINT0 or LINT1 to an NMI.
-        if !pending && !guest.board.chipset.unmaskable().any(|message| apic.accepts(&message)) {
-            return Ok(Outcome::Stop(StopReason::HaltedForever));
-        }
-        guest.cpu.activity = Activity::HaltedMasked;
-    }
+    let masked = guest.cpu.vcpu.rflags() & rflags::IF == 0;
+    guest.cpu.activity = if masked { Activity::HaltedMasked } else { Activity::Halted };
     guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
     Ok(Outcome::Advance(next))
 }
@@ -158,7 +150,7 @@ fn undefined<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Outcome {
         let rip = guest.cpu.vcpu.rip();
         log::info!(
             "vm {}: #UD for an instruction it has not got, at {rip:#x} ({suppressed} lines left out)",
-            guest.name
+            guest.name()
         );
     }
     Outcome::UD

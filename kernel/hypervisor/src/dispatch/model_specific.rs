@@ -1,7 +1,7 @@
 //! RDMSR and WRMSR (SDM vol. 2, same titles). Deny by default: what is not named is #GP(0), counted and logged.
 
-use devices::ApicMode;
 use devices::lapic::MsrError;
+use devices::{ApicEffect, ApicMode};
 use emulator::Intercept;
 use vcpu::{Backend, Host, SystemRegister, Vcpu};
 
@@ -50,7 +50,7 @@ pub(super) fn write<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Han
 fn denied<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, site: Site, msr: u32, value: u64) -> Outcome {
     guest.cpu.counters.denied_msrs += 1;
     if let Some(suppressed) = guest.may_log(site) {
-        let name = guest.name;
+        let name = guest.name();
         if site == Site::ReadMsr {
             log::info!("vm {name}: RDMSR {msr:#x} denied ({suppressed} lines left out)");
         } else {
@@ -84,31 +84,31 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         number::X2APIC_FIRST..=number::X2APIC_LAST => {
             let now = guest.host.now();
             let effect = guest.cpu.apic.msr_write(msr, value, now)?;
-            let (chipset, mut wiring) = guest.devices();
-            wiring.apply(effect, chipset);
+            guest.wiring().apply(effect);
         }
         number::TSC => {
             guest.cpu.clock.write_tsc(value, guest.host.tsc());
-            guest.cpu.clock_changed(guest.host, &guest.board.space);
+            guest.cpu.clock_changed(guest.host, &guest.vm.space);
         }
         number::TSC_ADJUST => {
             guest.cpu.clock.write_adjust(value);
-            guest.cpu.clock_changed(guest.host, &guest.board.space);
+            guest.cpu.clock_changed(guest.host, &guest.vm.space);
         }
         number::APIC_BASE => {
             guest.cpu.apic.write_base(value)?;
             guest.cpu.cpuid.set_apic(guest.cpu.apic.mode() != ApicMode::Disabled);
             guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
+            guest.wiring().apply(ApicEffect::RoutingChanged);
         }
         number::KVM_SYSTEM_TIME_NEW => {
             let cpu = &mut *guest.cpu;
             let tsc_at_zero = cpu.clock.guest_tsc(cpu.started);
-            return cpu.paravirtual_clock.write_system_time(value, tsc_at_zero, &guest.board.space);
+            return cpu.paravirtual_clock.write_system_time(value, tsc_at_zero, &guest.vm.space);
         }
         number::KVM_WALL_CLOCK_NEW => {
             let age = guest.host.now() - guest.host.time_of(guest.cpu.started);
             let seconds = guest.host.wall_clock_s().saturating_sub(age.0 / NANOS_PER_SECOND);
-            return guest.cpu.paravirtual_clock.write_wall_clock(value, seconds, &guest.board.space);
+            return guest.cpu.paravirtual_clock.write_wall_clock(value, seconds, &guest.vm.space);
         }
         number::EFER => {
             let state = guest.control_state();

@@ -1,13 +1,12 @@
 //! One vCPU's turn: the hot loop, and the work that waits before an entry.
 
-use devices::PowerEvent;
 use vcpu::{Backend, Event, Host, Nanos, Vcpu};
 
 use crate::dispatch::{Outcome, dispatch};
 use crate::guest::Guest;
-use crate::processor::{Activity, Attention};
+use crate::processor::{Activity, Attention, Processor};
 use crate::stop::StopReason;
-use crate::vm::advance_timers;
+use crate::vm::Vm;
 
 /// The host's one-shot timer, and what it is armed for.
 #[derive(Clone, Copy, Debug)]
@@ -44,11 +43,15 @@ impl HostTimer {
 /// Why a turn ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SliceEnd {
-    /// The time is up, or the vCPU waits for an interrupt.
+    /// The time is up; it could go on.
     Over,
-    /// The guest asked for a reset.
+    /// It waits for an interrupt.
+    Waiting,
+    /// Its VM comes to a halt.
+    Halting,
+    /// The guest has reset its first processor: the whole VM starts over.
     Reset,
-    /// The VM ended.
+    /// The VM ends.
     Stopped(StopReason),
 }
 
@@ -58,11 +61,14 @@ pub(super) struct Slice<'a> {
     pub(super) timer: &'a mut HostTimer,
     /// Up to here all ticks are accounted for.
     pub(super) last_tsc: &'a mut u64,
+    /// Whether this CPU looks after the VM's chipset.
+    pub(super) is_home: bool,
 }
 
 impl Slice<'_> {
     /// Runs the guest until its turn is over. This is the hot loop: nothing here or in a hot exit's handler allocates,
-    /// locks, logs or formats. Outcomes are applied here and nowhere else.
+    /// logs or formats, and no lock is taken but the chipset's for an access to it. Outcomes are applied here and nowhere
+    /// else.
     pub(super) fn run<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> SliceEnd {
         guest.cpu.attention = Attention::all();
         loop {
@@ -90,15 +96,19 @@ impl Slice<'_> {
     /// Does the work that waits before the next entry.
     fn attend<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> Option<SliceEnd> {
         let work = core::mem::replace(&mut guest.cpu.attention, Attention::empty());
-        if work.intersects(Attention::DEVICES | Attention::HOST) {
-            if let Some(end) = attend_devices(guest, work) {
-                return Some(end);
+        if work.contains(Attention::HOST) {
+            if guest.vm.life.is_closed() {
+                return Some(SliceEnd::Halting);
             }
-            if guest.board.chipset.is_busy() && !self.let_devices_work(guest) {
-                return Some(SliceEnd::Over);
+            if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
+                slot.inbox.drain(&mut guest.cpu.apic);
             }
-        } else if work.contains(Attention::INPUT) {
-            guest.feed_console();
+        }
+        if work.intersects(Attention::DEVICES | Attention::HOST)
+            && guest.vm.is_busy()
+            && let Some(end) = self.let_devices_work(guest)
+        {
+            return Some(end);
         }
         if work.intersects(Attention::TIME | Attention::DEVICES | Attention::HOST) {
             let now = guest.host.now();
@@ -107,34 +117,32 @@ impl Slice<'_> {
                 return Some(SliceEnd::Over);
             }
         }
-        if guest.cpu.apic.init_or_startup_pending() {
-            // A start-up message means nothing to the processor that runs already.
-            guest.cpu.apic.take_startup();
-            if guest.cpu.apic.take_init() {
-                return Some(SliceEnd::Reset);
-            }
+        if guest.cpu.apic.init_or_startup_pending() && attend_start(guest) {
+            return Some(SliceEnd::Reset);
         }
         // What the devices have just raised is looked at here.
         guest.cpu.attention.remove(Attention::INTERRUPTS);
-        deliver_interrupts(guest);
-        (guest.cpu.activity != Activity::Running).then_some(SliceEnd::Over)
+        if guest.cpu.activity != Activity::WaitForStartup {
+            deliver_interrupts(guest);
+        }
+        (guest.cpu.activity != Activity::Running).then_some(SliceEnd::Waiting)
     }
 
-    /// Carries out the work for which a device lets the guest wait, in bounded steps; false when the turn is over before, or
-    /// has to end because the console has no room.
+    /// Carries out the work for which a device lets the guest wait, in bounded steps, until the turn is over or the console
+    /// has no room.
     #[cold]
-    fn let_devices_work<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> bool {
-        while guest.host.now() < self.end {
-            guest.device_work();
-            if !guest.board.chipset.is_busy() {
-                return true;
+    fn let_devices_work<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> Option<SliceEnd> {
+        let vm = guest.vm;
+        while vm.is_busy() {
+            if guest.host.now() >= self.end {
+                return Some(SliceEnd::Over);
             }
-            if guest.board.chipset.console_stalls() {
-                guest.board.waits_for_console = true;
-                return false;
+            vm.device_work(&mut guest.wiring());
+            if vm.console_stalls() {
+                return Some(SliceEnd::Waiting);
             }
         }
-        false
+        None
     }
 
     /// Timers that are due fire; the host's timer is armed for the next one, or the end of the slice.
@@ -148,49 +156,43 @@ impl Slice<'_> {
         if guest.cpu.deadline() <= now {
             guest.cpu.apic.advance(now);
         }
-        if work.intersects(Attention::DEVICES | Attention::HOST) {
-            guest.board.chipset_deadline = guest.board.chipset.next_deadline();
-        }
-        let deadline = guest.board.chipset_deadline;
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            let (chipset, mut wiring) = guest.devices();
-            let next = advance_timers(chipset, deadline, now, &mut wiring);
-            guest.board.chipset_deadline = next;
+        let mut next = guest.cpu.deadline().min(self.end);
+        if self.is_home {
+            if guest.vm.chipset_deadline() <= now {
+                guest.with_chipset(|chipset, wiring| chipset.advance(now, wiring));
+            }
+            next = next.min(guest.vm.chipset_deadline());
         }
         if work.contains(Attention::HOST) {
             self.timer.forget();
         }
-        let next = guest.board.chipset_deadline.unwrap_or(Nanos::NEVER).min(guest.cpu.deadline());
-        let deadline = next.min(self.end);
         // A slice starts with a timer of which nothing is known, so the vCPU learns of each deadline.
-        if self.timer.arm(guest.host, deadline) {
-            guest.cpu.vcpu.set_run_deadline(guest.host.tsc_of(deadline));
+        if self.timer.arm(guest.host, next) {
+            guest.cpu.vcpu.set_run_deadline(guest.host.tsc_of(next));
         }
     }
 }
 
-/// What the guest asked of the machine, and console bytes in both directions.
-#[inline]
-fn attend_devices<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, work: Attention) -> Option<SliceEnd> {
-    match guest.board.chipset.take_power_event() {
-        Some(PowerEvent::PowerOff) => return Some(SliceEnd::Stopped(StopReason::PowerOff)),
-        Some(PowerEvent::Reset) => return Some(SliceEnd::Reset),
-        Some(PowerEvent::DebugExit(value)) => {
-            return Some(SliceEnd::Stopped(StopReason::DebugExit(value)));
+/// INIT and start-up messages. True where the VM's first processor got an INIT: the machine starts over.
+#[cold]
+fn attend_start<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
+    let cpu = &mut *guest.cpu;
+    if cpu.apic.take_init() {
+        if cpu.is_bootstrap() {
+            return true;
         }
-        None => {}
+        cpu.init();
+        if let Some(slot) = guest.vm.slots.get(cpu.index) {
+            slot.inbox.publish(&cpu.apic);
+        }
     }
-    if work.contains(Attention::HOST) {
-        guest.console.pump(guest.host);
-    } else {
-        guest.console.send(guest.host);
+    // To a processor that runs already, a start-up message means nothing.
+    if let Some(page) = cpu.apic.take_startup()
+        && cpu.activity == Activity::WaitForStartup
+    {
+        cpu.start_at(page);
     }
-    guest.feed_console();
-    if guest.board.chipset.console_pending() && guest.console.has_room() {
-        let (chipset, mut wiring) = guest.devices();
-        chipset.flush_console(&mut wiring);
-    }
-    None
+    false
 }
 
 /// Injects what is pending, highest first: NMI, the local APIC's vector, the 8259s'. What cannot be injected now gets a
@@ -206,9 +208,10 @@ fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
     }
     cpu.set_nmi_window(cpu.apic.nmi_pending());
 
-    let chipset = &mut guest.board.chipset;
-    let from_pic = cpu.apic.accepts_pic() && chipset.pic_interrupt();
-    let mut waiting = from_pic || cpu.apic.pending_vector().is_some();
+    // The 8259s' output is wired to the first processor.
+    let wired = cpu.is_bootstrap();
+    let from_pic = |cpu: &Processor<B>, vm: &Vm<'_, B>| wired && cpu.apic.accepts_pic() && vm.pic_interrupt();
+    let mut waiting = cpu.apic.pending_vector().is_some() || from_pic(cpu, guest.vm);
     if waiting {
         if cpu.activity == Activity::Halted {
             cpu.activity = Activity::Running;
@@ -219,26 +222,14 @@ fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
                     cpu.apic.acknowledge(vector);
                     vector
                 }
-                None => chipset.pic_acknowledge(),
+                None => guest.with_chipset(|chipset, _| chipset.pic_acknowledge()),
             };
+            let cpu = &mut *guest.cpu;
             cpu.inject(Event::Interrupt { vector });
-            waiting =
-                cpu.apic.pending_vector().is_some() || cpu.apic.accepts_pic() && chipset.pic_interrupt();
+            // What the acknowledgement changed is looked at here.
+            cpu.attention.remove(Attention::INTERRUPTS);
+            waiting = cpu.apic.pending_vector().is_some() || from_pic(cpu, guest.vm);
         }
     }
-    cpu.set_interrupt_window(waiting);
-}
-
-impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
-    /// Gives the guest's serial port what was typed, as much as it takes.
-    pub(super) fn feed_console(&mut self) {
-        let number = self.number;
-        while let Some(byte) = self.console.input(number) {
-            let (chipset, mut wiring) = self.devices();
-            if !chipset.receive(byte, &mut wiring) {
-                return;
-            }
-            self.console.input_taken(number);
-        }
-    }
+    guest.cpu.set_interrupt_window(waiting);
 }

@@ -184,7 +184,7 @@ fn the_console_stays_and_its_keys_work() {
     bench.host.input.extend(b"\x01l\x01h\x01x");
     bench.add_vm("demo", vec![step(halt)]);
     let run = bench.run_with(&Options::default());
-    assert!(run.shown.contains("1 demo             16M  running, 0 exits"), "{}", run.shown);
+    assert!(run.shown.contains("1 demo             16M  running, 1 vCPUs, 0 exits"), "{}", run.shown);
     assert!(run.shown.contains("Ctrl-A x"));
     assert!(run.logged("vm demo: stopped: ended by the user"));
     assert!(run.logged("goodbye"));

@@ -21,7 +21,7 @@ fn apic(apic_id: u32) -> LocalApic {
 /// An enabled APIC in xAPIC mode.
 fn xapic(apic_id: u32) -> LocalApic {
     let mut apic = apic(apic_id);
-    assert_eq!(write(&mut apic, index::SPURIOUS, ENABLED as u32), ApicEffect::None);
+    assert_eq!(write(&mut apic, index::SPURIOUS, ENABLED as u32), ApicEffect::RoutingChanged);
     apic
 }
 

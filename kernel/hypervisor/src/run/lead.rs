@@ -1,0 +1,188 @@
+//! What the first CPU does beside running vCPUs: the console, its keys, and the end of the machine.
+
+use core::fmt::Write;
+
+use alloc::vec::Vec;
+
+use vcpu::{Backend, Host, Nanos};
+
+use super::Ended;
+use super::cpu::Cpu;
+use crate::config::End;
+use crate::console::{Command, Console};
+use crate::report;
+use crate::screen::Screen;
+use crate::stop::StopReason;
+use crate::vm::Vm;
+use crate::vm::life::Request;
+
+/// Between two looks at the console while nothing else happens.
+const CONSOLE_POLL: Nanos = Nanos::from_millis(10);
+/// The same while bytes wait to be shown.
+const CONSOLE_DRAIN: Nanos = Nanos::from_millis(1);
+/// How long the end waits for VMs to come to a halt, and then for the last bytes to be shown.
+const FAREWELL: Nanos = Nanos::from_secs(2);
+/// And then for the serial port's own buffer.
+const LAST_BYTES: Nanos = Nanos::from_millis(20);
+
+/// The first CPU's own affairs.
+pub(super) struct Lead<'m> {
+    console: Console<'m>,
+    end: End,
+    /// All VMs have ended, and it was told.
+    all_ended: bool,
+    /// The user has asked for the end of the machine.
+    user_ends: bool,
+    /// The machine ends by then at the latest.
+    ending: Option<Nanos>,
+    done: bool,
+    /// Bytes wait to be shown.
+    pending: bool,
+    /// VMs whose end the console knows, one bit each.
+    told: u64,
+    /// What was shown of VMs' VGA screens, where they have one.
+    screens: Vec<Option<Screen>>,
+}
+
+impl<'m> Lead<'m> {
+    pub(super) fn new<B: Backend>(console: Console<'m>, end: End, vms: &[Vm<'m, B>]) -> Self {
+        let screens = vms.iter().map(|vm| vm.config.devices.vga_text.then(Screen::new)).collect();
+        Self {
+            screens,
+            console,
+            end,
+            all_ended: false,
+            user_ends: false,
+            ending: None,
+            done: false,
+            pending: false,
+            told: 0,
+        }
+    }
+
+    /// Whether the machine is to be powered off.
+    pub(super) const fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// When the console should be looked at again.
+    pub(super) fn next_look<H: Host>(&self, host: &H) -> Nanos {
+        host.now() + if self.pending { CONSOLE_DRAIN } else { CONSOLE_POLL }
+    }
+
+    /// Looks at everything: bytes of guests, of the log, and keys; and whether the end has come.
+    pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+        self.serve_lines(cpu);
+        self.pending = self.console.pump(cpu.host);
+        while let Some(command) = self.console.read_keys(cpu.host) {
+            match command {
+                Command::List => self.list(cpu),
+                Command::End => self.end_all(cpu),
+            }
+        }
+        self.look_for_the_end(cpu);
+    }
+
+    /// Bytes between the guests' serial ports and the console, both ways.
+    fn serve_lines<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+        let node = cpu.node;
+        for (number, vm) in node.vms.iter().enumerate() {
+            let console = &mut self.console;
+            vm.serial.drain(|byte| console.put(number, byte));
+            if !vm.life.is_alive() {
+                if self.told >> number & 1 == 0 && !vm.serial.has_output() {
+                    self.told |= 1 << number;
+                    self.console.end_guest(number);
+                }
+                continue;
+            }
+            self.told &= !(1 << number);
+            if vm.life.is_closed() {
+                continue;
+            }
+            if vm.serial.take_refused() {
+                let stalled = vm.console_stalls();
+                cpu.with_chipset(vm, |chipset, wiring| chipset.flush_console(wiring));
+                if stalled && !vm.console_stalls() {
+                    cpu.wake_all(vm);
+                }
+            }
+            while self.console.input(number).is_some_and(|byte| vm.serial.type_byte(byte)) {
+                self.console.input_taken(number);
+            }
+            if let Some(Some(screen)) = self.screens.get_mut(number) {
+                screen.serve(vm, &mut self.console, cpu.host.now());
+            }
+            if vm.serial.has_input() {
+                // Using it feeds it.
+                cpu.with_chipset(vm, |_, _| ());
+            }
+        }
+    }
+
+    fn look_for_the_end<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+        let late = self.ending.is_some_and(|until| cpu.host.now() >= until);
+        let alive = cpu.node.vms.iter().any(|vm| vm.life.is_alive());
+        if alive && !late {
+            self.all_ended = false;
+            return;
+        }
+        let unsaid = cpu.node.vms.iter().any(|vm| vm.serial.has_output());
+        if unsaid && !late {
+            // What they said at last is still on its way; nobody waits for it for ever.
+            if self.ending.is_none() && self.end == End::PowerOff {
+                self.ending = Some(cpu.host.now() + FAREWELL);
+            }
+            return;
+        }
+        if self.user_ends {
+            log::info!("ended by the user; goodbye");
+            self.done = true;
+        } else if !self.all_ended {
+            self.all_ended = true;
+            match self.end {
+                End::PowerOff => {
+                    log::info!("all VMs have ended; powering off");
+                    self.done = true;
+                }
+                End::Console => log::info!("all VMs have ended; Ctrl-A x powers off"),
+            }
+        }
+    }
+
+    fn list<B: Backend, H: Host>(&mut self, cpu: &Cpu<'_, 'm, '_, B, H>) {
+        let mut voice = self.console.voice();
+        for vm in &cpu.node.vms {
+            // The console's voice takes everything.
+            let _ = write!(voice, "{}", report::Line { vm });
+        }
+    }
+
+    /// The user ends everything.
+    fn end_all<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+        for vm in &cpu.node.vms {
+            vm.ask(Request::Stop(StopReason::Ended), cpu.host);
+        }
+        self.user_ends = true;
+        self.ending = Some(cpu.host.now() + FAREWELL);
+    }
+
+    /// Shows what is left to show, then powers the machine off.
+    pub(super) fn power_off<H: Host>(&mut self, host: &mut H) -> Ended {
+        let give_up = host.now() + FAREWELL;
+        while self.console.pump(host) && host.now() < give_up {
+            wait(host, CONSOLE_DRAIN);
+        }
+        wait(host, LAST_BYTES);
+        host.power_off();
+        log::error!("the machine cannot power itself off; switch it off now");
+        self.console.pump(host);
+        Ended::PoweredOff
+    }
+}
+
+fn wait<H: Host>(host: &mut H, span: Nanos) {
+    let until = host.now() + span;
+    host.set_timer(until);
+    host.wait_for_interrupt();
+}

@@ -1,0 +1,124 @@
+//! The line between a VM's serial port and the machine's console: bytes that the guest sent, in a ring that the boot CPU
+//! empties, and bytes that were typed, in a ring that whoever uses the chipset empties. Nobody holds a ring's lock for
+//! longer than a byte.
+
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use spin::Mutex;
+
+use crate::console::Ring;
+
+/// Bytes that wait to be shown.
+const OUTPUT_BYTES: usize = 4 * 1024;
+
+/// Typed bytes that wait for the serial port.
+const INPUT_BYTES: usize = 64;
+
+/// One VM's line.
+#[derive(Debug)]
+pub(crate) struct SerialLine {
+    output: Mutex<Ring>,
+    input: Mutex<Ring>,
+    /// There is input.
+    typed: AtomicBool,
+    /// The guest's byte did not fit: its serial port waits for room.
+    refused: AtomicBool,
+}
+
+impl SerialLine {
+    pub(crate) fn new() -> Self {
+        Self {
+            output: Mutex::new(Ring::new(OUTPUT_BYTES)),
+            input: Mutex::new(Ring::new(INPUT_BYTES)),
+            typed: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes a byte from the guest; false where there is no room.
+    pub(crate) fn put(&self, byte: u8) -> bool {
+        let taken = self.output.lock().push(byte);
+        if !taken {
+            self.refused.store(true, SeqCst);
+        }
+        taken
+    }
+
+    /// Gives what waits to `show`, until it says that it has no room.
+    pub(crate) fn drain(&self, mut show: impl FnMut(u8) -> bool) {
+        loop {
+            let Some(byte) = self.output.lock().first() else { return };
+            if !show(byte) {
+                return;
+            }
+            self.output.lock().pop();
+        }
+    }
+
+    /// Takes a typed byte; false where there is no room.
+    pub(crate) fn type_byte(&self, byte: u8) -> bool {
+        let taken = self.input.lock().push(byte);
+        self.typed.store(true, SeqCst);
+        taken
+    }
+
+    /// Whether typed bytes wait for the serial port.
+    #[inline]
+    pub(crate) fn has_input(&self) -> bool {
+        self.typed.load(SeqCst)
+    }
+
+    /// Gives what was typed to `receive`, until it says that it has no room.
+    pub(crate) fn feed(&self, mut receive: impl FnMut(u8) -> bool) {
+        loop {
+            let mut input = self.input.lock();
+            let Some(byte) = input.first() else {
+                self.typed.store(false, SeqCst);
+                return;
+            };
+            drop(input);
+            if !receive(byte) {
+                return;
+            }
+            input = self.input.lock();
+            input.pop();
+        }
+    }
+
+    /// Whether bytes wait to be shown.
+    pub(crate) fn has_output(&self) -> bool {
+        self.output.lock().len() > 0
+    }
+
+    /// Whether the serial port waits, and there is room again.
+    pub(crate) fn take_refused(&self) -> bool {
+        self.refused.load(SeqCst)
+            && self.output.lock().free() >= OUTPUT_BYTES / 2
+            && self.refused.swap(false, SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_line_makes_the_guest_wait_until_half_of_it_is_shown() {
+        let line = SerialLine::new();
+        let mut sent = 0u32;
+        while line.put(sent as u8) {
+            sent += 1;
+        }
+        assert_eq!(sent as usize, OUTPUT_BYTES);
+        assert!(!line.take_refused(), "no room yet");
+        let mut shown = 0;
+        line.drain(|byte| {
+            assert_eq!(byte, shown as u8);
+            shown += 1;
+            shown <= OUTPUT_BYTES / 2
+        });
+        // The last one was refused by the one who shows.
+        assert_eq!(shown - 1, OUTPUT_BYTES / 2);
+        assert!(line.take_refused() && !line.take_refused() && line.has_output());
+    }
+}

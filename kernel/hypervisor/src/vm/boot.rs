@@ -1,0 +1,124 @@
+//! From cleared memory to a kernel's entry: firmware's tables, the kernel, and the state of all vCPUs.
+
+use alloc::vec::Vec;
+
+use devices::acpi::{self, AcpiConfig, AcpiError};
+use loader::{EntryState, OutOfRange, Request, SegmentState};
+use vcpu::{
+    Backend, DescriptorTable, DescriptorTableName, Gpa, GuestMemory, Host, NotRam, Segment, SegmentAccess,
+    SegmentName, SystemRegister, Vcpu,
+};
+
+use super::{StartError, Vm};
+use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, PCI_MEMORY, RamRange};
+use crate::processor::Processor;
+use crate::screen;
+
+/// How far the clearing of a VM's memory has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scrub {
+    range: usize,
+    done: u64,
+}
+
+/// Bytes cleared in one step.
+const SCRUB_STEP: u64 = 64 << 10;
+
+impl Scrub {
+    /// Clears the next bytes; true when all are done.
+    pub(super) fn step<M: GuestMemory>(&mut self, memory: &M, ram: &[RamRange]) -> Result<bool, NotRam> {
+        let Some(range) = ram.get(self.range) else { return Ok(true) };
+        let length = SCRUB_STEP.min(range.length - self.done);
+        memory.zero(Gpa(range.start.0 + self.done), length)?;
+        self.done += length;
+        if self.done == range.length {
+            *self = Self { range: self.range + 1, done: 0 };
+        }
+        Ok(self.range == ram.len())
+    }
+}
+
+impl<B: Backend> Vm<'_, B> {
+    /// Puts tables and kernel into cleared memory, all vCPUs in the state after power-up, and the first one at the
+    /// kernel's entry. The VM is at rest.
+    pub(crate) fn boot<H: Host>(&self, host: &H) -> Result<(), StartError> {
+        let apic_ids: Vec<u32> = (0..self.slots.len() as u32).collect();
+        let config = AcpiConfig { apic_ids: &apic_ids, pci_memory: PCI_MEMORY, pci_memory_64: None };
+        let tables = acpi::build(&config, ACPI_TABLES)?;
+        if tables.bytes.len() as u64 > ACPI_TABLES_SIZE {
+            return Err(AcpiError::Base(tables.base).into());
+        }
+        self.space.write(tables.base, &tables.bytes)?;
+        let request = Request {
+            protocol: self.config.protocol,
+            initrd: self.config.initrd,
+            modules: &self.config.modules,
+            screen: self.config.devices.vga_text.then_some(screen::DESCRIPTION),
+            command_line: self.config.command_line.as_bytes(),
+            rsdp: Some(tables.rsdp()),
+            ..Request::new(self.config.kernel, &self.map.e820)
+        };
+        let loaded = loader::load(&request, &mut Ram(&self.space))?;
+        log::debug!("vm {}: {} kernel, entered by {}", self.config.name, loaded.format, loaded.protocol);
+        // All vCPUs' time starts at the same moment.
+        let started = host.tsc();
+        for (index, slot) in self.slots.iter().enumerate() {
+            let Some(mut cpu) = slot.processor() else { return Err(StartError::Busy { index }) };
+            slot.inbox.clear();
+            cpu.vcpu.load();
+            cpu.reset(started);
+            if index == 0 {
+                enter(&mut cpu, &loaded.entry);
+            }
+            cpu.vcpu.unload();
+            slot.inbox.publish(&cpu.apic);
+            slot.publish(&cpu);
+        }
+        Ok(())
+    }
+}
+
+/// Puts a vCPU that was reset into the state in which a kernel is entered.
+fn enter<B: Backend>(cpu: &mut Processor<B>, entry: &EntryState) {
+    let segment = |state: &SegmentState| Segment {
+        selector: state.selector,
+        base: state.base,
+        limit: state.limit,
+        access: SegmentAccess::from_bits_retain(state.attributes),
+    };
+    let vcpu = &mut cpu.vcpu;
+    let registers = vcpu.registers_mut();
+    registers.set_rax(entry.rax);
+    registers.set_rbx(entry.rbx);
+    registers.set_rsi(entry.rsi);
+    vcpu.set_rip(entry.rip);
+    vcpu.set_rsp(entry.rsp);
+    vcpu.set_rflags(entry.rflags);
+    vcpu.set_segment(SegmentName::Cs, segment(&entry.code));
+    for name in [SegmentName::Ds, SegmentName::Es, SegmentName::Ss, SegmentName::Fs, SegmentName::Gs] {
+        vcpu.set_segment(name, segment(&entry.data));
+    }
+    let task = Segment { selector: 0, base: 0, limit: 0xffff, access: SegmentAccess::BUSY_TSS };
+    vcpu.set_segment(SegmentName::Tr, task);
+    vcpu.set_table(
+        DescriptorTableName::Gdtr,
+        DescriptorTable { base: entry.gdt_base, limit: entry.gdt_limit },
+    );
+    vcpu.write(SystemRegister::Cr3, entry.cr3);
+    vcpu.write(SystemRegister::Efer, entry.efer);
+    cpu.write_cr4(entry.cr4);
+    cpu.vcpu.write(SystemRegister::Cr0, entry.cr0);
+}
+
+/// Guest memory as the loader writes it.
+struct Ram<'a, S>(&'a S);
+
+impl<S: GuestMemory> loader::GuestMemory for Ram<'_, S> {
+    fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), OutOfRange> {
+        self.0.write(gpa, bytes).map_err(|missing| OutOfRange { gpa: missing.gpa })
+    }
+
+    fn zero(&mut self, gpa: Gpa, length: u64) -> Result<(), OutOfRange> {
+        self.0.zero(gpa, length).map_err(|missing| OutOfRange { gpa: missing.gpa })
+    }
+}

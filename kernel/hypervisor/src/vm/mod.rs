@@ -1,0 +1,348 @@
+//! A virtual machine: made once, started and restarted, stopped. Everything in here may be used by any CPU at any time;
+//! what a vCPU alone uses is in its [`slot`].
+
+pub(crate) mod boot;
+pub(crate) mod life;
+pub(crate) mod slot;
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+
+use alloc::vec::Vec;
+
+use devices::acpi::AcpiError;
+use devices::fw_cfg::FileError;
+use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PortTaken, PowerEvent, Vga};
+use loader::LoadError;
+use spin::Mutex;
+use vcpu::{AddressSpace, Backend, CreateError, Host, MemoryError, Nanos, NotRam};
+
+use crate::config::VmConfig;
+use crate::firmware::add_devices;
+use crate::mailbox::Mailboxes;
+use crate::memory_map::MemoryMap;
+use crate::processor::Processor;
+use crate::ratelimit::{RateLimits, Site};
+use crate::serial_line::SerialLine;
+use crate::stop::StopReason;
+use crate::wiring::Wiring;
+use life::{Life, Request, State};
+use slot::{Place, Slot};
+
+/// Why a VM could not be made or started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StartError {
+    /// No address space or vCPU.
+    Create(CreateError),
+    /// No memory for it.
+    Memory(MemoryError),
+    /// Its kernel or initrd.
+    Load(LoadError),
+    /// Its ACPI tables: our error.
+    Tables(AcpiError),
+    /// A port that its line gives away is another device's.
+    Port(PortTaken),
+    /// A file for its firmware cannot be given.
+    File(FileError),
+    /// Guest memory is not where the memory map says: our error.
+    NotRam(NotRam),
+    /// A vCPU is still in use: our error.
+    Busy {
+        /// Its number.
+        index: usize,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::Load(error) => error.fmt(f),
+            Self::Tables(error) => write!(f, "no ACPI tables: {error:?} (an error of Basalt)"),
+            Self::Port(PortTaken { port }) => {
+                write!(f, "debug-exit={port:#x}: another device has this port; choose one such as 0x501")
+            }
+            Self::File(FileError::Twice) => f.write_str(
+                "two files for the firmware have the same name, or one has that of a file of Basalt's; rename it",
+            ),
+            Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
+            Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
+            Self::Busy { index } => write!(f, "vCPU {index} is still in use (an error of Basalt)"),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($error:ty => $variant:ident,)*) => { $(
+        impl From<$error> for StartError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        }
+    )* };
+}
+
+from! {
+    CreateError => Create,
+    MemoryError => Memory,
+    LoadError => Load,
+    AcpiError => Tables,
+    NotRam => NotRam,
+    PortTaken => Port,
+    FileError => File,
+}
+
+/// What the chipset tells those that do not hold its lock.
+#[derive(Debug)]
+struct Signals {
+    /// The 8259 pair's output.
+    pic: AtomicBool,
+    /// When the chipset's timers need somebody; `u64::MAX` for never.
+    deadline: AtomicU64,
+    /// A device is at work for the guest, which waits.
+    busy: AtomicBool,
+    /// And that work waits for room in the console.
+    stalls: AtomicBool,
+}
+
+/// A virtual machine.
+pub(crate) struct Vm<'m, B: Backend> {
+    /// Its place in the list.
+    pub(crate) number: usize,
+    pub(crate) config: VmConfig<'m>,
+    pub(crate) map: MemoryMap,
+    pub(crate) space: B::Space,
+    pub(crate) slots: Vec<Slot<B>>,
+    pub(crate) serial: SerialLine,
+    pub(crate) life: Life,
+    chipset: Mutex<Chipset<'m>>,
+    signals: Signals,
+    limits: Mutex<RateLimits>,
+    /// Who gets the next message for the lowest priority.
+    rotor: AtomicUsize,
+}
+
+impl<'m, B: Backend> Vm<'m, B> {
+    /// Makes a VM and loads its kernel; vCPU number n is at home on `home(n)`. Nothing is left behind on an error.
+    pub(crate) fn new<H: Host>(
+        backend: &B,
+        host: &H,
+        config: VmConfig<'m>,
+        number: usize,
+        home: impl Fn(usize) -> usize,
+    ) -> Result<Self, StartError> {
+        let mut map = MemoryMap::new(config.memory);
+        if config.devices.vga_text {
+            map = map.with_text_memory();
+        }
+        let mut space = backend.create_space()?;
+        for range in &map.ram {
+            space.add_ram(range.start, range.length)?;
+        }
+        let mut slots = Vec::with_capacity(config.cpus);
+        for index in 0..config.cpus {
+            let processor = Processor::new(backend, &space, host, index, config.cpus)?;
+            slots.push(Slot::new(processor, home(index)));
+        }
+        let mut chipset = Chipset::new(&ChipsetConfig {
+            memory: map.size,
+            wall_clock: host.wall_clock_s(),
+            now: host.now(),
+        });
+        add_devices(&mut chipset, &config, &map)?;
+        let vm = Self {
+            number,
+            config,
+            map,
+            space,
+            slots,
+            serial: SerialLine::new(),
+            life: Life::new(),
+            chipset: Mutex::new(chipset),
+            signals: Signals {
+                pic: AtomicBool::new(false),
+                deadline: AtomicU64::new(Nanos::NEVER.0),
+                busy: AtomicBool::new(false),
+                stalls: AtomicBool::new(false),
+            },
+            limits: Mutex::new(RateLimits::default()),
+            rotor: AtomicUsize::new(0),
+        };
+        vm.boot(host)?;
+        Ok(vm)
+    }
+
+    /// Goes on with a restart; true when the guest can run. No vCPU runs or is loaded.
+    pub(crate) fn reset_step<H: Host>(&self, scrub: &mut boot::Scrub, host: &H) -> Result<bool, StartError> {
+        if !scrub.step(&self.space, &self.map.ram)? {
+            return Ok(false);
+        }
+        let mut chipset = self.chipset.lock();
+        chipset.reset(host.now());
+        self.mirror(&chipset);
+        drop(chipset);
+        self.boot(host)?;
+        Ok(true)
+    }
+
+    /// Uses the chipset. Afterwards everybody who must know of what has changed does.
+    #[inline]
+    pub(crate) fn with_chipset<H: Host, R>(
+        &self,
+        wiring: &mut Wiring<'_, 'm, B, H>,
+        run: impl FnOnce(&mut Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
+    ) -> R {
+        let mut chipset = self.chipset.lock();
+        let result = run(&mut chipset, wiring);
+        if self.serial.has_input() {
+            // The serial port may have room now. Only who holds the chipset empties the ring.
+            self.serial.feed(|byte| chipset.receive(byte, wiring));
+        }
+        let power = chipset.take_power_event();
+        let before = (self.signals.pic.load(SeqCst), self.chipset_deadline());
+        self.mirror(&chipset);
+        drop(chipset);
+        let after = (self.signals.pic.load(SeqCst), self.chipset_deadline());
+        if before != after || self.is_busy() {
+            wiring.signals_changed(!before.0 && after.0, after.1 < before.1);
+        }
+        if let Some(event) = power {
+            let request = match event {
+                PowerEvent::PowerOff => Request::Stop(StopReason::PowerOff),
+                PowerEvent::Reset => Request::Reset,
+                PowerEvent::DebugExit(value) => Request::Stop(StopReason::DebugExit(value)),
+            };
+            wiring.ask(request);
+        }
+        result
+    }
+
+    fn mirror(&self, chipset: &Chipset<'m>) {
+        self.signals.pic.store(chipset.pic_interrupt(), SeqCst);
+        self.signals.deadline.store(chipset.next_deadline().unwrap_or(Nanos::NEVER).0, SeqCst);
+        self.signals.busy.store(chipset.is_busy(), SeqCst);
+        self.signals.stalls.store(chipset.console_stalls(), SeqCst);
+    }
+
+    /// Whether a device is at work for the guest, which must not go on before.
+    #[inline]
+    pub(crate) fn is_busy(&self) -> bool {
+        self.signals.busy.load(SeqCst)
+    }
+
+    /// Whether that work waits for room in the console.
+    pub(crate) fn console_stalls(&self) -> bool {
+        self.signals.stalls.load(SeqCst)
+    }
+
+    /// Does a step of that work.
+    pub(crate) fn device_work<H: Host>(&self, wiring: &mut Wiring<'_, 'm, B, H>) {
+        self.with_chipset(wiring, |chipset, wiring| chipset.work(&self.space, wiring));
+    }
+
+    /// The 8259 pair's output to the processor (INTR).
+    #[inline]
+    pub(crate) fn pic_interrupt(&self) -> bool {
+        self.signals.pic.load(SeqCst)
+    }
+
+    /// When a timer of the chipset needs [`Chipset::advance`].
+    #[inline]
+    pub(crate) fn chipset_deadline(&self) -> Nanos {
+        Nanos(self.signals.deadline.load(SeqCst))
+    }
+
+    /// The CPU that looks after the VM's chipset and its life: the home of its first vCPU.
+    pub(crate) fn home(&self) -> usize {
+        self.slots.first().map_or(0, Slot::home)
+    }
+
+    /// Accesses to the chipset's bus that nobody served.
+    pub(crate) fn bus_counters(&self) -> BusCounters {
+        self.chipset.lock().counters()
+    }
+
+    /// The registers of its VGA adapter, where it has one.
+    pub(crate) fn vga(&self) -> Option<Vga> {
+        self.chipset.lock().vga().cloned()
+    }
+
+    /// Whether a line of `site` may be logged: how many were left out before.
+    pub(crate) fn may_log(&self, site: Site, now: Nanos) -> Option<u32> {
+        self.limits.lock().allow(site, now)
+    }
+
+    /// Something is in the inbox of vCPU `index`, or is asked of it: sees to it that it looks. `docs/smp.md` tells why
+    /// nothing is missed.
+    pub(crate) fn poke<H: Host>(&self, index: usize, mailboxes: &Mailboxes, host: &mut H) {
+        let Some(slot) = self.slots.get(index) else { return };
+        match slot.place() {
+            Place::Running(cpu) if cpu != host.cpu() => host.kick(cpu),
+            Place::Running(_) | Place::Queued => {}
+            Place::Blocked => {
+                if slot.wake() {
+                    let home = slot.home();
+                    mailboxes.wake(home, self.number, index);
+                    if home != host.cpu() {
+                        host.kick(home);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The vCPUs but `own` that `message` is for: `to(index)` is called for each.
+    pub(crate) fn route(&self, message: &ApicMessage, own: Option<usize>, mut to: impl FnMut(usize)) {
+        let others = self.slots.iter().enumerate().filter(|(index, _)| Some(*index) != own);
+        for (index, slot) in others {
+            if slot.inbox.routing().accepts(message) {
+                to(index);
+            }
+        }
+    }
+
+    /// The one vCPU that a message for the lowest priority goes to: they take turns.
+    pub(crate) fn arbitrate(&self, message: &ApicMessage) -> Option<usize> {
+        debug_assert_eq!(message.delivery, DeliveryMode::LowestPriority);
+        let count = self.slots.len();
+        let start = self.rotor.fetch_add(1, SeqCst);
+        (0..count).map(|step| start.wrapping_add(step) % count).find(|index| {
+            let routing = self.slots.get(*index).map(|slot| slot.inbox.routing());
+            routing.is_some_and(|routing| routing.software_enabled() && routing.accepts(message))
+        })
+    }
+
+    /// Asks for a change of the whole VM. CPUs that run its vCPUs, or have one in their registers, are kicked.
+    pub(crate) fn ask<H: Host>(&self, request: Request, host: &mut H) {
+        self.life.ask(request);
+        let here = host.cpu();
+        for slot in &self.slots {
+            let running = if let Place::Running(cpu) = slot.place() { Some(cpu) } else { slot.loaded_on() };
+            if let Some(cpu) = running.filter(|cpu| *cpu != here) {
+                host.kick(cpu);
+            }
+        }
+        if self.home() != here {
+            host.kick(self.home());
+        }
+    }
+
+    /// Whether no vCPU runs, is in a queue or on its way there, or is in a CPU's registers.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.slots.iter().all(|slot| slot.place() == Place::Blocked && slot.loaded_on().is_none())
+    }
+
+    /// Whether all vCPUs sleep, and nothing can send what would wake one.
+    pub(crate) fn is_asleep_for_ever(&self) -> bool {
+        // Only what the I/O APIC sends so can come yet: nothing drives LINT0 or LINT1 to an NMI.
+        let comes =
+            |message: ApicMessage| self.slots.iter().any(|slot| slot.inbox.routing().accepts(&message));
+        self.slots.iter().all(Slot::is_dormant) && !self.chipset.lock().unmaskable().any(comes)
+    }
+
+    /// Whether it ends or has ended.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.life.state(), State::Stopped(_) | State::Halting(Request::Stop(_)))
+    }
+}

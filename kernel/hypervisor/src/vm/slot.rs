@@ -1,0 +1,126 @@
+//! The place of a virtual CPU in its VM: what others see of it, and the lock of the CPU that runs it. `docs/smp.md`
+//! tells the protocol.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use devices::Inbox;
+use spin::{Mutex, MutexGuard};
+use vcpu::{Backend, Nanos};
+
+use crate::processor::{Activity, Processor};
+
+const BLOCKED: u32 = 0;
+const QUEUED: u32 = 1;
+const RUNNING: u32 = 2;
+
+/// Nobody has it loaded.
+const NOWHERE: u32 = u32::MAX;
+
+/// Where a vCPU is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// It waits for an interrupt, or its VM does not run.
+    Blocked,
+    /// It waits for its turn, or is about to be put in a queue by the one who woke it.
+    Queued,
+    /// That CPU runs it.
+    Running(usize),
+}
+
+/// A vCPU's slot.
+pub(crate) struct Slot<B: Backend> {
+    /// Interrupts and requests for it.
+    pub(crate) inbox: Inbox,
+    place: AtomicU32,
+    home: AtomicU32,
+    loaded: AtomicU32,
+    /// When its local APIC's timer is due, as of the last time it ran.
+    deadline: AtomicU64,
+    /// Only an NMI, an INIT or a start-up message can wake it, as of the last time it ran.
+    dormant: AtomicBool,
+    /// Its exits, as of the last time it ran.
+    exits: AtomicU64,
+    processor: Mutex<Processor<B>>,
+}
+
+impl<B: Backend> Slot<B> {
+    /// The slot of a vCPU that this CPU is home to.
+    pub(crate) fn new(processor: Processor<B>, home: usize) -> Self {
+        Self {
+            inbox: Inbox::default(),
+            place: AtomicU32::new(BLOCKED),
+            home: AtomicU32::new(home as u32),
+            loaded: AtomicU32::new(NOWHERE),
+            deadline: AtomicU64::new(Nanos::NEVER.0),
+            dormant: AtomicBool::new(false),
+            exits: AtomicU64::new(0),
+            processor: Mutex::new(processor),
+        }
+    }
+
+    /// The processor, for the CPU that runs it, or that holds all vCPUs of a VM that does not run. `None` where another
+    /// has it.
+    pub(crate) fn processor(&self) -> Option<MutexGuard<'_, Processor<B>>> {
+        self.processor.try_lock()
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        match self.place.load(SeqCst) {
+            BLOCKED => Place::Blocked,
+            QUEUED => Place::Queued,
+            running => Place::Running((running - RUNNING) as usize),
+        }
+    }
+
+    pub(crate) fn set_place(&self, place: Place) {
+        let place = match place {
+            Place::Blocked => BLOCKED,
+            Place::Queued => QUEUED,
+            Place::Running(cpu) => RUNNING + cpu as u32,
+        };
+        self.place.store(place, SeqCst);
+    }
+
+    /// From blocked to queued; true for the one who did it, and who must see that it gets into a queue.
+    pub(crate) fn wake(&self) -> bool {
+        self.place.compare_exchange(BLOCKED, QUEUED, SeqCst, SeqCst).is_ok()
+    }
+
+    /// The CPU whose queue it is put in.
+    pub(crate) fn home(&self) -> usize {
+        self.home.load(SeqCst) as usize
+    }
+
+    /// The CPU that has its state in its registers, if one has.
+    pub(crate) fn loaded_on(&self) -> Option<usize> {
+        let cpu = self.loaded.load(SeqCst);
+        (cpu != NOWHERE).then_some(cpu as usize)
+    }
+
+    pub(crate) fn set_loaded(&self, cpu: Option<usize>) {
+        self.loaded.store(cpu.map_or(NOWHERE, |cpu| cpu as u32), SeqCst);
+    }
+
+    /// What others may know of the processor when it stops running.
+    pub(crate) fn publish(&self, processor: &Processor<B>) {
+        self.deadline.store(processor.deadline().0, SeqCst);
+        self.exits.store(processor.counters.total(), SeqCst);
+        let dormant = matches!(processor.activity, Activity::HaltedMasked | Activity::WaitForStartup);
+        self.dormant.store(dormant, SeqCst);
+    }
+
+    /// Whether only an NMI, an INIT or a start-up message can wake it, and none has come.
+    pub(crate) fn is_dormant(&self) -> bool {
+        self.dormant.load(SeqCst) && self.inbox.is_empty()
+    }
+
+    /// When its timer is due; meaningful while it does not run.
+    pub(crate) fn deadline(&self) -> Nanos {
+        Nanos(self.deadline.load(SeqCst))
+    }
+
+    /// Exits so far.
+    pub(crate) fn exits(&self) -> u64 {
+        self.exits.load(SeqCst)
+    }
+}
