@@ -3,13 +3,16 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod crew;
 mod options;
 mod payload;
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use core::fmt;
 
+use hypervisor::Node;
 use log::{info, warn};
 use machine::acpi::Acpi;
 use machine::boot_info::{BootInfo, BootInfoError};
@@ -21,7 +24,7 @@ use machine::vmx::Vmx;
 use machine::{acpi, apic, clock, cpu, fatal, fault, heap, logger, memory, power, screen, smp};
 use options::Options;
 use payload::Payload;
-use vcpu::{Backend, Host};
+use vcpu::Backend;
 
 const REPORT: &str = "report this line with the machine's name and the log above";
 
@@ -29,10 +32,7 @@ const REPORT: &str = "report this line with the machine's name and the log above
 pub fn run(mut boot: BootInfo) -> ! {
     fault::choose(&mut boot);
     fault::at_first();
-    let payload = Payload::new(boot.modules(), boot.command_line).unwrap_or_else(|error| {
-        logger::start();
-        refuse(error, "make the archive anew with `cargo xtask image --pvh`")
-    });
+    let payload = read_payload(&boot);
     let options = Options::parse(payload.words());
     start_log(&boot, &payload, &options);
     start_memory(&boot);
@@ -40,7 +40,16 @@ pub fn run(mut boot: BootInfo) -> ! {
     start_clock(&acpi, &options);
     fault::when_started();
     report_nmis();
-    start_hypervisor(&Machine { boot: &boot, acpi: &acpi, cpus: options.cpus }, &payload)
+    // From here on other CPUs use it, too.
+    let boot: &'static BootInfo = Box::leak(Box::new(boot));
+    start_hypervisor(&Machine { boot, acpi: &acpi, cpus: options.cpus }, &read_payload(boot))
+}
+
+fn read_payload(boot: &BootInfo) -> Payload<'_> {
+    Payload::new(boot.modules(), boot.command_line).unwrap_or_else(|error| {
+        logger::start();
+        refuse(error, "make the archive anew with `cargo xtask image --pvh`")
+    })
 }
 
 /// Stops because the boot loader's information is of no use.
@@ -123,7 +132,7 @@ struct Machine<'a> {
 }
 
 /// Chooses the vendor, the one place where it is looked at, and runs guests.
-fn start_hypervisor(machine: &Machine<'_>, payload: &Payload<'_>) -> ! {
+fn start_hypervisor(machine: &Machine<'_>, payload: &Payload<'static>) -> ! {
     let run = virtualization::vendor().and_then(|vendor| match vendor {
         Vendor::Vmx => Vmx::enable().map(|vmx| {
             machine.start_cpus(Vmx::join);
@@ -143,22 +152,15 @@ fn start_hypervisor(machine: &Machine<'_>, payload: &Payload<'_>) -> ! {
 
 impl Machine<'_> {
     fn start_cpus(&self, join: fn() -> Result<(), Refusal>) {
-        smp::start(self.boot, self.acpi, self.cpus, Roles { join, run: park });
-    }
-}
-
-/// What the other CPUs do: they wait, and wake up for a kick.
-fn park(_cpu: usize) -> ! {
-    match PcHost::new() {
-        Some(mut host) => loop {
-            host.wait_for_interrupt();
-        },
-        None => cpu::halt_forever(),
+        smp::start(self.boot, self.acpi, self.cpus, Roles { join, run: crew::serve });
     }
 }
 
 /// Runs the VMs of the boot modules until all has ended.
-fn run_guests<B: Backend>(backend: &B, payload: &Payload<'_>) {
+fn run_guests<B: Backend>(backend: &B, payload: &Payload<'static>)
+where
+    Node<'static, B>: Sync,
+{
     info!("{}", Described(backend));
     let modules = payload.modules();
     for module in &modules {
@@ -175,7 +177,9 @@ fn run_guests<B: Backend>(backend: &B, payload: &Payload<'_>) {
     };
     let options = hypervisor::Options::parse(payload.words());
     logger::hand_over();
-    hypervisor::start(backend, &mut host, &modules, &options);
+    let node: &'static Node<'static, B> = Box::leak(Box::new(Node::new(backend, &host, &modules, &options)));
+    crew::assemble(node, &mut host);
+    node.run(&mut host);
 }
 
 /// A backend in words.
