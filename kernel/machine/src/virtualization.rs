@@ -97,6 +97,7 @@ pub(crate) mod features {
     pub(crate) const LEAF7_EBX_PROCESSOR_TRACE: u32 = 1 << 25;
     pub(crate) const LEAF7_ECX_WAITPKG: u32 = 1 << 5;
     pub(crate) const LEAF7_ECX_CET_SS: u32 = 1 << 7;
+    pub(crate) const LEAF7_ECX_LA57: u32 = 1 << 16;
     pub(crate) const LEAF7_ECX_RDPID: u32 = 1 << 22;
     pub(crate) const LEAF7_ECX_KEY_LOCKER: u32 = 1 << 23;
     pub(crate) const LEAF7_ECX_PKS: u32 = 1 << 31;

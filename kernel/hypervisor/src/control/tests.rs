@@ -3,10 +3,11 @@ use proptest::prelude::*;
 use super::*;
 
 const PERMISSIONS: Permissions = Permissions {
-    cr4: cr4::PAE | cr4::PSE | cr4::PGE | cr4::PCIDE | cr4::OSXSAVE | cr4::SMEP | cr4::OSFXSR,
+    cr4: cr4::PAE | cr4::PSE | cr4::PGE | cr4::PCIDE | cr4::OSXSAVE | cr4::SMEP | cr4::OSFXSR | cr4::LA57,
     efer: efer::SCE | efer::LME | efer::NXE,
     xcr0: 0xe7,
     physical_bits: 40,
+    linear_bits: 57,
     tsc_aux: true,
     intel: true,
 };
@@ -53,6 +54,13 @@ fn forbidden_combinations_are_refused() {
         &PERMISSIONS
     )));
     assert!(write_cr4(&LONG, cr4::PAE | cr4::PCIDE, &PERMISSIONS).is_ok());
+    let five_levels = ControlState { cr4: cr4::PAE | cr4::LA57, ..LONG };
+    assert!(combination(write_cr4(&LONG, cr4::PAE | cr4::LA57, &PERMISSIONS)));
+    assert!(combination(write_cr4(&five_levels, cr4::PAE, &PERMISSIONS)));
+    assert!(write_cr4(&five_levels, cr4::PAE | cr4::LA57 | cr4::OSFXSR, &PERMISSIONS).is_ok());
+    assert!(write_cr4(&REAL, cr4::PAE | cr4::LA57, &PERMISSIONS).is_ok());
+    let without = Permissions { cr4: PERMISSIONS.cr4 & !cr4::LA57, ..PERMISSIONS };
+    assert_eq!(write_cr4(&REAL, cr4::LA57, &without), Err(Refusal::Reserved { bits: cr4::LA57 }));
     assert_eq!(write_cr0(&LONG, 1 << 32 | LONG.cr0), Err(Refusal::Reserved { bits: 1 << 32 }));
     assert_eq!(write_cr4(&REAL, cr4::VMXE, &PERMISSIONS), Err(Refusal::Reserved { bits: cr4::VMXE }));
 }
@@ -102,6 +110,7 @@ proptest! {
     fn any_sequence_of_writes_stays_legal(writes in prop::collection::vec((0u8..4, any::<u64>(), any::<u64>()), 1..60)) {
         let mut state = REAL;
         for (register, value, mask) in writes {
+            let before = state;
             // Plausible values: few bits differ from what is there.
             let flip = value & mask & mask.rotate_left(17);
             match register {
@@ -124,6 +133,8 @@ proptest! {
             prop_assert_eq!(has(efer, efer::LMA), has(efer, efer::LME) && has(cr0, cr0::PG));
             prop_assert!(!has(efer, efer::LMA) || has(cr4, cr4::PAE));
             prop_assert!(!has(cr4, cr4::PCIDE) || has(efer, efer::LMA));
+            let stays_long = has(before.efer, efer::LMA) && has(efer, efer::LMA);
+            prop_assert!(!stays_long || !has(before.cr4 ^ cr4, cr4::LA57));
             prop_assert_eq!(cr3 >> 40, 0);
             prop_assert_eq!(cr4 & !PERMISSIONS.cr4, 0);
         }

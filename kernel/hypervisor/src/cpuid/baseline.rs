@@ -96,6 +96,7 @@ pub(super) const EBX7_EMULATED: u32 = 1 << 1;
 pub(super) const ECX7_UMIP: u32 = 1 << 2;
 pub(super) const ECX7_PKU: u32 = 1 << 3;
 pub(super) const ECX7_OSPKE: u32 = 1 << 4;
+pub(super) const ECX7_LA57: u32 = 1 << 16;
 pub(super) const ECX7_RDPID: u32 = 1 << 22;
 /// VAES and VPCLMULQDQ.
 pub(super) const ECX7_AVX: u32 = 1 << 9 | 1 << 10;
@@ -107,6 +108,7 @@ pub(super) const ECX7: u32 = ECX7_UMIP
     | 1 << 8 // GFNI
     | ECX7_AVX
     | ECX7_AVX512
+    | ECX7_LA57
     | ECX7_RDPID;
 /// AVX-512 VP2INTERSECT; never shown, but it goes with the others.
 pub(super) const EDX7_AVX512: u32 = 1 << 8;
@@ -147,8 +149,14 @@ pub(super) const EDX81_EMULATED_COPIES: u32 = EDX1_EMULATED;
 
 /// Leaf 8000_0007H EDX: the TSC's rate never changes and it never stops.
 pub(super) const EDX87_INVARIANT_TSC: u32 = 1 << 8;
-/// Leaf 8000_0008H EAX where the host has none: 36 physical and 48 linear address bits.
-pub(super) const EAX88_DEFAULT: u32 = 48 << 8 | 36;
+/// Leaf 8000_0008H EAX: bits of a physical address, and what they are where the host has no such leaf.
+pub(super) const EAX88_PHYSICAL: u32 = 0xff;
+pub(super) const PHYSICAL_BITS_DEFAULT: u32 = 36;
+/// Leaf 8000_0008H EAX: where the bits of a linear address are told; how many there are with four levels of tables,
+/// which every 64-bit CPU has, and with five.
+pub(super) const EAX88_LINEAR_SHIFT: u32 = 8;
+pub(super) const LINEAR_BITS: u32 = 48;
+pub(super) const LINEAR_BITS_LA57: u32 = 57;
 /// Leaf 8000_0008H EBX: CLZERO, and that FXSAVE always saves error pointers.
 pub(super) const EBX88: u32 = 1 << 0 | 1 << 2;
 /// Leaf 4000_0001H EAX: no I/O delay.

@@ -68,6 +68,9 @@ pub struct Permissions {
     pub xcr0: u64,
     /// Width of a guest-physical address in bits.
     pub physical_bits: u8,
+    /// Width of the widest linear address in bits: 48, or 57 where CR4.LA57 can be set. Registers that hold a linear
+    /// address take one of this width whatever CR4.LA57 is now.
+    pub linear_bits: u8,
     /// RDTSCP or RDPID, so that IA32_TSC_AUX exists.
     pub tsc_aux: bool,
     /// The vendor is Intel; decides which vendor's MSRs exist.
@@ -177,6 +180,7 @@ impl CpuidTable {
             (leaf7.ebx & bits::EBX7_SMAP, cr4::SMAP),
             (leaf7.ecx & bits::ECX7_UMIP, cr4::UMIP),
             (leaf7.ecx & bits::ECX7_PKU, cr4::PKE),
+            (leaf7.ecx & bits::ECX7_LA57, cr4::LA57),
         ] {
             if present != 0 {
                 allowed_cr4 |= bit;
@@ -197,6 +201,7 @@ impl CpuidTable {
             efer: allowed_efer,
             xcr0: self.layout.components(),
             physical_bits: ext8.eax as u8,
+            linear_bits: (ext8.eax >> bits::EAX88_LINEAR_SHIFT) as u8,
             tsc_aux: ext1.edx & bits::EDX81_RDTSCP != 0 || leaf7.ecx & bits::ECX7_RDPID != 0,
             intel: self.is_intel(),
         }
@@ -294,8 +299,14 @@ impl CpuidTable {
             self.extended[7] = CpuidResult { edx: bits::EDX87_INVARIANT_TSC, ..CpuidResult::default() };
         }
         let leaf8 = leaf(8);
+        let physical = match leaf8.eax & bits::EAX88_PHYSICAL {
+            0 => bits::PHYSICAL_BITS_DEFAULT,
+            width => width,
+        };
+        let five_levels = self.basic[7].ecx & bits::ECX7_LA57 != 0;
+        let linear = if five_levels { bits::LINEAR_BITS_LA57 } else { bits::LINEAR_BITS };
         self.extended[8] = CpuidResult {
-            eax: if leaf8.eax == 0 { bits::EAX88_DEFAULT } else { leaf8.eax & 0xffff },
+            eax: linear << bits::EAX88_LINEAR_SHIFT | physical,
             ebx: leaf8.ebx & bits::EBX88,
             ecx: if self.is_intel() { 0 } else { topology::core_count(machine) },
             edx: 0,

@@ -58,13 +58,31 @@ fn nothing_of_the_host_leaks() {
         assert_eq!(leaf1.ecx >> bit & 1, 1, "{name}");
     }
     assert_eq!(leaf7.ebx & (1 << 2 | 1 << 4 | 1 << 11 | 1 << 14), 0, "SGX, HLE, RTM, MPX");
-    assert_eq!(leaf7.ecx & (1 << 4 | 1 << 16), 0, "OSPKE and LA57");
+    assert_eq!(leaf7.ecx & (1 << 4 | 1 << 5 | 1 << 7), 0, "OSPKE, WAITPKG, CET_SS");
     assert_eq!(leaf7.edx & !(1 << 4), 0);
     for leaf in [5, 0xa, 0xc, 0xe, 0x14, 0x17, 0x40_0000, 0x8000_000a, 0x8000_001f, 0xc000_0000, u32::MAX] {
         assert_eq!(table.get(leaf, 0), CpuidResult::default(), "leaf {leaf:#x}");
     }
     assert_eq!(table.get(0x8000_0001, 0).ecx & 1 << 2, 0, "SVM");
     assert_eq!(table.get(7, 1), CpuidResult::default());
+}
+
+#[test]
+fn linear_addresses_have_57_bits_where_the_host_has_five_levels() {
+    let mut host = rich_host();
+    let wide = table(&host);
+    assert_eq!(wide.get(7, 0).ecx & bits::ECX7_LA57, bits::ECX7_LA57);
+    assert_eq!(wide.get(0x8000_0008, 0).eax, 57 << 8 | 39);
+    assert_eq!((wide.permissions().linear_bits, wide.permissions().cr4 & cr4::LA57), (57, cr4::LA57));
+    // A backend that cannot let guests set CR4.LA57 hides the feature and leaves the CPU's address sizes as they are.
+    host.insert((7, 0), result(2, u32::MAX, !bits::ECX7_LA57, u32::MAX));
+    host.insert((0x8000_0008, 0), result(57 << 8 | 46, 0, 0, 0));
+    let narrow = table(&host);
+    assert_eq!(narrow.get(7, 0).ecx & bits::ECX7_LA57, 0);
+    assert_eq!(narrow.get(0x8000_0008, 0).eax, 48 << 8 | 46);
+    assert_eq!((narrow.permissions().linear_bits, narrow.permissions().cr4 & cr4::LA57), (48, 0));
+    host.remove(&(0x8000_0008, 0));
+    assert_eq!(table(&host).get(0x8000_0008, 0).eax, 48 << 8 | 36);
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn set_kept<B: Backend, H: Host>(
         SystemRegister::Pat => is_pat(value),
         SystemRegister::TscAux => guest.cpu.permissions.tsc_aux && value >> 32 == 0,
         SystemRegister::SysenterCs | SystemRegister::Star | SystemRegister::Sfmask => true,
-        _ => is_canonical(value),
+        _ => is_canonical(value, guest.cpu.permissions.linear_bits),
     };
     if !valid {
         return Err(Denied);

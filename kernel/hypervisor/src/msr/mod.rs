@@ -162,8 +162,9 @@ pub(crate) fn is_pat(value: u64) -> bool {
     value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
 }
 
-/// True where bits 63 to 47 are equal: what registers that hold a linear address take.
-pub(crate) const fn is_canonical(value: u64) -> bool {
-    let top = (value as i64) >> 47;
-    top == 0 || top == -1
+/// True where the bits from the highest of a linear address of `bits` bits on are equal: what registers that hold a linear
+/// address take. CPUs go by the widest address that they support, not by CR4.LA57 as it is now.
+pub(crate) fn is_canonical(value: u64, bits: u8) -> bool {
+    let unused = u64::BITS.saturating_sub(bits.into());
+    ((value << unused) as i64 >> unused) as u64 == value
 }

@@ -4,7 +4,15 @@ use vcpu::{cr4, efer};
 use super::*;
 
 fn permissions(intel: bool) -> Permissions {
-    Permissions { cr4: cr4::PAE, efer: efer::LME, xcr0: 7, physical_bits: 39, tsc_aux: true, intel }
+    Permissions {
+        cr4: cr4::PAE,
+        efer: efer::LME,
+        xcr0: 7,
+        physical_bits: 39,
+        linear_bits: 48,
+        tsc_aux: true,
+        intel,
+    }
 }
 
 #[test]
@@ -65,8 +73,14 @@ fn wrong_values_are_denied_and_change_nothing() {
 fn pat_and_canonical() {
     assert!(is_pat(0x0007_0406_0007_0406));
     assert!(!is_pat(0x0007_0406_0007_0402) && !is_pat(8 << 56));
-    assert!(is_canonical(0x7fff_ffff_ffff) && is_canonical(0xffff_8000_0000_0000));
-    assert!(!is_canonical(0x8000_0000_0000) && !is_canonical(0xfffe_8000_0000_0000));
+    for (bits, first_wrong) in [(48, 0x8000_0000_0000u64), (57, 1 << 56)] {
+        for right in [0, first_wrong - 1, first_wrong.wrapping_neg(), u64::MAX] {
+            assert!(is_canonical(right, bits), "{right:#x}");
+        }
+        for wrong in [first_wrong, !first_wrong, 1 << 63, i64::MAX as u64] {
+            assert!(!is_canonical(wrong, bits), "{wrong:#x}");
+        }
+    }
 }
 
 proptest! {

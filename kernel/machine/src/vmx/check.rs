@@ -20,9 +20,11 @@ pub(super) fn guest_state(vmcs: &impl Reader, controls: &Controls) -> Option<&'s
     registers(vmcs, controls).or_else(|| segments(vmcs)).or_else(|| non_register(vmcs))
 }
 
-const fn canonical(address: u64) -> bool {
-    let high = address >> 47;
-    high == 0 || high == 0x1_ffff
+/// Whether the CPU takes an address: by the widest that it supports, whatever CR4.LA57 is.
+const fn canonical(address: u64, controls: &Controls) -> bool {
+    let five_levels = controls.cr4_fixed.1 & cr4::LA57 != 0;
+    let unused = if five_levels { 64 - 57 } else { 64 - 48 };
+    ((address << unused) as i64 >> unused) as u64 == address
 }
 
 fn registers(vmcs: &impl Reader, controls: &Controls) -> Option<&'static str> {
@@ -62,7 +64,7 @@ fn registers(vmcs: &impl Reader, controls: &Controls) -> Option<&'static str> {
         (field::GUEST_GDTR_BASE, "GDTR base is not canonical"),
         (field::GUEST_IDTR_BASE, "IDTR base is not canonical"),
     ] {
-        if !canonical(vmcs.natural(field)) {
+        if !canonical(vmcs.natural(field), controls) {
             return Some(name);
         }
     }
@@ -224,5 +226,20 @@ mod tests {
             Some("RFLAGS.IF is clear while an interrupt is injected")
         );
         assert_eq!(blame(set(field::GUEST_FS_BASE.encoding(), 1 << 63)), Some("FS base is not canonical"));
+    }
+
+    #[test]
+    fn with_five_levels_addresses_are_wider() {
+        let mut msrs = generous();
+        let blame = |msrs, address| {
+            let mut vmcs = good();
+            vmcs.0.insert(field::GUEST_GS_BASE.encoding(), address);
+            guest_state(&vmcs, &Controls::choose(&msrs).unwrap())
+        };
+        assert_eq!(blame(msrs, 0x00ff_ffff_ffff_ffff), Some("GS base is not canonical"));
+        msrs.cr4_fixed.1 |= cr4::LA57;
+        assert_eq!(blame(msrs, 0x00ff_ffff_ffff_ffff), None);
+        assert_eq!(blame(msrs, 0xff00_0000_0000_0000), None);
+        assert_eq!(blame(msrs, 0x0100_0000_0000_0000), Some("GS base is not canonical"));
     }
 }

@@ -30,11 +30,17 @@ const BY_CR4: [(Place, u32, u64); 14] = [
     (Place::Leaf7Ebx, 1 << 20, cr4::SMAP),
     (Place::Leaf7Ecx, 1 << 2, cr4::UMIP),
     (Place::Leaf7Ecx, 1 << 3, cr4::PKE),
-    (Place::Leaf7Ecx, 1 << 16, cr4::LA57),
+    (Place::Leaf7Ecx, features::LEAF7_ECX_LA57, cr4::LA57),
 ];
 
-/// `result` of a leaf, less what these controls cannot let a guest use.
-pub(super) fn offered(controls: &Controls, leaf: u32, subleaf: u32, mut result: CpuidResult) -> CpuidResult {
+/// `result` of a leaf, less what these controls cannot let a guest use. `nested`: another hypervisor is below this one.
+pub(super) fn offered(
+    controls: &Controls,
+    nested: bool,
+    leaf: u32,
+    subleaf: u32,
+    mut result: CpuidResult,
+) -> CpuidResult {
     let (_, may) = controls.cr4_fixed;
     for (place, feature, bit) in BY_CR4 {
         let register = match (place, leaf, subleaf) {
@@ -56,6 +62,11 @@ pub(super) fn offered(controls: &Controls, leaf: u32, subleaf: u32, mut result: 
             if !controls.rdtscp {
                 result.ecx &= !features::LEAF7_ECX_RDPID;
             }
+            // The kernel, with four levels, writes a guest's addresses of 57 bits back to MSRs when it loads a vCPU. A CPU
+            // takes them whatever CR4.LA57 is; some hypervisors look at it and raise #GP.
+            if nested {
+                result.ecx &= !features::LEAF7_ECX_LA57;
+            }
         }
         (0x8000_0001, _) if !controls.rdtscp => result.edx &= !features::EXTENDED_EDX_RDTSCP,
         _ => {}
@@ -75,20 +86,32 @@ mod tests {
         let mut msrs = generous();
         msrs.cr4_fixed.1 &= !(cr4::SMAP | cr4::UMIP);
         let controls = Controls::choose(&msrs).unwrap();
-        let leaf7 = offered(&controls, 7, 0, ALL);
+        let leaf7 = offered(&controls, false, 7, 0, ALL);
         assert_eq!(leaf7.ebx & (1 << 20 | 1 << 7), 1 << 7);
         assert_eq!(leaf7.ecx & 1 << 2, 0);
-        assert_eq!(offered(&controls, 7, 1, ALL), ALL);
+        assert_eq!(offered(&controls, false, 7, 1, ALL), ALL);
+    }
+
+    #[test]
+    fn five_levels_are_shown_where_cr4_takes_them_on_a_cpu_of_our_own() {
+        let mut msrs = generous();
+        let shown = |msrs, nested| {
+            let controls = Controls::choose(&msrs).unwrap();
+            offered(&controls, nested, 7, 0, ALL).ecx & features::LEAF7_ECX_LA57 != 0
+        };
+        assert!(!shown(msrs, false));
+        msrs.cr4_fixed.1 |= cr4::LA57;
+        assert!(shown(msrs, false) && !shown(msrs, true));
     }
 
     #[test]
     fn instructions_without_their_control_are_not_shown() {
         let mut msrs = generous();
         msrs.secondary = 0x8a << 32;
-        assert_eq!(offered(&Controls::choose(&msrs).unwrap(), 0x8000_0001, 0, ALL), ALL);
+        assert_eq!(offered(&Controls::choose(&msrs).unwrap(), false, 0x8000_0001, 0, ALL), ALL);
         msrs.secondary = 0x82 << 32;
         let controls = Controls::choose(&msrs).unwrap();
-        assert_eq!(offered(&controls, 0x8000_0001, 0, ALL).edx, !features::EXTENDED_EDX_RDTSCP);
-        assert_eq!(offered(&controls, 7, 0, ALL).ebx & features::LEAF7_EBX_INVPCID, 0);
+        assert_eq!(offered(&controls, false, 0x8000_0001, 0, ALL).edx, !features::EXTENDED_EDX_RDTSCP);
+        assert_eq!(offered(&controls, false, 7, 0, ALL).ebx & features::LEAF7_EBX_INVPCID, 0);
     }
 }

@@ -279,7 +279,9 @@ impl Backend for Vmx {
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
-        cpuid::offered(&self.shared.controls, leaf, subleaf, virtualization::guest_cpuid(leaf, subleaf))
+        let nested = cpu::features().hypervisor;
+        let passed = virtualization::guest_cpuid(leaf, subleaf);
+        cpuid::offered(&self.shared.controls, nested, leaf, subleaf, passed)
     }
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

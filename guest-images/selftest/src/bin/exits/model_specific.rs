@@ -238,7 +238,7 @@ fn msr_kernel_gs_base_swaps() -> TestResult {
 fn msr_non_canonical_is_gp() -> TestResult {
     need!(!platform::tcg(), "TCG accepts non-canonical addresses in MSRs");
     for index in [msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE, msr::LSTAR, msr::CSTAR] {
-        for value in [0x0100_0000_0000_0000, 0x8000_0000_0000_0000, 0xff7f_ffff_ffff_ffff] {
+        for value in [0x0100_0000_0000_0000, 0x8000_0000_0000_0000, 0xfeff_ffff_ffff_ffff] {
             expect_exception("non-canonical address in an MSR", GP, 0, || wrmsr(index, value))?;
         }
     }

@@ -64,6 +64,29 @@ payload_exits32:
     result
     ret
 
+    /* For a visited mode that is long mode: goes on in 64-bit code with the IDT and on the stack from before the visit.
+       Argument: a C function. */
+    .global payload_long64
+payload_long64:
+    mov %esp, %ebx
+    ljmpl $0x08, $(LOW + 1f - trampoline)
+    .code64
+1:  mov F_RSP, %rsp
+    and $-16, %rsp
+    lidt F_IDT64
+    mov F_ARGUMENT, %eax
+    call *%rax
+    cli
+    pushq $0x18
+    pushq $(LOW + 1f - trampoline)
+    lretq
+    .code32
+1:  mov $0x10, %eax
+    mov %eax, %ss
+    mov %ebx, %esp
+    lidt F_IDT32
+    ret
+
     /* Notes the vector, the error code, EIP relative to the faulting instruction at 8:, and CR2. */
     .macro fault_results
     mov F_EXCEPTION, %eax

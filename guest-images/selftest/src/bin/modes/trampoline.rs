@@ -70,6 +70,7 @@ unsafe extern "C" {
     pub(crate) static payload_protected16: u8;
     pub(crate) static payload_virtual8086: u8;
     pub(crate) static payload_into: u8;
+    pub(crate) static payload_long64: u8;
     pub(crate) static payload_real: u8;
     pub(crate) static real_exits: u8;
     pub(crate) static real_large_segments: u8;

@@ -76,7 +76,7 @@ impl Paged {
     }
 }
 
-const CR0_PAGED: u32 = PROTECTED | 1 << 31 | 1 << 16;
+pub(crate) const CR0_PAGED: u32 = PROTECTED | 1 << 31 | 1 << 16;
 const CR4_PSE: u32 = 1 << 4;
 const CR4_PAE: u32 = 1 << 5;
 const EFER_NXE: u32 = 1 << 11;
@@ -135,7 +135,8 @@ fn interrupt_table() -> u64 {
 
 /// TCG marks PAE's directory pointers accessed, as no processor does: a reserved bit, should they be loaded again.
 fn clear_pointer_flags(mode: Mode) {
-    if mode.cr0 & CR0_PAGED == CR0_PAGED && mode.cr4 & CR4_PAE != 0 {
+    let long = u64::from(mode.efer) & cpu::efer::LME != 0;
+    if mode.cr0 & CR0_PAGED == CR0_PAGED && mode.cr4 & CR4_PAE != 0 && !long {
         for i in 0..4 {
             let slot = u64::from(mode.cr3) + 8 * i;
             cpu::write64(slot, cpu::read64(slot) & !paging::A);
