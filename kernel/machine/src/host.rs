@@ -15,6 +15,7 @@ use vcpu::{Host, Nanos};
 use crate::apic::{ipi, local};
 use crate::clock::{Clock, clock, tsc};
 use crate::cpu::registry;
+use crate::smp::EPOCHS;
 use crate::{cpu, logger, power, screen, serial};
 
 /// A PC's CPU, its own: one for each CPU, which cannot leave it.
@@ -121,8 +122,20 @@ impl Host for PcHost {
             // More is to be drawn: the caller looks for work and comes again.
             return self.poll_interrupts();
         }
+        let number = cpu::current();
+        let away = EPOCHS.leave(number);
         cpu::wait_for_interrupt();
+        EPOCHS.come_back(number, away);
         self.notice_timer();
+    }
+
+    #[inline]
+    fn must_forget_guests(&self) -> bool {
+        EPOCHS.is_behind(cpu::current())
+    }
+
+    fn forget_guests(&mut self) {
+        EPOCHS.pass(cpu::current(), cpu::forget_guests);
     }
 
     fn console_read(&mut self) -> Option<u8> {

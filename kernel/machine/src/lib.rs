@@ -22,6 +22,7 @@ pub mod fault;
 mod guest_registers;
 pub mod heap;
 pub mod host;
+pub mod limbo;
 pub mod logger;
 pub mod memory;
 pub mod nested;

@@ -14,6 +14,16 @@ pub trait Host {
     /// comes while interrupts are off there counts as soon as it enters a guest or halts.
     fn kick(&mut self, cpu: usize);
 
+    /// True where memory was taken from a guest and this CPU may still know where it was: it has to call
+    /// [`Self::forget_guests`] before it runs a vCPU. The CPU loop looks before each slice.
+    #[inline]
+    fn must_forget_guests(&self) -> bool {
+        false
+    }
+
+    /// Drops what this CPU knows of guests' memory, so that what was taken can be used anew. No vCPU is loaded.
+    fn forget_guests(&mut self) {}
+
     /// The time-stamp counter.
     fn tsc(&self) -> u64;
 

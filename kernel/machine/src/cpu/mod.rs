@@ -47,6 +47,8 @@ pub(crate) struct PerCpu {
     occupied: AtomicBool,
     /// Where the kernel stood when it was told to stop; 0 while it runs.
     pub(crate) stopped_at: AtomicU64,
+    /// How often translations of guests' memory had to be dropped. A vCPU that was loaded before drops its own.
+    pub(crate) guests_forgotten: AtomicU64,
     /// What SVM keeps for this CPU.
     pub(crate) svm: Once<SvmCpu>,
     stacks: Once<CpuStacks>,
@@ -148,6 +150,7 @@ impl PerCpu {
             virtualized: AtomicBool::new(false),
             occupied: AtomicBool::new(false),
             stopped_at: AtomicU64::new(0),
+            guests_forgotten: AtomicU64::new(0),
             svm: Once::new(),
             stacks: Once::new(),
             tables: CpuTables::new(),
@@ -211,6 +214,20 @@ pub(crate) fn virtualize() -> bool {
 pub(crate) fn occupy() {
     let cpu = this();
     assert!(!cpu.occupied.swap(true, Ordering::Relaxed), "two vCPUs are loaded on CPU {}", cpu.number);
+}
+
+/// Makes this CPU drop the translations of guests' memory that it has, before it enters a guest again.
+///
+/// # Panics
+///
+/// Where a vCPU is loaded: it would go on with them.
+pub(crate) fn forget_guests() {
+    let cpu = this();
+    assert!(!cpu.occupied.load(Ordering::Relaxed), "a CPU forgets guests while it has one loaded");
+    cpu.guests_forgotten.fetch_add(1, Ordering::Relaxed);
+    if let Some(svm) = cpu.svm.get() {
+        svm.forget_guests();
+    }
 }
 
 /// Notes that it has left.

@@ -33,6 +33,7 @@ use crate::boot_info::BootInfo;
 use crate::cpu::registry::{self, MAX_CPUS};
 use crate::cpu::{Lack, PerCpu, Traits};
 use crate::fault::{self, Fault};
+use crate::limbo::Epochs;
 use crate::memory::{self, MapError};
 use crate::stacks::CpuStacks;
 use crate::virtualization::Refusal;
@@ -46,6 +47,9 @@ const STARTUP_NS: u64 = 200_000;
 const LEAST_PATIENCE_NS: u64 = 100_000_000;
 /// What all CPUs that do not come can cost beyond that, in ns: an emulator's CPU may have to wait for its turn.
 const PATIENCE_NS: u64 = 5_000_000_000;
+
+/// The epochs of the machine's CPUs: see [`crate::limbo`].
+pub static EPOCHS: Epochs<MAX_CPUS> = Epochs::new();
 
 /// What a started CPU does.
 #[derive(Clone, Copy, Debug)]

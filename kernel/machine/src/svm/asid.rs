@@ -46,6 +46,13 @@ impl Asids {
         self.owed = true;
     }
 
+    /// No identifier given so far is valid any more, and the next comes with a full flush.
+    pub(crate) const fn renew(&mut self) {
+        self.generation += 1;
+        self.next = 1;
+        self.owed = true;
+    }
+
     /// An identifier that has no translations yet, and whether the whole TLB must be flushed first.
     pub(crate) const fn next(&mut self) -> (Asid, bool) {
         let exhausted = self.next >= self.count;
@@ -120,6 +127,15 @@ mod tests {
             asid = next;
             assert_eq!(cpus[cpu].assign(asid), (asid, false));
         }
+    }
+
+    #[test]
+    fn after_a_renewal_everybody_takes_a_new_identifier_and_the_first_flushes() {
+        let mut asids = Asids::new(16, 1);
+        let (one, two) = (asids.assign(Asid::default()).0, asids.assign(Asid::default()).0);
+        asids.renew();
+        let ((new_one, flush_one), (new_two, flush_two)) = (asids.assign(one), asids.assign(two));
+        assert!(new_one != one && new_two != two && flush_one && !flush_two);
     }
 
     #[test]

@@ -82,6 +82,13 @@ pub(crate) struct SvmCpu {
     asids: Mutex<Asids>,
 }
 
+impl SvmCpu {
+    /// Drops all translations of guests before the next one is entered, which is not loaded yet.
+    pub(crate) fn forget_guests(&self) {
+        self.asids.lock().renew();
+    }
+}
+
 /// The calling CPU's part, which a vCPU keeps while it is loaded.
 #[derive(Clone, Copy, Debug)]
 struct CpuPart {

@@ -3,6 +3,8 @@
 // UNSAFETY: reads and writes the current VMCS, switches MSRs and enters the guest.
 #![allow(unsafe_code)]
 
+use core::sync::atomic::Ordering;
+
 use vcpu::{Exit, MemoryError, PendingEvents};
 
 use super::capability::Controls;
@@ -55,8 +57,8 @@ pub struct VmxVcpu {
     vmcs: Block,
     pub(super) vpid: Vpid,
     eptp: u64,
-    /// The CPU that loaded it last.
-    last_cpu: Option<usize>,
+    /// The CPU that loaded it last, and how often that had forgotten its guests then.
+    last_cpu: Option<(usize, u64)>,
     /// What `eptp` leads to stays as long as this.
     _walker: Walker,
     pub(super) extended: ExtendedState,
@@ -176,9 +178,10 @@ impl VmxVcpu {
         // SAFETY: the region is our VMCS; `unload` cleared it on the CPU that had it before.
         unsafe { instruction::expect(vmptrld(self.vmcs.start()), "VMPTRLD") };
         self.loaded = true;
-        let cpu = cpu::current();
-        if self.last_cpu.replace(cpu) != Some(cpu) {
-            // This CPU may know translations of an earlier address space with the same root.
+        let cpu = cpu::this();
+        let now = (cpu.number, cpu.guests_forgotten.load(Ordering::Relaxed));
+        if self.last_cpu.replace(now) != Some(now) {
+            // This CPU may know what is unmapped by now, or what was in an earlier address space with the same root.
             invept(self.controls().invept(self.eptp));
         }
         setup::host_state();
