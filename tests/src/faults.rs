@@ -33,6 +33,8 @@ pub struct Fault {
     pub cpu: Option<&'static str>,
     /// Its memory, instead of the profile's.
     pub memory: Option<&'static str>,
+    /// Its CPUs, instead of the profile's.
+    pub cpus: Option<u32>,
     /// The kernel's options.
     pub options: &'static str,
     /// What must be said, in this order.
@@ -73,6 +75,7 @@ impl Fault {
             machine: QEMU_PVH,
             cpu: None,
             memory: None,
+            cpus: None,
             options,
             says: says.to_vec(),
             end: End::Stops,
@@ -104,6 +107,10 @@ impl Fault {
     /// Something that is missing but not needed: a warning, and the boot goes on.
     fn warning(name: &'static str, options: &'static str, warning: &'static str) -> Self {
         Self::lie(name, options, &["WARN", warning, NO_VM])
+    }
+
+    fn with_cpus(self, cpus: u32) -> Self {
+        Self { cpus: Some(cpus), ..self }
     }
 
     fn ending(self, end: End) -> Self {
@@ -344,6 +351,20 @@ fn exceptions() -> Vec<Fault> {
         Fault::lie("panic-on-uefi", "fault=panic", &["KERNEL PANIC: the fault panic", "backtrace:", REPORT])
             .ending(End::Panics { within: PROVOKER })
             .on(QEMU_UEFI),
+        Fault::lie(
+            "panic-elsewhere",
+            "fault=panic-elsewhere",
+            &[
+                "KERNEL PANIC: the fault panic-elsewhere",
+                "backtrace:",
+                "on CPU 1; idle: 0 others; CPU 0 at",
+                REPORT,
+            ],
+        )
+        .with_cpus(2)
+        .ending(End::Panics { within: PROVOKER }),
+        Fault::warning("unlike-cpu", "fault=unlike-cpu,no-module", "lacks what the boot CPU has: bits")
+            .with_cpus(2),
         Fault::lie("panic-in-panic", "fault=panic-in-panic", &inside),
         Fault::lie("fault-in-panic", "fault=fault-in-panic", &inside),
     ]
