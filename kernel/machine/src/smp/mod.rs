@@ -46,7 +46,7 @@ const STARTUP_NS: u64 = 200_000;
 /// A CPU is waited for at least so long, in ns.
 const LEAST_PATIENCE_NS: u64 = 100_000_000;
 /// What all CPUs that do not come can cost beyond that, in ns: an emulator's CPU may have to wait for its turn.
-const PATIENCE_NS: u64 = 5_000_000_000;
+const PATIENCE_NS: u64 = 2_000_000_000;
 
 /// The epochs of the machine's CPUs: see [`crate::limbo`].
 pub static EPOCHS: Epochs<MAX_CPUS> = Epochs::new();
