@@ -12,6 +12,8 @@ pub const QEMU_SVM_COUNTED: &str = "qemu-svm-counted";
 pub const QEMU_PVH: &str = "qemu-pvh";
 /// The same, with much memory and as many CPUs as eight bits can name.
 pub const QEMU_LARGE: &str = "qemu-large";
+/// A machine whose CPU has all that QEMU's TCG can do, such as linear addresses of 57 bits.
+pub const QEMU_MAX: &str = "qemu-q35-bios-cd-max";
 /// The second machine of every run.
 pub const BOCHS_VMX: &str = "bochs-vmx";
 

@@ -12,7 +12,8 @@
 //! settings = "protocol=pvh"       # more words for the VM's line (may be left out)
 //!
 //! [kernel]
-//! debian = "linux-image-amd64"    # a Debian kernel package, or:
+//! debian = "linux-image-amd64"    # the unpacked kernel (vmlinux) of a Debian kernel package, or:
+//! # bzimage = "linux-image-amd64" # its kernel as it is packed, or:
 //! # file = "vmlinux"              # a file beside the description, or:
 //! # package = { debian = "memtest86+", file = "boot/memtest86+x64.bin" }   # any file of a Debian package
 //!
@@ -107,6 +108,7 @@ struct Description {
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum KernelSource {
     Debian(String),
+    Bzimage(String),
     File(PathBuf),
     Package(PackageFile),
 }
@@ -192,6 +194,7 @@ fn from_description(path: &Path) -> Result<Guest> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let kernel = match &description.kernel {
         KernelSource::Debian(package) => debian::kernel(package)?,
+        KernelSource::Bzimage(package) => debian::bzimage(package)?,
         KernelSource::File(file) => existing(folder.join(file), path)?,
         KernelSource::Package(PackageFile { debian, file }) => {
             existing(debian::unpack(debian)?.join(file), path)?

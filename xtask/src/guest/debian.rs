@@ -15,13 +15,18 @@ pub(super) fn kernel(package: &str) -> Result<PathBuf> {
     if finished.is_file() {
         return Ok(finished);
     }
-    let packed = find_kernel(&unpack_kernel(package)?)?;
+    let packed = bzimage(package)?;
     progress::step("taking vmlinux out of the package", || {
         let elf = vmlinux::extract(&paths::read_bytes(&packed)?)?;
         let elf = super::compact(&elf).context("compacting vmlinux")?;
         paths::write(&finished, &elf)
     })?;
     Ok(finished)
+}
+
+/// The same as the package has it: a bzImage.
+pub(super) fn bzimage(package: &str) -> Result<PathBuf> {
+    find_kernel(&unpack_kernel(package)?)
 }
 
 /// Fetches a package and unpacks it. Gives the folder.
