@@ -5,7 +5,7 @@
 //! development host against a scripted fake.
 //!
 //! - [`config`] reads the modules' command lines; [`memory_map`] and `vm` lay a VM out and load its kernel.
-//! - `run` is a CPU's loop and says whose turn it is.
+//! - `run` is a CPU's loop and says whose turn it is; [`schedule`] is the policy that will.
 //! - `dispatch` turns an exit into an outcome; the loop applies outcomes, in one place.
 //! - [`cpuid`], `msr` and [`control`] are the policy: what a guest sees and may switch on. Deny by default.
 //! - [`console`] shares the machine's serial port; `report` and [`counters`] tell what a VM did.
@@ -42,6 +42,7 @@ mod processor;
 pub mod ratelimit;
 mod report;
 mod run;
+pub mod schedule;
 mod screen;
 mod serial_line;
 mod stop;
