@@ -65,6 +65,7 @@
 //!
 //! * Moves are single steps: where pinning allows the fair share only by moving a vCPU that runs alone and needs a whole CPU, it
 //!   is not found (in the tests' random pinnings about 1 of 200 misses by more than 2 %).
+//! * A wake-up may take 3 ms where many wake at once on many CPUs (1 of 400 random mixes).
 //! * A vCPU whose fair share is nearly a CPU cannot make up for what it lost while capped or reserved VMs ran many
 //!   vCPUs at once. The guarantees themselves, caps and reservations, hold.
 //! * A share below about 1 % of a CPU is exact to some slices, not to 2 % of itself.

@@ -60,6 +60,18 @@ fn throttled_time_is_stolen_time() {
     assert_eq!(machine.ran(vm), times.charged.0);
 }
 
+/// Sleep saves up no more of a cap than its burst.
+#[test]
+fn a_cap_is_not_saved_up() {
+    let mut machine = Machine::new(1, 1);
+    let vm = machine.add(Parameters { cap: 20, ..Parameters::default() }, &[(Load::Sleeper, CpuSet::ALL)]);
+    machine.run_for(HZ);
+    machine.set_load(0, Load::Hog);
+    machine.run_for(50 * MS);
+    let burst = (50 + 10) * MS / 5;
+    assert!(machine.ran(vm).abs_diff(burst) <= 2 * MS, "{} us", machine.ran(vm) * 1000 / MS);
+}
+
 #[test]
 fn who_yields_goes_behind_its_siblings() {
     let (shared, mut queue, ids) = one_queue(3);
