@@ -189,12 +189,14 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     fn load(&mut self, id: Id, slot: &'n Slot<B>) -> Option<MutexGuard<'n, Processor<B>>> {
         if self.loaded.as_ref().is_some_and(|(loaded, _)| *loaded == id) {
             slot.set_place(Place::Running(self.number()));
+            slot.rouse();
             return self.loaded.take().map(|(_, processor)| processor);
         }
         self.release();
         let mut processor = slot.processor()?;
         slot.set_loaded(Some(self.number()));
         slot.set_place(Place::Running(self.number()));
+        slot.rouse();
         processor.vcpu.load();
         Some(processor)
     }
@@ -225,7 +227,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let mut slice =
             Slice { end, timer: &mut self.timer, last_tsc: &mut self.last_tsc, is_home: vm.home() == here };
         let mut outcome = slice.run(&mut guest);
-        if guest.cpu.activity == Activity::HaltedMasked {
+        if matches!(guest.cpu.activity, Activity::HaltedMasked | Activity::WaitForStartup) {
             slot.publish(guest.cpu);
             if vm.is_asleep_for_ever() {
                 outcome = SliceEnd::Stopped(StopReason::HaltedForever);

@@ -109,6 +109,11 @@ impl<B: Backend> Slot<B> {
         self.dormant.store(dormant, SeqCst);
     }
 
+    /// It is about to run: what was published of its sleep no longer holds.
+    pub(crate) fn rouse(&self) {
+        self.dormant.store(false, SeqCst);
+    }
+
     /// Whether only an NMI, an INIT or a start-up message can wake it, and none has come.
     pub(crate) fn is_dormant(&self) -> bool {
         self.dormant.load(SeqCst) && self.inbox.is_empty()
