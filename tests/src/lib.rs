@@ -3,8 +3,8 @@
 //!
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
-//! [`robust::scenarios`], [`hosts::scenarios`] and [`smp::scenarios`]; the selftest guests need no list, each of them
-//! is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
+//! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`] and [`smp_guests::scenarios`]; most selftest guests
+//! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
 
 pub mod faults;
@@ -18,6 +18,7 @@ pub mod scenario;
 pub mod screen;
 pub mod selftest;
 pub mod smp;
+pub mod smp_guests;
 
 /// All scenarios, in the order in which they are run.
 #[must_use]
@@ -27,6 +28,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(robust::scenarios());
     scenarios.extend(hosts::scenarios());
     scenarios.extend(smp::scenarios());
+    scenarios.extend(smp_guests::scenarios());
     scenarios
 }
 

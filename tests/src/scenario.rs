@@ -16,6 +16,8 @@ pub const QEMU_LARGE: &str = "qemu-large";
 pub const QEMU_MAX: &str = "qemu-q35-bios-cd-max";
 /// The second machine of every run.
 pub const BOCHS_VMX: &str = "bochs-vmx";
+/// AMD SVM with exact counts.
+pub const BOCHS_SVM: &str = "bochs-svm";
 
 /// Two of the machines of `cargo xtask test --matrix`: what one has, the other has not.
 pub const MATRIX_SHARE: [&str; 2] = ["qemu-q35-uefi-usb-epyc", "qemu-i440fx-bios-nvme-max"];
@@ -68,6 +70,8 @@ pub struct Guest {
     pub vm: String,
     /// The guest that runs in it, as in `--guest NAME`.
     pub guest: String,
+    /// Virtual CPUs, instead of the guest's own number.
+    pub cpus: Option<u32>,
     /// Memory, instead of the guest's own.
     pub memory: Option<&'static str>,
     /// Added to the guest's command line.
@@ -87,6 +91,7 @@ impl Guest {
         Self {
             vm: guest.to_owned(),
             guest: guest.to_owned(),
+            cpus: None,
             memory: None,
             append: String::new(),
             settings: String::new(),
@@ -99,6 +104,12 @@ impl Guest {
     #[must_use]
     pub fn in_vm(self, vm: &str) -> Self {
         Self { vm: vm.to_owned(), ..self }
+    }
+
+    /// With so many virtual CPUs.
+    #[must_use]
+    pub fn cpus(self, cpus: u32) -> Self {
+        Self { cpus: Some(cpus), ..self }
     }
 
     /// With this at the end of its command line.

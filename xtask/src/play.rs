@@ -172,6 +172,7 @@ fn prepare_guest(scenario: &str, wanted: &ScenarioGuest) -> Result<Guest> {
         let name = format!("{}-{}", wanted.vm, guest.modules.len());
         guest.modules.push(module_file(scenario, &name, words, content)?);
     }
+    guest.cpus = wanted.cpus.unwrap_or(guest.cpus);
     if let Some(memory) = wanted.memory {
         memory.clone_into(&mut guest.memory);
     }

@@ -16,7 +16,7 @@ use crate::{build, interrupt, machine, progress};
 const HOST: &str = "host";
 const SELFTEST: &str = "selftest";
 /// The selftest guests that test nothing alone: one measures, the others play parts in scenarios.
-const NO_TESTS: [&str; 5] = ["bench", "crash", "entry", "firmware", "spin"];
+const NO_TESTS: [&str; 6] = ["bench", "crash", "entry", "firmware", "smp", "spin"];
 /// How much of a failed scenario's log is shown.
 const SHOWN_LINES: usize = 15;
 /// A bound on a selftest guest's time.

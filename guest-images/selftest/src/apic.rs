@@ -47,6 +47,12 @@ pub const PERIODIC: u32 = 1 << 17;
 pub const DEADLINE: u32 = 2 << 17;
 /// LVT or ICR delivery mode NMI.
 pub const DELIVERY_NMI: u32 = 4 << 8;
+/// ICR delivery mode: lowest priority.
+pub const DELIVERY_LOWEST: u32 = 1 << 8;
+/// ICR delivery mode INIT.
+pub const DELIVERY_INIT: u32 = 5 << 8;
+/// ICR delivery mode start-up; the vector is the page.
+pub const DELIVERY_STARTUP: u32 = 6 << 8;
 /// LVT delivery mode ExtINT.
 pub const DELIVERY_EXTINT: u32 = 7 << 8;
 /// ICR: logical destination.
@@ -112,13 +118,19 @@ pub fn write_x2(register: u32, value: u64) {
     cpu::wrmsr(x2apic_msr(register), value);
 }
 
+/// Reads a register in whichever mode; in x2APIC mode its lower half.
+pub fn get(register: u32) -> u32 {
+    if has_x2apic() && in_x2apic_mode() { read_x2(register) as u32 } else { read(register) }
+}
+
+/// Writes a register in whichever mode.
+pub fn set(register: u32, value: u32) {
+    if has_x2apic() && in_x2apic_mode() { write_x2(register, value.into()) } else { write(register, value) }
+}
+
 /// EOI in whichever mode.
 pub fn eoi() {
-    if has_x2apic() && in_x2apic_mode() {
-        write_x2(register::EOI, 0);
-    } else {
-        write(register::EOI, 0);
-    }
+    set(register::EOI, 0);
 }
 
 /// This processor's xAPIC id.
@@ -130,6 +142,15 @@ pub fn id() -> u8 {
 pub fn send(destination: u8, command: u32) {
     write(register::ICR_HIGH, u32::from(destination) << 24);
     write(register::ICR_LOW, command | ASSERT);
+}
+
+/// Sends in whichever mode. `destination` is an id or a logical destination of the mode.
+pub fn send_any(destination: u32, command: u32) {
+    if has_x2apic() && in_x2apic_mode() {
+        write_x2(register::ICR_LOW, u64::from(destination) << 32 | u64::from(command | ASSERT));
+    } else {
+        send(destination as u8, command);
+    }
 }
 
 /// Sends a fixed interrupt to this processor.

@@ -2,7 +2,8 @@
 
 use core::arch::{asm, global_asm};
 
-use crate::Global;
+use crate::smp::{self, MAX_CPUS};
+use crate::{Global, PerCpu};
 
 /// Selector of 64-bit kernel code.
 pub const KERNEL_CODE: u16 = 0x08;
@@ -97,13 +98,39 @@ struct Pointer {
 
 /// Writes TSS, GDT and IDT afresh and loads them. Tests may have changed each of them.
 pub fn install() {
-    write_tss();
-    write_gdt();
-    for vector in 0..=255 {
-        set_gate(vector, stub_address(vector), KERNEL_CODE, default_attributes(vector));
-    }
+    let gdt = if smp::current() == 0 {
+        TSS_STORE.with(|tss| write_tss(tss, |slot| ist_stack(slot).1));
+        GDT.with(|gdt| write_gdt(gdt, TSS_STORE.as_ptr() as u64));
+        for vector in 0..=255 {
+            set_gate(vector, stub_address(vector), KERNEL_CODE, default_attributes(vector));
+        }
+        GDT.as_ptr() as u64
+    } else {
+        install_secondary()
+    };
     load_idt(IDT.as_ptr() as u64, 4095);
-    let gdt = Pointer { limit: GDT_LIMIT, base: GDT.as_ptr() as u64 };
+    load_gdt(gdt);
+}
+
+/// GDT and TSS of a processor other than the first. The IDT is common to all.
+#[derive(Clone, Copy)]
+struct Tables {
+    gdt: [u64; 15],
+    tss: [u32; TSS_WORDS],
+}
+
+static TABLES: PerCpu<Tables> = PerCpu::new([Tables { gdt: [0; 15], tss: [0; TSS_WORDS] }; MAX_CPUS]);
+
+fn install_secondary() -> u64 {
+    TABLES.with(|tables| {
+        write_tss(&mut tables.tss, smp::interrupt_stack);
+        write_gdt(&mut tables.gdt, (&raw const tables.tss) as u64);
+        (&raw const tables.gdt) as u64
+    })
+}
+
+fn load_gdt(base: u64) {
+    let gdt = Pointer { limit: GDT_LIMIT, base };
     // SAFETY: the GDT is static and holds the selectors that are loaded.
     unsafe {
         asm!(
@@ -116,39 +143,36 @@ pub fn install() {
     }
 }
 
-fn write_tss() {
-    TSS_STORE.with(|tss| {
-        *tss = [0; TSS_WORDS];
-        let mut set = |word: usize, address: u64| {
-            tss[word] = address as u32;
-            tss[word + 1] = (address >> 32) as u32;
-        };
-        set(1, ist_stack(0).1); // RSP0
-        for slot in 1..IST_STACKS as u8 {
-            set(7 + 2 * usize::from(slot), ist_stack(slot).1);
-        }
-        tss[25] = NO_IO_MAP;
-    });
+/// `stack(slot)`: the end of the stack of a slot, as in [`ist_stack`].
+fn write_tss(tss: &mut [u32; TSS_WORDS], stack: impl Fn(u8) -> u64) {
+    *tss = [0; TSS_WORDS];
+    let mut set = |word: usize, address: u64| {
+        tss[word] = address as u32;
+        tss[word + 1] = (address >> 32) as u32;
+    };
+    set(1, stack(0)); // RSP0
+    for slot in 1..IST_STACKS as u8 {
+        set(7 + 2 * usize::from(slot), stack(slot));
+    }
+    tss[25] = NO_IO_MAP;
 }
 
-fn write_gdt() {
-    let base = TSS_STORE.as_ptr() as u64;
-    GDT.with(|gdt| {
-        gdt[1..9].copy_from_slice(&[
-            CODE64,
-            DATA,
-            CODE32,
-            CODE32 | DPL3,
-            DATA | DPL3,
-            CODE64 | DPL3,
-            0x0000_9b00_0000_ffff,
-            0x0000_9300_0000_ffff,
-        ]);
-        let limit = (TSS_WORDS * 4 - 1) as u64;
-        gdt[9] = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-        gdt[10] = base >> 32;
-        gdt[11..].fill(0);
-    });
+fn write_gdt(gdt: &mut [u64; 15], tss: u64) {
+    gdt[..9].copy_from_slice(&[
+        0,
+        CODE64,
+        DATA,
+        CODE32,
+        CODE32 | DPL3,
+        DATA | DPL3,
+        CODE64 | DPL3,
+        0x0000_9b00_0000_ffff,
+        0x0000_9300_0000_ffff,
+    ]);
+    let limit = (TSS_WORDS * 4 - 1) as u64;
+    gdt[9] = limit | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+    gdt[10] = tss >> 32;
+    gdt[11..].fill(0);
 }
 
 /// Sets GDT entry `selector`, rounded down to its index.

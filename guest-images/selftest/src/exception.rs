@@ -1,14 +1,16 @@
 //! Exceptions: expected ones are caught, others fail the test that raised them.
 //!
 //! [`catch`] runs a closure under a guard. An exception inside records itself and leaves the closure for good, as a
-//! `longjmp` would: no destructor in it runs, so the closure owns nothing. A hook ([`on`]) may resume instead.
+//! `longjmp` would: no destructor in it runs, so the closure owns nothing. A hook ([`on`]) may resume instead. All of it is
+//! each processor's own.
 
 use core::arch::naked_asm;
 use core::fmt;
 
 use crate::cpu::{self, flag};
 use crate::descriptor::{KERNEL_CODE, KERNEL_DATA};
-use crate::{Global, TestResult, Verdict, interrupt, println, verdict};
+use crate::smp::MAX_CPUS;
+use crate::{PerCpu, TestResult, Verdict, interrupt, println, verdict};
 
 /// Exception vectors.
 #[expect(missing_docs, reason = "the manuals' names")]
@@ -83,8 +85,8 @@ impl fmt::Display for Exception {
 
 type Hook = fn(&mut Frame);
 
-static HOOKS: Global<[Option<Hook>; 32]> = Global::new([None; 32]);
-static LAST: Global<Frame> = Global::new(Frame {
+static HOOKS: PerCpu<[Option<Hook>; 32]> = PerCpu::new([[None; 32]; MAX_CPUS]);
+const NO_FRAME: Frame = Frame {
     r15: 0,
     r14: 0,
     r13: 0,
@@ -107,10 +109,11 @@ static LAST: Global<Frame> = Global::new(Frame {
     rflags: 0,
     rsp: 0,
     ss: 0,
-});
-static CAUGHT: Global<Option<Exception>> = Global::new(None);
+};
+static LAST: PerCpu<Frame> = PerCpu::new([NO_FRAME; MAX_CPUS]);
+static CAUGHT: PerCpu<Option<Exception>> = PerCpu::new([None; MAX_CPUS]);
 /// Stack pointer of the innermost guard, 0 without one.
-static LANDING: Global<u64> = Global::new(0);
+static LANDING: PerCpu<u64> = PerCpu::new([0; MAX_CPUS]);
 
 /// Sets a handler that resumes (as changed in the frame) instead of leaving to the guard.
 pub fn on(vector: u8, hook: Hook) {
@@ -120,6 +123,13 @@ pub fn on(vector: u8, hook: Hook) {
 /// Takes all handlers away.
 pub fn clear_hooks() {
     HOOKS.with(|hooks| hooks.fill(None));
+}
+
+/// No handlers and no guard, as on a processor that has just started.
+pub(crate) fn reset() {
+    clear_hooks();
+    CAUGHT.set(None);
+    LANDING.set(0);
 }
 
 /// The registers at the exception that a guard caught last.
@@ -185,7 +195,7 @@ pub fn catch(mut f: impl FnMut()) -> Result<(), Exception> {
     let entry = thunk(&f);
     // SAFETY: `guarded` calls `entry(&mut f)`; whatever happens inside, it comes back here once with the preserved
     // registers as they were.
-    let escaped = unsafe { guarded(entry as *const (), (&raw mut f).cast(), LANDING.as_ptr()) };
+    let escaped = unsafe { guarded(entry as *const (), (&raw mut f).cast(), LANDING.own()) };
     LANDING.set(outer);
     match CAUGHT.get() {
         Some(exception) if escaped != 0 => Err(exception),

@@ -1,7 +1,9 @@
-//! External interrupts: every delivery is logged, acknowledged as the test said, and shown to its hook.
+//! External interrupts: every delivery is logged, acknowledged as the test said, and shown to its hook. Each processor has
+//! its own expectations, counts and log.
 
 use crate::exception::Frame;
-use crate::{Global, apic, cpu, pic};
+use crate::smp::MAX_CPUS;
+use crate::{PerCpu, apic, cpu, pic, smp};
 
 /// How a delivery is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +32,7 @@ struct State {
     draining: bool,
 }
 
-static STATE: Global<State> = Global::new(State {
+const NEW: State = State {
     acknowledge: [Acknowledge::Unexpected; 256],
     hooks: [None; 256],
     counts: [0; 256],
@@ -39,7 +41,8 @@ static STATE: Global<State> = Global::new(State {
     last_rip: 0,
     stray: None,
     draining: false,
-});
+};
+static STATE: PerCpu<State> = PerCpu::new([NEW; MAX_CPUS]);
 
 /// Back to: every vector unexpected, nothing logged.
 pub fn reset() {
@@ -68,14 +71,25 @@ pub fn on(vector: u8, acknowledge: Acknowledge, hook: fn(&mut Frame)) {
 
 /// Deliveries of a vector.
 pub fn count(vector: u8) -> u32 {
-    // SAFETY: a volatile read of one element, which a handler may be changing between two reads.
-    unsafe { (&raw const (*STATE.as_ptr()).counts[usize::from(vector)]).read_volatile() }
+    count_on(smp::current(), vector)
+}
+
+/// Deliveries of a vector on another processor.
+pub fn count_on(cpu: usize, vector: u8) -> u32 {
+    // SAFETY: a volatile read of one element, which its handler may be changing between two reads.
+    unsafe { (&raw const (*STATE.of(cpu)).counts[usize::from(vector)]).read_volatile() }
+}
+
+/// The first vector that nobody expected on another processor.
+pub fn stray_on(cpu: usize) -> Option<u8> {
+    // SAFETY: as in `count_on`.
+    unsafe { (&raw const (*STATE.of(cpu)).stray).read_volatile() }
 }
 
 /// The vectors delivered but the spurious one, in order, as far as the log reaches.
 pub fn log() -> &'static [u8] {
     // SAFETY: tests look at the log with interrupts off.
-    let state = unsafe { &*STATE.as_ptr() };
+    let state = unsafe { &*STATE.own() };
     &state.log[..state.logged.min(LOG_SIZE)]
 }
 

@@ -11,7 +11,7 @@
 //! deviations from the manuals then skip a test, or a part of it, instead of failing it. Without it the processor counts as
 //! real.
 //!
-//! It runs on one processor, with interrupts off but where a test asks for them. The first 4 GiB are mapped one to
+//! It runs on one processor, with interrupts off but where a test asks for them; tests start others by [`smp`]. The first 4 GiB are mapped one to
 //! one. A test's exceptions are caught ([`exception::catch`]); what nobody expects fails the test with its registers,
 //! and the next test starts from [`runner::baseline`].
 //!
@@ -50,6 +50,7 @@ pub mod power;
 pub mod rtc;
 pub mod runner;
 pub mod serial;
+pub mod smp;
 pub mod snippet;
 pub mod tsc;
 pub mod uart;
@@ -57,6 +58,6 @@ pub mod user;
 pub mod verdict;
 
 pub use exception::{Exception, catch, expect_exception};
-pub use global::Global;
+pub use global::{Global, PerCpu};
 pub use runner::Test;
 pub use verdict::{TestResult, Verdict};
