@@ -11,6 +11,7 @@
 
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use vcpu::{MemoryError, PAGE_SIZE, power_up};
 
@@ -32,6 +33,27 @@ const X87: u64 = 1;
 /// Components that XCR0 can name: the highest bit is no component.
 const COMPONENTS: u32 = 62;
 
+/// A CPU states another size for the compacted format than its components make.
+static COMPACTS_STRANGELY: AtomicBool = AtomicBool::new(false);
+
+/// Whether guests can be offered the compacted format of save areas (XSAVEC). A guest's kernel takes as much memory for one
+/// as its components make, one behind the other; a CPU that states another size (Bochs' `skylake_x`) writes them elsewhere.
+pub(crate) fn compacts() -> bool {
+    !COMPACTS_STRANGELY.load(Ordering::Relaxed)
+}
+
+/// Bytes of a save area in the compacted format (SDM vol. 1, "Compacted Format of an XSAVE Area"). `component` gives its size
+/// and whether it is aligned to 64 bytes.
+fn compacted_size(components: u64, component: impl Fn(u32) -> (u32, bool)) -> u32 {
+    (2..COMPONENTS).filter(|bit| components >> bit & 1 != 0).map(component).fold(
+        XSAVE_MINIMUM as u32,
+        |end, (size, aligned)| {
+            let start = if aligned { end.next_multiple_of(COMPONENT_ALIGNMENT) } else { end };
+            start.saturating_add(size)
+        },
+    )
+}
+
 /// How this CPU saves extended state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Layout {
@@ -46,11 +68,15 @@ pub(crate) struct Layout {
 
 /// CPUID leaf 1 ECX: XSAVE.
 const CPUID_XSAVE: u32 = 1 << 26;
-/// CPUID leaf 0DH subleaf 1 EAX: XSAVES with IA32_XSS, IA32_XFD.
+/// CPUID leaf 0DH subleaf 1 EAX: XSAVEC, XSAVES with IA32_XSS, IA32_XFD.
+const CPUID_XSAVEC: u32 = 1 << 1;
 const CPUID_XSAVES: u32 = 1 << 3;
 const CPUID_XFD: u32 = 1 << 4;
 const IA32_XSS: u32 = 0xda0;
 const IA32_XFD: u32 = 0x1c4;
+/// CPUID leaf 0DH, a component's subleaf, ECX: in the compacted format it is aligned to so many bytes.
+const COMPONENT_ALIGNED: u32 = 1 << 1;
+const COMPONENT_ALIGNMENT: u32 = 64;
 /// CPUID leaf 8000_0008 EBX: FXSAVE and XSAVE always save error pointers.
 const CPUID_ERROR_POINTERS: u32 = 1 << 2;
 
@@ -314,5 +340,39 @@ pub(crate) fn enable(layout: Layout) {
                 unsafe { registers::write_msr(msr, 0) };
             }
         }
+        if subleaf & CPUID_XSAVEC != 0 {
+            // SAFETY: OSXSAVE is set, and these are all components that the CPU has. A vCPU that is loaded brings its own.
+            unsafe { write_xcr0(layout.components) };
+            let expected = compacted_size(layout.components, |component| {
+                let leaf = __cpuid_count(0xd, component);
+                (leaf.eax, leaf.ecx & COMPONENT_ALIGNED != 0)
+            });
+            if __cpuid_count(0xd, 1).ebx != expected {
+                COMPACTS_STRANGELY.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compacted_format_leaves_no_gaps_but_for_alignment() {
+        let component = |number| match number {
+            2 => (256, false),
+            5 => (64, true),
+            6 => (512, true),
+            7 => (1024, true),
+            9 => (8, false),
+            _ => (u32::MAX, false),
+        };
+        assert_eq!(compacted_size(3, component), 576);
+        assert_eq!(compacted_size(7, component), 832);
+        assert_eq!(compacted_size(0xe7, component), 2432);
+        assert_eq!(compacted_size(0x2e7, component), 2440);
+        assert_eq!(compacted_size(1 << 8, component), u32::MAX);
+        assert_eq!(compacted_size(1 << 9 | 1 << 10, |bit| (8, bit == 10)), 576 + 64 + 8);
     }
 }

@@ -8,9 +8,9 @@ use core::fmt;
 
 use vcpu::CpuidResult;
 
-use crate::registers;
 use crate::svm::Svm;
 use crate::vmx::Vmx;
+use crate::{extended, registers};
 
 /// Whose extensions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,6 +105,7 @@ pub(crate) mod features {
     pub(crate) const LEAF7_EDX_PCONFIG: u32 = 1 << 18;
     pub(crate) const LEAF7_EDX_CET_IBT: u32 = 1 << 20;
     /// XSAVES, XGETBV with ECX=1 and XFD: supervisor state is not switched.
+    pub(crate) const LEAF_D1_EAX_XSAVEC: u32 = 1 << 1;
     pub(crate) const LEAF_D1_EAX_XSAVES_XFD: u32 = 1 << 3 | 1 << 4;
     pub(crate) const EXTENDED_ECX_SVM: u32 = 1 << 2;
     pub(crate) const EXTENDED_ECX_SKINIT: u32 = 1 << 12;
@@ -127,6 +128,9 @@ pub(crate) fn guest_cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
         }
         (0xd, 1) => {
             result.eax &= !f::LEAF_D1_EAX_XSAVES_XFD;
+            if !extended::compacts() {
+                result.eax &= !f::LEAF_D1_EAX_XSAVEC;
+            }
             result.ecx = 0;
             result.edx = 0;
         }
