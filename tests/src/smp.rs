@@ -1,5 +1,6 @@
 //! Scenarios on machines with several CPUs.
 
+use crate::linux::{DEMO, READY};
 use crate::log::Log;
 use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, Scenario, Step, Tier};
 
@@ -9,7 +10,7 @@ const WITNESS: &str = "spin";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![hosts(), limit()]
+    vec![hosts(), limit(), linux()]
 }
 
 fn hosts() -> Scenario {
@@ -52,6 +53,27 @@ fn limit() -> Scenario {
         steps: vec![
             Step::kernel("2 of 4 CPUs run (as the option cpus= says)"),
             Step::end(WITNESS).within(120),
+        ],
+        checks: vec![],
+    }
+}
+
+/// Stock Linux with more vCPUs than the machine has CPUs, tested by its own job as `linux-boot` is.
+fn linux() -> Scenario {
+    Scenario {
+        name: "smp-linux".to_owned(),
+        about: "stock Linux with 4 vCPUs on 2 CPUs boots, keeps time, has nothing to complain about"
+            .to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: Some(2),
+        options: "end=poweroff".to_owned(),
+        guests: vec![Guest::new(DEMO).cpus(4).append("basalt.run=/jobs/selfcheck")],
+        steps: vec![
+            Step::vm(DEMO, "Brought up 1 node, 4 CPUs").within(180),
+            Step::vm(DEMO, READY).within(180),
+            Step::results(DEMO).within(120),
+            Step::end(DEMO).within(60),
         ],
         checks: vec![],
     }
