@@ -1,6 +1,6 @@
 //! Virtual machines: what they are made of, how they run, and what becomes of each exit.
 //!
-//! [`start`] makes the VMs that the boot modules describe and runs them on the calling CPU. It is generic over the vendor's
+//! A [`Node`] makes the VMs that the boot modules describe; every CPU runs it. It is generic over the vendor's
 //! virtualization extensions ([`vcpu::Backend`]) and the machine ([`vcpu::Host`]), so that the whole of it runs on a
 //! development host against a scripted fake.
 //!
@@ -52,5 +52,5 @@ mod vm;
 mod wiring;
 
 pub use config::{End, FirstView, Module, Options};
-pub use run::{Ended, Node, start};
+pub use run::{Ended, Node};
 pub use stop::StopReason;

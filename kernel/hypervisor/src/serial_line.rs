@@ -44,9 +44,10 @@ impl SerialLine {
         taken
     }
 
-    /// Gives what waits to `show`, until it says that it has no room.
+    /// Gives what waits to `show`, until it says that it has no room; no more than the ring holds, as a guest on another
+    /// CPU may go on sending.
     pub(crate) fn drain(&self, mut show: impl FnMut(u8) -> bool) {
-        loop {
+        for _ in 0..OUTPUT_BYTES {
             let Some(byte) = self.output.lock().first() else { return };
             if !show(byte) {
                 return;
@@ -68,9 +69,9 @@ impl SerialLine {
         self.typed.load(SeqCst)
     }
 
-    /// Gives what was typed to `receive`, until it says that it has no room.
+    /// Gives what was typed to `receive`, until it says that it has no room; no more than the ring holds.
     pub(crate) fn feed(&self, mut receive: impl FnMut(u8) -> bool) {
-        loop {
+        for _ in 0..INPUT_BYTES {
             let mut input = self.input.lock();
             let Some(byte) = input.first() else {
                 self.typed.store(false, SeqCst);
@@ -101,6 +102,19 @@ impl SerialLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_that_goes_on_sending_holds_nobody_up() {
+        let line = SerialLine::new();
+        line.put(0);
+        let mut shown = 0;
+        line.drain(|_| {
+            shown += 1;
+            line.put(0)
+        });
+        assert_eq!(shown, OUTPUT_BYTES);
+        assert!(line.has_output());
+    }
 
     #[test]
     fn a_full_line_makes_the_guest_wait_until_half_of_it_is_shown() {

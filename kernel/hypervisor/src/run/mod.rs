@@ -102,13 +102,3 @@ impl<'m, B: Backend> Node<'m, B> {
         lead.power_off(cpu.host)
     }
 }
-
-/// Makes the VMs that the modules describe and runs them on this CPU until all have ended.
-pub fn start<B: Backend, H: Host>(
-    backend: &B,
-    host: &mut H,
-    modules: &[Module<'_>],
-    options: &Options<'_>,
-) -> Ended {
-    Node::new(backend, host, modules, options).run(host)
-}

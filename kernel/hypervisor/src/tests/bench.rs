@@ -10,7 +10,7 @@ use std::vec::Vec;
 use vcpu::fake::{Action, Clock, FakeBackend, FakeHost, Guest, Journal};
 use vcpu::{CpuidResult, Event, Exit};
 
-use crate::{End, Ended, Module, Options, start};
+use crate::{End, Ended, Module, Node, Options};
 
 /// What a guest does between two exits.
 pub(super) type Step = Box<dyn FnMut(&mut Guest<'_>) -> Exit>;
@@ -133,7 +133,7 @@ impl Bench {
     pub(super) fn run_with(mut self, options: &Options<'_>) -> Run {
         let modules: Vec<Module<'_>> =
             self.modules.iter().map(|(line, bytes)| Module { line, bytes }).collect();
-        let ended = start(&self.backend, &mut self.host, &modules, options);
+        let ended = Node::new(&self.backend, &self.host, &modules, options).run(&mut self.host);
         assert_eq!(ended, Ended::PoweredOff);
         assert!(self.host.powered_off);
         let log = LINES.take();
