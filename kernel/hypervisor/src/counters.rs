@@ -63,8 +63,6 @@ pub struct Ticks {
     pub root: u64,
     /// Waiting for an interrupt.
     pub idle: u64,
-    /// Waiting for its turn.
-    pub steal: u64,
 }
 
 /// One vCPU's counters. They outlive a reset of the guest.
@@ -119,7 +117,6 @@ impl Counters {
         self.ticks.guest = self.ticks.guest.wrapping_add(other.ticks.guest);
         self.ticks.root = self.ticks.root.wrapping_add(other.ticks.root);
         self.ticks.idle = self.ticks.idle.wrapping_add(other.ticks.idle);
-        self.ticks.steal = self.ticks.steal.wrapping_add(other.ticks.steal);
         self.unclaimed_memory += other.unclaimed_memory;
         self.denied_msrs += other.denied_msrs;
         self.injected += other.injected;

@@ -7,6 +7,7 @@ use vcpu::{Backend, DescriptorTableName, Gpr, Host, SegmentName, SystemRegister,
 use crate::config::Size;
 use crate::counters::{Counters, ExitReason};
 use crate::guest::Guest;
+use crate::schedule::Shared;
 use crate::stop::StopReason;
 use crate::vm::Vm;
 use crate::vm::life::State;
@@ -23,7 +24,7 @@ pub(crate) fn crashed<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, reason: 
 }
 
 /// What a VM that is at rest did: its vCPUs' sums.
-pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>) {
+pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared) {
     let name = vm.config.name;
     let mut counters = Counters::default();
     for slot in &vm.slots {
@@ -38,14 +39,15 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>) {
         }
     }
     log::info!("vm {name}: {} exits in all", counters.total());
-    let ticks = counters.ticks;
+    let (ticks, times) = (counters.ticks, vm.times(scheduled));
     log::info!(
         "vm {name}: ticks guest {} root {} idle {} steal {}",
         ticks.guest,
         ticks.root,
         ticks.idle,
-        ticks.steal
+        times.steal.0
     );
+    log::info!("vm {name}: ticks charged {} throttled {}", times.charged.0, times.throttled.0);
     let bus = vm.bus_counters();
     log::info!(
         "vm {name}: injected {} denied MSRs {} unclaimed memory {} unclaimed ports {} in {} out, refused {}",

@@ -4,10 +4,12 @@ use core::fmt;
 
 use devices::fw_cfg::MAX_FILE_NAME;
 
+use crate::schedule::{MAX_POOLS, MAX_WEIGHT};
+
 use super::{MAX_CPUS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
+const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +28,10 @@ pub enum Fault<'a> {
     BadProtocol(&'a str),
     /// The number of CPUs is not a number from 1 to 64.
     BadCpus(&'a str),
+    /// A word about its share of the CPUs has no such value.
+    BadShare(&'a str),
+    /// When it restarts cannot be told.
+    BadRestart(&'a str),
     /// The memory is not a size.
     BadMemory(&'a str),
     /// The memory is too little or too much.
@@ -94,6 +100,14 @@ impl fmt::Display for ConfigError<'_> {
             }
             Fault::BadCpus(value) => {
                 write!(f, "cpus='{value}' is no number from 1 to {MAX_CPUS}; write cpus=1")
+            }
+            Fault::BadShare(word) => write!(
+                f,
+                "'{word}' is not possible; write weight=1 to {MAX_WEIGHT}, cap= or reservation= in percent of a CPU, pool=0 to {}, or pin= with CPUs such as 0-1,3",
+                MAX_POOLS - 1
+            ),
+            Fault::BadRestart(value) => {
+                write!(f, "restart='{value}' is unknown; write restart=no, restart=always or how many times")
             }
             Fault::BadMemory(value) => {
                 write!(f, "memory='{value}' is no size; write a number with K, M or G, such as memory=256M")

@@ -3,6 +3,7 @@
 use devices::fw_cfg::MAX_FILE_NAME;
 use loader::Protocol;
 
+use super::share::{self, Restart, Share};
 use super::{DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MIN_MEMORY, parse_size};
 
 /// What a kernel's line says.
@@ -12,6 +13,24 @@ pub(super) struct Settings {
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
     pub(super) devices: DeviceOptions,
+    pub(super) share: Share,
+    pub(super) restart: Restart,
+    /// Whether it starts with the machine.
+    pub(super) starts: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            memory: DEFAULT_MEMORY,
+            protocol: None,
+            devices: DeviceOptions::default(),
+            share: Share::default(),
+            restart: Restart::No,
+            starts: true,
+        }
+    }
 }
 
 /// What one module is.
@@ -50,8 +69,7 @@ fn parse_settings<'a>(
     command_line: Option<&'a str>,
 ) -> Result<Kind<'a>, Fault<'a>> {
     let mut role = None;
-    let mut settings =
-        Settings { cpus: 1, memory: DEFAULT_MEMORY, protocol: None, devices: DeviceOptions::default() };
+    let mut settings = Settings::default();
     let mut kernel_only = None;
     for word in words {
         let named = match word {
@@ -87,11 +105,17 @@ fn parse_settings<'a>(
 
 /// Reads a word of a kernel's line.
 fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault<'a>> {
+    if let Some(read) = share::parse(word, &mut settings.share) {
+        return read;
+    }
     match word.split_once('=') {
         Some(("cpus", value)) => settings.cpus = parse_cpus(value)?,
         Some(("memory", value)) => settings.memory = parse_memory(value)?,
         Some(("protocol", value)) => settings.protocol = Some(parse_protocol(value)?),
         Some(("debug-exit", value)) => settings.devices.debug_exit = Some(parse_port(value)?),
+        Some(("restart", value)) => settings.restart = share::parse_restart(value)?,
+        Some(("start", "yes")) => settings.starts = true,
+        Some(("start", "no")) => settings.starts = false,
         Some(("vga", "text")) => settings.devices.vga_text = true,
         None if word == "fwcfg" => settings.devices.fw_cfg = true,
         None if word == "e9" => settings.devices.debug_console = true,

@@ -1,7 +1,8 @@
 //! Which VMs there are: read from the boot modules' command lines.
 //!
 //! ```text
-//! vm=NAME [cpus=N] [memory=SIZE] [protocol=linux|pvh|multiboot] [fwcfg] [e9] [debug-exit=PORT] [vga=text]
+//! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
+//!     [start=yes|no] [restart=no|always|N] [protocol=linux|pvh|multiboot] [fwcfg] [e9] [debug-exit=PORT] [vga=text]
 //!     kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
@@ -15,6 +16,7 @@
 mod fault;
 mod line;
 mod options;
+mod share;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ use loader::{BootModule, Protocol};
 pub use fault::{ConfigError, Fault};
 use line::{Kind, Settings, parse_line};
 pub use options::{End, FirstView, Options};
+pub use share::{Restart, Share};
 pub use size::{Size, parse_size};
 
 /// VMs at most: the consoles are chosen with one digit.
@@ -101,6 +104,12 @@ pub struct VmConfig<'a> {
     pub files: ArrayVec<NamedFile<'a>, MAX_FILES>,
     /// Its devices.
     pub devices: DeviceOptions,
+    /// Its share of the CPUs.
+    pub share: Share,
+    /// What happens when it has ended by itself.
+    pub restart: Restart,
+    /// Whether it starts with the machine.
+    pub starts: bool,
 }
 
 /// A VM while its modules are being collected.
@@ -150,6 +159,9 @@ pub fn collect<'a>(
                 modules: draft.modules,
                 files: draft.files,
                 devices: settings.devices,
+                share: settings.share,
+                restart: settings.restart,
+                starts: settings.starts,
             }),
         }
     }

@@ -1,5 +1,9 @@
 //! What the kernel's own command line says to the hypervisor.
 
+use super::share;
+use crate::cpu_list::parse_cpus;
+use crate::schedule::{CpuSet, MAX_POOLS, Pool};
+
 /// What happens when every VM has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum End {
@@ -29,6 +33,10 @@ pub struct Options<'a> {
     pub end: End,
     /// `view=all|kernel|NAME`.
     pub view: FirstView<'a>,
+    /// `pool=N:CPUS`: the CPUs of each pool but those that stay in pool 0.
+    pub pools: [CpuSet; MAX_POOLS],
+    /// `times=SECONDS`: how often the VMs' times are told in the log; 0 for never.
+    pub times: u32,
 }
 
 impl<'a> Options<'a> {
@@ -46,9 +54,28 @@ impl<'a> Options<'a> {
                 Some(("view", "all")) => options.view = FirstView::Merged,
                 Some(("view", "kernel")) => options.view = FirstView::Kernel,
                 Some(("view", name)) => options.view = FirstView::Guest(name),
+                Some(("pool", value)) => options.set_pool(value),
+                Some(("times", value)) => match value.parse() {
+                    Ok(seconds) => options.times = seconds,
+                    Err(_) => log::warn!("option times={value} is no number of seconds; write times=10"),
+                },
                 _ => {}
             }
         }
         options
+    }
+
+    fn set_pool(&mut self, value: &str) {
+        let read = value.split_once(':').and_then(|(number, cpus)| {
+            let pool = share::pool(number).filter(|pool| *pool != Pool(0))?;
+            Some((self.pools.get_mut(usize::from(pool.0))?, parse_cpus(cpus)?))
+        });
+        match read {
+            Some((pool, cpus)) => *pool = cpus,
+            None => log::warn!(
+                "option pool={value} is no pool; write a number from 1 to {} and CPUs, such as pool=1:2-3",
+                MAX_POOLS - 1
+            ),
+        }
     }
 }

@@ -127,7 +127,7 @@ fn the_tenth_vm_is_refused() {
 #[test]
 fn options_leave_other_words_alone() {
     let options = Options::parse("log=debug end=poweroff view=demo".split(' '));
-    assert_eq!(options, Options { end: End::PowerOff, view: FirstView::Guest("demo") });
+    assert_eq!(options, Options { end: End::PowerOff, view: FirstView::Guest("demo"), ..Options::default() });
     assert_eq!(Options::parse("end=never view=all".split(' ')), Options::default());
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum Outcome {
     Resume,
     /// The instruction is done; it goes on here.
     Advance(u64),
+    /// The instruction is done, and the guest has no use for its time now; it goes on here.
+    GiveWay(u64),
     /// It gets this event.
     Inject(Event),
     /// The VM ends.
@@ -142,7 +144,7 @@ fn cache_control<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handle
 }
 
 fn pause<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
-    guest.next_rip(|found| found == Intercept::Pause).map(Outcome::Advance)
+    guest.next_rip(|found| found == Intercept::Pause).map(Outcome::GiveWay)
 }
 
 fn undefined<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Outcome {

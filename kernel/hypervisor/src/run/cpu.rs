@@ -1,42 +1,47 @@
-//! The loop of a CPU: serve timers, take in who woke up, carry out what VMs are asked to do, pick a vCPU and let it run for
-//! a slice, wait where nobody can run.
+//! The loop of a CPU: serve timers, take in who woke up, carry out what VMs are asked to do, let the scheduler choose a vCPU
+//! and run it for a slice, wait where nobody can run.
 
 use spin::MutexGuard;
 use vcpu::{Backend, Host, Nanos, Vcpu};
 
-use super::Node;
-use super::queue::{Id, RunQueue, SHORTEST_SLICE, SLICE};
+use super::rota::Rota;
 use super::slice::{HostTimer, Slice, SliceEnd};
+use super::{Node, SLICE};
 use crate::guest::Guest;
 use crate::processor::{Activity, Processor};
 use crate::report;
+use crate::schedule::{Decision, Ticks, VcpuId};
 use crate::stop::StopReason;
 use crate::vm::Vm;
 use crate::vm::life::{Request, State};
 use crate::vm::slot::{Place, Slot};
-use crate::wiring::Wiring;
+
+/// Moves of vCPUs between CPUs at one decision at most.
+const MAX_MOVES: usize = 8;
+/// vCPUs of VMs that come to a halt, taken from the queue in one turn.
+const MAX_HALTED: usize = 64;
 
 /// What one CPU needs to run vCPUs.
 pub(super) struct Cpu<'n, 'm, 'h, B: Backend, H: Host> {
     pub(super) node: &'n Node<'m, B>,
     pub(super) host: &'h mut H,
-    queue: RunQueue,
+    pub(super) rota: Rota<'n, 'm, B>,
     timer: HostTimer,
     /// The vCPU in this CPU's registers, with its lock.
-    loaded: Option<(Id, MutexGuard<'n, Processor<B>>)>,
-    /// Up to here all ticks are accounted for.
-    last_tsc: u64,
+    loaded: Option<(VcpuId, MutexGuard<'n, Processor<B>>)>,
+    /// When the scheduler is to be asked again where it has nobody to run.
+    idle_until: Ticks,
 }
 
 impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     /// The calling CPU, with the vCPUs that are at home on it.
     pub(super) fn new(node: &'n Node<'m, B>, host: &'h mut H) -> Self {
-        let last_tsc = host.tsc();
-        let mut cpu =
-            Self { node, host, queue: RunQueue::new(), timer: HostTimer::default(), loaded: None, last_tsc };
+        let rota = Rota::new(node, host.cpu());
+        let idle_until = Ticks::NEVER;
+        let mut cpu = Self { node, host, rota, timer: HostTimer::default(), loaded: None, idle_until };
         for vm in &node.vms {
             if vm.home() == cpu.number() {
-                cpu.enqueue_first(vm);
+                cpu.wake_first(vm);
             }
         }
         cpu
@@ -49,34 +54,56 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     /// One turn of the loop; false where there was nothing to do.
     pub(super) fn turn(&mut self) -> bool {
-        let (node, queue) = (self.node, &mut self.queue);
-        node.mailboxes.take(self.host.cpu(), |vm, vcpu| queue.push(Id { vm, vcpu }));
-        self.serve_timers();
+        self.rota.serve(self.host);
         let served = self.serve_requests();
-        while let Some(id) = self.queue.pop() {
-            let Some((vm, slot)) = self.find(id) else { continue };
+        for _ in 0..MAX_HALTED {
+            let Decision::Run { vcpu: id, .. } = self.decide() else { return served };
+            let Some((vm, slot)) = self.node.find(id) else { return served };
             if vm.life.is_closed() {
-                slot.set_place(Place::Blocked);
+                self.put_to_rest(vm, id, slot);
                 self.tell_home(vm);
                 continue;
             }
             if let Some(processor) = self.load(id, slot) {
                 self.run_slice(id, vm, slot, processor);
+            } else {
+                // Nobody else can have it. Whatever it is, others go first.
+                self.rota.end_run(self.host, true);
             }
-            return true;
+            break;
         }
-        served
+        true
     }
 
-    fn find(&self, id: Id) -> Option<(&'n Vm<'m, B>, &'n Slot<B>)> {
-        let vm = self.node.vms.get(id.vm)?;
-        Some((vm, vm.slots.get(id.vcpu)?))
+    /// Who runs next here. vCPUs change the CPU where the scheduler wants it.
+    fn decide(&mut self) -> Decision {
+        let mut decision = self.rota.next(self.host);
+        for _ in 0..MAX_MOVES {
+            if let Decision::Run { vcpu, .. } = decision
+                && self.loaded.as_ref().is_some_and(|(loaded, _)| *loaded != vcpu)
+            {
+                self.release();
+            }
+            let Some(wanted) = self.rota.balance(self.host) else { break };
+            if self.loaded.as_ref().is_some_and(|(loaded, _)| Some(*loaded) == wanted.vcpu) {
+                self.release();
+            }
+            if !self.rota.transfer(self.host, wanted) {
+                break;
+            }
+            decision = self.rota.next(self.host);
+        }
+        self.idle_until = match decision {
+            Decision::Run { .. } => Ticks(0),
+            Decision::Idle { until } => until,
+        };
+        decision
     }
 
-    /// Puts the VM's first vCPU in the queue.
-    fn enqueue_first(&mut self, vm: &Vm<'m, B>) {
+    /// Wakes the VM's first vCPU, which is at home here.
+    fn wake_first(&mut self, vm: &Vm<'m, B>) {
         if vm.slots.first().is_some_and(Slot::wake) {
-            self.queue.push(Id { vm: vm.number, vcpu: 0 });
+            self.rota.wake(self.host, vm, 0);
         }
     }
 
@@ -88,32 +115,11 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         }
     }
 
-    /// Wakes vCPUs of this CPU whose timers are due, and lets the chipsets that it looks after catch up.
-    fn serve_timers(&mut self) {
-        let now = self.host.now();
-        let here = self.number();
-        let node = self.node;
-        for vm in node.vms.iter().filter(|vm| !vm.life.is_closed()) {
-            if vm.home() == here && vm.chipset_deadline() <= now {
-                self.with_chipset(vm, |chipset, wiring| chipset.advance(now, wiring));
-            }
-            for (vcpu, slot) in vm.slots.iter().enumerate() {
-                let due = slot.deadline() <= now && slot.home() == here && slot.place() == Place::Blocked;
-                if due && slot.wake() {
-                    self.queue.push(Id { vm: vm.number, vcpu });
-                }
-            }
-        }
-    }
-
-    /// Uses a chipset on this CPU's own account.
-    pub(super) fn with_chipset<R>(
-        &mut self,
-        vm: &Vm<'m, B>,
-        run: impl FnOnce(&mut devices::Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
-    ) -> R {
-        let mut wiring = Wiring { vm, own: None, mailboxes: &self.node.mailboxes, host: self.host };
-        vm.with_chipset(&mut wiring, run)
+    /// Takes a vCPU that was to run, or waits, from those that do.
+    fn put_to_rest(&mut self, vm: &Vm<'m, B>, id: VcpuId, slot: &Slot<B>) {
+        debug_assert!(vm.life.is_closed());
+        slot.set_place(Place::Blocked);
+        self.rota.sleep(self.host, id, slot);
     }
 
     /// Carries out what the VMs that this CPU looks after are asked to do, once they are at rest. True where there was
@@ -122,10 +128,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let node = self.node;
         let mut served = false;
         for vm in node.vms.iter().filter(|vm| vm.life.is_closed()) {
-            if self.loaded.as_ref().is_some_and(|(id, _)| id.vm == vm.number) {
-                self.release();
-                self.tell_home(vm);
-            }
+            self.halt(vm);
             if vm.home() != self.number() || !vm.is_at_rest() {
                 continue;
             }
@@ -144,6 +147,25 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         served
     }
 
+    /// Takes the vCPUs of a VM that is to come to rest out of this CPU's queue and registers.
+    fn halt(&mut self, vm: &Vm<'m, B>) {
+        let here = self.number();
+        let mut changed = false;
+        for (index, slot) in vm.slots.iter().enumerate() {
+            if slot.home() == here && slot.place() == Place::Queued {
+                self.put_to_rest(vm, vm.vcpu_id(index), slot);
+                changed = true;
+            }
+        }
+        if self.loaded.as_ref().is_some_and(|(id, _)| id.vm == vm.id) {
+            self.release();
+            changed = true;
+        }
+        if changed {
+            self.tell_home(vm);
+        }
+    }
+
     /// The VM may be at rest now: who looks after it should look.
     fn tell_home(&mut self, vm: &Vm<'m, B>) {
         if vm.home() != self.number() {
@@ -159,7 +181,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
                 Ok(true) => {
                     log::info!("vm {}: restarted", vm.config.name);
                     vm.life.set(State::Running);
-                    self.enqueue_first(vm);
+                    self.wake_first(vm);
                     return;
                 }
                 Ok(false) if self.host.now() < end => {}
@@ -181,23 +203,36 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         if !reason.is_crash() {
             log::info!("vm {}: stopped: {reason}", vm.config.name);
         }
-        report::counters(vm);
+        report::counters(vm, &self.node.scheduler.shared);
         vm.life.set(State::Stopped(reason));
     }
 
     /// Loads a vCPU and marks it as running here.
-    fn load(&mut self, id: Id, slot: &'n Slot<B>) -> Option<MutexGuard<'n, Processor<B>>> {
-        if self.loaded.as_ref().is_some_and(|(loaded, _)| *loaded == id) {
-            slot.set_place(Place::Running(self.number()));
-            slot.rouse();
-            return self.loaded.take().map(|(_, processor)| processor);
+    fn load(&mut self, id: VcpuId, slot: &'n Slot<B>) -> Option<MutexGuard<'n, Processor<B>>> {
+        if self.host.must_forget_guests() {
+            self.release();
+            self.host.forget_guests();
         }
-        self.release();
-        let mut processor = slot.processor()?;
-        slot.set_loaded(Some(self.number()));
+        let loaded = match self.loaded.take() {
+            Some((loaded, processor)) if loaded == id => Some(processor),
+            other => {
+                self.loaded = other;
+                self.release();
+                None
+            }
+        };
+        let processor = match loaded {
+            Some(processor) => processor,
+            None => {
+                let mut processor = slot.processor()?;
+                self.node.scheduler.shared.set_loaded(id, true);
+                slot.set_loaded(Some(self.number()));
+                processor.vcpu.load();
+                processor
+            }
+        };
         slot.set_place(Place::Running(self.number()));
         slot.rouse();
-        processor.vcpu.load();
         Some(processor)
     }
 
@@ -206,27 +241,33 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         if let Some((id, mut processor)) = self.loaded.take() {
             processor.vcpu.unload();
             drop(processor);
-            if let Some((_, slot)) = self.find(id) {
+            if let Some((_, slot)) = self.node.find(id) {
                 slot.set_loaded(None);
             }
+            self.node.scheduler.shared.set_loaded(id, false);
         }
     }
 
     fn run_slice(
         &mut self,
-        id: Id,
+        id: VcpuId,
         vm: &'n Vm<'m, B>,
         slot: &'n Slot<B>,
         mut processor: MutexGuard<'n, Processor<B>>,
     ) {
-        let start = self.host.now();
-        let end = (start + SLICE).min(self.next_wake(Some(id)).max(start + SHORTEST_SLICE));
-        processor.begin_turn(self.host.tsc());
-        let here = self.number();
+        let end = self.rota.end_of_run(self.host);
+        let start = self.host.tsc();
+        processor.begin_turn(start);
         let mut guest = Guest { cpu: &mut processor, vm, mailboxes: &self.node.mailboxes, host: self.host };
-        let mut slice =
-            Slice { end, timer: &mut self.timer, last_tsc: &mut self.last_tsc, is_home: vm.home() == here };
+        let mut slice = Slice {
+            end,
+            others: Nanos::NEVER,
+            timer: &mut self.timer,
+            last_tsc: start,
+            rota: &mut self.rota,
+        };
         let mut outcome = slice.run(&mut guest);
+        guest.cpu.counters.ticks.root += guest.host.tsc().wrapping_sub(slice.last_tsc);
         if matches!(guest.cpu.activity, Activity::HaltedMasked | Activity::WaitForStartup) {
             slot.publish(guest.cpu);
             if vm.is_asleep_for_ever() {
@@ -245,7 +286,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     /// What becomes of the vCPU after its turn.
     fn end_turn(
         &mut self,
-        id: Id,
+        id: VcpuId,
         vm: &'n Vm<'m, B>,
         slot: &'n Slot<B>,
         mut processor: MutexGuard<'n, Processor<B>>,
@@ -254,7 +295,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         processor.end_turn(self.host.tsc());
         slot.publish(&processor);
         let waits = match outcome {
-            SliceEnd::Over => false,
+            SliceEnd::Over | SliceEnd::GivesWay => false,
             SliceEnd::Waiting | SliceEnd::Halting => true,
             SliceEnd::Reset => {
                 vm.ask(Request::Reset, self.host);
@@ -268,74 +309,46 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         self.loaded = Some((id, processor));
         if !waits {
             slot.set_place(Place::Queued);
-            self.queue.push(id);
+            self.rota.end_run(self.host, matches!(outcome, SliceEnd::GivesWay));
             return;
         }
         slot.set_place(Place::Blocked);
+        self.rota.sleep(self.host, id, slot);
         // What came in the meantime found it running.
         if !slot.inbox.is_empty() && slot.wake() {
-            self.queue.push(id);
+            self.rota.wake(self.host, vm, id.index.into());
         }
-    }
-
-    /// When a timer next wakes a vCPU that is at home here, or needs this CPU for a chipset; `but` is running.
-    fn next_wake(&self, but: Option<Id>) -> Nanos {
-        let here = self.host.cpu();
-        let mut next = Nanos::NEVER;
-        for vm in self.node.vms.iter().filter(|vm| !vm.life.is_closed()) {
-            let runs_here = but.is_some_and(|id| id.vm == vm.number);
-            if vm.home() == here && !runs_here {
-                next = next.min(vm.chipset_deadline());
-            }
-            for (vcpu, slot) in vm.slots.iter().enumerate() {
-                let waits = slot.home() == here && slot.place() == Place::Blocked;
-                if waits && but != Some(Id { vm: vm.number, vcpu }) {
-                    next = next.min(slot.deadline());
-                }
-            }
-        }
-        next
     }
 
     /// Halts until an interrupt comes, a timer is due, or it is `until`; not at all where there is something to do.
     pub(super) fn rest(&mut self, until: Nanos) {
-        if !self.queue.is_empty() || self.node.mailboxes.has_news(self.host.cpu()) || self.has_requests() {
+        if self.node.mailboxes.has_news(self.host.cpu()) || self.has_requests() {
             return;
         }
-        self.account_root();
-        self.timer.arm(self.host, self.next_wake(None).min(until));
+        let chance = match self.idle_until {
+            Ticks::NEVER => Nanos::NEVER,
+            until => self.host.time_of(until.0),
+        };
+        self.timer.arm(self.host, self.rota.next_wake().min(chance).min(until));
         self.host.wait_for_interrupt();
-        self.last_tsc = self.host.tsc();
         self.timer.forget();
     }
 
     /// Whether a VM that this CPU looks after, or has a vCPU of in its registers, waits for it.
     fn has_requests(&self) -> bool {
         self.node.vms.iter().any(|vm| {
-            let holds = self.loaded.as_ref().is_some_and(|(id, _)| id.vm == vm.number);
+            let holds = self.loaded.as_ref().is_some_and(|(id, _)| id.vm == vm.id);
             let asked = matches!(vm.life.state(), State::Halting(_) | State::Resetting(_));
             asked && (holds || vm.home() == self.number() && vm.is_at_rest())
         })
-    }
-
-    /// The time since the last accounting was spent for the vCPU that ran last.
-    fn account_root(&mut self) {
-        let now = self.host.tsc();
-        if let Some((_, processor)) = &mut self.loaded {
-            processor.counters.ticks.root += now.wrapping_sub(self.last_tsc);
-        }
-        self.last_tsc = now;
     }
 }
 
 impl<B: Backend> Processor<B> {
     /// It begins to run at this TSC value.
     fn begin_turn(&mut self, tsc: u64) {
-        let waited = tsc.wrapping_sub(self.waiting_since);
-        if self.activity == Activity::Running {
-            self.counters.ticks.steal += waited;
-        } else {
-            self.counters.ticks.idle += waited;
+        if self.activity != Activity::Running {
+            self.counters.ticks.idle += tsc.wrapping_sub(self.waiting_since);
         }
     }
 

@@ -102,7 +102,7 @@ impl<'m> Lead<'m> {
             }
             if vm.serial.take_refused() {
                 let stalled = vm.console_stalls();
-                cpu.with_chipset(vm, |chipset, wiring| chipset.flush_console(wiring));
+                cpu.rota.with_chipset(cpu.host, vm, |chipset, wiring| chipset.flush_console(wiring));
                 if stalled && !vm.console_stalls() {
                     cpu.wake_all(vm);
                 }
@@ -115,7 +115,7 @@ impl<'m> Lead<'m> {
             }
             if vm.serial.has_input() {
                 // Using it feeds it.
-                cpu.with_chipset(vm, |_, _| ());
+                cpu.rota.with_chipset(cpu.host, vm, |_, _| ());
             }
         }
     }

@@ -5,22 +5,28 @@
 
 mod cpu;
 mod lead;
-mod queue;
+mod rota;
+mod sleepers;
 mod slice;
 
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use alloc::vec::Vec;
 
-use vcpu::{Backend, Host};
+use vcpu::{Backend, Host, Nanos};
 
-use crate::config::{self, End, MAX_VMS, Module, Options, Size};
+use crate::config::{self, End, MAX_VMS, Module, Options, Size, VmConfig};
 use crate::console::Console;
 use crate::mailbox::Mailboxes;
-use crate::vm::Vm;
+use crate::schedule::{Pool, VcpuId};
+use crate::scheduler::{Scheduler, ticks};
+use crate::vm::slot::Slot;
+use crate::vm::{StartError, Vm};
 use cpu::Cpu;
 use lead::Lead;
-pub(crate) use queue::SLICE;
+
+/// How long the first CPU runs vCPUs at most before the console is looked at.
+pub(crate) const SLICE: Nanos = Nanos::from_millis(10);
 
 /// How everything ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +41,7 @@ pub enum Ended {
 pub struct Node<'m, B: Backend> {
     vms: Vec<Vm<'m, B>>,
     mailboxes: Mailboxes,
+    scheduler: Scheduler,
     options: NodeOptions<'m>,
     ended: AtomicBool,
 }
@@ -48,34 +55,75 @@ impl<'m, B: Backend> Node<'m, B> {
     /// Makes the VMs that the modules describe, to run on as many CPUs as the host has.
     pub fn new<H: Host>(backend: &B, host: &H, modules: &[Module<'m>], options: &Options<'m>) -> Self {
         emulator::prepare();
-        let configs = config::collect(modules, |error| log::error!("{error}"));
-        let cpus = host.cpus().max(1);
-        let mut vms = Vec::with_capacity(MAX_VMS);
+        let scheduler = Scheduler::new(host);
+        if host.cpus() > scheduler.cpus() {
+            log::warn!(
+                "{} CPUs run no VMs: {} is the most",
+                host.cpus() - scheduler.cpus(),
+                scheduler.cpus()
+            );
+        }
+        for (pool, cpus) in options.pools.iter().enumerate() {
+            if let Err(error) = scheduler.give_cpus(Pool(pool as u8), *cpus) {
+                log::error!("pool {pool}: {error}");
+            }
+        }
+        let mut node = Self {
+            vms: Vec::with_capacity(MAX_VMS),
+            mailboxes: Mailboxes::new(scheduler.cpus()),
+            scheduler,
+            options: NodeOptions { end: options.end, view: options.view },
+            ended: AtomicBool::new(false),
+        };
         // VMs begin on different CPUs, and the vCPUs of each are spread.
-        let mut next_home = 0;
-        for config in configs {
+        let mut first = 0;
+        for config in config::collect(modules, |error| log::error!("{error}")) {
             let (name, memory, count) = (config.name, config.memory, config.cpus);
-            let home = next_home;
-            match Vm::new(backend, host, config, vms.len(), |index| (home + index) % cpus) {
-                Ok(vm) => {
-                    next_home = (home + count) % cpus;
+            match node.add_vm(backend, host, config, first) {
+                Ok(()) => {
+                    first += count;
                     log::info!("vm {name}: starting with {} of memory, {count} vCPUs", Size(memory));
-                    vms.push(vm);
                 }
                 Err(error) => log::error!("vm {name}: not started: {error}"),
             }
         }
-        Self {
-            vms,
-            mailboxes: Mailboxes::new(cpus),
-            options: NodeOptions { end: options.end, view: options.view },
-            ended: AtomicBool::new(false),
+        node
+    }
+
+    fn add_vm<H: Host>(
+        &mut self,
+        backend: &B,
+        host: &H,
+        config: VmConfig<'m>,
+        first: usize,
+    ) -> Result<(), StartError> {
+        let now = ticks(host);
+        let mut homes = [0; config::MAX_CPUS];
+        let id = self.scheduler.add_vm(&config.share, config.cpus, first, now, |index, cpu| {
+            if let Some(home) = homes.get_mut(index) {
+                *home = cpu;
+            }
+        })?;
+        let vm = Vm::new(backend, host, config, id).inspect_err(|_| self.scheduler.remove_vm(id, now))?;
+        for (slot, home) in vm.slots.iter().zip(homes) {
+            slot.set_home(home);
         }
+        self.vms.push(vm);
+        Ok(())
+    }
+
+    /// A vCPU with its VM.
+    pub(crate) fn find(&self, id: VcpuId) -> Option<(&Vm<'m, B>, &Slot<B>)> {
+        let vm = self.vms.get(id.vm.index())?;
+        Some((vm, vm.slots.get(usize::from(id.index))?))
     }
 
     /// Runs VMs on the calling CPU. The first CPU has the console and comes back when the machine did not power off; the
     /// others come back when it is about to.
     pub fn run<H: Host>(&self, host: &mut H) -> Ended {
+        if host.cpu() >= self.scheduler.cpus() {
+            return Ended::Dismissed;
+        }
         let mut cpu = Cpu::new(self, host);
         if cpu.number() != 0 {
             while !self.ended.load(SeqCst) {

@@ -2,6 +2,7 @@
 
 use vcpu::{Backend, Event, Host, Nanos, Vcpu};
 
+use super::rota::Rota;
 use crate::dispatch::{Outcome, dispatch};
 use crate::guest::Guest;
 use crate::processor::{Activity, Attention, Processor};
@@ -45,6 +46,8 @@ impl HostTimer {
 pub(super) enum SliceEnd {
     /// The time is up; it could go on.
     Over,
+    /// It spins: others may use the time better.
+    GivesWay,
     /// It waits for an interrupt.
     Waiting,
     /// Its VM comes to a halt.
@@ -56,20 +59,22 @@ pub(super) enum SliceEnd {
 }
 
 /// A turn.
-pub(super) struct Slice<'a> {
+pub(super) struct Slice<'a, 'n, 'm, B: Backend> {
     pub(super) end: Nanos,
+    /// When this CPU has something else to do for a moment.
+    pub(super) others: Nanos,
     pub(super) timer: &'a mut HostTimer,
     /// Up to here all ticks are accounted for.
-    pub(super) last_tsc: &'a mut u64,
-    /// Whether this CPU looks after the VM's chipset.
-    pub(super) is_home: bool,
+    pub(super) last_tsc: u64,
+    /// What else this CPU has to look after.
+    pub(super) rota: &'a mut Rota<'n, 'm, B>,
 }
 
-impl Slice<'_> {
+impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     /// Runs the guest until its turn is over. This is the hot loop: nothing here or in a hot exit's handler allocates,
     /// logs or formats, and no lock is taken but the chipset's for an access to it. Outcomes are applied here and nowhere
     /// else.
-    pub(super) fn run<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> SliceEnd {
+    pub(super) fn run<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> SliceEnd {
         guest.cpu.attention = Attention::all();
         loop {
             if !guest.cpu.attention.is_empty()
@@ -81,25 +86,31 @@ impl Slice<'_> {
             let exit = guest.cpu.vcpu.run();
             let left = guest.host.tsc();
             let ticks = &mut guest.cpu.counters.ticks;
-            ticks.root = ticks.root.wrapping_add(entered.wrapping_sub(*self.last_tsc));
+            ticks.root = ticks.root.wrapping_add(entered.wrapping_sub(self.last_tsc));
             ticks.guest = ticks.guest.wrapping_add(left.wrapping_sub(entered));
-            *self.last_tsc = left;
+            self.last_tsc = left;
             match dispatch(guest, exit) {
                 Outcome::Advance(next) => guest.cpu.vcpu.advance(next),
                 Outcome::Resume => {}
                 Outcome::Inject(event) => guest.cpu.inject(event),
+                Outcome::GiveWay(next) => {
+                    guest.cpu.vcpu.advance(next);
+                    return SliceEnd::GivesWay;
+                }
                 Outcome::Stop(reason) => return SliceEnd::Stopped(reason),
             }
         }
     }
 
     /// Does the work that waits before the next entry.
-    fn attend<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> Option<SliceEnd> {
+    fn attend<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
         let work = core::mem::replace(&mut guest.cpu.attention, Attention::empty());
         if work.contains(Attention::HOST) {
             if guest.vm.life.is_closed() {
                 return Some(SliceEnd::Halting);
             }
+            self.rota.serve(guest.host);
+            self.end = self.rota.end_of_run(guest.host);
             if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
                 slot.inbox.drain(&mut guest.cpu.apic);
             }
@@ -131,7 +142,7 @@ impl Slice<'_> {
     /// Carries out the work for which a device lets the guest wait, in bounded steps, until the turn is over or the console
     /// has no room.
     #[cold]
-    fn let_devices_work<B: Backend, H: Host>(&mut self, guest: &mut Guest<'_, '_, B, H>) -> Option<SliceEnd> {
+    fn let_devices_work<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
         let vm = guest.vm;
         while vm.is_busy() {
             if guest.host.now() >= self.end {
@@ -147,24 +158,20 @@ impl Slice<'_> {
 
     /// Timers that are due fire; the host's timer is armed for the next one, or the end of the slice.
     #[inline]
-    fn attend_time<B: Backend, H: Host>(
-        &mut self,
-        guest: &mut Guest<'_, '_, B, H>,
-        work: Attention,
-        now: Nanos,
-    ) {
+    fn attend_time<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>, work: Attention, now: Nanos) {
         if guest.cpu.deadline() <= now {
             guest.cpu.apic.advance(now);
         }
-        let mut next = guest.cpu.deadline().min(self.end);
-        if self.is_home {
+        if work.contains(Attention::HOST) {
+            self.timer.forget();
+            self.others = self.rota.next_wake();
+        }
+        let mut next = guest.cpu.deadline().min(self.end).min(self.others);
+        if guest.vm.home() == guest.host.cpu() {
             if guest.vm.chipset_deadline() <= now {
                 guest.with_chipset(|chipset, wiring| chipset.advance(now, wiring));
             }
             next = next.min(guest.vm.chipset_deadline());
-        }
-        if work.contains(Attention::HOST) {
-            self.timer.forget();
         }
         // A slice starts with a timer of which nothing is known, so the vCPU learns of each deadline.
         if self.timer.arm(guest.host, next) {

@@ -13,6 +13,8 @@ const PERCENT: u64 = 100;
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) present: AtomicBool,
+    /// It is in the registers of the CPU whose queue holds it, and stays there.
+    pub(super) loaded: AtomicBool,
     /// The CPU whose queue holds it.
     pub(super) home: AtomicU8,
     /// The CPUs it may use, of its VM's pool.
@@ -26,6 +28,7 @@ impl Slot {
     fn new() -> Self {
         Self {
             present: AtomicBool::new(false),
+            loaded: AtomicBool::new(false),
             home: AtomicU8::new(0),
             pin: AtomicU64::new(CpuSet::ALL.bits()),
             charged: AtomicU64::new(0),
@@ -38,6 +41,7 @@ impl Slot {
         for counter in [&self.charged, &self.steal, &self.throttled] {
             counter.store(0, Ordering::Relaxed);
         }
+        self.loaded.store(false, Ordering::Relaxed);
         self.home.store(home.0, Ordering::Relaxed);
         self.pin.store(pin.bits(), Ordering::Relaxed);
     }

@@ -27,17 +27,25 @@ pub struct Transfer {
     pub to: Cpu,
 }
 
+/// A vCPU has changed its queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// Who.
+    pub vcpu: VcpuId,
+    /// When its new CPU is to end its present run or its idling, like [`Woken::until`](super::Woken::until).
+    pub until: Option<Ticks>,
+}
+
 /// Moves a vCPU that does not run. What it is owed or owes goes with it, within bounds.
 ///
-/// The answer says when `to` is to end its present run or its idling, like [`Woken::until`](super::Woken::until). An error
-/// means that things have changed since the transfer was suggested: forget it.
+/// An error means that things have changed since the transfer was suggested: forget it.
 pub fn transfer(
     from: &mut RunQueue,
     to: &mut RunQueue,
     shared: &Shared,
     vcpu: Option<VcpuId>,
     now: Ticks,
-) -> Result<Option<Ticks>, Error> {
+) -> Result<Moved, Error> {
     from.settle(shared, now);
     to.settle(shared, now);
     if to.is_full() {
@@ -51,6 +59,9 @@ pub fn transfer(
     let (account, slot) = shared.slot(entry.id)?;
     let starting = from.run.is_some_and(|run| run.started == now && vcpu.is_some());
     if entry.activity == Activity::Running && !starting {
+        return Err(Error::WrongState(entry.id));
+    }
+    if slot.loaded.load(Ordering::Acquire) {
         return Err(Error::WrongState(entry.id));
     }
     if !shared.allowed_in(account, slot).contains(to.cpu) {
@@ -68,7 +79,8 @@ pub fn transfer(
     to.entries.push(entry);
     from.scan(shared, now).tell(from, shared);
     to.scan(shared, now).tell(to, shared);
-    if entry.activity == Activity::Waiting { Ok(to.preempt(shared, &entry, now)) } else { Ok(None) }
+    let until = if entry.activity == Activity::Waiting { to.preempt(shared, &entry, now) } else { None };
+    Ok(Moved { vcpu: entry.id, until })
 }
 
 /// How far a vCPU that waits must be behind another CPU to be worth a move there: a slice of its own. But where the one
@@ -136,6 +148,9 @@ impl RunQueue {
             return None;
         }
         let (account, slot) = shared.slot(entry.id).ok()?;
+        if slot.loaded.load(Ordering::Acquire) {
+            return None;
+        }
         Some((account, shared.allowed_in(account, slot)))
     }
 

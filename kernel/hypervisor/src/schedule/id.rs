@@ -91,6 +91,13 @@ pub struct VmId {
     pub(super) generation: u32,
 }
 
+impl VmId {
+    /// Its place among the VMs, from 0.
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
 /// A vCPU of a VM.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct VcpuId {

@@ -12,12 +12,14 @@
 //! loop of a CPU:
 //!
 //! ```text
-//! lock own queue: wake() each vCPU that the mailbox names; for Woken::move_to: unlock, transfer() it, kick that CPU where
-//!                 transfer() says so; for Woken::until: the run ends then
-//! loop {          lock own queue: decision = next(now); wanted = balance(now); unlock
+//! lock own queue: wake() each vCPU that the mailbox names; for Woken::move_to: unlock, unload it where it is in the registers,
+//!                 transfer() it, kick that CPU where transfer() says so; for Woken::until: the run ends then
+//! loop {          lock own queue: decision = next(now); unlock
+//!                 lock own queue: wanted = balance(now); unlock
+//!                 somebody is in the registers who is not to run or is `wanted`: unload and set_loaded(false)
 //!                 no wanted, 8 rounds, or transfer(wanted) fails: break       (kick `wanted.to` where transfer() says so)
 //! }
-//! Run: run the vCPU until then, or until sleep() (it halted), yielded() (it spins) or a kick; then the loop again
+//! Run: set_loaded(true) and run the vCPU until then, or until sleep() (it halted), yielded() (it spins) or a kick; then the loop again
 //! Idle: wait until then, or for a kick
 //! ```
 //!
@@ -91,7 +93,7 @@ mod shared;
 mod tests;
 mod time;
 
-pub use balance::{Transfer, transfer};
+pub use balance::{Moved, Transfer, transfer};
 pub use id::{Cpu, CpuSet, MAX_CPUS, MAX_VCPUS, Pool, VcpuId, VmId};
 pub use parameters::{Error, MAX_PERCENT, MAX_POOLS, MAX_WEIGHT, Parameters, Times};
 pub use queue::{Decision, RunQueue, Woken};

@@ -1,5 +1,7 @@
 //! What can be asked for, what is refused, and what is told of a vCPU.
 
+use core::fmt;
+
 use super::id::{Cpu, MAX_CPUS, Pool, VcpuId, VmId};
 use super::time::Ticks;
 
@@ -56,6 +58,36 @@ pub enum Error {
     NotHere(Cpu),
     /// The vCPU is running, asleep or runnable, and this can't be done with it then.
     WrongState(VcpuId),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchVm(_) | Self::NoSuchVcpu(_) => f.write_str("the scheduler does not know it"),
+            Self::NoSuchCpu(cpu) => write!(f, "there is no CPU {}", cpu.0),
+            Self::NoSuchPool(pool) => {
+                write!(f, "there is no pool {}; pools are 0 to {}", pool.0, MAX_POOLS - 1)
+            }
+            Self::Full => f.write_str("the scheduler has no place left"),
+            Self::HasVcpus(_) => f.write_str("it still has vCPUs"),
+            Self::Weight(weight) => write!(f, "weight {weight} is not within 1 and {MAX_WEIGHT}"),
+            Self::Percent(percent) => write!(
+                f,
+                "{percent} % is more than the cap, or than the {MAX_PERCENT} % of {MAX_CPUS} CPUs; give less"
+            ),
+            Self::Overcommitted(percent) => write!(
+                f,
+                "the reservations in its pool would be {percent} % of a CPU, more than the pool's CPUs have; reserve less"
+            ),
+            Self::NowhereToRun(vcpu) => write!(
+                f,
+                "vCPU {} would have no CPU: give it CPUs of its pool that this machine has",
+                vcpu.index
+            ),
+            Self::NotHere(cpu) => write!(f, "it is in the queue of CPU {}", cpu.0),
+            Self::WrongState(vcpu) => write!(f, "vCPU {} runs, or has just begun to sleep", vcpu.index),
+        }
+    }
 }
 
 /// Times of a vCPU, in ticks.

@@ -140,6 +140,18 @@ impl RunQueue {
         self.run.and_then(|run| self.entries.get(run.place)).map(|entry| entry.id)
     }
 
+    /// When the present run is to end.
+    pub fn until(&self) -> Option<Ticks> {
+        self.run.map(|run| run.until)
+    }
+
+    /// Charges the present run and ends it; its vCPU waits. What the CPU does until [`next`](Self::next) is charged to
+    /// nobody.
+    pub fn end_run(&mut self, shared: &Shared, now: Ticks) {
+        self.settle(shared, now);
+        self.stop(shared);
+    }
+
     /// Adds a new vCPU, asleep. `Full` where the VM has it already or there is no room.
     pub fn add(&mut self, shared: &Shared, vm: VmId, index: u8, pin: CpuSet) -> Result<VcpuId, Error> {
         if self.is_full() {

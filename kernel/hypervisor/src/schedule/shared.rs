@@ -62,6 +62,15 @@ impl Shared {
         Ok(Cpu(self.slot(vcpu)?.1.home.load(Ordering::Relaxed)))
     }
 
+    /// Whether the vCPU is in the registers of the CPU that runs it: while it is, nobody can
+    /// [`transfer`](super::transfer) it, even when it does not run. Told by that CPU, before it runs the vCPU and after it has
+    /// unloaded it.
+    pub fn set_loaded(&self, vcpu: VcpuId, loaded: bool) {
+        if let Ok((_, slot)) = self.slot(vcpu) {
+            slot.loaded.store(loaded, Ordering::Release);
+        }
+    }
+
     /// What the vCPU has had. Runs and waits that have not ended are not in it.
     pub fn times(&self, vcpu: VcpuId) -> Result<Times, Error> {
         let (_, slot) = self.slot(vcpu)?;

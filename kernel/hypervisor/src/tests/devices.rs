@@ -76,7 +76,8 @@ fn a_slow_machine_loses_no_byte_of_a_shown_console() {
         sent += 1;
         guest.port_write(COM1, 1, text[sent - 1].into())
     });
-    let run = bench.run_with(&Options { end: End::PowerOff, view: FirstView::Guest("demo") });
+    let run =
+        bench.run_with(&Options { end: End::PowerOff, view: FirstView::Guest("demo"), ..Options::default() });
     assert!(run.logged("powered off"), "{:#?}", run.log);
     assert!(run.shown.contains(&expected), "{} bytes shown", run.shown.len());
     assert!(run.count("vm demo: exits halt") > 2);

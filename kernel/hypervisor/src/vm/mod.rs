@@ -23,6 +23,7 @@ use crate::mailbox::Mailboxes;
 use crate::memory_map::MemoryMap;
 use crate::processor::Processor;
 use crate::ratelimit::{RateLimits, Site};
+use crate::schedule::{self, Shared, Times, VcpuId, VmId};
 use crate::serial_line::SerialLine;
 use crate::stop::StopReason;
 use crate::wiring::Wiring;
@@ -44,6 +45,8 @@ pub(crate) enum StartError {
     Port(PortTaken),
     /// A file for its firmware cannot be given.
     File(FileError),
+    /// The scheduler does not take it: it asks for what there is not.
+    Schedule(schedule::Error),
     /// Guest memory is not where the memory map says: our error.
     NotRam(NotRam),
     /// A vCPU is still in use: our error.
@@ -67,6 +70,7 @@ impl fmt::Display for StartError {
                 "two files for the firmware have the same name, or one has that of a file of Basalt's; rename it",
             ),
             Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
+            Self::Schedule(error) => error.fmt(f),
             Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
             Self::Busy { index } => write!(f, "vCPU {index} is still in use (an error of Basalt)"),
         }
@@ -85,6 +89,7 @@ macro_rules! from {
 
 from! {
     CreateError => Create,
+    schedule::Error => Schedule,
     MemoryError => Memory,
     LoadError => Load,
     AcpiError => Tables,
@@ -110,6 +115,8 @@ struct Signals {
 pub(crate) struct Vm<'m, B: Backend> {
     /// Its place in the list.
     pub(crate) number: usize,
+    /// Its name for the scheduler.
+    pub(crate) id: VmId,
     pub(crate) config: VmConfig<'m>,
     pub(crate) map: MemoryMap,
     pub(crate) space: B::Space,
@@ -124,13 +131,12 @@ pub(crate) struct Vm<'m, B: Backend> {
 }
 
 impl<'m, B: Backend> Vm<'m, B> {
-    /// Makes a VM and loads its kernel; vCPU number n is at home on `home(n)`. Nothing is left behind on an error.
+    /// Makes a VM and loads its kernel. Nothing is left behind on an error.
     pub(crate) fn new<H: Host>(
         backend: &B,
         host: &H,
         config: VmConfig<'m>,
-        number: usize,
-        home: impl Fn(usize) -> usize,
+        id: VmId,
     ) -> Result<Self, StartError> {
         let mut map = MemoryMap::new(config.memory);
         if config.devices.vga_text {
@@ -143,7 +149,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         let mut slots = Vec::with_capacity(config.cpus);
         for index in 0..config.cpus {
             let processor = Processor::new(backend, &space, host, index, config.cpus)?;
-            slots.push(Slot::new(processor, home(index)));
+            slots.push(Slot::new(processor));
         }
         let mut chipset = Chipset::new(&ChipsetConfig {
             memory: map.size,
@@ -152,7 +158,8 @@ impl<'m, B: Backend> Vm<'m, B> {
         });
         add_devices(&mut chipset, &config, &map)?;
         let vm = Self {
-            number,
+            number: id.index(),
+            id,
             config,
             map,
             space,
@@ -253,9 +260,24 @@ impl<'m, B: Backend> Vm<'m, B> {
         Nanos(self.signals.deadline.load(SeqCst))
     }
 
+    /// Its vCPU number `index`, for the scheduler.
+    pub(crate) fn vcpu_id(&self, index: usize) -> VcpuId {
+        VcpuId { vm: self.id, index: index as u8 }
+    }
+
     /// The CPU that looks after the VM's chipset and its life: the home of its first vCPU.
     pub(crate) fn home(&self) -> usize {
         self.slots.first().map_or(0, Slot::home)
+    }
+
+    /// The times of all its vCPUs together.
+    pub(crate) fn times(&self, scheduled: &Shared) -> Times {
+        let all = (0..self.slots.len()).filter_map(|index| scheduled.times(self.vcpu_id(index)).ok());
+        all.fold(Times::default(), |sum, times| Times {
+            charged: sum.charged + times.charged,
+            steal: sum.steal + times.steal,
+            throttled: sum.throttled + times.throttled,
+        })
     }
 
     /// Accesses to the chipset's bus that nobody served.

@@ -44,12 +44,12 @@ pub(crate) struct Slot<B: Backend> {
 }
 
 impl<B: Backend> Slot<B> {
-    /// The slot of a vCPU that this CPU is home to.
-    pub(crate) fn new(processor: Processor<B>, home: usize) -> Self {
+    /// The slot of a vCPU.
+    pub(crate) fn new(processor: Processor<B>) -> Self {
         Self {
             inbox: Inbox::default(),
             place: AtomicU32::new(BLOCKED),
-            home: AtomicU32::new(home as u32),
+            home: AtomicU32::new(0),
             loaded: AtomicU32::new(NOWHERE),
             deadline: AtomicU64::new(Nanos::NEVER.0),
             dormant: AtomicBool::new(false),
@@ -86,9 +86,15 @@ impl<B: Backend> Slot<B> {
         self.place.compare_exchange(BLOCKED, QUEUED, SeqCst, SeqCst).is_ok()
     }
 
-    /// The CPU whose queue it is put in.
+    /// The CPU whose queue it is in.
+    #[inline]
     pub(crate) fn home(&self) -> usize {
         self.home.load(SeqCst) as usize
+    }
+
+    /// It has changed its queue.
+    pub(crate) fn set_home(&self, home: usize) {
+        self.home.store(home as u32, SeqCst);
     }
 
     /// The CPU that has its state in its registers, if one has.

@@ -97,6 +97,7 @@ pub struct FakeHost {
     pub restarted: bool,
     /// CPUs that were kicked.
     pub kicks: Vec<usize>,
+    cpus: usize,
 }
 
 impl FakeHost {
@@ -116,7 +117,13 @@ impl FakeHost {
             powered_off: false,
             restarted: false,
             kicks: Vec::new(),
+            cpus: 1,
         }
+    }
+
+    /// With so many CPUs, of which this is the first.
+    pub fn with_cpus(self, cpus: usize) -> Self {
+        Self { cpus, ..self }
     }
 }
 
@@ -126,7 +133,7 @@ impl Host for FakeHost {
     }
 
     fn cpus(&self) -> usize {
-        1
+        self.cpus
     }
 
     fn kick(&mut self, cpu: usize) {

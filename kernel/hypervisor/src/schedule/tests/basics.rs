@@ -3,7 +3,7 @@
 use std::vec::Vec;
 
 use super::super::{
-    Cpu, CpuSet, Decision, Error, Parameters, Pool, RunQueue, Shared, Ticks, Timing, VcpuId, transfer,
+    Cpu, CpuSet, Decision, Error, Moved, Parameters, Pool, RunQueue, Shared, Ticks, Timing, VcpuId, transfer,
 };
 use super::machine::{HZ, Load, MS, Machine};
 
@@ -192,7 +192,10 @@ fn a_full_queue_and_a_running_vcpu_are_not_moved_to_and_from() {
     assert_eq!(transfer(&mut one, &mut two, &shared, Some(first), Ticks(1)), Err(Error::WrongState(first)));
     assert_eq!(one.sleep(&shared, first, Ticks(1)), Ok(()));
     assert_eq!(two.wake(&shared, first, Ticks(1)), Err(Error::NotHere(Cpu(0))));
-    assert_eq!(transfer(&mut one, &mut two, &shared, Some(first), Ticks(1)), Ok(None));
+    assert_eq!(
+        transfer(&mut one, &mut two, &shared, Some(first), Ticks(1)),
+        Ok(Moved { vcpu: first, until: None })
+    );
     assert_eq!(shared.home(first), Ok(Cpu(1)));
     let other = one.add(&shared, vm, 1, CpuSet::ALL).expect("room again");
     assert_eq!(transfer(&mut one, &mut two, &shared, Some(other), Ticks(1)), Err(Error::Full));

@@ -64,6 +64,8 @@ pub(super) struct Guest {
 struct Processor {
     running: Option<usize>,
     until: u64,
+    /// Who is in its registers.
+    loaded: Option<VcpuId>,
 }
 
 pub(super) struct Machine {
@@ -86,7 +88,9 @@ impl Machine {
         Self {
             shared: Shared::new(cpus, 16, timing),
             queues,
-            processors: (0..cpus).map(|_| Processor { running: None, until: u64::MAX }).collect(),
+            processors: (0..cpus)
+                .map(|_| Processor { running: None, until: u64::MAX, loaded: None })
+                .collect(),
             guests: Vec::new(),
             now: start,
             random: Random::new(seed),
@@ -194,7 +198,7 @@ impl Machine {
             }
         }
         for cpu in 0..self.processors.len() {
-            let Processor { running, until } = self.processors[cpu];
+            let Processor { running, until, .. } = self.processors[cpu];
             if let Some(index) = running
                 && self.guests[index].left == 0
             {
@@ -215,6 +219,9 @@ impl Machine {
         let home = self.shared.home(id).expect("known");
         let now = self.time();
         let woken = self.queues[usize::from(home.0)].wake(&self.shared, id, now).expect("asleep");
+        if woken.move_to.is_some() {
+            self.unload(usize::from(home.0), |loaded| loaded == id);
+        }
         let moved =
             woken.move_to.is_some_and(|to| self.transfer(Transfer { vcpu: Some(id), from: home, to }));
         if !moved {
@@ -269,9 +276,9 @@ impl Machine {
         let both = self.queues.get_disjoint_mut([usize::from(from.0), usize::from(to.0)]);
         let [from, target] = both.expect("two queues");
         match transfer(from, target, &self.shared, vcpu, now) {
-            Ok(until) => {
+            Ok(moved) => {
                 self.migrations += 1;
-                self.end_run(to, until);
+                self.end_run(to, moved.until);
                 true
             }
             Err(_) => false,
@@ -288,7 +295,11 @@ impl Machine {
         let now = self.time();
         let mut decision = self.queues[cpu].next(&self.shared, now);
         for _ in 0..8 {
+            if let Decision::Run { vcpu, .. } = decision {
+                self.unload(cpu, |loaded| loaded != vcpu);
+            }
             let Some(wanted) = self.queues[cpu].balance(&self.shared, now) else { break };
+            self.unload(cpu, |loaded| Some(loaded) == wanted.vcpu);
             if !self.transfer(wanted) {
                 break;
             }
@@ -309,7 +320,17 @@ impl Machine {
             }
         }
         assert!(until > now, "a run has a length");
-        self.processors[cpu] = Processor { running, until: until.0 };
+        (self.processors[cpu].running, self.processors[cpu].until) = (running, until.0);
+        if let Decision::Run { vcpu, .. } = decision {
+            self.processors[cpu].loaded = Some(vcpu);
+            self.shared.set_loaded(vcpu, true);
+        }
+    }
+
+    fn unload(&mut self, cpu: usize, whether: impl Fn(VcpuId) -> bool) {
+        if let Some(loaded) = self.processors[cpu].loaded.take_if(|loaded| whether(*loaded)) {
+            self.shared.set_loaded(loaded, false);
+        }
     }
 
     /// The queues, for the message of a test that fails.

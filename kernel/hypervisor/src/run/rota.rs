@@ -1,0 +1,173 @@
+//! Who has to run on a CPU, and when: wake-ups, timers, and the CPU's side of the scheduler. `docs/smp.md` tells the protocol.
+
+use vcpu::{Backend, Host, Nanos};
+
+use super::Node;
+use super::sleepers::Sleepers;
+use crate::schedule::{Cpu, Decision, Error, Transfer, VcpuId};
+use crate::scheduler::ticks;
+use crate::vm::Vm;
+use crate::vm::slot::{Place, Slot};
+use crate::wiring::Wiring;
+
+/// One CPU's part. Only that CPU uses it.
+pub(super) struct Rota<'n, 'm, B: Backend> {
+    node: &'n Node<'m, B>,
+    here: usize,
+    sleepers: Sleepers,
+}
+
+impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
+    /// The rota of CPU number `here`.
+    pub(super) fn new(node: &'n Node<'m, B>, here: usize) -> Self {
+        Self { node, here, sleepers: Sleepers::new() }
+    }
+
+    fn cpu(&self) -> Cpu {
+        Cpu(self.here as u8)
+    }
+
+    /// Takes in who was woken by others, wakes whose time has come, and lets the chipsets catch up that this CPU looks after.
+    /// The present run may end earlier then.
+    pub(super) fn serve<H: Host>(&mut self, host: &mut H) {
+        let node = self.node;
+        node.mailboxes.take(self.here, |vm, vcpu| {
+            if let Some(vm) = node.vms.get(vm) {
+                self.wake(host, vm, vcpu);
+            }
+        });
+        let now = host.now();
+        for vm in &node.vms {
+            if vm.chipset_deadline() <= now && vm.home() == self.here && !vm.life.is_closed() {
+                self.with_chipset(host, vm, |chipset, wiring| chipset.advance(now, wiring));
+            }
+        }
+        if self.sleepers.next() <= now {
+            self.wake_sleepers(host, now);
+        }
+    }
+
+    fn wake_sleepers<H: Host>(&mut self, host: &mut H, now: Nanos) {
+        let (node, here) = (self.node, self.here);
+        let mut sleepers = core::mem::replace(&mut self.sleepers, Sleepers::new());
+        sleepers.look(now, |vm, vcpu| {
+            let vm = node.vms.get(vm)?;
+            let slot = vm.slots.get(vcpu)?;
+            if slot.place() != Place::Blocked || slot.home() != here || vm.life.is_closed() {
+                return None;
+            }
+            let deadline = slot.deadline();
+            if deadline > now {
+                return Some(deadline);
+            }
+            if slot.wake() {
+                self.wake(host, vm, vcpu);
+            }
+            None
+        });
+        self.sleepers = sleepers;
+    }
+
+    /// Uses a chipset on this CPU's own account.
+    pub(super) fn with_chipset<H: Host, R>(
+        &self,
+        host: &mut H,
+        vm: &Vm<'m, B>,
+        run: impl FnOnce(&mut devices::Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
+    ) -> R {
+        let mut wiring = Wiring { vm, own: None, mailboxes: &self.node.mailboxes, host };
+        vm.with_chipset(&mut wiring, run)
+    }
+
+    /// A vCPU has been woken ([`Slot::wake`]), and this CPU was told, because the vCPU was in its queue.
+    pub(super) fn wake<H: Host>(&mut self, host: &mut H, vm: &Vm<'m, B>, vcpu: usize) {
+        let Some(slot) = vm.slots.get(vcpu) else { return };
+        if slot.place() != Place::Queued {
+            // Its VM has come to a halt meanwhile.
+            return;
+        }
+        let id = vm.vcpu_id(vcpu);
+        let scheduler = &self.node.scheduler;
+        let Some(mut queue) = scheduler.queue(self.here) else { return };
+        let woken = queue.wake(&scheduler.shared, id, ticks(host));
+        drop(queue);
+        match woken {
+            Ok(woken) => {
+                if let Some(to) = woken.move_to {
+                    self.transfer(host, Transfer { vcpu: Some(id), from: self.cpu(), to });
+                }
+            }
+            Err(Error::NotHere(home)) => {
+                let home = usize::from(home.0);
+                self.node.mailboxes.wake(home, vm.number, vcpu);
+                host.kick(home);
+            }
+            // It is awake already.
+            Err(_) => {}
+        }
+    }
+
+    /// Moves a vCPU, and has the CPU look that now has it. False where it stays where it is.
+    pub(super) fn transfer<H: Host>(&self, host: &mut H, wanted: Transfer) -> bool {
+        let node = self.node;
+        let to = usize::from(wanted.to.0);
+        let moved = node.scheduler.transfer(wanted, ticks(host), |moved| {
+            if let Some((_, slot)) = node.find(moved.vcpu) {
+                slot.set_home(to);
+            }
+        });
+        let Ok(moved) = moved else { return false };
+        // Who has the first vCPU looks after the VM's timers.
+        if to != self.here && (moved.until.is_some() || moved.vcpu.index == 0) {
+            host.kick(to);
+        }
+        true
+    }
+
+    /// Charges what ran, and says who runs next.
+    pub(super) fn next<H: Host>(&self, host: &H) -> Decision {
+        let scheduler = &self.node.scheduler;
+        match scheduler.queue(self.here) {
+            Some(mut queue) => queue.next(&scheduler.shared, ticks(host)),
+            None => Decision::Idle { until: crate::schedule::Ticks::NEVER },
+        }
+    }
+
+    /// Who should change the CPU.
+    pub(super) fn balance<H: Host>(&self, host: &H) -> Option<Transfer> {
+        let scheduler = &self.node.scheduler;
+        scheduler.queue(self.here)?.balance(&scheduler.shared, ticks(host))
+    }
+
+    /// When the present run is to end.
+    pub(super) fn end_of_run<H: Host>(&self, host: &H) -> Nanos {
+        let until = self.node.scheduler.queue(self.here).and_then(|queue| queue.until());
+        until.map_or(Nanos(0), |until| host.time_of(until.0))
+    }
+
+    /// The run has ended; its vCPU could go on, but `gives_way`s where it has no use for its time.
+    pub(super) fn end_run<H: Host>(&self, host: &H, gives_way: bool) {
+        let (scheduler, now) = (&self.node.scheduler, ticks(host));
+        let Some(mut queue) = scheduler.queue(self.here) else { return };
+        if gives_way {
+            queue.yielded(&scheduler.shared, None, now);
+        }
+        queue.end_run(&scheduler.shared, now);
+    }
+
+    /// A vCPU of this CPU has nothing to do until it is woken or its timer is due. False where it was asleep already.
+    pub(super) fn sleep<H: Host>(&mut self, host: &H, id: VcpuId, slot: &Slot<B>) -> bool {
+        let scheduler = &self.node.scheduler;
+        let Some(mut queue) = scheduler.queue(self.here) else { return false };
+        let asleep = queue.sleep(&scheduler.shared, id, ticks(host)).is_ok();
+        self.sleepers.add(id.vm.index(), id.index.into(), slot.deadline());
+        asleep
+    }
+
+    /// When a timer next needs this CPU: one of a vCPU that sleeps here, or of a chipset that it looks after.
+    pub(super) fn next_wake(&self) -> Nanos {
+        let chipsets = self.node.vms.iter().filter(|vm| vm.home() == self.here && !vm.life.is_closed());
+        let chipset = chipsets.map(Vm::chipset_deadline).min().unwrap_or(Nanos::NEVER);
+        self.sleepers.next().min(chipset)
+    }
+}
