@@ -3,7 +3,7 @@
 //! ```text
 //! bench NAME VALUE UNIT (a remark)             (on the console of the VM `bench`)
 //! ... vm NAME: exits REASON COUNT              (in the kernel's log)
-//! ... vm NAME: ticks guest G root R idle I steal S
+//! ... vm NAME: ticks guest G root R idle I steal S charged C throttled T
 //! ```
 
 use crate::log::Log;
@@ -20,7 +20,7 @@ pub struct Measurement {
 }
 
 /// Ticks of the TSC, by what the CPU did in them.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Ticks {
     /// In the guest.
     pub guest: u64,
@@ -30,6 +30,10 @@ pub struct Ticks {
     pub idle: u64,
     /// Waiting for its turn.
     pub steal: u64,
+    /// All that the scheduler has charged it with.
+    pub charged: u64,
+    /// Waiting for its cap, a part of `steal`.
+    pub throttled: u64,
 }
 
 impl Ticks {
@@ -85,11 +89,26 @@ pub fn ticks(log: &Log, vm: &str) -> Option<Ticks> {
     let (_, numbers) = log.kernel().filter_map(|line| line.split_once(&start)).last()?;
     let words: Vec<_> = numbers.split_ascii_whitespace().collect();
     match words[..] {
-        ["guest", guest, "root", root, "idle", idle, "steal", steal] => Some(Ticks {
+        [
+            "guest",
+            guest,
+            "root",
+            root,
+            "idle",
+            idle,
+            "steal",
+            steal,
+            "charged",
+            charged,
+            "throttled",
+            throttled,
+        ] => Some(Ticks {
             guest: guest.parse().ok()?,
             root: root.parse().ok()?,
             idle: idle.parse().ok()?,
             steal: steal.parse().ok()?,
+            charged: charged.parse().ok()?,
+            throttled: throttled.parse().ok()?,
         }),
         _ => None,
     }
@@ -102,7 +121,7 @@ mod tests {
     const LOG: &str = "[bench] bench cpuid 371 instructions (least 370)\n[bench] bench broken x y\n[bench] benchmark\n\
         [    9.000001] info hypervisor: vm demo: exits cpuid 12\n\
         [    9.000002] info hypervisor: vm demo: exits io 3456\n\
-        [    9.000003] info hypervisor: vm demo: ticks guest 900 root 100 idle 5000 steal 7\n\
+        [    9.000003] info hypervisor: vm demo: ticks guest 900 root 100 idle 5000 steal 7 charged 1020 throttled 0\n\
         [demo] vm demo: exits forged 1\n";
 
     #[test]
@@ -119,6 +138,6 @@ mod tests {
 
     #[test]
     fn a_vm_that_never_ran_has_no_share() {
-        assert!(Ticks { guest: 0, root: 0, idle: 0, steal: 0 }.root_percent().abs() < 1e-9);
+        assert!(Ticks::default().root_percent().abs() < 1e-9);
     }
 }

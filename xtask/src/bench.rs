@@ -199,7 +199,9 @@ mod tests {
     fn a_linux_boot_gives_its_exits_and_its_share() {
         let mut log = Log::default();
         log.push(b"[ 9.0] info hv: vm demo: exits port io 30\n[ 9.0] info hv: vm demo: exits cpuid 70\n");
-        log.push(b"[ 9.0] info hv: vm demo: ticks guest 900 root 100 idle 5 steal 0\n");
+        log.push(
+            b"[ 9.0] info hv: vm demo: ticks guest 900 root 100 idle 5 steal 0 charged 1000 throttled 0\n",
+        );
         let rows = rows_of("bochs-vmx", "bench-linux", &log);
         let value = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.value);
         assert_eq!(value("linux_boot_root_share"), Some(10.0));

@@ -251,7 +251,9 @@ mod tests {
 
     #[test]
     fn a_vm_that_ends_early_is_not_waited_for() {
-        let ended = log("[    1.000000] info hypervisor: vm exits: ticks guest 1 root 1 idle 0 steal 0\n");
+        let ended = log(
+            "[    1.000000] info hypervisor: vm exits: ticks guest 1 root 1 idle 0 steal 0 charged 2 throttled 0\n",
+        );
         let step = Step::results("exits");
         assert!(arrived(&step, &ended, Cursor::default()).is_none());
         assert!(hopeless(&step, &ended).is_some());

@@ -136,11 +136,11 @@ fn start_hypervisor(machine: &Machine<'_>, payload: &Payload<'static>) -> ! {
     let run = virtualization::vendor().and_then(|vendor| match vendor {
         Vendor::Vmx => Vmx::enable().map(|vmx| {
             machine.start_cpus(Vmx::join);
-            run_guests(&vmx, payload);
+            run_guests(vmx, payload);
         }),
         Vendor::Svm => Svm::enable().map(|svm| {
             machine.start_cpus(Svm::join);
-            run_guests(&svm, payload);
+            run_guests(svm, payload);
         }),
     });
     if let Err(refusal) = run {
@@ -157,11 +157,11 @@ impl Machine<'_> {
 }
 
 /// Runs the VMs of the boot modules until all has ended.
-fn run_guests<B: Backend>(backend: &B, payload: &Payload<'static>)
+fn run_guests<B: Backend>(backend: B, payload: &Payload<'static>)
 where
     Node<'static, B>: Sync,
 {
-    info!("{}", Described(backend));
+    info!("{}", Described(&backend));
     let modules = payload.modules();
     for module in &modules {
         info!("module of {} KiB: {}", module.bytes.len() >> 10, module.line);

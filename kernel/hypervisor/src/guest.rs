@@ -14,6 +14,7 @@ use crate::wiring::{Own, Wiring};
 pub(crate) struct Guest<'a, 'm, B: Backend, H: Host> {
     pub(crate) cpu: &'a mut Processor<B>,
     pub(crate) vm: &'a Vm<'m, B>,
+    pub(crate) space: &'a B::Space,
     pub(crate) mailboxes: &'a Mailboxes,
     pub(crate) host: &'a mut H,
 }

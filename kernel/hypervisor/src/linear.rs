@@ -58,7 +58,7 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
         linear: Gva,
         kind: AccessKind,
     ) -> Result<Gpa, WalkError> {
-        paging.translate(&Tables(&self.vm.space), linear, kind).map(|found| found.gpa)
+        paging.translate(&Tables(self.space), linear, kind).map(|found| found.gpa)
     }
 
     /// Copies the code at a linear address, as much of it as is RAM that can be fetched.
@@ -74,7 +74,7 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
                 Err(_) => break,
             };
             let Some(target) = rest.get_mut(..piece) else { break };
-            if let Err(missing) = self.vm.space.read(gpa, target) {
+            if let Err(missing) = self.space.read(gpa, target) {
                 if done == 0 {
                     return Err(WalkError::NoTable { gpa: missing.gpa });
                 }
@@ -109,11 +109,11 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
     }
 
     fn read_physical(&mut self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), Fault> {
-        if self.vm.space.read(gpa, buffer).is_ok() {
+        if self.space.read(gpa, buffer).is_ok() {
             return Ok(());
         }
         let width = devices::Width::from_bytes(buffer.len()).ok_or(Fault::Refused)?;
-        if self.vm.space.is_ram(gpa) {
+        if self.space.is_ram(gpa) {
             return Err(Fault::Refused);
         }
         let value = self.mmio_read(gpa, width).to_le_bytes();
@@ -122,8 +122,8 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
     }
 
     fn write_physical(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), Fault> {
-        if self.vm.space.is_ram(gpa) {
-            return self.vm.space.write(gpa, bytes).map_err(|_| Fault::Refused);
+        if self.space.is_ram(gpa) {
+            return self.space.write(gpa, bytes).map_err(|_| Fault::Refused);
         }
         let width = devices::Width::from_bytes(bytes.len()).ok_or(Fault::Refused)?;
         let mut value = [0; 8];
@@ -140,9 +140,9 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
         };
         let aligned = gpa.0.is_multiple_of(old.len() as u64);
         match size {
-            Some(size) if aligned && self.vm.space.is_ram(gpa) => {
+            Some(size) if aligned && self.space.is_ram(gpa) => {
                 let exchanged =
-                    self.vm.space.compare_exchange(gpa, size, little_endian(old), little_endian(new));
+                    self.space.compare_exchange(gpa, size, little_endian(old), little_endian(new));
                 exchanged.map(|result| result.is_ok()).map_err(|_| Fault::Refused)
             }
             // Of other sizes and alignments the guest's only vCPU is here, not writing.

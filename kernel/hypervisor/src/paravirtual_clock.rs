@@ -156,7 +156,7 @@ mod tests {
 
     fn memory() -> FakeSpace {
         let mut space = FakeSpace::with_memory(0x2000);
-        space.add_ram(Gpa(0), 0x2000).unwrap();
+        space.grow_all(Gpa(0), 0x2000).unwrap();
         space
     }
 

@@ -7,11 +7,12 @@ use vcpu::{Backend, DescriptorTableName, Gpr, Host, SegmentName, SystemRegister,
 use crate::config::Size;
 use crate::counters::{Counters, ExitReason};
 use crate::guest::Guest;
+use crate::run::rates::Rate;
 use crate::schedule::Shared;
 use crate::stop::StopReason;
 use crate::vm::Vm;
-use crate::vm::life::State;
-use crate::vm::slot::{Place, Slot};
+use crate::vm::life::{State, Task};
+use crate::vm::slot::Place;
 
 /// A vCPU's crash: why, and its registers. It is loaded.
 pub(crate) fn crashed<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, reason: StopReason) {
@@ -23,12 +24,18 @@ pub(crate) fn crashed<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, reason: 
     dump(guest);
 }
 
+/// A vCPU's registers, as the user has asked. It is loaded.
+pub(crate) fn asked_for<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
+    log::error!("vm {}: vCPU {}, {:?}:", guest.name(), guest.cpu.index, guest.cpu.activity);
+    dump(guest);
+}
+
 /// What a VM that is at rest did: its vCPUs' sums.
 pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared) {
     let name = vm.config.name;
     let mut counters = Counters::default();
     for slot in &vm.slots {
-        if let Some(cpu) = slot.processor() {
+        if let Some(cpu) = slot.processor().as_deref().and_then(Option::as_ref) {
             counters.add(&cpu.counters);
         }
     }
@@ -41,13 +48,14 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared) {
     log::info!("vm {name}: {} exits in all", counters.total());
     let (ticks, times) = (counters.ticks, vm.times(scheduled));
     log::info!(
-        "vm {name}: ticks guest {} root {} idle {} steal {}",
+        "vm {name}: ticks guest {} root {} idle {} steal {} charged {} throttled {}",
         ticks.guest,
         ticks.root,
         ticks.idle,
-        times.steal.0
+        times.steal.0,
+        times.charged.0,
+        times.throttled.0
     );
-    log::info!("vm {name}: ticks charged {} throttled {}", times.charged.0, times.throttled.0);
     let bus = vm.bus_counters();
     log::info!(
         "vm {name}: injected {} denied MSRs {} unclaimed memory {} unclaimed ports {} in {} out, refused {}",
@@ -123,25 +131,42 @@ impl<V: Vcpu> fmt::Display for Vendor<'_, V> {
     }
 }
 
+/// The head of the list of VMs.
+pub(crate) const HEAD: &str = "# name             state        vCPUs memory  exits/s   CPU %  steal %\n";
+
 /// One line of the list of VMs.
 pub(crate) struct Line<'a, 'm, B: Backend> {
     pub(crate) vm: &'a Vm<'m, B>,
+    pub(crate) rate: Rate,
 }
 
 impl<B: Backend> fmt::Display for Line<'_, '_, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let vm = self.vm;
-        write!(f, "{} {:<16} {}  ", vm.number + 1, vm.config.name, Size(vm.config.memory))?;
-        match vm.life.state() {
-            State::Halting(_) => f.write_str("halting")?,
-            State::Resetting(_) => f.write_str("restarting")?,
-            State::Running if vm.slots.iter().all(|slot| slot.place() == Place::Blocked) => {
-                f.write_str("waiting")?;
-            }
-            State::Running => f.write_str("running")?,
-            State::Stopped(reason) => write!(f, "stopped: {reason}")?,
+        let (vm, rate) = (self.vm, self.rate);
+        let state = vm.life.state();
+        let word = match state {
+            State::Halting(_) => "halting",
+            State::Working(Task::Start) => "starting",
+            State::Working(Task::Reset) => "restarting",
+            State::Working(Task::End(_)) => "ending",
+            State::Running if vm.slots.iter().all(|slot| slot.place() == Place::Blocked) => "waiting",
+            State::Running => "running",
+            State::Stopped(_) => "stopped",
+        };
+        let tenths = |value: u64| (value / 10, value % 10);
+        let ((busy, busy_tenths), (steal, steal_tenths)) = (tenths(rate.busy), tenths(rate.steal));
+        write!(
+            f,
+            "{} {:<16} {word:<12} {:>5} {:>6} {:>8} {busy:>5}.{busy_tenths} {steal:>6}.{steal_tenths}",
+            vm.number + 1,
+            vm.config.name,
+            vm.slots.len(),
+            Size(vm.config.memory),
+            rate.exits
+        )?;
+        match state {
+            State::Stopped(reason) => writeln!(f, "  {reason}"),
+            _ => writeln!(f),
         }
-        let exits: u64 = vm.slots.iter().map(Slot::exits).sum();
-        writeln!(f, ", {} vCPUs, {exits} exits", vm.slots.len())
     }
 }

@@ -85,7 +85,9 @@ impl Screen {
         }
         let Some(vga) = vm.vga() else { return };
         let cursor = usize::from(vga.cursor().wrapping_sub(vga.start()));
-        if self.look_at(&vga, &vm.space).is_ok() {
+        let Some(space) = vm.space.try_read() else { return };
+        let Some(space) = space.as_ref() else { return };
+        if self.look_at(&vga, space).is_ok() {
             self.show(cursor, vm.number, console);
         }
     }
@@ -193,7 +195,7 @@ mod tests {
 
     fn memory() -> FakeSpace {
         let mut space = FakeSpace::with_memory(1 << 20);
-        space.add_ram(Vga::TEXT, Vga::TEXT_SIZE).unwrap();
+        space.grow_all(Vga::TEXT, Vga::TEXT_SIZE).unwrap();
         space
     }
 

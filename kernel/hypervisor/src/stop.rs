@@ -61,12 +61,22 @@ pub enum StopReason {
     WrongInstruction,
     /// The kernel could not be loaded again after a restart.
     ReloadFailed,
+    /// It has never run, or could not be started.
+    NotStarted,
 }
 
 impl StopReason {
     /// True where registers and code are worth a dump.
     pub const fn is_crash(&self) -> bool {
-        !matches!(self, Self::PowerOff | Self::Ended | Self::DebugExit(_) | Self::ReloadFailed)
+        !matches!(
+            self,
+            Self::PowerOff | Self::Ended | Self::DebugExit(_) | Self::ReloadFailed | Self::NotStarted
+        )
+    }
+
+    /// True where the guest came to its end by itself, well or not.
+    pub const fn is_guests_own(&self) -> bool {
+        !matches!(self, Self::Ended | Self::ReloadFailed | Self::NotStarted)
     }
 }
 
@@ -101,6 +111,7 @@ impl fmt::Display for StopReason {
             Self::WrongInstruction => {
                 f.write_str("the instruction at RIP is not the one the CPU stopped at (an error of Basalt)")
             }
+            Self::NotStarted => f.write_str("not started"),
             Self::ReloadFailed => f.write_str("the kernel could not be loaded again"),
         }
     }

@@ -55,6 +55,9 @@ pub trait Backend: Sized + 'static {
     /// A guest-physical address space.
     type Space: AddressSpace;
 
+    /// Bytes of host memory that are free for guests now.
+    fn free_memory(&self) -> u64;
+
     /// An empty address space.
     fn create_space(&self) -> Result<Self::Space, CreateError>;
 

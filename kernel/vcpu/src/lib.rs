@@ -27,7 +27,7 @@ pub use backend::{Backend, CpuidResult, CreateError, Vcpu};
 pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
 pub use host::Host;
-pub use memory::{AddressSpace, GuestMemory, MemoryError, NotRam, WordSize};
+pub use memory::{AddressSpace, GuestMemory, MemoryError, NotRam, Shrink, WordSize};
 pub use registers::{
     DescriptorTable, DescriptorTableName, Gpr, Registers, Segment, SegmentAccess, SegmentName,
     SystemRegister, cr0, cr4, efer, rflags,

@@ -94,11 +94,40 @@ impl fmt::Display for MemoryError {
     }
 }
 
-/// A guest-physical address space: RAM, and the nested page tables that give it to the guest.
+/// How far the taking back of a guest's memory has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shrink {
+    /// Call again.
+    More,
+    /// A CPU may still know of the memory. It was told; call again after other work.
+    Waiting,
+    /// A vCPU can still reach the memory: it has to end first.
+    InUse,
+    /// All is back.
+    Done,
+}
+
+/// A guest-physical address space: RAM, and the nested page tables that give it to the guest. Both grow and shrink in steps
+/// of at most about 64 KiB of clearing, so that their caller can look for other work in between.
 pub trait AddressSpace: GuestMemory {
-    /// Takes zeroed host memory and maps it at `gpa`, readable, writable and executable, write-back. All
-    /// or nothing: on an error what was taken is given back.
-    fn add_ram(&mut self, gpa: Gpa, length: u64) -> Result<(), MemoryError>;
+    /// Goes on giving the guest zeroed host memory at `gpa`, readable, writable and executable, write-back: up to `length`
+    /// bytes. Returns how many bytes from `gpa` on have come into being, often 0; whoever wants more calls again with what
+    /// is missing. On an error nothing is lost; what has come before stays until the space shrinks.
+    fn grow(&mut self, gpa: Gpa, length: u64) -> Result<u64, MemoryError>;
+
+    /// Goes on taking all of the guest's memory back; nothing can be used any more. What CPUs may still know of the memory
+    /// is flushed before anybody else gets it.
+    fn shrink(&mut self) -> Shrink;
+
+    /// Gives the guest all of that memory at once, in as many steps as it takes: where nothing else is to be done.
+    fn grow_all(&mut self, gpa: Gpa, length: u64) -> Result<(), MemoryError> {
+        let mut done = 0;
+        while done < length {
+            let next = gpa.checked_add(done).ok_or(MemoryError::BadRange { gpa, length })?;
+            done += self.grow(next, length - done)?;
+        }
+        Ok(())
+    }
 
     /// The host frame behind a guest page, for diagnostics and tests.
     fn translate(&self, gpa: Gpa) -> Option<Hpa>;

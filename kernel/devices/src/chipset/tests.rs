@@ -107,12 +107,12 @@ fn optional_devices_answer_once_added_and_survive_a_reset() {
     machine.out(0xe9, Width::Word, 0x3f);
     assert!(machine.chipset.is_busy() && machine.chipset.console_pending());
     machine.world.room = 9;
-    machine.chipset.work(&vcpu::fake::FakeSpace::default(), &mut machine.world);
+    machine.chipset.work(&vcpu::fake::FakeSpace::with_memory(0), &mut machine.world);
     assert!(!machine.chipset.is_busy());
     assert_eq!(machine.world.console, b"!?");
     machine.out(0x518, Width::Dword, 0x1000_0000);
     assert!(machine.chipset.is_busy());
-    machine.chipset.work(&vcpu::fake::FakeSpace::default(), &mut machine.world);
+    machine.chipset.work(&vcpu::fake::FakeSpace::with_memory(0), &mut machine.world);
     assert!(!machine.chipset.is_busy(), "there is no memory at all");
     machine.out(0x501, Width::Dword, 0x1_0002);
     assert_eq!(machine.chipset.take_power_event(), Some(PowerEvent::DebugExit(0x1_0002)));

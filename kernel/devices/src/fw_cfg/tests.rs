@@ -13,7 +13,7 @@ const TARGET: u64 = 0x1000;
 
 fn memory() -> FakeSpace {
     let mut space = FakeSpace::with_memory(RAM);
-    space.add_ram(Gpa(0), RAM).unwrap();
+    space.grow_all(Gpa(0), RAM).unwrap();
     space.write(Gpa(0), &vec![0xa5; RAM as usize]).unwrap();
     space
 }

@@ -1,6 +1,8 @@
 //! Sizes as people write them: `64K`, `256M`, `2G`.
 
-use core::fmt;
+use core::fmt::{self, Write};
+
+use arrayvec::ArrayString;
 
 const UNITS: [(u8, u32); 4] = [(b'K', 10), (b'M', 20), (b'G', 30), (b'T', 40)];
 
@@ -25,9 +27,12 @@ pub struct Size(pub u64);
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let divides = |shift: u32| self.0 != 0 && self.0.trailing_zeros() >= shift;
+        // Twenty digits and a letter are the longest.
+        let mut text = ArrayString::<24>::new();
         match UNITS.iter().rev().find(|(_, shift)| divides(*shift)) {
-            Some((unit, shift)) => write!(f, "{}{}", self.0 >> shift, char::from(*unit)),
-            None => write!(f, "{}", self.0),
+            Some((unit, shift)) => write!(text, "{}{}", self.0 >> shift, char::from(*unit))?,
+            None => write!(text, "{}", self.0)?,
         }
+        f.pad(&text)
     }
 }

@@ -23,6 +23,8 @@ pub(crate) enum Key {
     Show(View),
     /// Show the help.
     Help,
+    /// Open the prompt.
+    Prompt,
     /// List the VMs.
     List,
     /// End everything.
@@ -52,6 +54,7 @@ impl Keys {
             b'k' => Key::Show(View::Kernel),
             b'h' | b'?' => Key::Help,
             b'l' => Key::List,
+            b':' | b'm' => Key::Prompt,
             b'x' => Key::End,
             _ => Key::Unknown,
         })

@@ -11,8 +11,10 @@
 //!
 //! Not its job: how the machine sends bytes ([`vcpu::Host`]), the UART's registers ([`devices`]).
 
+mod command;
 mod keys;
 mod merged;
+mod prompt;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -23,8 +25,10 @@ use arrayvec::ArrayVec;
 use vcpu::Host;
 
 use crate::config::{FirstView, MAX_VMS};
+pub use command::Command;
 use keys::{Key, Keys, View};
 use merged::{MOST_FOR_ONE_LINE, PartialLine};
+use prompt::Prompt;
 pub(crate) use ring::Ring;
 
 /// Bytes on their way to the machine's serial port.
@@ -49,18 +53,10 @@ Ctrl-A 1..9  console of that VM
 Ctrl-A a     lines of all VMs and of the kernel
 Ctrl-A k     the kernel's log
 Ctrl-A l     list the VMs
+Ctrl-A :     a prompt for commands: start, stop, reset, dump, weight, cap, pin, ... (also Ctrl-A m)
 Ctrl-A x     end: stop all VMs and power the machine off
 Ctrl-A Ctrl-A  send Ctrl-A to the VM
 ";
-
-/// What a typed key asks of the hypervisor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Command {
-    /// List the VMs, by [`Console::voice`].
-    List,
-    /// Stop everything.
-    End,
-}
 
 /// How a guest is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +72,7 @@ pub enum Shown {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Writer {
     Kernel,
+    Prompt,
     Guest(usize),
 }
 
@@ -96,6 +93,7 @@ pub struct Console<'a> {
     log: Ring,
     guests: ArrayVec<GuestConsole<'a>, MAX_VMS>,
     keys: Keys,
+    prompt: Prompt,
     view: View,
     /// Where typed bytes go.
     target: usize,
@@ -131,6 +129,7 @@ impl<'a> Console<'a> {
             log: Ring::new(LOG_HISTORY_BYTES),
             guests,
             keys: Keys::default(),
+            prompt: Prompt::default(),
             view,
             target: if let View::Guest(guest) = view { guest } else { 0 },
             writer: Writer::Kernel,
@@ -151,7 +150,8 @@ impl<'a> Console<'a> {
             View::Kernel => false,
         };
         if shown {
-            if !self.has_room() {
+            let waits = self.prompt.is_open() && self.view != View::Merged;
+            if waits || !self.has_room() {
                 return false;
             }
             if self.view == View::Merged {
@@ -202,14 +202,23 @@ impl<'a> Console<'a> {
     /// Looks at what was typed. At most one command is returned at a time; call again.
     pub fn read_keys<H: Host>(&mut self, host: &mut H) -> Option<Command> {
         for _ in 0..INPUT_BATCH {
-            if self.must_wait() {
+            if !self.prompt.is_open() && self.must_wait() {
                 return None;
             }
             let key = self.keys.typed(host.console_read()?);
             match key {
                 None => {}
+                Some(Key::Byte(byte)) if self.prompt.is_open() => {
+                    if let Some(command) = self.type_at_prompt(byte) {
+                        return Some(command);
+                    }
+                }
                 Some(Key::Byte(byte)) => self.type_byte(byte),
-                Some(Key::Show(view)) => self.show(view),
+                Some(Key::Prompt) => self.open_prompt(),
+                Some(Key::Show(view)) => {
+                    self.close_prompt();
+                    self.show(view);
+                }
                 Some(Key::Help) => self.say(HELP),
                 Some(Key::Unknown) => self.say("no such command; Ctrl-A h helps\n"),
                 Some(Key::List) => return Some(Command::List),
@@ -307,6 +316,7 @@ impl<'a> Console<'a> {
             let Some(text) = line.get(..length).filter(|text| !text.is_empty()) else { break };
             self.log_line(text);
         }
+        self.draw_prompt();
         self.send(host);
         unfinished || self.output.len() > 0
     }

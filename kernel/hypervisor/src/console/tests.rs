@@ -176,6 +176,36 @@ fn commands_come_back_one_by_one() {
 }
 
 #[test]
+fn a_line_at_the_prompt_is_a_command() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    assert_eq!(type_keys(&mut console, &mut host, b"\x01:stop x\x7fb\r"), Some(Command::Stop(1)));
+    assert_eq!(shown(&mut console, &mut host), "basalt> stop x\x08 \x08b\r\nbasalt> ");
+    assert_eq!(type_keys(&mut console, &mut host, b"stop c\rhel\x15\r"), None);
+    assert_eq!(
+        shown(&mut console, &mut host),
+        "stop c\r\nthere is no VM 'c'; list tells their names and numbers\r\nbasalt> \
+         hel\x08 \x08\x08 \x08\x08 \x08\r\n"
+    );
+    type_keys(&mut console, &mut host, b"x");
+    assert_eq!(console.input(0), Some(b'x'), "an empty line has closed it");
+}
+
+#[test]
+fn output_comes_before_the_prompt_and_a_guest_alone_waits() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    type_keys(&mut console, &mut host, b"\x01mwei");
+    put(&mut console, 0, "hello\n");
+    host.log.push_back(b"kernel".to_vec());
+    let text = shown(&mut console, &mut host);
+    assert_eq!(text, "basalt> wei\r\n[a] hello\r\nkernel\r\nbasalt> wei");
+    type_keys(&mut console, &mut host, b"\x03\x011\x01:");
+    shown(&mut console, &mut host);
+    assert!(!console.put(0, b'x') && console.put(1, b'y'));
+    type_keys(&mut console, &mut host, b"\x1b");
+    assert!(console.put(0, b'x'));
+}
+
+#[test]
 fn a_guest_that_never_reads_leaves_the_commands_reachable() {
     let (mut console, mut host) = (console(&["a"]), host());
     type_keys(&mut console, &mut host, &[b'z'; 2000]);

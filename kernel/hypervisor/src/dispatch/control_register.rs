@@ -194,7 +194,7 @@ fn apply<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, register: u8, cha
 /// Loads the four entries at `root`; `None` where one is not valid or there is no RAM.
 fn load_pdptes<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, root: u64) -> Option<()> {
     const TABLE: u64 = 0xffff_ffe0;
-    let space = &guest.vm.space;
+    let space = guest.space;
     let entries: ArrayVec<u64, 4> = (0..4)
         .map_while(|index| space.load_u64(Gpa((root & TABLE) + index * 8)).ok())
         .filter(|entry| control::pdpte_is_valid(*entry, &guest.cpu.permissions))

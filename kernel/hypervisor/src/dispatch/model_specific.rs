@@ -88,11 +88,11 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         }
         number::TSC => {
             guest.cpu.clock.write_tsc(value, guest.host.tsc());
-            guest.cpu.clock_changed(guest.host, &guest.vm.space);
+            guest.cpu.clock_changed(guest.host, guest.space);
         }
         number::TSC_ADJUST => {
             guest.cpu.clock.write_adjust(value);
-            guest.cpu.clock_changed(guest.host, &guest.vm.space);
+            guest.cpu.clock_changed(guest.host, guest.space);
         }
         number::APIC_BASE => {
             guest.cpu.apic.write_base(value)?;
@@ -103,12 +103,12 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         number::KVM_SYSTEM_TIME_NEW => {
             let cpu = &mut *guest.cpu;
             let tsc_at_zero = cpu.clock.guest_tsc(cpu.started);
-            return cpu.paravirtual_clock.write_system_time(value, tsc_at_zero, &guest.vm.space);
+            return cpu.paravirtual_clock.write_system_time(value, tsc_at_zero, guest.space);
         }
         number::KVM_WALL_CLOCK_NEW => {
             let age = guest.host.now() - guest.host.time_of(guest.cpu.started);
             let seconds = guest.host.wall_clock_s().saturating_sub(age.0 / NANOS_PER_SECOND);
-            return guest.cpu.paravirtual_clock.write_wall_clock(value, seconds, &guest.vm.space);
+            return guest.cpu.paravirtual_clock.write_wall_clock(value, seconds, guest.space);
         }
         number::EFER => {
             let state = guest.control_state();

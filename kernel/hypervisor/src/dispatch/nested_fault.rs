@@ -10,7 +10,7 @@ use crate::stop::StopReason;
 pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, fault: NestedFault) -> Handled {
     let gpa = fault.gpa;
     let stop = |reason| Ok(Outcome::Stop(reason));
-    if guest.vm.space.is_ram(gpa) {
+    if guest.space.is_ram(gpa) {
         return stop(StopReason::RamRefused { gpa });
     }
     if fault.table_walk {

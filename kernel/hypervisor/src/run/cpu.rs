@@ -1,25 +1,33 @@
 //! The loop of a CPU: serve timers, take in who woke up, carry out what VMs are asked to do, let the scheduler choose a vCPU
 //! and run it for a slice, wait where nobody can run.
 
-use spin::MutexGuard;
+use spin::{MutexGuard, RwLockReadGuard};
 use vcpu::{Backend, Host, Nanos, Vcpu};
 
+use super::Node;
 use super::rota::Rota;
 use super::slice::{HostTimer, Slice, SliceEnd};
-use super::{Node, SLICE};
 use crate::guest::Guest;
 use crate::processor::{Activity, Processor};
 use crate::report;
 use crate::schedule::{Decision, Ticks, VcpuId};
 use crate::stop::StopReason;
-use crate::vm::Vm;
-use crate::vm::life::{Request, State};
+use crate::vm::life::{Request, State, Task};
 use crate::vm::slot::{Place, Slot};
+use crate::vm::task::Progress;
+use crate::vm::{StartError, Vm};
 
 /// Moves of vCPUs between CPUs at one decision at most.
 const MAX_MOVES: usize = 8;
 /// vCPUs of VMs that come to a halt, taken from the queue in one turn.
 const MAX_HALTED: usize = 64;
+
+/// A vCPU that is in a CPU's registers, with its lock and that of its VM's memory.
+struct Loaded<'n, B: Backend> {
+    id: VcpuId,
+    processor: MutexGuard<'n, Option<Processor<B>>>,
+    space: RwLockReadGuard<'n, Option<B::Space>>,
+}
 
 /// What one CPU needs to run vCPUs.
 pub(super) struct Cpu<'n, 'm, 'h, B: Backend, H: Host> {
@@ -27,24 +35,18 @@ pub(super) struct Cpu<'n, 'm, 'h, B: Backend, H: Host> {
     pub(super) host: &'h mut H,
     pub(super) rota: Rota<'n, 'm, B>,
     timer: HostTimer,
-    /// The vCPU in this CPU's registers, with its lock.
-    loaded: Option<(VcpuId, MutexGuard<'n, Processor<B>>)>,
+    /// The vCPU in this CPU's registers.
+    loaded: Option<Loaded<'n, B>>,
     /// When the scheduler is to be asked again where it has nobody to run.
     idle_until: Ticks,
 }
 
 impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
-    /// The calling CPU, with the vCPUs that are at home on it.
+    /// The calling CPU.
     pub(super) fn new(node: &'n Node<'m, B>, host: &'h mut H) -> Self {
         let rota = Rota::new(node, host.cpu());
         let idle_until = Ticks::NEVER;
-        let mut cpu = Self { node, host, rota, timer: HostTimer::default(), loaded: None, idle_until };
-        for vm in &node.vms {
-            if vm.home() == cpu.number() {
-                cpu.wake_first(vm);
-            }
-        }
-        cpu
+        Self { node, host, rota, timer: HostTimer::default(), loaded: None, idle_until }
     }
 
     /// Which CPU this is; the first is 0.
@@ -59,16 +61,14 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         for _ in 0..MAX_HALTED {
             let Decision::Run { vcpu: id, .. } = self.decide() else { return served };
             let Some((vm, slot)) = self.node.find(id) else { return served };
-            if vm.life.is_closed() {
-                self.put_to_rest(vm, id, slot);
-                self.tell_home(vm);
-                continue;
-            }
-            if let Some(processor) = self.load(id, slot) {
-                self.run_slice(id, vm, slot, processor);
-            } else {
-                // Nobody else can have it. Whatever it is, others go first.
-                self.rota.end_run(self.host, true);
+            match vm.life.state() {
+                State::Running => self.run_vcpu(id, vm, slot),
+                State::Working(_) if id.index == 0 => self.work(id, vm, slot),
+                _ => {
+                    self.put_to_rest(vm, id, slot);
+                    self.tell_home(vm);
+                    continue;
+                }
             }
             break;
         }
@@ -80,12 +80,12 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let mut decision = self.rota.next(self.host);
         for _ in 0..MAX_MOVES {
             if let Decision::Run { vcpu, .. } = decision
-                && self.loaded.as_ref().is_some_and(|(loaded, _)| *loaded != vcpu)
+                && self.loaded.as_ref().is_some_and(|loaded| loaded.id != vcpu)
             {
                 self.release();
             }
             let Some(wanted) = self.rota.balance(self.host) else { break };
-            if self.loaded.as_ref().is_some_and(|(loaded, _)| Some(*loaded) == wanted.vcpu) {
+            if self.loaded.as_ref().is_some_and(|loaded| Some(loaded.id) == wanted.vcpu) {
                 self.release();
             }
             if !self.rota.transfer(self.host, wanted) {
@@ -122,27 +122,31 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         self.rota.sleep(self.host, id, slot);
     }
 
-    /// Carries out what the VMs that this CPU looks after are asked to do, once they are at rest. True where there was
+    /// Begins what the VMs that this CPU looks after are asked to do, once they are at rest. True where there was
     /// something.
     fn serve_requests(&mut self) -> bool {
         let node = self.node;
         let mut served = false;
         for vm in node.vms.iter().filter(|vm| vm.life.is_closed()) {
-            self.halt(vm);
+            let state = vm.life.state();
+            if !matches!(state, State::Working(_)) {
+                self.halt(vm);
+            }
             if vm.home() != self.number() || !vm.is_at_rest() {
                 continue;
             }
-            served |= !matches!(vm.life.state(), State::Running | State::Stopped(_));
-            match vm.life.state() {
-                State::Halting(Request::Reset) => {
+            match state {
+                State::Halting(Request::Stop(reason)) => self.ended(vm, reason),
+                State::Halting(_) => {
                     log::info!("vm {}: restarting", vm.config.name);
-                    vm.life.set(State::Resetting(Default::default()));
-                    self.go_on_resetting(vm, Default::default());
+                    vm.life.pass(state, State::Working(Task::Reset));
                 }
-                State::Resetting(scrub) => self.go_on_resetting(vm, scrub),
-                State::Halting(Request::Stop(reason)) => self.stopped(vm, reason),
-                State::Running | State::Stopped(_) => {}
+                State::Working(_) => {}
+                State::Running | State::Stopped(_) => continue,
             }
+            served = true;
+            // The task is done in its turns.
+            self.wake_first(vm);
         }
         served
     }
@@ -157,7 +161,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
                 changed = true;
             }
         }
-        if self.loaded.as_ref().is_some_and(|(id, _)| id.vm == vm.id) {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.id.vm == vm.id) {
             self.release();
             changed = true;
         }
@@ -173,92 +177,167 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         }
     }
 
-    /// Clears memory in small steps for a slice's time at most, then loads the kernel.
-    fn go_on_resetting(&mut self, vm: &Vm<'m, B>, mut scrub: crate::vm::boot::Scrub) {
-        let end = self.host.now() + SLICE;
-        loop {
-            match vm.reset_step(&mut scrub, self.host) {
-                Ok(true) => {
-                    log::info!("vm {}: restarted", vm.config.name);
-                    vm.life.set(State::Running);
-                    self.wake_first(vm);
-                    return;
-                }
-                Ok(false) if self.host.now() < end => {}
-                Ok(false) => {
-                    vm.life.set(State::Resetting(scrub));
-                    return;
-                }
-                Err(error) => {
-                    log::error!("vm {}: not restarted: {error}", vm.config.name);
-                    self.stopped(vm, StopReason::ReloadFailed);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The VM has ended; what it did is told.
-    fn stopped(&mut self, vm: &Vm<'m, B>, reason: StopReason) {
+    /// The VM has ended; what it did is told. What it has is given back next.
+    fn ended(&mut self, vm: &Vm<'m, B>, reason: StopReason) {
         if !reason.is_crash() {
             log::info!("vm {}: stopped: {reason}", vm.config.name);
         }
         report::counters(vm, &self.node.scheduler.shared);
-        vm.life.set(State::Stopped(reason));
+        vm.life.pass(State::Halting(Request::Stop(reason)), State::Working(Task::End(reason)));
     }
 
-    /// Loads a vCPU and marks it as running here.
-    fn load(&mut self, id: VcpuId, slot: &'n Slot<B>) -> Option<MutexGuard<'n, Processor<B>>> {
+    /// Does what there is to do for a VM, in steps, until the turn of its first vCPU is over.
+    fn work(&mut self, id: VcpuId, vm: &Vm<'m, B>, slot: &Slot<B>) {
+        // Some steps load vCPUs of the VM.
+        self.release();
+        slot.set_place(Place::Running(self.number()));
+        let progress = loop {
+            self.forget_guests();
+            let State::Working(task) = vm.life.state() else { break Progress::Done };
+            match vm.step(task, &self.node.backend, self.host) {
+                Ok(Progress::Done) => {
+                    self.finish(vm, task);
+                    break Progress::Done;
+                }
+                Ok(Progress::Waiting) => break Progress::Waiting,
+                Ok(Progress::More) => {}
+                Err(error) => self.give_up(vm, task, error),
+            }
+            self.host.poll_interrupts();
+            self.rota.serve(self.host);
+            if self.host.now() >= self.rota.end_of_run(self.host) {
+                break Progress::More;
+            }
+        };
+        self.timer.forget();
+        if progress != Progress::Done {
+            slot.set_place(Place::Queued);
+            self.rota.end_run(self.host, progress == Progress::Waiting);
+            return;
+        }
+        slot.set_place(Place::Blocked);
+        self.rota.sleep(self.host, id, slot);
+        if vm.life.state() == State::Running {
+            self.wake_first(vm);
+        } else {
+            self.tell_home(vm);
+        }
+    }
+
+    /// A VM's task is done.
+    fn finish(&self, vm: &Vm<'m, B>, task: Task) {
+        let name = vm.config.name;
+        let next = match task {
+            Task::Start => State::Running,
+            Task::Reset => {
+                log::info!("vm {name}: restarted");
+                State::Running
+            }
+            Task::End(reason) if vm.starts_anew(reason) => {
+                log::info!("vm {name}: starting anew");
+                State::Working(Task::Start)
+            }
+            Task::End(reason) => State::Stopped(reason),
+        };
+        vm.life.pass(State::Working(task), next);
+    }
+
+    /// A VM's task has failed: what the VM has is given back.
+    fn give_up(&self, vm: &Vm<'m, B>, task: Task, error: StartError) {
+        let name = vm.config.name;
+        let reason = match task {
+            Task::Start => {
+                log::error!("vm {name}: not started: {error}");
+                StopReason::NotStarted
+            }
+            Task::Reset => {
+                log::error!("vm {name}: not restarted: {error}");
+                StopReason::ReloadFailed
+            }
+            Task::End(reason) => {
+                log::error!("vm {name}: cannot give back what it has: {error}");
+                vm.life.pass(State::Working(task), State::Stopped(reason));
+                return;
+            }
+        };
+        vm.life.pass(State::Working(task), State::Working(Task::End(reason)));
+    }
+
+    /// Drops what this CPU knows of guests' memory, where that is wanted.
+    fn forget_guests(&mut self) {
         if self.host.must_forget_guests() {
             self.release();
             self.host.forget_guests();
         }
+    }
+
+    /// Loads a vCPU and marks it as running here.
+    fn load(&mut self, id: VcpuId, vm: &'n Vm<'m, B>, slot: &'n Slot<B>) -> Option<Loaded<'n, B>> {
+        self.forget_guests();
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.id != id) {
+            self.release();
+        }
         let loaded = match self.loaded.take() {
-            Some((loaded, processor)) if loaded == id => Some(processor),
-            other => {
-                self.loaded = other;
-                self.release();
-                None
-            }
-        };
-        let processor = match loaded {
-            Some(processor) => processor,
+            Some(loaded) => loaded,
             None => {
+                let space = vm.space.try_read().filter(|space| space.is_some())?;
                 let mut processor = slot.processor()?;
+                let vcpu = &mut processor.as_mut()?.vcpu;
                 self.node.scheduler.shared.set_loaded(id, true);
-                slot.set_loaded(Some(self.number()));
-                processor.vcpu.load();
-                processor
+                slot.set_loaded(Some(self.host.cpu()));
+                vcpu.load();
+                Loaded { id, processor, space }
             }
         };
         slot.set_place(Place::Running(self.number()));
         slot.rouse();
-        Some(processor)
+        Some(loaded)
     }
 
     /// Takes the loaded vCPU, if any, out of this CPU's registers.
     pub(super) fn release(&mut self) {
-        if let Some((id, mut processor)) = self.loaded.take() {
+        let Some(Loaded { id, mut processor, space }) = self.loaded.take() else { return };
+        if let Some(processor) = processor.as_mut() {
             processor.vcpu.unload();
-            drop(processor);
-            if let Some((_, slot)) = self.node.find(id) {
-                slot.set_loaded(None);
-            }
-            self.node.scheduler.shared.set_loaded(id, false);
         }
+        drop((processor, space));
+        if let Some((_, slot)) = self.node.find(id) {
+            slot.set_loaded(None);
+        }
+        self.node.scheduler.shared.set_loaded(id, false);
+    }
+
+    /// Runs a vCPU for a slice.
+    fn run_vcpu(&mut self, id: VcpuId, vm: &'n Vm<'m, B>, slot: &'n Slot<B>) {
+        let Some(mut loaded) = self.load(id, vm, slot) else {
+            // Nobody else can have it. Whatever it is, others go first.
+            self.rota.end_run(self.host, true);
+            return;
+        };
+        let outcome = match (loaded.processor.as_mut(), loaded.space.as_ref()) {
+            (Some(cpu), Some(space)) => {
+                let outcome = self.run_slice(vm, slot, cpu, space);
+                slot.publish(cpu);
+                outcome
+            }
+            // Who loads it has seen both.
+            _ => SliceEnd::Halting,
+        };
+        self.loaded = Some(loaded);
+        self.end_turn(id, vm, slot, outcome);
     }
 
     fn run_slice(
         &mut self,
-        id: VcpuId,
         vm: &'n Vm<'m, B>,
         slot: &'n Slot<B>,
-        mut processor: MutexGuard<'n, Processor<B>>,
-    ) {
+        cpu: &mut Processor<B>,
+        space: &B::Space,
+    ) -> SliceEnd {
         let end = self.rota.end_of_run(self.host);
         let start = self.host.tsc();
-        processor.begin_turn(start);
-        let mut guest = Guest { cpu: &mut processor, vm, mailboxes: &self.node.mailboxes, host: self.host };
+        cpu.begin_turn(start);
+        let mut guest = Guest { cpu, vm, space, mailboxes: &self.node.mailboxes, host: self.host };
         let mut slice = Slice {
             end,
             others: Nanos::NEVER,
@@ -267,7 +346,8 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             rota: &mut self.rota,
         };
         let mut outcome = slice.run(&mut guest);
-        guest.cpu.counters.ticks.root += guest.host.tsc().wrapping_sub(slice.last_tsc);
+        let now = guest.host.tsc();
+        guest.cpu.counters.ticks.root += now.wrapping_sub(slice.last_tsc);
         if matches!(guest.cpu.activity, Activity::HaltedMasked | Activity::WaitForStartup) {
             slot.publish(guest.cpu);
             if vm.is_asleep_for_ever() {
@@ -280,20 +360,12 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         {
             report::crashed(&guest, reason);
         }
-        self.end_turn(id, vm, slot, processor, outcome);
+        guest.cpu.end_turn(now);
+        outcome
     }
 
     /// What becomes of the vCPU after its turn.
-    fn end_turn(
-        &mut self,
-        id: VcpuId,
-        vm: &'n Vm<'m, B>,
-        slot: &'n Slot<B>,
-        mut processor: MutexGuard<'n, Processor<B>>,
-        outcome: SliceEnd,
-    ) {
-        processor.end_turn(self.host.tsc());
-        slot.publish(&processor);
+    fn end_turn(&mut self, id: VcpuId, vm: &'n Vm<'m, B>, slot: &'n Slot<B>, outcome: SliceEnd) {
         let waits = match outcome {
             SliceEnd::Over | SliceEnd::GivesWay => false,
             SliceEnd::Waiting | SliceEnd::Halting => true,
@@ -306,7 +378,6 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
                 true
             }
         };
-        self.loaded = Some((id, processor));
         if !waits {
             slot.set_place(Place::Queued);
             self.rota.end_run(self.host, matches!(outcome, SliceEnd::GivesWay));
@@ -337,8 +408,8 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     /// Whether a VM that this CPU looks after, or has a vCPU of in its registers, waits for it.
     fn has_requests(&self) -> bool {
         self.node.vms.iter().any(|vm| {
-            let holds = self.loaded.as_ref().is_some_and(|(id, _)| id.vm == vm.id);
-            let asked = matches!(vm.life.state(), State::Halting(_) | State::Resetting(_));
+            let holds = self.loaded.as_ref().is_some_and(|loaded| loaded.id.vm == vm.id);
+            let asked = matches!(vm.life.state(), State::Halting(_) | State::Working(_));
             asked && (holds || vm.home() == self.number() && vm.is_at_rest())
         })
     }

@@ -1,16 +1,14 @@
 //! What the first CPU does beside running vCPUs: the console, its keys, and the end of the machine.
 
-use core::fmt::Write;
-
 use alloc::vec::Vec;
 
 use vcpu::{Backend, Host, Nanos};
 
 use super::Ended;
 use super::cpu::Cpu;
+use super::rates::Rates;
 use crate::config::End;
-use crate::console::{Command, Console};
-use crate::report;
+use crate::console::Console;
 use crate::screen::Screen;
 use crate::stop::StopReason;
 use crate::vm::Vm;
@@ -27,7 +25,8 @@ const LAST_BYTES: Nanos = Nanos::from_millis(20);
 
 /// The first CPU's own affairs.
 pub(super) struct Lead<'m> {
-    console: Console<'m>,
+    pub(super) console: Console<'m>,
+    pub(super) rates: Rates,
     end: End,
     /// All VMs have ended, and it was told.
     all_ended: bool,
@@ -45,11 +44,12 @@ pub(super) struct Lead<'m> {
 }
 
 impl<'m> Lead<'m> {
-    pub(super) fn new<B: Backend>(console: Console<'m>, end: End, vms: &[Vm<'m, B>]) -> Self {
+    pub(super) fn new<B: Backend>(console: Console<'m>, end: End, vms: &[Vm<'m, B>], rates: Rates) -> Self {
         let screens = vms.iter().map(|vm| vm.config.devices.vga_text.then(Screen::new)).collect();
         Self {
             screens,
             console,
+            rates,
             end,
             all_ended: false,
             user_ends: false,
@@ -72,13 +72,11 @@ impl<'m> Lead<'m> {
 
     /// Looks at everything: bytes of guests, of the log, and keys; and whether the end has come.
     pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+        self.rates.look(cpu.node, cpu.host);
         self.serve_lines(cpu);
         self.pending = self.console.pump(cpu.host);
         while let Some(command) = self.console.read_keys(cpu.host) {
-            match command {
-                Command::List => self.list(cpu),
-                Command::End => self.end_all(cpu),
-            }
+            self.execute(cpu, command);
         }
         self.look_for_the_end(cpu);
     }
@@ -140,6 +138,7 @@ impl<'m> Lead<'m> {
             self.done = true;
         } else if !self.all_ended {
             self.all_ended = true;
+            log::info!("{} KiB of memory are free again", cpu.node.backend.free_memory() >> 10);
             match self.end {
                 End::PowerOff => {
                     log::info!("all VMs have ended; powering off");
@@ -150,16 +149,8 @@ impl<'m> Lead<'m> {
         }
     }
 
-    fn list<B: Backend, H: Host>(&mut self, cpu: &Cpu<'_, 'm, '_, B, H>) {
-        let mut voice = self.console.voice();
-        for vm in &cpu.node.vms {
-            // The console's voice takes everything.
-            let _ = write!(voice, "{}", report::Line { vm });
-        }
-    }
-
     /// The user ends everything.
-    fn end_all<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+    pub(super) fn end_all<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
         for vm in &cpu.node.vms {
             vm.ask(Request::Stop(StopReason::Ended), cpu.host);
         }

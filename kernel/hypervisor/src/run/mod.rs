@@ -5,6 +5,8 @@
 
 mod cpu;
 mod lead;
+mod manage;
+pub(crate) mod rates;
 mod rota;
 mod sleepers;
 mod slice;
@@ -18,12 +20,14 @@ use vcpu::{Backend, Host, Nanos};
 use crate::config::{self, End, MAX_VMS, Module, Options, Size, VmConfig};
 use crate::console::Console;
 use crate::mailbox::Mailboxes;
-use crate::schedule::{Pool, VcpuId};
+use crate::schedule::{self, Pool, VcpuId};
 use crate::scheduler::{Scheduler, ticks};
+use crate::vm::life::Request;
 use crate::vm::slot::Slot;
 use crate::vm::{StartError, Vm};
 use cpu::Cpu;
 use lead::Lead;
+use rates::Rates;
 
 /// How long the first CPU runs vCPUs at most before the console is looked at.
 pub(crate) const SLICE: Nanos = Nanos::from_millis(10);
@@ -39,21 +43,24 @@ pub enum Ended {
 
 /// The VMs, and what CPUs share. Made by the first CPU; all of them then [`run`](Self::run) it.
 pub struct Node<'m, B: Backend> {
+    backend: B,
     vms: Vec<Vm<'m, B>>,
     mailboxes: Mailboxes,
     scheduler: Scheduler,
     options: NodeOptions<'m>,
     ended: AtomicBool,
+    tsc_hz: u64,
 }
 
 struct NodeOptions<'m> {
     end: End,
     view: config::FirstView<'m>,
+    times: u32,
 }
 
 impl<'m, B: Backend> Node<'m, B> {
     /// Makes the VMs that the modules describe, to run on as many CPUs as the host has.
-    pub fn new<H: Host>(backend: &B, host: &H, modules: &[Module<'m>], options: &Options<'m>) -> Self {
+    pub fn new<H: Host>(backend: B, host: &H, modules: &[Module<'m>], options: &Options<'m>) -> Self {
         emulator::prepare();
         let scheduler = Scheduler::new(host);
         if host.cpus() > scheduler.cpus() {
@@ -69,20 +76,26 @@ impl<'m, B: Backend> Node<'m, B> {
             }
         }
         let mut node = Self {
+            backend,
             vms: Vec::with_capacity(MAX_VMS),
             mailboxes: Mailboxes::new(scheduler.cpus()),
             scheduler,
-            options: NodeOptions { end: options.end, view: options.view },
+            options: NodeOptions { end: options.end, view: options.view, times: options.times },
             ended: AtomicBool::new(false),
+            tsc_hz: host.tsc_hz(),
         };
         // VMs begin on different CPUs, and the vCPUs of each are spread.
         let mut first = 0;
         for config in config::collect(modules, |error| log::error!("{error}")) {
             let (name, memory, count) = (config.name, config.memory, config.cpus);
-            match node.add_vm(backend, host, config, first) {
-                Ok(()) => {
+            let starts = config.starts;
+            match node.add_vm(host, config, first) {
+                Ok(vm) => {
                     first += count;
-                    log::info!("vm {name}: starting with {} of memory, {count} vCPUs", Size(memory));
+                    if starts {
+                        vm.life.ask(Request::Start);
+                        log::info!("vm {name}: starting with {} of memory, {count} vCPUs", Size(memory));
+                    }
                 }
                 Err(error) => log::error!("vm {name}: not started: {error}"),
             }
@@ -92,11 +105,10 @@ impl<'m, B: Backend> Node<'m, B> {
 
     fn add_vm<H: Host>(
         &mut self,
-        backend: &B,
         host: &H,
         config: VmConfig<'m>,
         first: usize,
-    ) -> Result<(), StartError> {
+    ) -> Result<&Vm<'m, B>, StartError> {
         let now = ticks(host);
         let mut homes = [0; config::MAX_CPUS];
         let id = self.scheduler.add_vm(&config.share, config.cpus, first, now, |index, cpu| {
@@ -104,12 +116,12 @@ impl<'m, B: Backend> Node<'m, B> {
                 *home = cpu;
             }
         })?;
-        let vm = Vm::new(backend, host, config, id).inspect_err(|_| self.scheduler.remove_vm(id, now))?;
+        let vm = Vm::new(host, config, id).inspect_err(|_| self.scheduler.remove_vm(id, now))?;
         for (slot, home) in vm.slots.iter().zip(homes) {
             slot.set_home(home);
         }
         self.vms.push(vm);
-        Ok(())
+        self.vms.last().ok_or(StartError::Schedule(schedule::Error::Full))
     }
 
     /// A vCPU with its VM.
@@ -136,7 +148,9 @@ impl<'m, B: Backend> Node<'m, B> {
         let names = self.vms.iter().map(|vm| vm.config.name);
         let mut console = Console::new(names, self.options.view);
         console.remember(cpu.host);
-        let mut lead = Lead::new(console, self.options.end, &self.vms);
+        let rates = Rates::new(cpu.host, self.vms.len(), self.scheduler.cpus(), self.options.times);
+        let mut lead = Lead::new(console, self.options.end, &self.vms, rates);
+        log::info!("{} KiB of memory are free for VMs", self.backend.free_memory() >> 10);
         log::info!("console ready, {} VMs; Ctrl-A h helps", self.vms.len());
         while !lead.is_done() {
             lead.look(&mut cpu);

@@ -6,6 +6,7 @@ use super::rota::Rota;
 use crate::dispatch::{Outcome, dispatch};
 use crate::guest::Guest;
 use crate::processor::{Activity, Attention, Processor};
+use crate::report;
 use crate::stop::StopReason;
 use crate::vm::Vm;
 
@@ -109,10 +110,16 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             if guest.vm.life.is_closed() {
                 return Some(SliceEnd::Halting);
             }
+            if guest.host.must_forget_guests() {
+                return Some(SliceEnd::Over);
+            }
             self.rota.serve(guest.host);
             self.end = self.rota.end_of_run(guest.host);
             if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
                 slot.inbox.drain(&mut guest.cpu.apic);
+                if slot.takes_dump() {
+                    report::asked_for(guest);
+                }
             }
         }
         if work.intersects(Attention::DEVICES | Attention::HOST)
@@ -148,7 +155,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             if guest.host.now() >= self.end {
                 return Some(SliceEnd::Over);
             }
-            vm.device_work(&mut guest.wiring());
+            vm.device_work(guest.space, &mut guest.wiring());
             if vm.console_stalls() {
                 return Some(SliceEnd::Waiting);
             }

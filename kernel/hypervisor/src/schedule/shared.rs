@@ -106,7 +106,8 @@ impl Shared {
         self.pools.get(usize::from(pool.0))
     }
 
-    pub(super) fn pool_of(&self, cpu: Cpu) -> Pool {
+    /// The pool of a CPU.
+    pub fn pool_of(&self, cpu: Cpu) -> Pool {
         Pool(self.board(cpu).map_or(0, |board| board.pool.load(Ordering::Relaxed)))
     }
 

@@ -133,7 +133,7 @@ impl Bench {
     pub(super) fn run_with(mut self, options: &Options<'_>) -> Run {
         let modules: Vec<Module<'_>> =
             self.modules.iter().map(|(line, bytes)| Module { line, bytes }).collect();
-        let ended = Node::new(&self.backend, &self.host, &modules, options).run(&mut self.host);
+        let ended = Node::new(self.backend, &self.host, &modules, options).run(&mut self.host);
         assert_eq!(ended, Ended::PoweredOff);
         assert!(self.host.powered_off);
         let log = LINES.take();

@@ -5,4 +5,5 @@ mod devices;
 mod ends;
 mod firmware;
 mod instructions;
+mod lifecycle;
 mod registers;

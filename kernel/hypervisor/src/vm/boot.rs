@@ -1,16 +1,14 @@
 //! From cleared memory to a kernel's entry: firmware's tables, the kernel, and the state of all vCPUs.
 
-use alloc::vec::Vec;
-
-use devices::acpi::{self, AcpiConfig, AcpiError};
-use loader::{EntryState, OutOfRange, Request, SegmentState};
+use loader::{EntryState, Loaded, OutOfRange, Request, SegmentState};
 use vcpu::{
-    Backend, DescriptorTable, DescriptorTableName, Gpa, GuestMemory, Host, NotRam, Segment, SegmentAccess,
+    Backend, DescriptorTable, DescriptorTableName, Gpa, GuestMemory, NotRam, Segment, SegmentAccess,
     SegmentName, SystemRegister, Vcpu,
 };
 
+use super::slot::Slot;
 use super::{StartError, Vm};
-use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, PCI_MEMORY, RamRange};
+use crate::memory_map::RamRange;
 use crate::processor::Processor;
 use crate::screen;
 
@@ -39,16 +37,10 @@ impl Scrub {
 }
 
 impl<B: Backend> Vm<'_, B> {
-    /// Puts tables and kernel into cleared memory, all vCPUs in the state after power-up, and the first one at the
-    /// kernel's entry. The VM is at rest.
-    pub(crate) fn boot<H: Host>(&self, host: &H) -> Result<(), StartError> {
-        let apic_ids: Vec<u32> = (0..self.slots.len() as u32).collect();
-        let config = AcpiConfig { apic_ids: &apic_ids, pci_memory: PCI_MEMORY, pci_memory_64: None };
-        let tables = acpi::build(&config, ACPI_TABLES)?;
-        if tables.bytes.len() as u64 > ACPI_TABLES_SIZE {
-            return Err(AcpiError::Base(tables.base).into());
-        }
-        self.space.write(tables.base, &tables.bytes)?;
+    /// Puts tables and kernel into cleared memory.
+    pub(super) fn load(&self, space: &B::Space) -> Result<Loaded, StartError> {
+        let tables = &self.tables;
+        space.write(tables.base, &tables.bytes)?;
         let request = Request {
             protocol: self.config.protocol,
             initrd: self.config.initrd,
@@ -58,23 +50,28 @@ impl<B: Backend> Vm<'_, B> {
             rsdp: Some(tables.rsdp()),
             ..Request::new(self.config.kernel, &self.map.e820)
         };
-        let loaded = loader::load(&request, &mut Ram(&self.space))?;
+        let loaded = loader::load(&request, &mut Ram(space))?;
         log::debug!("vm {}: {} kernel, entered by {}", self.config.name, loaded.format, loaded.protocol);
-        // All vCPUs' time starts at the same moment.
-        let started = host.tsc();
-        for (index, slot) in self.slots.iter().enumerate() {
-            let Some(mut cpu) = slot.processor() else { return Err(StartError::Busy { index }) };
-            slot.inbox.clear();
-            cpu.vcpu.load();
-            cpu.reset(started);
-            if index == 0 {
-                enter(&mut cpu, &loaded.entry);
-            }
-            cpu.vcpu.unload();
-            slot.inbox.publish(&cpu.apic);
-            slot.publish(&cpu);
+        Ok(loaded)
+    }
+
+    /// Puts a vCPU in the state after power-up, and the first one at the kernel's entry. Its time began at `started`.
+    pub(super) fn enter_at_power_up(
+        &self,
+        slot: &Slot<B>,
+        cpu: &mut Processor<B>,
+        entry: &EntryState,
+        started: u64,
+    ) {
+        slot.inbox.clear();
+        cpu.vcpu.load();
+        cpu.reset(started);
+        if cpu.is_bootstrap() {
+            enter(cpu, entry);
         }
-        Ok(())
+        cpu.vcpu.unload();
+        slot.inbox.publish(&cpu.apic);
+        slot.publish(cpu);
     }
 }
 

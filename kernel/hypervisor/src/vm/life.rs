@@ -1,32 +1,44 @@
 //! What a VM is doing as a whole. Any CPU may ask for a change; the gate then keeps its vCPUs from being entered, and once
-//! none runs any more, the CPU that is home to the first one carries the change out.
+//! none runs any more, the change is carried out as a task, in the turns of the first vCPU ([`super::task`]).
 
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use spin::Mutex;
 
-use super::boot::Scrub;
 use crate::stop::StopReason;
 
 /// What a VM is asked to do.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Request {
+    /// To come into being and run.
+    Start,
     /// To start over.
     Reset,
     /// To end.
     Stop(StopReason),
 }
 
+/// Long work on a VM none of whose vCPUs runs.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Task {
+    /// Memory and vCPUs are made, the kernel is loaded.
+    Start,
+    /// Memory is cleared, the kernel is loaded.
+    Reset,
+    /// vCPUs and memory are given back.
+    End(StopReason),
+}
+
 /// What a VM is doing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum State {
     /// Its vCPUs run or wait.
     Running,
     /// They come to a halt; then this is done.
     Halting(Request),
-    /// Its memory is being cleared for a restart.
-    Resetting(Scrub),
-    /// It has ended.
+    /// This is being done.
+    Working(Task),
+    /// It has ended, or was not started: nothing belongs to it.
     Stopped(StopReason),
 }
 
@@ -38,8 +50,10 @@ pub(crate) struct Life {
 }
 
 impl Life {
+    /// Of a VM that is not started.
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State::Running), closed: AtomicBool::new(false) }
+        let state = Mutex::new(State::Stopped(StopReason::NotStarted));
+        Self { state, closed: AtomicBool::new(true) }
     }
 
     /// Whether no vCPU may be entered.
@@ -52,26 +66,31 @@ impl Life {
         *self.state.lock()
     }
 
-    pub(crate) fn set(&self, state: State) {
-        *self.state.lock() = state;
-        self.closed.store(!matches!(state, State::Running), SeqCst);
+    /// Goes from one state to another, if nobody has asked for something else meanwhile.
+    pub(crate) fn pass(&self, from: State, to: State) -> bool {
+        let mut state = self.state.lock();
+        let passes = *state == from;
+        if passes {
+            *state = to;
+            self.closed.store(!matches!(to, State::Running), SeqCst);
+        }
+        passes
     }
 
-    /// Asks for a change. Of several, the first counts, but an end comes before a restart. True where the gate was closed
-    /// by this: the caller kicks the vCPUs that run.
+    /// Asks for a change. Of several, the first counts, but an end comes before a start. True where something comes of it:
+    /// the caller kicks the vCPUs that run.
     pub(crate) fn ask(&self, request: Request) -> bool {
         let mut state = self.state.lock();
-        let (next, closes) = match (*state, request) {
-            (State::Running, _) => (State::Halting(request), true),
-            (State::Halting(Request::Reset) | State::Resetting(_), Request::Stop(_)) => {
-                (State::Halting(request), false)
-            }
-            (State::Stopped(_), Request::Reset) => (State::Halting(request), false),
-            (unchanged, _) => (unchanged, false),
+        let next = match (*state, request) {
+            (State::Running, Request::Reset | Request::Stop(_))
+            | (State::Halting(Request::Reset), Request::Stop(_))
+            | (State::Working(Task::Start | Task::Reset), Request::Stop(_)) => State::Halting(request),
+            (State::Stopped(_), Request::Start) => State::Working(Task::Start),
+            _ => return false,
         };
         *state = next;
-        self.closed.store(!matches!(next, State::Running), SeqCst);
-        closes
+        self.closed.store(true, SeqCst);
+        true
     }
 
     /// True until it has ended.
@@ -87,16 +106,22 @@ mod tests {
     #[test]
     fn an_end_comes_before_a_restart_and_the_first_end_counts() {
         let life = Life::new();
-        assert!(life.is_alive() && !life.is_closed());
-        assert!(life.ask(Request::Reset) && life.is_closed());
-        assert!(!life.ask(Request::Stop(StopReason::TripleFault)));
-        assert!(!life.ask(Request::Stop(StopReason::Ended)) && !life.ask(Request::Reset));
-        assert!(matches!(life.state(), State::Halting(Request::Stop(StopReason::TripleFault))));
-        life.set(State::Stopped(StopReason::TripleFault));
         assert!(!life.is_alive() && life.is_closed());
-        assert!(!life.ask(Request::Stop(StopReason::Ended)) && !life.is_alive());
-        assert!(!life.ask(Request::Reset) && life.is_alive() && life.is_closed());
-        life.set(State::Running);
-        assert!(!life.is_closed());
+        assert!(!life.ask(Request::Reset) && !life.ask(Request::Stop(StopReason::Ended)));
+        assert!(life.ask(Request::Start) && life.is_alive() && life.is_closed());
+        assert!(!life.ask(Request::Start) && !life.ask(Request::Reset));
+        assert!(life.pass(State::Working(Task::Start), State::Running) && !life.is_closed());
+        assert!(life.ask(Request::Reset) && life.is_closed());
+        assert!(life.ask(Request::Stop(StopReason::TripleFault)));
+        assert!(!life.ask(Request::Stop(StopReason::Ended)) && !life.ask(Request::Reset));
+        assert_eq!(life.state(), State::Halting(Request::Stop(StopReason::TripleFault)));
+        // What was to come of the restart does not any more.
+        assert!(!life.pass(State::Halting(Request::Reset), State::Working(Task::Reset)));
+        let end = State::Working(Task::End(StopReason::TripleFault));
+        assert!(life.pass(life.state(), end));
+        assert!(!life.ask(Request::Start) && !life.ask(Request::Stop(StopReason::Ended)));
+        assert!(life.pass(end, State::Stopped(StopReason::TripleFault)));
+        assert!(!life.is_alive() && life.is_closed() && life.ask(Request::Start));
+        assert!(life.ask(Request::Stop(StopReason::Ended)), "a start is broken off");
     }
 }

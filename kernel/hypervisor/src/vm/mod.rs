@@ -4,31 +4,32 @@
 pub(crate) mod boot;
 pub(crate) mod life;
 pub(crate) mod slot;
+pub(crate) mod task;
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use alloc::vec::Vec;
 
-use devices::acpi::AcpiError;
+use devices::acpi::{AcpiError, AcpiTables};
 use devices::fw_cfg::FileError;
 use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PortTaken, PowerEvent, Vga};
 use loader::LoadError;
-use spin::Mutex;
-use vcpu::{AddressSpace, Backend, CreateError, Host, MemoryError, Nanos, NotRam};
+use spin::{Mutex, RwLock};
+use vcpu::{Backend, CreateError, Host, MemoryError, Nanos, NotRam};
 
-use crate::config::VmConfig;
+use crate::config::{Restart, VmConfig};
 use crate::firmware::add_devices;
 use crate::mailbox::Mailboxes;
 use crate::memory_map::MemoryMap;
-use crate::processor::Processor;
 use crate::ratelimit::{RateLimits, Site};
 use crate::schedule::{self, Shared, Times, VcpuId, VmId};
 use crate::serial_line::SerialLine;
 use crate::stop::StopReason;
 use crate::wiring::Wiring;
-use life::{Life, Request, State};
+use life::{Life, Request, State, Task};
 use slot::{Place, Slot};
+use task::Stage;
 
 /// Why a VM could not be made or started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,10 +120,17 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) id: VmId,
     pub(crate) config: VmConfig<'m>,
     pub(crate) map: MemoryMap,
-    pub(crate) space: B::Space,
+    /// Its firmware's tables.
+    tables: AcpiTables,
+    /// Its memory, from its start to its end. Who runs a vCPU holds the lock as long as the vCPU is loaded.
+    pub(crate) space: RwLock<Option<B::Space>>,
     pub(crate) slots: Vec<Slot<B>>,
     pub(crate) serial: SerialLine,
     pub(crate) life: Life,
+    /// How far its task has come.
+    stage: Mutex<Stage<B>>,
+    /// How often it has started anew by itself.
+    restarts: AtomicU32,
     chipset: Mutex<Chipset<'m>>,
     signals: Signals,
     limits: Mutex<RateLimits>,
@@ -131,25 +139,12 @@ pub(crate) struct Vm<'m, B: Backend> {
 }
 
 impl<'m, B: Backend> Vm<'m, B> {
-    /// Makes a VM and loads its kernel. Nothing is left behind on an error.
-    pub(crate) fn new<H: Host>(
-        backend: &B,
-        host: &H,
-        config: VmConfig<'m>,
-        id: VmId,
-    ) -> Result<Self, StartError> {
+    /// A VM that is not started: what it takes to have it in the list, and its chipset. Memory and vCPUs come with the
+    /// start.
+    pub(crate) fn new<H: Host>(host: &H, config: VmConfig<'m>, id: VmId) -> Result<Self, StartError> {
         let mut map = MemoryMap::new(config.memory);
         if config.devices.vga_text {
             map = map.with_text_memory();
-        }
-        let mut space = backend.create_space()?;
-        for range in &map.ram {
-            space.add_ram(range.start, range.length)?;
-        }
-        let mut slots = Vec::with_capacity(config.cpus);
-        for index in 0..config.cpus {
-            let processor = Processor::new(backend, &space, host, index, config.cpus)?;
-            slots.push(Slot::new(processor));
         }
         let mut chipset = Chipset::new(&ChipsetConfig {
             memory: map.size,
@@ -157,15 +152,20 @@ impl<'m, B: Backend> Vm<'m, B> {
             now: host.now(),
         });
         add_devices(&mut chipset, &config, &map)?;
-        let vm = Self {
+        let mut slots = Vec::with_capacity(config.cpus);
+        slots.resize_with(config.cpus, Slot::new);
+        Ok(Self {
             number: id.index(),
             id,
+            tables: task::tables(config.cpus)?,
             config,
             map,
-            space,
+            space: RwLock::new(None),
             slots,
             serial: SerialLine::new(),
             life: Life::new(),
+            stage: Mutex::new(Stage::Begin),
+            restarts: AtomicU32::new(0),
             chipset: Mutex::new(chipset),
             signals: Signals {
                 pic: AtomicBool::new(false),
@@ -175,22 +175,26 @@ impl<'m, B: Backend> Vm<'m, B> {
             },
             limits: Mutex::new(RateLimits::default()),
             rotor: AtomicUsize::new(0),
-        };
-        vm.boot(host)?;
-        Ok(vm)
+        })
     }
 
-    /// Goes on with a restart; true when the guest can run. No vCPU runs or is loaded.
-    pub(crate) fn reset_step<H: Host>(&self, scrub: &mut boot::Scrub, host: &H) -> Result<bool, StartError> {
-        if !scrub.step(&self.space, &self.map.ram)? {
-            return Ok(false);
-        }
+    /// Devices as after power-up.
+    fn reset_chipset(&self, now: Nanos) {
         let mut chipset = self.chipset.lock();
-        chipset.reset(host.now());
+        chipset.reset(now);
         self.mirror(&chipset);
-        drop(chipset);
-        self.boot(host)?;
-        Ok(true)
+    }
+
+    /// Whether it starts anew after such an end; counts the starts.
+    pub(crate) fn starts_anew(&self, reason: StopReason) -> bool {
+        if !reason.is_guests_own() {
+            return false;
+        }
+        match self.config.restart {
+            Restart::No => false,
+            Restart::Always => true,
+            Restart::Times(most) => self.restarts.fetch_add(1, SeqCst) < most,
+        }
     }
 
     /// Uses the chipset. Afterwards everybody who must know of what has changed does.
@@ -244,8 +248,8 @@ impl<'m, B: Backend> Vm<'m, B> {
     }
 
     /// Does a step of that work.
-    pub(crate) fn device_work<H: Host>(&self, wiring: &mut Wiring<'_, 'm, B, H>) {
-        self.with_chipset(wiring, |chipset, wiring| chipset.work(&self.space, wiring));
+    pub(crate) fn device_work<H: Host>(&self, space: &B::Space, wiring: &mut Wiring<'_, 'm, B, H>) {
+        self.with_chipset(wiring, |chipset, wiring| chipset.work(space, wiring));
     }
 
     /// The 8259 pair's output to the processor (INTR).
@@ -336,8 +340,9 @@ impl<'m, B: Backend> Vm<'m, B> {
     }
 
     /// Asks for a change of the whole VM. CPUs that run its vCPUs, or have one in their registers, are kicked.
-    pub(crate) fn ask<H: Host>(&self, request: Request, host: &mut H) {
-        self.life.ask(request);
+    /// False where nothing comes of it.
+    pub(crate) fn ask<H: Host>(&self, request: Request, host: &mut H) -> bool {
+        let changes = self.life.ask(request);
         let here = host.cpu();
         for slot in &self.slots {
             let running = if let Place::Running(cpu) = slot.place() { Some(cpu) } else { slot.loaded_on() };
@@ -348,6 +353,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         if self.home() != here {
             host.kick(self.home());
         }
+        changes
     }
 
     /// Whether no vCPU runs, is in a queue or on its way there, or is in a CPU's registers.
@@ -365,6 +371,9 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Whether it ends or has ended.
     pub(crate) fn is_ending(&self) -> bool {
-        matches!(self.life.state(), State::Stopped(_) | State::Halting(Request::Stop(_)))
+        matches!(
+            self.life.state(),
+            State::Stopped(_) | State::Halting(Request::Stop(_)) | State::Working(Task::End(_))
+        )
     }
 }

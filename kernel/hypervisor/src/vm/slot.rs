@@ -40,12 +40,15 @@ pub(crate) struct Slot<B: Backend> {
     dormant: AtomicBool,
     /// Its exits, as of the last time it ran.
     exits: AtomicU64,
-    processor: Mutex<Processor<B>>,
+    /// The user wants to see its registers.
+    dump: AtomicBool,
+    /// It is there while its VM is.
+    processor: Mutex<Option<Processor<B>>>,
 }
 
 impl<B: Backend> Slot<B> {
-    /// The slot of a vCPU.
-    pub(crate) fn new(processor: Processor<B>) -> Self {
+    /// A slot without a vCPU.
+    pub(crate) fn new() -> Self {
         Self {
             inbox: Inbox::default(),
             place: AtomicU32::new(BLOCKED),
@@ -54,13 +57,14 @@ impl<B: Backend> Slot<B> {
             deadline: AtomicU64::new(Nanos::NEVER.0),
             dormant: AtomicBool::new(false),
             exits: AtomicU64::new(0),
-            processor: Mutex::new(processor),
+            dump: AtomicBool::new(false),
+            processor: Mutex::new(None),
         }
     }
 
-    /// The processor, for the CPU that runs it, or that holds all vCPUs of a VM that does not run. `None` where another
+    /// The place of the processor, for the CPU that runs it, or that holds all vCPUs of a VM that does not run. `None` where another
     /// has it.
-    pub(crate) fn processor(&self) -> Option<MutexGuard<'_, Processor<B>>> {
+    pub(crate) fn processor(&self) -> Option<MutexGuard<'_, Option<Processor<B>>>> {
         self.processor.try_lock()
     }
 
@@ -128,6 +132,17 @@ impl<B: Backend> Slot<B> {
     /// When its timer is due; meaningful while it does not run.
     pub(crate) fn deadline(&self) -> Nanos {
         Nanos(self.deadline.load(SeqCst))
+    }
+
+    /// Has its registers told when it next runs or looks.
+    pub(crate) fn ask_for_dump(&self) {
+        self.dump.store(true, SeqCst);
+    }
+
+    /// Whether they are to be told.
+    #[inline]
+    pub(crate) fn takes_dump(&self) -> bool {
+        self.dump.load(SeqCst) && self.dump.swap(false, SeqCst)
     }
 
     /// Exits so far.

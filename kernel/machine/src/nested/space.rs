@@ -7,11 +7,13 @@ use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use vcpu::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, WordSize};
+use vcpu::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, WordSize};
 
 use super::table::{EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
 use super::walkers::{Walker, Walkers};
+use crate::limbo::Epoch;
 use crate::memory::{self, frames, frames::FrameKind};
+use crate::smp::{self, EPOCHS};
 
 /// Nested tables in physical frames.
 #[derive(Debug)]
@@ -60,13 +62,22 @@ pub struct GuestSpace<F: EntryFormat> {
     table: NestedTable<F, FrameTables>,
     largest: Level,
     walkers: Walkers,
+    /// The page that the space is growing by.
+    filling: Option<Filling>,
+    /// It shrinks since this epoch.
+    retired: Option<Epoch>,
 }
+
+/// Bytes that are cleared in one step.
+const STEP_BYTES: u64 = 64 << 10;
+/// Pages that are given back in one step.
+const STEP_PAGES: usize = 128;
 
 impl<F: EntryFormat> GuestSpace<F> {
     /// An empty address space, whose pages are at most `largest`.
     pub(crate) fn new(largest: Level) -> Result<Self, MemoryError> {
         let walkers = Walkers::new()?;
-        Ok(Self { table: NestedTable::new(FrameTables)?, largest, walkers })
+        Ok(Self { table: NestedTable::new(FrameTables)?, largest, walkers, filling: None, retired: None })
     }
 
     /// The root table's address for a vCPU, which keeps what comes with it as long as it can run or has
@@ -108,44 +119,52 @@ impl<F: EntryFormat> GuestSpace<F> {
         Ok(())
     }
 
-    /// Takes a zeroed page of at most `level` for `gpa`, the largest that fits and is free.
-    fn add_page(&mut self, gpa: Gpa, length: u64) -> Result<Level, MemoryError> {
-        for level in Level::DESCENDING {
-            let fits = level <= self.largest && length >= level.bytes() && gpa.0 & (level.bytes() - 1) == 0;
-            if !fits {
-                continue;
-            }
-            let Some(page) = frames::allocate(level.order(), FrameKind::Guest, 0) else { continue };
-            // SAFETY: the allocator has just given the frames to this function.
-            unsafe { memory::zero_frames(page, level.order()) };
-            if let Err(error) = self.table.map(gpa, page, level) {
-                // SAFETY: the page was not mapped.
-                unsafe { frames::free(page, level.order()) };
-                return Err(error);
-            }
-            return Ok(level);
-        }
-        Err(MemoryError::OutOfFrames { wanted: length, free: frames::free_bytes() })
+    /// Takes a page for `gpa`, the largest that fits and is free. It is dirty.
+    fn begin_page(&self, gpa: Gpa, length: u64) -> Result<Filling, MemoryError> {
+        let fits = |level: &Level| {
+            *level <= self.largest && length >= level.bytes() && gpa.0 & (level.bytes() - 1) == 0
+        };
+        let mut pages = Level::DESCENDING.into_iter().filter(fits).filter_map(|level| {
+            let page = frames::allocate(level.order(), FrameKind::Guest, 0)?;
+            Some(Filling { gpa, page, level, cleared: 0 })
+        });
+        pages.next().ok_or_else(|| MemoryError::OutOfFrames { wanted: length, free: frames::free_bytes() })
+    }
+}
+
+/// A page on its way into the guest: its frames are nobody else's, and it is not mapped.
+#[derive(Clone, Copy, Debug)]
+struct Filling {
+    gpa: Gpa,
+    page: Hpa,
+    level: Level,
+    /// Bytes that are zero.
+    cleared: u64,
+}
+
+impl Filling {
+    /// Clears some more of it; true when all is zero.
+    fn clear(&mut self) -> bool {
+        let size = STEP_BYTES.min(self.level.bytes() - self.cleared);
+        let start = memory::direct_map(Hpa(self.page.0 + self.cleared));
+        // SAFETY: the frames are this value's, and the bytes lie in them.
+        unsafe { clear(start, size as usize) };
+        self.cleared += size;
+        self.cleared == self.level.bytes()
     }
 
-    /// Unmaps and frees `length` bytes from `gpa` that `add_ram` has just mapped. Where a vCPU could have seen
-    /// them, they are unmapped and lost.
-    fn remove(&mut self, gpa: Gpa, length: u64) {
-        let unseen = self.walkers.none();
-        let mut done = 0;
-        while done < length {
-            let Some(mapping) = self.table.unmap(Gpa(gpa.0 + done)) else { return };
-            if unseen {
-                // SAFETY: the page is not mapped any more, and no vCPU had a translation of it.
-                unsafe { frames::free(mapping.page, mapping.level.order()) };
-            }
-            done += mapping.level.bytes();
-        }
+    /// Gives the frames back.
+    fn give_up(self) {
+        // SAFETY: the page is not mapped, and nobody else knows of it.
+        unsafe { frames::free(self.page, self.level.order()) };
     }
 }
 
 impl<F: EntryFormat> Drop for GuestSpace<F> {
     fn drop(&mut self) {
+        if let Some(filling) = self.filling.take() {
+            filling.give_up();
+        }
         if !self.walkers.none() {
             log::error!("an address space ends before its vCPUs: its memory is lost");
             self.walkers.abandon();
@@ -232,31 +251,50 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
 }
 
 impl<F: EntryFormat> AddressSpace for GuestSpace<F> {
-    fn add_ram(&mut self, gpa: Gpa, length: u64) -> Result<(), MemoryError> {
+    fn grow(&mut self, gpa: Gpa, length: u64) -> Result<u64, MemoryError> {
         let bad = MemoryError::BadRange { gpa, length };
         let end = gpa.checked_add(length).ok_or(bad)?;
-        if (gpa.0 | length) & (PAGE_SIZE - 1) != 0 || end.0 > GPA_LIMIT {
+        if length == 0 || (gpa.0 | length) & (PAGE_SIZE - 1) != 0 || end.0 > GPA_LIMIT {
             return Err(bad);
         }
-        if length > frames::free_bytes() {
-            return Err(MemoryError::OutOfFrames { wanted: length, free: frames::free_bytes() });
-        }
-        let mut done = 0;
-        while done < length {
-            match self.add_page(Gpa(gpa.0 + done), length - done) {
-                Ok(level) => done += level.bytes(),
-                Err(error) => {
-                    self.remove(gpa, done);
-                    return Err(match error {
-                        MemoryError::OutOfFrames { free, .. } => {
-                            MemoryError::OutOfFrames { wanted: length, free }
-                        }
-                        other => other,
-                    });
-                }
+        let mut filling = match self.filling.take() {
+            Some(filling) if filling.gpa == gpa && filling.level.bytes() <= length => filling,
+            Some(other) => {
+                other.give_up();
+                return Err(bad);
             }
+            None => self.begin_page(gpa, length)?,
+        };
+        if !filling.clear() {
+            self.filling = Some(filling);
+            return Ok(0);
         }
-        Ok(())
+        let Filling { page, level, .. } = filling;
+        self.table.map(gpa, page, level).inspect_err(|_| filling.give_up())?;
+        Ok(level.bytes())
+    }
+
+    fn shrink(&mut self) -> Shrink {
+        if let Some(filling) = self.filling.take() {
+            filling.give_up();
+            return Shrink::More;
+        }
+        if !self.walkers.none() {
+            return Shrink::InUse;
+        }
+        let Some(epoch) = self.retired else {
+            self.retired = Some(smp::begin_epoch());
+            return Shrink::Waiting;
+        };
+        if !EPOCHS.has_passed(epoch) {
+            return Shrink::Waiting;
+        }
+        let empty = self.table.clear_some(STEP_PAGES, |mapping| {
+            // SAFETY: no vCPU walks the tables, no CPU has a translation left from when one did, and the page is out
+            // of the tables.
+            unsafe { frames::free(mapping.page, mapping.level.order()) };
+        });
+        if empty { Shrink::Done } else { Shrink::More }
     }
 
     fn translate(&self, gpa: Gpa) -> Option<Hpa> {

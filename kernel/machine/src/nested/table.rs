@@ -169,43 +169,50 @@ impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
         None
     }
 
-    /// Unmaps the page that maps `gpa` and returns it. Its tables stay until [`Self::clear`].
-    pub(crate) fn unmap(&mut self, gpa: Gpa) -> Option<Mapping> {
-        let mapping = self.lookup(gpa)?;
-        let mut table = self.root;
-        for depth in 0..mapping.level.depth() {
-            table = Hpa(self.memory.read(table, index(gpa.0, depth)) & ADDRESS);
-        }
-        self.memory.write(table, index(gpa.0, mapping.level.depth()), 0);
-        Some(mapping)
-    }
-
     /// Takes the whole table down: hands every mapped page to `release`, then frees the tables, the root
     /// included. The table is unusable afterwards.
     pub(crate) fn clear(&mut self, mut release: impl FnMut(Mapping)) {
-        self.clear_below(self.root, 0, &mut release);
+        self.clear_some(usize::MAX, &mut release);
         self.memory.free(self.root);
     }
 
-    /// Depth is at most 3, so the recursion is bounded.
-    fn clear_below(&mut self, table: Hpa, depth: usize, release: &mut impl FnMut(Mapping)) {
+    /// Takes up to `pages` pages out and hands them to `release`; tables that become empty are freed. True when the
+    /// table is empty.
+    pub(crate) fn clear_some(&mut self, mut pages: usize, mut release: impl FnMut(Mapping)) -> bool {
+        self.clear_below(self.root, 0, &mut pages, &mut release)
+    }
+
+    /// Depth is at most 3, so the recursion is bounded. True where the table is empty.
+    fn clear_below(
+        &mut self,
+        table: Hpa,
+        depth: usize,
+        pages: &mut usize,
+        release: &mut impl FnMut(Mapping),
+    ) -> bool {
         for slot in 0..ENTRIES {
             let entry = self.memory.read(table, slot);
             if !F::is_present(entry) {
                 continue;
             }
-            self.memory.write(table, slot, 0);
             match Level::at_depth(depth) {
                 Some(level) if level == Level::Page4K || F::is_large(entry) => {
+                    let Some(left) = pages.checked_sub(1) else { return false };
+                    *pages = left;
+                    self.memory.write(table, slot, 0);
                     release(Mapping { page: Hpa(entry & ADDRESS & !(level.bytes() - 1)), level });
                 }
                 _ => {
                     let next = Hpa(entry & ADDRESS);
-                    self.clear_below(next, depth + 1, release);
+                    if !self.clear_below(next, depth + 1, pages, release) {
+                        return false;
+                    }
+                    self.memory.write(table, slot, 0);
                     self.memory.free(next);
                 }
             }
         }
+        true
     }
 
     /// The memory behind the tables.

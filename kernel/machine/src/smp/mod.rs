@@ -33,11 +33,11 @@ use crate::boot_info::BootInfo;
 use crate::cpu::registry::{self, MAX_CPUS};
 use crate::cpu::{Lack, PerCpu, Traits};
 use crate::fault::{self, Fault};
-use crate::limbo::Epochs;
+use crate::limbo::{Epoch, Epochs};
 use crate::memory::{self, MapError};
 use crate::stacks::CpuStacks;
 use crate::virtualization::Refusal;
-use crate::{clock, power};
+use crate::{clock, cpu, power};
 
 /// Time between INIT and the first start-up message, in ns (SDM vol. 3, "Typical AP Initialization Sequence").
 const INIT_NS: u64 = 10_000_000;
@@ -50,6 +50,16 @@ const PATIENCE_NS: u64 = 2_000_000_000;
 
 /// The epochs of the machine's CPUs: see [`crate::limbo`].
 pub static EPOCHS: Epochs<MAX_CPUS> = Epochs::new();
+
+/// Begins an epoch, after something was unmapped, and interrupts the CPUs that may know it still. Does not wait for them.
+pub(crate) fn begin_epoch() -> Epoch {
+    let epoch = EPOCHS.begin();
+    let here = cpu::current();
+    for other in registry::all().filter(|other| other.number != here && EPOCHS.holds(other.number, epoch)) {
+        ipi::send_kick(other.apic_id.load(Ordering::Relaxed));
+    }
+    epoch
+}
 
 /// What a started CPU does.
 #[derive(Clone, Copy, Debug)]

@@ -237,6 +237,10 @@ impl Backend for Svm {
     type Vcpu = SvmVcpu;
     type Space = GuestSpace<Npt>;
 
+    fn free_memory(&self) -> u64 {
+        crate::memory::frames::free_bytes()
+    }
+
     fn create_space(&self) -> Result<Self::Space, CreateError> {
         Ok(GuestSpace::new(if self.shared.plan.page_1g { Level::Page1G } else { Level::Page2M })?)
     }

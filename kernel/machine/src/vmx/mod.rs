@@ -254,6 +254,10 @@ impl Backend for Vmx {
     type Vcpu = VmxVcpu;
     type Space = GuestSpace<Ept>;
 
+    fn free_memory(&self) -> u64 {
+        crate::memory::frames::free_bytes()
+    }
+
     fn create_space(&self) -> Result<Self::Space, CreateError> {
         let controls = &self.shared.controls;
         let largest = match (controls.page_1g, controls.page_2m) {

@@ -14,7 +14,7 @@ mod vcpu;
 
 use core::fmt;
 use std::boxed::Box;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::vec::Vec;
@@ -25,7 +25,7 @@ use crate::{
 
 pub use cpu::Cpu;
 pub use host::{Clock, FakeHost, TSC_START};
-pub use space::FakeSpace;
+pub use space::{Bank, FakeSpace};
 pub use vcpu::FakeVcpu;
 
 /// What a guest does between two exits.
@@ -123,20 +123,24 @@ impl Guest<'_> {
 
 /// A backend whose vCPUs run programs, one after the other in the order of creation.
 pub struct FakeBackend {
-    programs: RefCell<VecDeque<(Program, Journal)>>,
+    programs: Programs,
     cpuid: BTreeMap<(u32, u32), CpuidResult>,
     clock: Rc<Clock>,
-    free: Rc<Cell<u64>>,
+    /// The memory behind its guests.
+    pub bank: Rc<Bank>,
 }
+
+/// What vCPUs that will be made are to run; what one ran that has ended comes first.
+type Programs = Rc<RefCell<VecDeque<(Program, Journal)>>>;
 
 impl FakeBackend {
     /// A backend on this clock, without programs and with an empty CPUID, and `memory` bytes of host memory.
     pub fn new(clock: &Rc<Clock>, memory: u64) -> Self {
         Self {
-            programs: RefCell::default(),
+            programs: Programs::default(),
             cpuid: BTreeMap::new(),
             clock: Rc::clone(clock),
-            free: Rc::new(Cell::new(memory)),
+            bank: Bank::new(memory),
         }
     }
 
@@ -163,14 +167,22 @@ impl Backend for FakeBackend {
     type Vcpu = FakeVcpu;
     type Space = FakeSpace;
 
+    fn free_memory(&self) -> u64 {
+        self.bank.free()
+    }
+
     fn create_space(&self) -> Result<FakeSpace, CreateError> {
-        Ok(FakeSpace::sharing(&self.free))
+        Ok(FakeSpace::of(&self.bank)?)
     }
 
     fn create_vcpu(&self, space: &FakeSpace) -> Result<FakeVcpu, CreateError> {
-        let (program, journal) =
-            self.programs.borrow_mut().pop_front().ok_or(CreateError::Exhausted { what: "program" })?;
-        Ok(FakeVcpu::new(program, journal, Rc::clone(&self.clock), space.clone()))
+        self.bank.take(space::CONTROL_BYTES)?;
+        let Some(program) = self.programs.borrow_mut().pop_front() else {
+            self.bank.give(space::CONTROL_BYTES);
+            return Err(CreateError::Exhausted { what: "program" });
+        };
+        let (programs, bank) = (Rc::clone(&self.programs), Rc::clone(&self.bank));
+        Ok(FakeVcpu::new(program, Rc::clone(&self.clock), space.clone(), vcpu::Lender { programs, bank }))
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {

@@ -5,26 +5,81 @@ use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
-use crate::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, WordSize};
+use crate::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, WordSize};
 
 /// A stretch of RAM: its first address and its bytes.
 type Range = (u64, Vec<u8>);
 
-/// RAM in host vectors. Clones are handles to the same memory.
-#[derive(Clone, Debug, Default)]
+/// The host memory behind fake guests, and when it fails.
+#[derive(Debug)]
+pub struct Bank {
+    free: Cell<u64>,
+    fails_in: Cell<Option<u32>>,
+}
+
+impl Bank {
+    /// With so many bytes.
+    pub fn new(free: u64) -> Rc<Self> {
+        Rc::new(Self { free: Cell::new(free), fails_in: Cell::new(None) })
+    }
+
+    /// Bytes that are free.
+    pub fn free(&self) -> u64 {
+        self.free.get()
+    }
+
+    /// Lets the allocation fail that comes after `count` others, once.
+    pub fn fail_after(&self, count: u32) {
+        self.fails_in.set(Some(count));
+    }
+
+    /// Whether that allocation has come.
+    pub fn has_failed(&self) -> bool {
+        self.fails_in.get().is_none()
+    }
+
+    /// Takes memory.
+    pub(super) fn take(&self, bytes: u64) -> Result<(), MemoryError> {
+        let failure = MemoryError::OutOfFrames { wanted: bytes, free: self.free() };
+        if let Some(left) = self.fails_in.get() {
+            self.fails_in.set(left.checked_sub(1));
+            if left == 0 {
+                return Err(failure);
+            }
+        }
+        self.free.set(self.free().checked_sub(bytes).ok_or(failure)?);
+        Ok(())
+    }
+
+    /// Takes memory back.
+    pub(super) fn give(&self, bytes: u64) {
+        self.free.set(self.free() + bytes);
+    }
+}
+
+/// RAM in host vectors. Clones are handles to the same memory, as vCPUs have them.
+#[derive(Clone, Debug)]
 pub struct FakeSpace {
     ranges: Rc<RefCell<Vec<Range>>>,
-    free: Rc<Cell<u64>>,
+    bank: Rc<Bank>,
+    /// Bytes for the tables.
+    tables: u64,
 }
+
+/// Bytes that a fake space or vCPU takes beside RAM.
+pub(super) const CONTROL_BYTES: u64 = PAGE_SIZE;
+/// Most bytes that come or go in one step.
+const STEP_BYTES: u64 = 64 << 10;
 
 impl FakeSpace {
     /// An address space with this much host memory behind it.
     pub fn with_memory(free: u64) -> Self {
-        Self { ranges: Rc::default(), free: Rc::new(Cell::new(free)) }
+        Self { ranges: Rc::default(), bank: Bank::new(free), tables: 0 }
     }
 
-    pub(super) fn sharing(free: &Rc<Cell<u64>>) -> Self {
-        Self { ranges: Rc::default(), free: Rc::clone(free) }
+    pub(super) fn of(bank: &Rc<Bank>) -> Result<Self, MemoryError> {
+        bank.take(CONTROL_BYTES)?;
+        Ok(Self { ranges: Rc::default(), bank: Rc::clone(bank), tables: CONTROL_BYTES })
     }
 
     /// Calls `piece` with each stretch of RAM of a range and the offset of it in the range.
@@ -95,26 +150,51 @@ impl GuestMemory for FakeSpace {
 }
 
 impl AddressSpace for FakeSpace {
-    fn add_ram(&mut self, gpa: Gpa, length: u64) -> Result<(), MemoryError> {
+    fn grow(&mut self, gpa: Gpa, length: u64) -> Result<u64, MemoryError> {
         let bad = MemoryError::BadRange { gpa, length };
-        let end = gpa.0.checked_add(length).ok_or(bad)?;
+        gpa.0.checked_add(length).ok_or(bad)?;
         if length == 0 || (gpa.0 | length) & (PAGE_SIZE - 1) != 0 {
             return Err(bad);
         }
+        let step = length.min(STEP_BYTES);
         let mut ranges = self.ranges.borrow_mut();
+        let end = gpa.0 + step;
         if ranges.iter().any(|(start, bytes)| *start < end && gpa.0 < start + bytes.len() as u64) {
             return Err(MemoryError::Overlap { gpa });
         }
-        let free = self.free.get();
-        if length > free {
-            return Err(MemoryError::OutOfFrames { wanted: length, free });
+        self.bank.take(step)?;
+        match ranges.iter_mut().find(|(start, bytes)| start + bytes.len() as u64 == gpa.0) {
+            Some((_, bytes)) => bytes.resize(bytes.len() + step as usize, 0),
+            None => ranges.push((gpa.0, vec![0; step as usize])),
         }
-        self.free.set(free - length);
-        ranges.push((gpa.0, vec![0; length as usize]));
-        Ok(())
+        Ok(step)
+    }
+
+    fn shrink(&mut self) -> Shrink {
+        if Rc::strong_count(&self.ranges) > 1 {
+            return Shrink::InUse;
+        }
+        let mut ranges = self.ranges.borrow_mut();
+        let Some((_, bytes)) = ranges.last_mut() else { return Shrink::Done };
+        let step = bytes.len().min(STEP_BYTES as usize);
+        bytes.truncate(bytes.len() - step);
+        if bytes.is_empty() {
+            ranges.pop();
+        }
+        self.bank.give(step as u64);
+        Shrink::More
     }
 
     fn translate(&self, gpa: Gpa) -> Option<Hpa> {
         self.is_ram(gpa).then_some(Hpa(gpa.0))
+    }
+}
+
+impl Drop for FakeSpace {
+    fn drop(&mut self) {
+        if Rc::strong_count(&self.ranges) == 1 {
+            let left: u64 = self.ranges.borrow().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+            self.bank.give(left + self.tables);
+        }
     }
 }

@@ -3,7 +3,8 @@
 use core::fmt;
 use std::rc::Rc;
 
-use super::{Action, Clock, Cpu, FakeSpace, Guest, Journal, Program};
+use super::space::CONTROL_BYTES;
+use super::{Action, Bank, Clock, Cpu, FakeSpace, Guest, Journal, Program, Programs};
 use crate::{
     DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment, SegmentName, SystemRegister, Vcpu,
     cr0,
@@ -13,8 +14,9 @@ use crate::{
 pub struct FakeVcpu {
     /// Its registers, for the test to look at.
     pub cpu: Cpu,
-    program: Program,
+    program: Option<Program>,
     journal: Journal,
+    lender: Lender,
     clock: Rc<Clock>,
     space: FakeSpace,
     step: usize,
@@ -26,8 +28,14 @@ pub struct FakeVcpu {
 const RUN_TICKS: u64 = 100;
 
 impl FakeVcpu {
-    pub(super) fn new(program: Program, journal: Journal, clock: Rc<Clock>, space: FakeSpace) -> Self {
-        Self { cpu: Cpu::new(), program, journal, clock, space, step: 0, resets: 0, loaded: false }
+    pub(super) fn new(
+        (program, journal): (Program, Journal),
+        clock: Rc<Clock>,
+        space: FakeSpace,
+        lender: Lender,
+    ) -> Self {
+        let program = Some(program);
+        Self { cpu: Cpu::new(), program, journal, lender, clock, space, step: 0, resets: 0, loaded: false }
     }
 
     fn note(&self, action: Action) {
@@ -37,6 +45,21 @@ impl FakeVcpu {
     #[track_caller]
     fn expect_loaded(&self) {
         assert!(self.loaded, "a vCPU was used while it was not loaded");
+    }
+}
+
+/// Who gets back what a vCPU has used.
+pub(super) struct Lender {
+    pub(super) programs: Programs,
+    pub(super) bank: Rc<Bank>,
+}
+
+impl Drop for FakeVcpu {
+    fn drop(&mut self) {
+        self.lender.bank.give(CONTROL_BYTES);
+        if let Some(program) = self.program.take() {
+            self.lender.programs.borrow_mut().push_front((program, Rc::clone(&self.journal)));
+        }
     }
 }
 
@@ -80,7 +103,7 @@ impl Vcpu for FakeVcpu {
             clock: &self.clock,
         };
         self.step += 1;
-        (self.program)(&mut guest)
+        self.program.as_mut().expect("it is taken only when this ends")(&mut guest)
     }
 
     fn reset(&mut self) {

@@ -1,0 +1,236 @@
+//! What a user types at the prompt, as a command.
+
+use core::fmt;
+
+use crate::config::MAX_VMS;
+use crate::cpu_list::parse_cpus;
+use crate::schedule::{Cpu, CpuSet, MAX_PERCENT, MAX_POOLS, MAX_WEIGHT, Pool};
+
+/// What a typed key or line asks of the hypervisor. VMs are their numbers in the list, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// List the VMs, by [`Console::voice`](super::Console::voice).
+    List,
+    /// List the CPUs.
+    Cpus,
+    /// Tell how much memory is free.
+    Memory,
+    /// Stop everything.
+    End,
+    /// Start this VM.
+    Start(usize),
+    /// Stop it.
+    Stop(usize),
+    /// Restart it.
+    Reset(usize),
+    /// Tell its vCPUs' registers.
+    Dump(usize),
+    /// Change its weight.
+    Weight(usize, u32),
+    /// Change its cap, in percent of a CPU; 0 lifts it.
+    Cap(usize, u32),
+    /// Change its reservation, in percent of a CPU.
+    Reservation(usize, u32),
+    /// Change where its vCPUs may run, or where one of them may.
+    Pin(usize, Option<u8>, CpuSet),
+    /// Put it in that pool.
+    Pool(usize, Pool),
+    /// Put that CPU in that pool.
+    PoolCpu(Cpu, Pool),
+}
+
+/// The words that begin a command, what follows, and what it does.
+const WORDS: [(&str, &str, &str); 15] = [
+    ("list", "", "the VMs: state, vCPUs, memory, exits a second, CPU time, steal"),
+    ("cpus", "", "the CPUs: pool, idle time, vCPUs"),
+    ("memory", "", "how much is free"),
+    ("start", "VM", "start a VM that has ended or was not started"),
+    ("stop", "VM", "stop it at once, as by pulling the plug"),
+    ("reset", "VM", "restart it at once"),
+    ("dump", "VM", "its vCPUs' registers, in the kernel's log"),
+    ("weight", "VM N", "its part of what VMs compete for; 100 is usual"),
+    ("cap", "VM PERCENT", "the most it may have, in percent of one CPU; 0 for no cap"),
+    ("reservation", "VM PERCENT", "what it has before others share, in percent of one CPU"),
+    ("pin", "VM[.VCPU] CPUS", "the CPUs for its vCPUs, such as 0-1,3, or all"),
+    ("pool", "VM N", "the pool whose CPUs it uses"),
+    ("pool-cpu", "CPU N", "put a CPU in a pool"),
+    ("help", "", "this list"),
+    ("power-off", "", "stop all VMs and power the machine off"),
+];
+
+/// A line that is no command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mistake<'a> {
+    /// No command begins so, or several.
+    Word(&'a str),
+    /// What the command's line is to be.
+    Form(&'static str, &'static str),
+    /// There is no such VM.
+    Vm(&'a str),
+    /// Not a number in this range.
+    Number(&'a str, u32, u32),
+    /// Not a list of CPUs.
+    Cpus(&'a str),
+}
+
+impl fmt::Display for Mistake<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word(word) => write!(f, "'{word}' is no command; help lists them"),
+            Self::Form(word, form) => write!(f, "write: {word} {form}"),
+            Self::Vm(name) => write!(f, "there is no VM '{name}'; list tells their names and numbers"),
+            Self::Number(text, least, most) => {
+                write!(f, "'{text}' is no number from {least} to {most}")
+            }
+            Self::Cpus(text) => write!(f, "'{text}' is no list of CPUs; write one such as 0-1,3, or all"),
+        }
+    }
+}
+
+/// The help for the prompt.
+pub(super) struct Help;
+
+impl fmt::Display for Help {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (word, form, text) in WORDS {
+            writeln!(f, "{word:>11} {form:<14}  {text}")?;
+        }
+        f.write_str(
+            "A VM is its name or its number. Words may be cut short. An empty line leaves the prompt.\n",
+        )
+    }
+}
+
+/// Reads a line; `names` are the VMs'. `Ok(None)` asks for the help.
+pub(super) fn parse<'a, 'n>(
+    line: &'a str,
+    names: impl Iterator<Item = &'n str> + Clone,
+) -> Result<Option<Command>, Mistake<'a>> {
+    let mut words = line.split_ascii_whitespace();
+    let first = words.next().unwrap_or_default();
+    let (word, form) = full_word(first).ok_or(Mistake::Word(first))?;
+    let (one, two, rest) = (words.next(), words.next(), words.next());
+    let wanted = form.split_ascii_whitespace().count();
+    if one.iter().count() + two.iter().count() != wanted || rest.is_some() {
+        return Err(Mistake::Form(word, form));
+    }
+    let (one, two) = (one.unwrap_or_default(), two.unwrap_or_default());
+    let vm = || find(one, names.clone()).ok_or(Mistake::Vm(one));
+    let pool = || number(two, 0, MAX_POOLS as u32 - 1).map(|pool| Pool(pool as u8));
+    Ok(Some(match word {
+        "list" => Command::List,
+        "cpus" => Command::Cpus,
+        "memory" => Command::Memory,
+        "power-off" => Command::End,
+        "start" => Command::Start(vm()?),
+        "stop" => Command::Stop(vm()?),
+        "reset" => Command::Reset(vm()?),
+        "dump" => Command::Dump(vm()?),
+        "weight" => Command::Weight(vm()?, number(two, 1, MAX_WEIGHT)?),
+        "cap" => Command::Cap(vm()?, number(two, 0, MAX_PERCENT)?),
+        "reservation" => Command::Reservation(vm()?, number(two, 0, MAX_PERCENT)?),
+        "pool" => Command::Pool(vm()?, pool()?),
+        "pool-cpu" => Command::PoolCpu(Cpu(number(one, 0, u8::MAX.into())? as u8), pool()?),
+        "pin" => pin(one, two, names)?,
+        _ => return Ok(None),
+    }))
+}
+
+fn pin<'a, 'n>(
+    who: &'a str,
+    cpus: &'a str,
+    names: impl Iterator<Item = &'n str> + Clone,
+) -> Result<Command, Mistake<'a>> {
+    let set = if cpus == "all" { Some(CpuSet::ALL) } else { parse_cpus(cpus) };
+    let set = set.ok_or(Mistake::Cpus(cpus))?;
+    let (name, vcpu) = match who.split_once('.') {
+        Some((name, vcpu)) => (name, Some(number(vcpu, 0, crate::config::MAX_CPUS as u32 - 1)? as u8)),
+        None => (who, None),
+    };
+    Ok(Command::Pin(find(name, names).ok_or(Mistake::Vm(name))?, vcpu, set))
+}
+
+/// The command that a word begins, if it is one only.
+fn full_word(typed: &str) -> Option<(&'static str, &'static str)> {
+    let exact = WORDS.iter().find(|(word, ..)| *word == typed);
+    let mut begun = WORDS.iter().filter(|(word, ..)| !typed.is_empty() && word.starts_with(typed));
+    let (only, other) = (begun.next(), begun.next());
+    let (word, form, _) = exact.or(only.filter(|_| other.is_none()))?;
+    Some((word, form))
+}
+
+/// A VM's number, by its name or by what stands before it in the list.
+fn find<'n>(name: &str, mut names: impl Iterator<Item = &'n str> + Clone) -> Option<usize> {
+    let count = names.clone().take(MAX_VMS).count();
+    let by_name = names.position(|other| other == name);
+    by_name.or_else(|| {
+        name.parse().ok().and_then(|number: usize| number.checked_sub(1)).filter(|at| *at < count)
+    })
+}
+
+fn number(text: &str, least: u32, most: u32) -> Result<u32, Mistake<'_>> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let read = text.parse().ok().filter(|number| digits && (least..=most).contains(number));
+    read.ok_or(Mistake::Number(text, least, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::format;
+    use std::string::ToString;
+
+    fn read(line: &str) -> Result<Option<Command>, Mistake<'_>> {
+        parse(line, ["web", "db", "1x"].into_iter())
+    }
+
+    #[test]
+    fn commands_are_read() {
+        for (line, command) in [
+            ("list", Command::List),
+            ("l", Command::List),
+            (" stop  db ", Command::Stop(1)),
+            ("sto 2", Command::Stop(1)),
+            ("start 1x", Command::Start(2)),
+            ("reset web", Command::Reset(0)),
+            ("dump 3", Command::Dump(2)),
+            ("weight web 300", Command::Weight(0, 300)),
+            ("cap db 0", Command::Cap(1, 0)),
+            ("reservation db 25", Command::Reservation(1, 25)),
+            ("pin web 0-1,3", Command::Pin(0, None, CpuSet::from_bits(0b1011))),
+            ("pin web.3 all", Command::Pin(0, Some(3), CpuSet::ALL)),
+            ("pool web 2", Command::Pool(0, Pool(2))),
+            ("pool-cpu 3 2", Command::PoolCpu(Cpu(3), Pool(2))),
+            ("power-off", Command::End),
+        ] {
+            assert_eq!(read(line), Ok(Some(command)), "{line}");
+        }
+        assert_eq!(read("help"), Ok(None));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_way_out() {
+        for (line, mistake) in [
+            ("", Mistake::Word("")),
+            ("x", Mistake::Word("x")),
+            ("st web", Mistake::Word("st")),
+            ("stop", Mistake::Form("stop", "VM")),
+            ("list web", Mistake::Form("list", "")),
+            ("weight web", Mistake::Form("weight", "VM N")),
+            ("weight web 1 2", Mistake::Form("weight", "VM N")),
+            ("stop 4", Mistake::Vm("4")),
+            ("stop 0", Mistake::Vm("0")),
+            ("weight web 0", Mistake::Number("0", 1, MAX_WEIGHT)),
+            ("cap web +1", Mistake::Number("+1", 0, MAX_PERCENT)),
+            ("pin web 3-1", Mistake::Cpus("3-1")),
+            ("pin web.x 1", Mistake::Number("x", 0, 63)),
+            ("pin web. 1", Mistake::Number("", 0, 63)),
+        ] {
+            assert_eq!(read(line), Err(mistake), "{line}");
+            assert!(mistake.to_string().len() > 10);
+        }
+        for (word, ..) in WORDS {
+            assert!(format!("{Help}").contains(word) && full_word(word).is_some());
+        }
+    }
+}

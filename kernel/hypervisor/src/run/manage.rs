@@ -1,0 +1,176 @@
+//! What a user asks for at the console, carried out.
+
+use core::fmt::{self, Write};
+
+use vcpu::{Backend, Host};
+
+use super::cpu::Cpu;
+use super::lead::Lead;
+use crate::config::Size;
+use crate::console::Command;
+use crate::report;
+use crate::schedule::{self, CpuSet};
+use crate::scheduler::ticks;
+use crate::stop::StopReason;
+use crate::vm::Vm;
+use crate::vm::life::{Request, State};
+
+impl Lead<'_> {
+    /// Carries a command out, and answers on the console.
+    pub(super) fn execute<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, command: Command) {
+        match command {
+            Command::List => self.list(cpu),
+            Command::Cpus => self.list_cpus(cpu),
+            Command::Memory => {
+                let free = cpu.node.backend.free_memory();
+                self.answer(format_args!("{} KiB are free", free >> 10));
+            }
+            Command::End => self.end_all(cpu),
+            Command::Start(vm) => self.ask(cpu, vm, Request::Start),
+            Command::Stop(vm) => self.ask(cpu, vm, Request::Stop(StopReason::Ended)),
+            Command::Reset(vm) => self.ask(cpu, vm, Request::Reset),
+            Command::Dump(vm) => self.dump(cpu, vm),
+            Command::PoolCpu(which, pool) => {
+                let moved = cpu.node.scheduler.shared.move_cpu(which, pool);
+                self.answer_change(moved, format_args!("CPU {} is in pool {}", which.0, pool.0));
+                look_all(cpu);
+            }
+            Command::Weight(vm, _)
+            | Command::Cap(vm, _)
+            | Command::Reservation(vm, _)
+            | Command::Pin(vm, ..)
+            | Command::Pool(vm, _) => self.change_share(cpu, vm, command),
+        }
+    }
+
+    fn answer(&mut self, text: fmt::Arguments<'_>) {
+        // The console's voice takes everything.
+        let _ = writeln!(self.console.voice(), "{text}");
+    }
+
+    fn answer_change(&mut self, result: Result<(), schedule::Error>, done: fmt::Arguments<'_>) {
+        match result {
+            Ok(()) => self.answer(done),
+            Err(error) => self.answer(format_args!("nothing has changed: {error}")),
+        }
+    }
+
+    fn ask<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize, request: Request) {
+        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let name = vm.config.name;
+        if vm.ask(request, cpu.host) {
+            if request == Request::Start {
+                log::info!(
+                    "vm {name}: starting with {} of memory, {} vCPUs",
+                    Size(vm.config.memory),
+                    vm.slots.len()
+                );
+            }
+            self.answer(format_args!("vm {name}: {}", Doing(request)));
+            return;
+        }
+        match vm.life.state() {
+            State::Stopped(_) => self.answer(format_args!("vm {name} does not run; start {name} starts it")),
+            State::Running => self.answer(format_args!("vm {name} runs already")),
+            _ => self.answer(format_args!("vm {name} is starting or ending; list shows when it is done")),
+        }
+    }
+
+    fn dump<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize) {
+        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        if vm.life.state() != State::Running {
+            self.answer(format_args!("vm {} does not run", vm.config.name));
+            return;
+        }
+        vm.slots.iter().for_each(crate::vm::slot::Slot::ask_for_dump);
+        cpu.wake_all(vm);
+    }
+
+    fn change_share<B: Backend, H: Host>(
+        &mut self,
+        cpu: &mut Cpu<'_, '_, '_, B, H>,
+        vm: usize,
+        command: Command,
+    ) {
+        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let (shared, id, now) = (&cpu.node.scheduler.shared, vm.id, ticks(cpu.host));
+        let changed = match command {
+            Command::Weight(_, weight) => shared.set_weight(id, weight),
+            Command::Cap(_, percent) => shared.set_cap(id, percent, now),
+            Command::Reservation(_, percent) => shared.set_reservation(id, percent, now),
+            Command::Pool(_, pool) => shared.set_pool(id, pool),
+            Command::Pin(_, Some(vcpu), cpus) => shared.pin(vm.vcpu_id(vcpu.into()), cpus),
+            Command::Pin(_, None, cpus) => {
+                (0..vm.slots.len()).try_for_each(|index| shared.pin(vm.vcpu_id(index), cpus))
+            }
+            _ => Ok(()),
+        };
+        self.answer_change(changed, format_args!("vm {}: {}", vm.config.name, Share { vm, shared }));
+        look_all(cpu);
+    }
+
+    fn list<B: Backend, H: Host>(&mut self, cpu: &Cpu<'_, '_, '_, B, H>) {
+        let rates = &self.rates;
+        let mut voice = self.console.voice();
+        let _ = voice.write_str(report::HEAD);
+        for vm in &cpu.node.vms {
+            let _ = write!(voice, "{}", report::Line { vm, rate: rates.of(vm.number) });
+        }
+    }
+
+    fn list_cpus<B: Backend, H: Host>(&mut self, cpu: &Cpu<'_, '_, '_, B, H>) {
+        let scheduler = &cpu.node.scheduler;
+        for which in scheduler.shared.cpus().iter() {
+            let number = usize::from(which.0);
+            let vcpus = cpu.node.vms.iter().flat_map(|vm| &vm.slots).filter(|slot| slot.home() == number);
+            let (count, idle) = (vcpus.count(), self.rates.idle(number));
+            self.answer(format_args!(
+                "CPU {number:>2}  pool {:>2}  idle {:>3}.{} %  {count} vCPUs",
+                scheduler.shared.pool_of(which).0,
+                idle / 10,
+                idle % 10
+            ));
+        }
+    }
+}
+
+/// Has all CPUs look who should run where.
+fn look_all<B: Backend, H: Host>(cpu: &mut Cpu<'_, '_, '_, B, H>) {
+    (0..cpu.node.scheduler.cpus()).for_each(|other| cpu.host.kick(other));
+}
+
+/// What a VM does next.
+struct Doing(Request);
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Request::Start => "starting",
+            Request::Reset => "restarting",
+            Request::Stop(_) => "stopping",
+        })
+    }
+}
+
+/// A VM's share in words.
+struct Share<'a, 'm, B: Backend> {
+    vm: &'a Vm<'m, B>,
+    shared: &'a schedule::Shared,
+}
+
+impl<B: Backend> fmt::Display for Share<'_, '_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(parameters) = self.shared.parameters(self.vm.id) else { return Ok(()) };
+        write!(f, "weight {}, ", parameters.weight)?;
+        match parameters.cap {
+            0 => f.write_str("no cap")?,
+            cap => write!(f, "cap {cap} %")?,
+        }
+        write!(f, ", reservation {} %, pool {}", parameters.reservation, parameters.pool.0)?;
+        let vcpus = 0..self.vm.slots.len();
+        let allowed = vcpus.filter_map(|index| self.shared.allowed(self.vm.vcpu_id(index)).ok());
+        let all = allowed.fold(CpuSet::EMPTY, |all, one| CpuSet::from_bits(all.bits() | one.bits()));
+        f.write_str(", on CPUs")?;
+        all.iter().try_for_each(|cpu| write!(f, " {}", cpu.0))
+    }
+}

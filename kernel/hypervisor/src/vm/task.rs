@@ -1,0 +1,172 @@
+//! The long work on a VM, in steps of at most about 100 us: making its memory and vCPUs, loading its kernel, clearing its
+//! memory for a restart, giving everything back. Whoever calls looks for other work between two steps. Nothing here
+//! takes memory but by the backend, whose errors end the task; what it has taken until then is given back by
+//! [`Task::End`].
+
+use alloc::vec::Vec;
+
+use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
+use loader::EntryState;
+use vcpu::{AddressSpace, Backend, Host, MemoryError, Shrink};
+
+use super::boot::Scrub;
+use super::life::Task;
+use super::{StartError, Vm};
+use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, PCI_MEMORY};
+use crate::processor::Processor;
+
+/// How far a VM's task has come.
+pub(crate) enum Stage<B: Backend> {
+    /// It has not begun.
+    Begin,
+    /// Memory is being made: this many bytes of the range with this number.
+    Memory { space: B::Space, range: usize, done: u64 },
+    /// vCPUs are being made, from this one on.
+    Processors { next: usize },
+    /// Memory is being cleared.
+    Scrub(Scrub),
+    /// The kernel is to be loaded.
+    Load,
+    /// vCPUs are put in the state after power-up, from this one on; all begin at the same time.
+    PowerUp { next: usize, entry: EntryState, started: u64 },
+    /// vCPUs, then memory are given back.
+    Destroy,
+}
+
+/// What a step has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Progress {
+    /// There is more to do.
+    More,
+    /// Another CPU has to do something first.
+    Waiting,
+    /// The task is done.
+    Done,
+}
+
+impl<'m, B: Backend> Vm<'m, B> {
+    /// Does a step of a task. No vCPU runs or is loaded, and no other CPU does steps of this VM.
+    pub(crate) fn step<H: Host>(&self, task: Task, backend: &B, host: &H) -> Result<Progress, StartError> {
+        let mut place = self.stage.try_lock().ok_or(StartError::Busy { index: 0 })?;
+        let stage = core::mem::replace(&mut *place, Stage::Begin);
+        let (next, progress) = match task {
+            Task::End(_) => self.destroy(stage)?,
+            Task::Start | Task::Reset => match stage {
+                Stage::Begin if task == Task::Reset => (Stage::Scrub(Scrub::default()), Progress::More),
+                Stage::Begin | Stage::Destroy => (self.begin(backend)?, Progress::More),
+                Stage::Memory { space, range, done } => {
+                    let stage = self.grow(space, range, done, &mut place)?;
+                    (stage, Progress::More)
+                }
+                Stage::Processors { next } => (self.add_processor(next, backend, host)?, Progress::More),
+                Stage::Scrub(scrub) => (self.scrub(scrub)?, Progress::More),
+                Stage::Load => (self.load_kernel(host)?, Progress::More),
+                Stage::PowerUp { next, entry, started } => self.power_up(next, &entry, started)?,
+            },
+        };
+        *place = next;
+        Ok(progress)
+    }
+
+    /// Where all memory that the VM needs is free, the beginning of its memory.
+    fn begin(&self, backend: &B) -> Result<Stage<B>, StartError> {
+        let (wanted, free) = (self.map.ram.iter().map(|range| range.length).sum(), backend.free_memory());
+        if wanted > free {
+            return Err(MemoryError::OutOfFrames { wanted, free }.into());
+        }
+        Ok(Stage::Memory { space: backend.create_space()?, range: 0, done: 0 })
+    }
+
+    /// On an error, `left` gets what there is.
+    fn grow(
+        &self,
+        mut space: B::Space,
+        range: usize,
+        done: u64,
+        left: &mut Stage<B>,
+    ) -> Result<Stage<B>, StartError> {
+        let Some(ram) = self.map.ram.get(range) else {
+            *self.space.write() = Some(space);
+            return Ok(Stage::Processors { next: 0 });
+        };
+        match space.grow(vcpu::Gpa(ram.start.0 + done), ram.length - done) {
+            Ok(bytes) if done + bytes == ram.length => Ok(Stage::Memory { space, range: range + 1, done: 0 }),
+            Ok(bytes) => Ok(Stage::Memory { space, range, done: done + bytes }),
+            Err(error) => {
+                *left = Stage::Memory { space, range, done };
+                Err(error.into())
+            }
+        }
+    }
+
+    fn add_processor<H: Host>(&self, next: usize, backend: &B, host: &H) -> Result<Stage<B>, StartError> {
+        let Some(slot) = self.slots.get(next) else { return Ok(Stage::Load) };
+        let space = self.space.read();
+        let space = space.as_ref().ok_or(StartError::Busy { index: next })?;
+        let mut place = slot.processor().ok_or(StartError::Busy { index: next })?;
+        *place = Some(Processor::new(backend, space, host, next, self.slots.len())?);
+        Ok(Stage::Processors { next: next + 1 })
+    }
+
+    fn scrub(&self, mut scrub: Scrub) -> Result<Stage<B>, StartError> {
+        let space = self.space.read();
+        let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
+        Ok(if scrub.step(space, &self.map.ram)? { Stage::Load } else { Stage::Scrub(scrub) })
+    }
+
+    fn load_kernel<H: Host>(&self, host: &H) -> Result<Stage<B>, StartError> {
+        self.reset_chipset(host.now());
+        let space = self.space.read();
+        let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
+        let loaded = self.load(space)?;
+        Ok(Stage::PowerUp { next: 0, entry: loaded.entry, started: host.tsc() })
+    }
+
+    fn power_up(
+        &self,
+        next: usize,
+        entry: &EntryState,
+        started: u64,
+    ) -> Result<(Stage<B>, Progress), StartError> {
+        let Some(slot) = self.slots.get(next) else { return Ok((Stage::Begin, Progress::Done)) };
+        let busy = StartError::Busy { index: next };
+        let mut place = slot.processor().ok_or(busy)?;
+        self.enter_at_power_up(slot, place.as_mut().ok_or(busy)?, entry, started);
+        Ok((Stage::PowerUp { next: next + 1, entry: *entry, started }, Progress::More))
+    }
+
+    /// Gives something back.
+    fn destroy(&self, stage: Stage<B>) -> Result<(Stage<B>, Progress), StartError> {
+        if let Stage::Memory { space, .. } = stage {
+            *self.space.write() = Some(space);
+        }
+        for (index, slot) in self.slots.iter().enumerate().rev() {
+            let mut place = slot.processor().ok_or(StartError::Busy { index })?;
+            if place.take().is_some() {
+                return Ok((Stage::Destroy, Progress::More));
+            }
+        }
+        let mut place = self.space.write();
+        let progress = match place.as_mut().map_or(Shrink::Done, AddressSpace::shrink) {
+            Shrink::More => Progress::More,
+            Shrink::Waiting => Progress::Waiting,
+            Shrink::InUse => return Err(StartError::Busy { index: 0 }),
+            Shrink::Done => {
+                *place = None;
+                return Ok((Stage::Begin, Progress::Done));
+            }
+        };
+        Ok((Stage::Destroy, progress))
+    }
+}
+
+/// The firmware tables of a VM with so many vCPUs.
+pub(super) fn tables(vcpus: usize) -> Result<AcpiTables, StartError> {
+    let apic_ids: Vec<u32> = (0..vcpus as u32).collect();
+    let config = AcpiConfig { apic_ids: &apic_ids, pci_memory: PCI_MEMORY, pci_memory_64: None };
+    let tables = acpi::build(&config, ACPI_TABLES)?;
+    if tables.bytes.len() as u64 > ACPI_TABLES_SIZE {
+        return Err(AcpiError::Base(tables.base).into());
+    }
+    Ok(tables)
+}
