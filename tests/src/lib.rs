@@ -3,7 +3,8 @@
 //!
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
-//! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`] and [`smp_guests::scenarios`]; most selftest guests
+//! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
+//! [`shares::scenarios`] and [`stretch::scenarios`]; most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
 
@@ -17,8 +18,10 @@ pub mod robust;
 pub mod scenario;
 pub mod screen;
 pub mod selftest;
+pub mod shares;
 pub mod smp;
 pub mod smp_guests;
+pub mod stretch;
 
 /// All scenarios, in the order in which they are run.
 #[must_use]
@@ -29,6 +32,8 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(hosts::scenarios());
     scenarios.extend(smp::scenarios());
     scenarios.extend(smp_guests::scenarios());
+    scenarios.extend(shares::scenarios());
+    scenarios.extend(stretch::scenarios());
     scenarios
 }
 

@@ -30,6 +30,19 @@ pub(crate) fn kernel_with_faults() -> Result<PathBuf> {
     Ok(kernel)
 }
 
+/// Builds the kernel that measures how long it goes on without a look for pending work. Gives
+/// `target/basalt-stretch.elf`.
+pub(crate) fn kernel_that_measures() -> Result<PathBuf> {
+    let toolchain = Toolchain::find()?;
+    progress::step("building the kernel that measures itself", || {
+        process::run(toolchain.cargo_build().args(["--package", "boot", "--features", "stretch"]))
+            .map_err(compile_errors)
+    })?;
+    let kernel = paths::target().join("basalt-stretch.elf");
+    paths::write(&kernel, &paths::read_bytes(&Toolchain::binaries().join("boot"))?)?;
+    Ok(kernel)
+}
+
 /// Builds the selftest guests.
 pub(crate) fn selftests() -> Result<()> {
     let toolchain = Toolchain::find()?;

@@ -36,6 +36,8 @@ pub(crate) struct Played {
     pub(crate) log: Log,
     /// Every test: its name, and the reason if it failed.
     pub(crate) tests: Vec<(String, Option<String>)>,
+    /// What the scenario has measured, for people.
+    pub(crate) table: Option<String>,
     /// How long it took, in real time.
     pub(crate) time: Duration,
     /// Where the log lies.
@@ -104,7 +106,8 @@ impl Play {
         }
         tests.push(("steps".to_owned(), stopped));
         let log_path = console.log_path();
-        Ok(Played { log: std::mem::take(&mut console.log), tests, time: start.elapsed(), log_path })
+        let table = ::tests::shares::table(&self.scenario.name, &console.log);
+        Ok(Played { log: std::mem::take(&mut console.log), tests, table, time: start.elapsed(), log_path })
     }
 
     /// Waits for what the step waits for. Gives the reason if it does not come.

@@ -16,7 +16,7 @@ use crate::{build, interrupt, machine, progress};
 const HOST: &str = "host";
 const SELFTEST: &str = "selftest";
 /// The selftest guests that test nothing alone: one measures, the others play parts in scenarios.
-const NO_TESTS: [&str; 6] = ["bench", "crash", "entry", "firmware", "smp", "spin"];
+const NO_TESTS: [&str; 7] = ["bench", "crash", "entry", "firmware", "load", "smp", "spin"];
 /// How much of a failed scenario's log is shown.
 const SHOWN_LINES: usize = 15;
 /// A bound on a selftest guest's time.
@@ -122,6 +122,8 @@ fn is_known(name: &str, chosen: &[Scenario], with_host: bool) -> bool {
 /// Slow machines first, so that none is left running alone at the end.
 fn emulate(scenarios: Vec<Scenario>, machine: Option<&str>, tally: &Mutex<Tally>) -> Result<()> {
     let kernel = build::kernel()?;
+    let measured = scenarios.iter().any(|scenario| ::tests::stretch::is_measured(&scenario.name));
+    let measuring = measured.then(build::kernel_that_measures).transpose()?;
     let mut pairs = Vec::new();
     for scenario in scenarios {
         let machines = machine.map_or_else(|| scenario.machines.clone(), |machine| vec![machine]);
@@ -133,7 +135,8 @@ fn emulate(scenarios: Vec<Scenario>, machine: Option<&str>, tally: &Mutex<Tally>
     for (machine, scenario) in pairs {
         let scenario = all_scenarios()?.into_iter().find(|other| other.name == scenario);
         let Some(scenario) = scenario else { continue };
-        plays.push(Play::prepare(scenario, machine::profile(&machine)?, &kernel)?);
+        let measuring = measuring.as_ref().filter(|_| ::tests::stretch::is_measured(&scenario.name));
+        plays.push(Play::prepare(scenario, machine::profile(&machine)?, measuring.unwrap_or(&kernel))?);
     }
     plays.sort_by_key(|play| std::cmp::Reverse(play.machine.patience));
     play::carry_out_all(
@@ -164,6 +167,9 @@ fn report(title: &str, played: &Played, tally: &Mutex<Tally>) {
     if !failed.is_empty() {
         text.push_str(&format!("         the end of {}:\n", played.log_path));
         played.log.tail(SHOWN_LINES).iter().for_each(|line| text.push_str(&format!("         | {line}\n")));
+    }
+    if let Some(table) = &played.table {
+        table.lines().for_each(|line| text.push_str(&format!("         {line}\n")));
     }
     print!("{text}");
     record(tally, count - failed.len(), failed.iter().map(|(name, _)| format!("{title}: {name}")).collect());

@@ -57,6 +57,11 @@ pub fn available() -> u64 {
     POOL.with(|pool| pool.end - pool.next)
 }
 
+/// All of the memory that tests can have: its start, and how many pages. For a guest that takes no pages.
+pub fn all() -> (u64, u64) {
+    POOL.with(|pool| (pool.start, (pool.end - pool.start) / PAGE))
+}
+
 /// `count` zeroed pages in a row. The physical address, which is also where the identity map shows them.
 ///
 /// # Panics

@@ -5,6 +5,8 @@ use crate::{acpi, cpu, serial, tsc};
 
 const SCI_ENABLE: u16 = 1;
 const SLEEP_ENABLE: u16 = 1 << 13;
+/// The reset control register, and the value that resets processors and devices.
+const RESET_CONTROL: (u16, u8) = (0xcf9, 6);
 /// Bochs' own power-off port.
 const BOCHS_SHUTDOWN: u16 = 0x8900;
 /// How long the last bytes may take on the wire.
@@ -26,5 +28,13 @@ pub fn off() -> ! {
     if !crate::platform::hypervisor() {
         b"Shutdown".iter().for_each(|&byte| outb(BOCHS_SHUTDOWN, byte));
     }
+    cpu::halt_forever()
+}
+
+/// Resets the machine.
+pub fn reset() -> ! {
+    cpu::cli();
+    serial::drain();
+    outb(RESET_CONTROL.0, RESET_CONTROL.1);
     cpu::halt_forever()
 }

@@ -15,23 +15,28 @@ use crate::vm::life::{State, Task};
 use crate::vm::slot::Place;
 
 /// A vCPU's crash: why, and its registers. It is loaded.
-pub(crate) fn crashed<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, reason: StopReason) {
+pub(crate) fn crashed<B: Backend, H: Host>(
+    guest: &mut Guest<'_, '_, B, H>,
+    reason: StopReason,
+    look: impl FnMut(&mut H),
+) {
     let name = guest.name();
     match guest.vm.slots.len() {
         1 => log::error!("vm {name}: stopped: {reason}"),
         _ => log::error!("vm {name}: stopped: {reason} (vCPU {})", guest.cpu.index),
     }
-    dump(guest);
+    dump(guest, look);
 }
 
 /// A vCPU's registers, as the user has asked. It is loaded.
-pub(crate) fn asked_for<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
+pub(crate) fn asked_for<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, look: impl FnMut(&mut H)) {
     log::error!("vm {}: vCPU {}, {:?}:", guest.name(), guest.cpu.index, guest.cpu.activity);
-    dump(guest);
+    dump(guest, look);
 }
 
 /// What a VM that is at rest did: its vCPUs' sums.
-pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared) {
+/// Lines take long: `look` is called after some.
+pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look: impl FnMut()) {
     let name = vm.config.name;
     let mut counters = Counters::default();
     for slot in &vm.slots {
@@ -43,6 +48,7 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared) {
         let count = counters.exits(reason);
         if count > 0 {
             log::info!("vm {name}: exits {reason} {count}");
+            look();
         }
     }
     log::info!("vm {name}: {} exits in all", counters.total());
@@ -68,13 +74,15 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared) {
     );
 }
 
-/// Registers, code and what the vendor has to say.
-fn dump<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
+/// Registers, code and what the vendor has to say. Lines take long: `look` is called after some.
+fn dump<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, mut look: impl FnMut(&mut H)) {
     let name = guest.name();
+    let code = guest.code();
     let vcpu = &guest.cpu.vcpu;
     let gpr = |register| vcpu.gpr(register);
     for row in Gpr::ALL.chunks_exact(4) {
         let &[a, b, c, d] = row else { continue };
+        look(guest.host);
         log::error!(
             "vm {name}: {a:?}={:016x} {b:?}={:016x} {c:?}={:016x} {d:?}={:016x}",
             gpr(a),
@@ -83,8 +91,10 @@ fn dump<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
             gpr(d)
         );
     }
+    look(guest.host);
     let system = |register| vcpu.read(register);
     log::error!("vm {name}: RIP={:016x} RFLAGS={:08x} CPL={}", vcpu.rip(), vcpu.rflags(), vcpu.cpl());
+    look(guest.host);
     log::error!(
         "vm {name}: CR0={:08x} CR2={:016x} CR3={:016x} CR4={:08x} CR8={:x} EFER={:04x} XCR0={:x}",
         system(SystemRegister::Cr0),
@@ -96,6 +106,7 @@ fn dump<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
         system(SystemRegister::Xcr0)
     );
     for segment in SegmentName::ALL {
+        look(guest.host);
         let hidden = vcpu.segment(segment);
         log::error!(
             "vm {name}: {segment:?}={:04x} base={:016x} limit={:08x} access={:05x}",
@@ -113,7 +124,7 @@ fn dump<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) {
         idt.base,
         idt.limit
     );
-    let code = guest.code();
+    look(guest.host);
     if code.as_slice().is_empty() {
         log::error!("vm {name}: code at RIP: cannot be read");
     } else {

@@ -25,7 +25,7 @@ const SHARED: u16 = 3;
 const LOAD: u32 = 1;
 const NOTE: u32 = 4;
 /// More than any kernel has, few enough to compare each with each.
-const MAX_PROGRAM_HEADERS: u16 = 64;
+pub const MAX_PROGRAM_HEADERS: u16 = 64;
 /// Notes are looked for in this much of a `PT_NOTE` segment.
 const NOTES_SEARCHED: usize = 64 << 10;
 /// Bytes of a note before its name: `namesz`, `descsz`, `type`.

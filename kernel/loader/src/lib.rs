@@ -12,8 +12,7 @@
 //!
 //! Images are not trusted: all arithmetic is checked, nothing is written outside the RAM of the given memory
 //! map, and everything is checked before the first byte is written. Work is bounded by the size of the
-//! images and of the RAM they name; it is long nevertheless, and meant for bring-up or for a job. Nothing
-//! is allocated.
+//! images and of the RAM they name; [`load_some`] does a bounded piece of it. Nothing is allocated.
 //!
 //! Not its job: compressed `vmlinux` files, the files' content, ACPI tables, real-mode entry, Multiboot2.
 //!
@@ -41,13 +40,16 @@ mod multiboot;
 mod pvh;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use core::fmt;
 
 use vcpu::Gpa;
 
 use elf::EntryPoint;
+pub use elf::MAX_PROGRAM_HEADERS;
 use entry::{EntryMode, Pointers};
+use window::Window;
 
 pub use entry::{
     CODE_SELECTOR, DATA_SELECTOR, EntryState, GDT_OFFSET, IdentityMap, LOW_AREA, LOW_AREA_SIZE, SegmentState,
@@ -240,6 +242,33 @@ pub fn load<M: GuestMemory + ?Sized>(request: &Request<'_>, memory: &mut M) -> R
     };
     let entry = entry::write(request, &plan, pointers, memory)?;
     Ok(Loaded { format: plan.format, protocol, entry, kernel: plan.kernel, initrd })
+}
+
+/// What a piece of a load has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// So many bytes are written; go on from there.
+    Until(u64),
+    /// All is loaded.
+    Done(Loaded),
+}
+
+/// Loads a piece of a kernel: at most `budget` bytes, after the first `done` ones of all that is written. What is written in
+/// which order depends on the request alone, so pieces of the same request, from 0 on, one after the other, are the
+/// same as [`load`]. Beside the copying, each reads the headers again, at most [`MAX_PROGRAM_HEADERS`] of them.
+///
+/// # Errors
+/// See [`LoadError`]. Those of the files come with the first piece, before anything is written.
+pub fn load_some<M: GuestMemory + ?Sized>(
+    request: &Request<'_>,
+    memory: &mut M,
+    done: u64,
+    budget: u64,
+) -> Result<Progress, LoadError> {
+    let until = done.saturating_add(budget);
+    let mut window = Window::new(memory, done..until);
+    let loaded = load(request, &mut window)?;
+    Ok(if window.total() > until { Progress::Until(until) } else { Progress::Done(loaded) })
 }
 
 /// Reads the kernel's headers for a protocol.

@@ -101,6 +101,11 @@ pub fn count() -> usize {
     (other_ids().count() + 1).min(MAX_CPUS)
 }
 
+/// How many processors have been started, the first one included. For all of them.
+pub fn processors() -> usize {
+    1 + STARTS.iter().filter(|starts| starts.load(SeqCst) != 0).count()
+}
+
 /// The APIC id of a processor. For the first processor.
 pub fn id_of(cpu: usize) -> u32 {
     if cpu == 0 { initial_id() } else { other_ids().nth(cpu - 1).unwrap_or(u32::MAX) }

@@ -48,6 +48,10 @@ const STALLED_LOOKS: u32 = 50;
 /// Longest line of the kernel's log; what is longer is cut.
 const LOG_LINE_BYTES: usize = 320;
 
+/// Bytes that are sent in one go, and lines of the log that are fetched: what takes some 10 us.
+const BYTES_AT_ONCE: usize = 128;
+const LINES_AT_ONCE: usize = 1;
+
 const HELP: &str = "\
 Ctrl-A 1..9  console of that VM
 Ctrl-A a     lines of all VMs and of the kernel
@@ -311,7 +315,10 @@ impl<'a> Console<'a> {
         self.send(host);
         let unfinished = self.show_quiet_lines(host.now());
         let mut line = [0; LOG_LINE_BYTES];
-        while self.output.free() > LOG_LINE_BYTES + 4 {
+        for _ in 0..LINES_AT_ONCE {
+            if self.output.free() <= LOG_LINE_BYTES + 4 {
+                break;
+            }
             let length = host.log_read(&mut line).min(line.len());
             let Some(text) = line.get(..length).filter(|text| !text.is_empty()) else { break };
             self.log_line(text);
@@ -341,10 +348,11 @@ impl<'a> Console<'a> {
         self.output.free() >= KERNEL_SHARE + MOST_FOR_ONE_LINE
     }
 
-    /// Sends what the machine takes.
+    /// Sends what the machine takes, some bytes at once.
     #[inline]
     pub fn send<H: Host>(&mut self, host: &mut H) {
-        while let Some(byte) = self.output.first() {
+        for _ in 0..BYTES_AT_ONCE {
+            let Some(byte) = self.output.first() else { break };
             if !host.console_write(byte) {
                 break;
             }

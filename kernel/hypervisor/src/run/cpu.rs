@@ -132,7 +132,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             if !matches!(state, State::Working(_)) {
                 self.halt(vm);
             }
-            if vm.home() != self.number() || !vm.is_at_rest() {
+            if vm.home() != self.number() || !vm.is_at_rest() || vm.waits_until() > self.host.now() {
                 continue;
             }
             match state {
@@ -182,7 +182,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         if !reason.is_crash() {
             log::info!("vm {}: stopped: {reason}", vm.config.name);
         }
-        report::counters(vm, &self.node.scheduler.shared);
+        report::counters(vm, &self.node.scheduler.shared, || self.rota.look(self.host, "a report"));
         vm.life.pass(State::Halting(Request::Stop(reason)), State::Working(Task::End(reason)));
     }
 
@@ -194,6 +194,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let progress = loop {
             self.forget_guests();
             let State::Working(task) = vm.life.state() else { break Progress::Done };
+            let stage = vm.stage_name();
             match vm.step(task, &self.node.backend, self.host) {
                 Ok(Progress::Done) => {
                     self.finish(vm, task);
@@ -203,8 +204,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
                 Ok(Progress::More) => {}
                 Err(error) => self.give_up(vm, task, error),
             }
-            self.host.poll_interrupts();
-            self.rota.serve(self.host);
+            self.rota.look(self.host, stage);
             if self.host.now() >= self.rota.end_of_run(self.host) {
                 break Progress::More;
             }
@@ -216,6 +216,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             return;
         }
         slot.set_place(Place::Blocked);
+        slot.set_deadline(vm.waits_until());
         self.rota.sleep(self.host, id, slot);
         if vm.life.state() == State::Running {
             self.wake_first(vm);
@@ -233,7 +234,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
                 log::info!("vm {name}: restarted");
                 State::Running
             }
-            Task::End(reason) if vm.starts_anew(reason) => {
+            Task::End(reason) if vm.starts_anew(reason, self.host.now()) => {
                 log::info!("vm {name}: starting anew");
                 State::Working(Task::Start)
             }
@@ -358,7 +359,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             && reason.is_crash()
             && !vm.is_ending()
         {
-            report::crashed(&guest, reason);
+            report::crashed(&mut guest, reason, |host| slice.rota.look(host, "a dump"));
         }
         guest.cpu.end_turn(now);
         outcome
@@ -401,7 +402,9 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             until => self.host.time_of(until.0),
         };
         self.timer.arm(self.host, self.rota.next_wake().min(chance).min(until));
+        self.rota.stretch.ends(self.host.tsc(), "before a rest", self.host);
         self.host.wait_for_interrupt();
+        self.rota.stretch.begins(self.host.tsc());
         self.timer.forget();
     }
 
@@ -410,7 +413,8 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         self.node.vms.iter().any(|vm| {
             let holds = self.loaded.as_ref().is_some_and(|loaded| loaded.id.vm == vm.id);
             let asked = matches!(vm.life.state(), State::Halting(_) | State::Working(_));
-            asked && (holds || vm.home() == self.number() && vm.is_at_rest())
+            let now = self.host.now();
+            asked && (holds || vm.home() == self.number() && vm.is_at_rest() && vm.waits_until() <= now)
         })
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Lead<'m> {
     done: bool,
     /// Bytes wait to be shown.
     pending: bool,
+    /// When to look again.
+    next: Nanos,
     /// VMs whose end the console knows, one bit each.
     told: u64,
     /// What was shown of VMs' VGA screens, where they have one.
@@ -56,6 +58,7 @@ impl<'m> Lead<'m> {
             ending: None,
             done: false,
             pending: false,
+            next: Nanos::ZERO,
             told: 0,
         }
     }
@@ -66,19 +69,26 @@ impl<'m> Lead<'m> {
     }
 
     /// When the console should be looked at again.
-    pub(super) fn next_look<H: Host>(&self, host: &H) -> Nanos {
-        host.now() + if self.pending { CONSOLE_DRAIN } else { CONSOLE_POLL }
+    pub(super) fn next_look(&self) -> Nanos {
+        self.next
     }
 
-    /// Looks at everything: bytes of guests, of the log, and keys; and whether the end has come.
+    /// When it is time, looks at everything: bytes of guests, of the log, and keys; and whether the end has come.
     pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+        if cpu.host.now() < self.next {
+            return;
+        }
         self.rates.look(cpu.node, cpu.host);
+        cpu.rota.look(cpu.host, "the lists' counters");
         self.serve_lines(cpu);
-        self.pending = self.console.pump(cpu.host);
+        cpu.rota.look(cpu.host, "serial lines");
+        self.pending = self.console.pump(cpu.host) || cpu.node.vms.iter().any(|vm| vm.serial.has_output());
+        cpu.rota.look(cpu.host, "the console's output");
         while let Some(command) = self.console.read_keys(cpu.host) {
             self.execute(cpu, command);
         }
         self.look_for_the_end(cpu);
+        self.next = cpu.host.now() + if self.pending { CONSOLE_DRAIN } else { CONSOLE_POLL };
     }
 
     /// Bytes between the guests' serial ports and the console, both ways.

@@ -10,6 +10,7 @@ pub(crate) mod rates;
 mod rota;
 mod sleepers;
 mod slice;
+mod stretch;
 
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -139,8 +140,9 @@ impl<'m, B: Backend> Node<'m, B> {
         let mut cpu = Cpu::new(self, host);
         if cpu.number() != 0 {
             while !self.ended.load(SeqCst) {
-                cpu.turn();
-                cpu.rest(vcpu::Nanos::NEVER);
+                if !cpu.turn() {
+                    cpu.rest(Nanos::NEVER);
+                }
             }
             cpu.release();
             return Ended::Dismissed;
@@ -154,8 +156,9 @@ impl<'m, B: Backend> Node<'m, B> {
         log::info!("console ready, {} VMs; Ctrl-A h helps", self.vms.len());
         while !lead.is_done() {
             lead.look(&mut cpu);
+            cpu.rota.look(cpu.host, "a look at the console");
             if !cpu.turn() {
-                cpu.rest(lead.next_look(cpu.host));
+                cpu.rest(lead.next_look());
             }
         }
         self.ended.store(true, SeqCst);

@@ -116,7 +116,7 @@ fn count<B: Backend>(node: &Node<'_, B>, vm: &Vm<'_, B>) -> Counts {
     Counts { exits, charged: times.charged.0, steal: times.steal.0 }
 }
 
-/// One line a VM, all for the same moment.
+/// One line a VM, all for the same moment, and one that says that these were all.
 fn tell<B: Backend>(node: &Node<'_, B>, tsc: u64) {
     for vm in &node.vms {
         let times = vm.times(&node.scheduler.shared);
@@ -128,4 +128,5 @@ fn tell<B: Backend>(node: &Node<'_, B>, tsc: u64) {
             times.throttled.0
         );
     }
+    log::info!("times of {} VMs told", node.vms.len());
 }

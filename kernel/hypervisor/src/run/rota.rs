@@ -4,6 +4,7 @@ use vcpu::{Backend, Host, Nanos};
 
 use super::Node;
 use super::sleepers::Sleepers;
+use super::stretch::Stretch;
 use crate::schedule::{Cpu, Decision, Error, Transfer, VcpuId};
 use crate::scheduler::ticks;
 use crate::vm::Vm;
@@ -15,12 +16,14 @@ pub(super) struct Rota<'n, 'm, B: Backend> {
     node: &'n Node<'m, B>,
     here: usize,
     sleepers: Sleepers,
+    /// How long the CPU goes on without a look.
+    pub(super) stretch: Stretch,
 }
 
 impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     /// The rota of CPU number `here`.
     pub(super) fn new(node: &'n Node<'m, B>, here: usize) -> Self {
-        Self { node, here, sleepers: Sleepers::new() }
+        Self { node, here, sleepers: Sleepers::new(), stretch: Stretch::default() }
     }
 
     fn cpu(&self) -> Cpu {
@@ -47,13 +50,21 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         }
     }
 
+    /// Between two pieces of work that take long together: lets interrupts in, and serves what they tell of.
+    pub(super) fn look<H: Host>(&mut self, host: &mut H, what: &str) {
+        self.stretch.ends(host.tsc(), what, host);
+        host.poll_interrupts();
+        self.stretch.begins(host.tsc());
+        self.serve(host);
+    }
+
     fn wake_sleepers<H: Host>(&mut self, host: &mut H, now: Nanos) {
         let (node, here) = (self.node, self.here);
         let mut sleepers = core::mem::replace(&mut self.sleepers, Sleepers::new());
         sleepers.look(now, |vm, vcpu| {
             let vm = node.vms.get(vm)?;
             let slot = vm.slots.get(vcpu)?;
-            if slot.place() != Place::Blocked || slot.home() != here || vm.life.is_closed() {
+            if slot.place() != Place::Blocked || slot.home() != here || vm.life.is_at_rest() {
                 return None;
             }
             let deadline = slot.deadline();

@@ -84,8 +84,10 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
                 return end;
             }
             let entered = guest.host.tsc();
+            self.rota.stretch.ends(entered, "between an exit and an entry", guest.host);
             let exit = guest.cpu.vcpu.run();
             let left = guest.host.tsc();
+            self.rota.stretch.begins_with(left, exit);
             let ticks = &mut guest.cpu.counters.ticks;
             ticks.root = ticks.root.wrapping_add(entered.wrapping_sub(self.last_tsc));
             ticks.guest = ticks.guest.wrapping_add(left.wrapping_sub(entered));
@@ -118,7 +120,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
                 slot.inbox.drain(&mut guest.cpu.apic);
                 if slot.takes_dump() {
-                    report::asked_for(guest);
+                    report::asked_for(guest, |host| self.rota.look(host, "a dump"));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! From cleared memory to a kernel's entry: firmware's tables, the kernel, and the state of all vCPUs.
 
-use loader::{EntryState, Loaded, OutOfRange, Request, SegmentState};
+use loader::{EntryState, OutOfRange, Progress, Request, SegmentState};
 use vcpu::{
     Backend, DescriptorTable, DescriptorTableName, Gpa, GuestMemory, NotRam, Segment, SegmentAccess,
     SegmentName, SystemRegister, Vcpu,
@@ -19,14 +19,14 @@ pub(crate) struct Scrub {
     done: u64,
 }
 
-/// Bytes cleared in one step.
-const SCRUB_STEP: u64 = 64 << 10;
+/// Bytes cleared or copied in one step.
+const STEP_BYTES: u64 = 64 << 10;
 
 impl Scrub {
     /// Clears the next bytes; true when all are done.
     pub(super) fn step<M: GuestMemory>(&mut self, memory: &M, ram: &[RamRange]) -> Result<bool, NotRam> {
         let Some(range) = ram.get(self.range) else { return Ok(true) };
-        let length = SCRUB_STEP.min(range.length - self.done);
+        let length = STEP_BYTES.min(range.length - self.done);
         memory.zero(Gpa(range.start.0 + self.done), length)?;
         self.done += length;
         if self.done == range.length {
@@ -37,10 +37,12 @@ impl Scrub {
 }
 
 impl<B: Backend> Vm<'_, B> {
-    /// Puts tables and kernel into cleared memory.
-    pub(super) fn load(&self, space: &B::Space) -> Result<Loaded, StartError> {
+    /// Puts tables and kernel into cleared memory: a piece, after the first `done` bytes.
+    pub(super) fn load(&self, space: &B::Space, done: u64) -> Result<Progress, StartError> {
         let tables = &self.tables;
-        space.write(tables.base, &tables.bytes)?;
+        if done == 0 {
+            space.write(tables.base, &tables.bytes)?;
+        }
         let request = Request {
             protocol: self.config.protocol,
             initrd: self.config.initrd,
@@ -50,9 +52,11 @@ impl<B: Backend> Vm<'_, B> {
             rsdp: Some(tables.rsdp()),
             ..Request::new(self.config.kernel, &self.map.e820)
         };
-        let loaded = loader::load(&request, &mut Ram(space))?;
-        log::debug!("vm {}: {} kernel, entered by {}", self.config.name, loaded.format, loaded.protocol);
-        Ok(loaded)
+        let progress = loader::load_some(&request, &mut Ram(space), done, STEP_BYTES)?;
+        if let Progress::Done(loaded) = &progress {
+            log::debug!("vm {}: {} kernel, entered by {}", self.config.name, loaded.format, loaded.protocol);
+        }
+        Ok(progress)
     }
 
     /// Puts a vCPU in the state after power-up, and the first one at the kernel's entry. Its time began at `started`.

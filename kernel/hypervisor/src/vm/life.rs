@@ -62,6 +62,11 @@ impl Life {
         self.closed.load(SeqCst)
     }
 
+    /// Whether neither vCPUs nor a task have anything to do.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.is_closed() && !matches!(self.state(), State::Working(_))
+    }
+
     pub(crate) fn state(&self) -> State {
         *self.state.lock()
     }

@@ -31,6 +31,9 @@ use life::{Life, Request, State, Task};
 use slot::{Place, Slot};
 use task::Stage;
 
+/// Between two starts of a VM that ends by itself, again and again.
+const RESTART_PERIOD: Nanos = Nanos::from_secs(1);
+
 /// Why a VM could not be made or started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum StartError {
@@ -131,6 +134,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     stage: Mutex<Stage<B>>,
     /// How often it has started anew by itself.
     restarts: AtomicU32,
+    /// When it may start anew; a time that has passed where it need not wait.
+    waits_until: AtomicU64,
     chipset: Mutex<Chipset<'m>>,
     signals: Signals,
     limits: Mutex<RateLimits>,
@@ -166,6 +171,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             life: Life::new(),
             stage: Mutex::new(Stage::Begin),
             restarts: AtomicU32::new(0),
+            waits_until: AtomicU64::new(0),
             chipset: Mutex::new(chipset),
             signals: Signals {
                 pic: AtomicBool::new(false),
@@ -185,16 +191,25 @@ impl<'m, B: Backend> Vm<'m, B> {
         self.mirror(&chipset);
     }
 
-    /// Whether it starts anew after such an end; counts the starts.
-    pub(crate) fn starts_anew(&self, reason: StopReason) -> bool {
-        if !reason.is_guests_own() {
-            return false;
+    /// Whether it starts anew after such an end; counts the starts. It begins [`RESTART_PERIOD`] after the last such start at
+    /// the earliest, so that a VM that ends at once is no burden.
+    pub(crate) fn starts_anew(&self, reason: StopReason, now: Nanos) -> bool {
+        let starts = reason.is_guests_own()
+            && match self.config.restart {
+                Restart::No => false,
+                Restart::Always => true,
+                Restart::Times(most) => self.restarts.fetch_add(1, SeqCst) < most,
+            };
+        if starts {
+            let at = now.max(self.waits_until() + RESTART_PERIOD);
+            self.waits_until.store(at.0, SeqCst);
         }
-        match self.config.restart {
-            Restart::No => false,
-            Restart::Always => true,
-            Restart::Times(most) => self.restarts.fetch_add(1, SeqCst) < most,
-        }
+        starts
+    }
+
+    /// When its task may begin.
+    pub(crate) fn waits_until(&self) -> Nanos {
+        Nanos(self.waits_until.load(SeqCst))
     }
 
     /// Uses the chipset. Afterwards everybody who must know of what has changed does.

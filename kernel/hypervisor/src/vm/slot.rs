@@ -129,6 +129,11 @@ impl<B: Backend> Slot<B> {
         self.dormant.load(SeqCst) && self.inbox.is_empty()
     }
 
+    /// Has it woken then, whatever its own timer says.
+    pub(crate) fn set_deadline(&self, deadline: Nanos) {
+        self.deadline.store(deadline.0, SeqCst);
+    }
+
     /// When its timer is due; meaningful while it does not run.
     pub(crate) fn deadline(&self) -> Nanos {
         Nanos(self.deadline.load(SeqCst))

@@ -25,12 +25,26 @@ pub(crate) enum Stage<B: Backend> {
     Processors { next: usize },
     /// Memory is being cleared.
     Scrub(Scrub),
-    /// The kernel is to be loaded.
-    Load,
+    /// The kernel is being loaded: so many bytes are.
+    Load { done: u64 },
     /// vCPUs are put in the state after power-up, from this one on; all begin at the same time.
     PowerUp { next: usize, entry: EntryState, started: u64 },
     /// vCPUs, then memory are given back.
     Destroy,
+}
+
+impl<B: Backend> Stage<B> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Begin => "the beginning of a task",
+            Self::Memory { .. } => "making memory",
+            Self::Processors { .. } => "making a vCPU",
+            Self::Scrub(_) => "clearing memory",
+            Self::Load { .. } => "loading the kernel",
+            Self::PowerUp { .. } => "setting a vCPU",
+            Self::Destroy => "giving back",
+        }
+    }
 }
 
 /// What a step has come to.
@@ -45,6 +59,11 @@ pub(crate) enum Progress {
 }
 
 impl<'m, B: Backend> Vm<'m, B> {
+    /// What the next step does.
+    pub(crate) fn stage_name(&self) -> &'static str {
+        self.stage.try_lock().map_or("", |stage| stage.name())
+    }
+
     /// Does a step of a task. No vCPU runs or is loaded, and no other CPU does steps of this VM.
     pub(crate) fn step<H: Host>(&self, task: Task, backend: &B, host: &H) -> Result<Progress, StartError> {
         let mut place = self.stage.try_lock().ok_or(StartError::Busy { index: 0 })?;
@@ -60,7 +79,7 @@ impl<'m, B: Backend> Vm<'m, B> {
                 }
                 Stage::Processors { next } => (self.add_processor(next, backend, host)?, Progress::More),
                 Stage::Scrub(scrub) => (self.scrub(scrub)?, Progress::More),
-                Stage::Load => (self.load_kernel(host)?, Progress::More),
+                Stage::Load { done } => (self.load_kernel(done, host)?, Progress::More),
                 Stage::PowerUp { next, entry, started } => self.power_up(next, &entry, started)?,
             },
         };
@@ -100,7 +119,7 @@ impl<'m, B: Backend> Vm<'m, B> {
     }
 
     fn add_processor<H: Host>(&self, next: usize, backend: &B, host: &H) -> Result<Stage<B>, StartError> {
-        let Some(slot) = self.slots.get(next) else { return Ok(Stage::Load) };
+        let Some(slot) = self.slots.get(next) else { return Ok(Stage::Load { done: 0 }) };
         let space = self.space.read();
         let space = space.as_ref().ok_or(StartError::Busy { index: next })?;
         let mut place = slot.processor().ok_or(StartError::Busy { index: next })?;
@@ -111,15 +130,21 @@ impl<'m, B: Backend> Vm<'m, B> {
     fn scrub(&self, mut scrub: Scrub) -> Result<Stage<B>, StartError> {
         let space = self.space.read();
         let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
-        Ok(if scrub.step(space, &self.map.ram)? { Stage::Load } else { Stage::Scrub(scrub) })
+        Ok(if scrub.step(space, &self.map.ram)? { Stage::Load { done: 0 } } else { Stage::Scrub(scrub) })
     }
 
-    fn load_kernel<H: Host>(&self, host: &H) -> Result<Stage<B>, StartError> {
-        self.reset_chipset(host.now());
+    fn load_kernel<H: Host>(&self, done: u64, host: &H) -> Result<Stage<B>, StartError> {
+        if done == 0 {
+            self.reset_chipset(host.now());
+        }
         let space = self.space.read();
         let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
-        let loaded = self.load(space)?;
-        Ok(Stage::PowerUp { next: 0, entry: loaded.entry, started: host.tsc() })
+        Ok(match self.load(space, done)? {
+            loader::Progress::Until(done) => Stage::Load { done },
+            loader::Progress::Done(loaded) => {
+                Stage::PowerUp { next: 0, entry: loaded.entry, started: host.tsc() }
+            }
+        })
     }
 
     fn power_up(

@@ -52,6 +52,10 @@ impl Ram {
         self.u64_at(gpa) as u32
     }
 
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        self.pages == other.pages
+    }
+
     pub(super) fn is_untouched(&self) -> bool {
         self.pages.is_empty()
     }

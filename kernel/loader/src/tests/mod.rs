@@ -6,5 +6,6 @@ mod entry;
 mod images;
 mod multiboot;
 mod mutations;
+mod pieces;
 mod protected;
 mod real;

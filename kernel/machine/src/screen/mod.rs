@@ -44,7 +44,7 @@ const ALARM_ATTRIBUTE: u16 = 0x4f00;
 /// nearly all of them have to be drawn again.
 const PIXEL_STEP: usize = 8;
 /// Characters that [`refresh`] draws at most: some 10 µs each where a framebuffer is slow.
-const CELLS_A_REFRESH: usize = 32;
+const CELLS_A_REFRESH: usize = 20;
 
 /// What the boot loader says of the screen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,76 @@
+//! The scenario that measures the longest stretch in which a CPU does not look for pending work. Its kernel is a build of
+//! its own, which tells each stretch that is longer than all before.
+
+use crate::log::Log;
+use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+
+const NAME: &str = "smp-stretch";
+/// The bound of the design, 100 us, for a CPU of an instruction a nanosecond. Both emulators count a tick an instruction.
+const BOUND_TICKS: u64 = 100_000;
+
+/// Whether the scenario of this name wants the kernel that measures.
+#[must_use]
+pub fn is_measured(scenario: &str) -> bool {
+    scenario == NAME
+}
+
+/// The scenarios of this module.
+#[must_use]
+pub fn scenarios() -> Vec<Scenario> {
+    // Big VMs that come, restart, crash and go, one with many vCPUs, and a user at the prompt. One CPU, so that an
+    // emulator's turns for other CPUs do not count.
+    let reboot = Guest::new("load").in_vm("reboot").settings("memory=192M").append("load=reboot");
+    let crash = Guest::new("load").in_vm("crash").settings("restart=3 memory=128M").append("load=crash");
+    let storm = Guest::new("load").in_vm("storm").cpus(8).append("load=storm");
+    let asleep = Guest::new("load").in_vm("asleep").cpus(4).append("load=sleep");
+    vec![Scenario {
+        name: NAME.to_owned(),
+        about: "no CPU goes on for longer than 100 us without a look for pending work".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
+        cpus: Some(1),
+        options: "times=1".to_owned(),
+        guests: vec![storm, asleep, reboot, crash],
+        steps: vec![
+            Step::kernel("vm crash: starting anew")
+                .within(120)
+                .then_send("\x01l\x01:dump asleep\rcpus\rcap storm 50\r"),
+            Step::kernel("vm asleep: vCPU 3").within(120).then_send("stop asleep\rweight storm 10\r"),
+            Step::end("asleep").within(120).then_send("start asleep\rhelp\r"),
+            Step::kernel("vm reboot: restarted").within(120),
+            Step::kernel("vm reboot: restarted").within(120),
+            Step::kernel("VMs told").within(120),
+        ],
+        checks: vec![Check {
+            name: "no stretch is longer than 100,000 instructions",
+            holds: stretches_are_short,
+        }],
+    }]
+}
+
+/// Reads `CPU n: N us, T ticks without a look: WHAT`.
+fn stretch_of(line: &str) -> Option<(u64, &str)> {
+    let (before, what) = line.split_once(" ticks without a look: ")?;
+    Some((before.rsplit_once(' ')?.1.parse().ok()?, what))
+}
+
+fn stretches_are_short(log: &Log) -> Result<(), String> {
+    match log.kernel().filter_map(stretch_of).max() {
+        Some((ticks, what)) if ticks > BOUND_TICKS => Err(format!("{ticks} ticks, {what}")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_stretch_is_found() {
+        let mut log = Log::default();
+        log.push(b"[ 1.0] INFO  stretch: CPU 0: 99 us, 99900 ticks without a look: a step of a task\n");
+        assert_eq!(stretches_are_short(&log), Ok(()));
+        log.push(b"[ 1.1] INFO  stretch: CPU 1: 101 us, 100100 ticks without a look: before a rest\n");
+        assert_eq!(stretches_are_short(&log), Err("100100 ticks, before a rest".to_owned()));
+    }
+}
