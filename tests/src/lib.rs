@@ -4,12 +4,14 @@
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
 //! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
-//! [`shares::scenarios`] and [`stretch::scenarios`]; most selftest guests
+//! [`shares::scenarios`] , [`stretch::scenarios`] and [`leaks::scenarios`];
+//! most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
 
 pub mod faults;
 pub mod hosts;
+pub mod leaks;
 pub mod linux;
 pub mod log;
 pub mod protocols;
@@ -34,6 +36,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(smp_guests::scenarios());
     scenarios.extend(shares::scenarios());
     scenarios.extend(stretch::scenarios());
+    scenarios.extend(leaks::scenarios());
     scenarios
 }
 

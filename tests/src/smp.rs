@@ -10,7 +10,13 @@ const WITNESS: &str = "spin";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![hosts(), limit(), linux()]
+    let slow = Scenario {
+        name: "smp-stress-full".to_owned(),
+        tier: Tier::Full,
+        machines: vec![BOCHS_VMX],
+        ..stress()
+    };
+    vec![hosts(), limit(), linux(), stress(), slow]
 }
 
 fn hosts() -> Scenario {
@@ -55,6 +61,40 @@ fn limit() -> Scenario {
             Step::end(WITNESS).within(120),
         ],
         checks: vec![],
+    }
+}
+
+/// The guest with stress-ng, and what it does: so many operations of each kind, each checked.
+const STRESS: &str = "stress";
+const STRESS_JOB: &str = "basalt.run=\"stress-ng --verify --cpu 4 --cpu-ops 100 --vm 2 --vm-bytes 16M --vm-ops 400 \
+                          --switch 2 --switch-ops 2000 --timer 2 --timer-ops 2000 --metrics-brief\"";
+
+/// Stock Linux with more vCPUs than the machine has CPUs, under Debian's stress-ng.
+fn stress() -> Scenario {
+    Scenario {
+        name: "smp-stress".to_owned(),
+        about: "stock Linux with 4 vCPUs on 2 CPUs runs stress-ng on processors, memory, switches, timers"
+            .to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM],
+        cpus: Some(2),
+        options: "end=poweroff".to_owned(),
+        guests: vec![Guest::new(STRESS).append(STRESS_JOB)],
+        steps: vec![
+            Step::vm(STRESS, "dispatching hogs: 4 cpu, 2 vm, 2 switch, 2 timer").within(180),
+            Step::vm(STRESS, "successful run completed").within(240),
+            Step::vm(STRESS, "basalt-demo job done: 0").within(60),
+            Step::end(STRESS).within(60),
+        ],
+        checks: vec![Check { name: "nothing failed", holds: nothing_failed }],
+    }
+}
+
+fn nothing_failed(log: &Log) -> Result<(), String> {
+    let bad = |line: &&str| line.contains("fail:") || line.contains("BUG:") || line.contains("rcu: INFO");
+    match log.vm(STRESS).find(bad) {
+        Some(line) => Err(line.to_owned()),
+        None => Ok(()),
     }
 }
 

@@ -20,6 +20,8 @@
 //! [initrd.busybox]                # may be left out, or: [initrd] file = "initrd.img"
 //! init = "init"                   # a script: the first process
 //! jobs = "jobs"                   # a folder of scripts: /jobs (may be left out)
+//! programs = [{ debian = "stress-ng", file = "usr/bin/stress-ng" }]   # programs of Debian packages, with the
+//!                                 # libraries that they need: /bin (may be left out)
 //!
 //! [[module]]                      # more modules of the VM (may be left out)
 //! words = "module -- its line"    # what their line says behind the VM's name
@@ -30,6 +32,7 @@ mod cpio;
 mod debian;
 mod elf;
 mod initramfs;
+mod programs;
 mod vmlinux;
 
 pub(crate) use cpio::Archive;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::cpio::Archive;
 use super::debian;
+use super::programs::{self, Program};
 use crate::failure::{Context, Result};
 use crate::{paths, process};
 
@@ -21,6 +22,8 @@ const FOLDERS: [&str; 7] = ["bin", "dev", "etc", "proc", "run", "sys", "tmp"];
 pub(super) struct Contents {
     init: PathBuf,
     jobs: Option<PathBuf>,
+    #[serde(default)]
+    programs: Vec<Program>,
 }
 
 /// Builds the archive for `guest`, whose description lies in `folder`. Gives its path.
@@ -33,6 +36,7 @@ pub(super) fn build(guest: &str, folder: &Path, contents: &Contents) -> Result<P
     if let Some(jobs) = &contents.jobs {
         add_jobs(&mut archive, &folder.join(jobs))?;
     }
+    programs::add(&mut archive, &contents.programs)?;
     let archive = archive.finish();
     let path = paths::target().join("guests").join(guest).join("initrd");
     paths::write(&path, &archive)?;

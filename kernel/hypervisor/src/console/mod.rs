@@ -48,9 +48,8 @@ const STALLED_LOOKS: u32 = 50;
 /// Longest line of the kernel's log; what is longer is cut.
 const LOG_LINE_BYTES: usize = 320;
 
-/// Bytes that are sent in one go, and lines of the log that are fetched: what takes some 10 us.
+/// Bytes that are sent in one go: what takes some 10 us.
 const BYTES_AT_ONCE: usize = 128;
-const LINES_AT_ONCE: usize = 1;
 
 const HELP: &str = "\
 Ctrl-A 1..9  console of that VM
@@ -315,17 +314,18 @@ impl<'a> Console<'a> {
         self.send(host);
         let unfinished = self.show_quiet_lines(host.now());
         let mut line = [0; LOG_LINE_BYTES];
-        for _ in 0..LINES_AT_ONCE {
-            if self.output.free() <= LOG_LINE_BYTES + 4 {
-                break;
-            }
+        // One line at once, and there may be another behind it.
+        let mut fetched = false;
+        if self.output.free() > LOG_LINE_BYTES + 4 {
             let length = host.log_read(&mut line).min(line.len());
-            let Some(text) = line.get(..length).filter(|text| !text.is_empty()) else { break };
-            self.log_line(text);
+            if let Some(text) = line.get(..length).filter(|text| !text.is_empty()) {
+                self.log_line(text);
+                fetched = true;
+            }
         }
         self.draw_prompt();
         self.send(host);
-        unfinished || self.output.len() > 0
+        unfinished || fetched || self.output.len() > 0
     }
 
     /// How a guest is shown now.

@@ -185,6 +185,17 @@ fn commands_come_back_one_by_one() {
 }
 
 #[test]
+fn nobody_is_told_that_all_is_shown_while_lines_are_left() {
+    let (mut console, mut host) = (console(&["a"]), host());
+    host.log.extend((0..20).map(|line: u8| std::vec![b'a' + line]));
+    let mut rounds = 0;
+    while console.pump(&mut host) {
+        rounds += 1;
+    }
+    assert!(host.log.is_empty() && host.output.ends_with(b"t\r\n"), "{rounds}");
+}
+
+#[test]
 fn a_line_at_the_prompt_is_a_command() {
     let (mut console, mut host) = (console(&["a", "b"]), host());
     assert_eq!(type_keys(&mut console, &mut host, b"\x01:stop x\x7fb\r"), Some(Command::Stop(1)));

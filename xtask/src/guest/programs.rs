@@ -1,0 +1,175 @@
+//! Programs out of Debian's packages for an initial file system, with the shared libraries that they need.
+//!
+//! A library is looked for in the packages that the program's package depends on, nearest first, and only those are fetched that
+//! are looked into.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use object::Endianness;
+use object::elf::{DT_NEEDED, FileHeader64};
+use object::read::elf::{FileHeader, ProgramHeader};
+use serde::Deserialize;
+
+use super::cpio::Archive;
+use super::debian;
+use crate::failure::{Context, Failure, Result};
+use crate::{paths, process};
+
+/// Where the dynamic linker looks for libraries.
+const LIBRARIES: &str = "lib/x86_64-linux-gnu";
+/// The folders of a package in which libraries lie.
+const PACKAGE_FOLDERS: [&str; 4] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib"];
+/// Packages that are looked into at most: a library that none of these has is not there.
+const MAX_PACKAGES: usize = 60;
+
+/// A program of a package.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Program {
+    /// The package.
+    debian: String,
+    /// The program's path in it; it goes to `/bin`.
+    file: PathBuf,
+}
+
+/// What a program or library needs.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Needs {
+    libraries: Vec<String>,
+    /// The dynamic linker's path, for a program.
+    interpreter: Option<String>,
+}
+
+/// Adds programs and what they need.
+pub(super) fn add(archive: &mut Archive, programs: &[Program]) -> Result<()> {
+    let mut folders = BTreeSet::new();
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for program in programs {
+        let bytes = paths::read_bytes(&debian::unpack(&program.debian)?.join(&program.file))?;
+        let name = program.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let needs = needs(&bytes, &name)?;
+        files.insert(format!("bin/{name}"), bytes);
+        let mut packages = Packages::new(&program.debian);
+        let mut wanted: VecDeque<String> = needs.libraries.into();
+        if let Some(interpreter) = &needs.interpreter {
+            let path = interpreter.trim_start_matches('/');
+            let library = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+            files.insert(path.to_owned(), packages.library(&library)?);
+        }
+        while let Some(library) = wanted.pop_front() {
+            let path = format!("{LIBRARIES}/{library}");
+            if files.contains_key(&path) {
+                continue;
+            }
+            let bytes = packages.library(&library)?;
+            wanted.extend(self::needs(&bytes, &library)?.libraries);
+            files.insert(path, bytes);
+        }
+    }
+    for path in files.keys() {
+        let parents = Path::new(path).ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+        folders.extend(parents.map(|folder| folder.to_string_lossy().into_owned()));
+    }
+    // There for busybox already.
+    folders.remove("bin");
+    folders.iter().for_each(|folder| archive.folder(folder));
+    files.iter().for_each(|(path, bytes)| archive.program(path, bytes));
+    Ok(())
+}
+
+/// A package and those that it depends on, nearest first.
+struct Packages {
+    root: String,
+    /// Unpacked so far.
+    unpacked: Vec<PathBuf>,
+    /// To be looked into; everything that was ever in here.
+    queue: VecDeque<String>,
+    seen: BTreeSet<String>,
+}
+
+impl Packages {
+    fn new(root: &str) -> Self {
+        let name = root.to_owned();
+        let (queue, seen) = ([name.clone()].into(), [name.clone()].into());
+        Self { root: name, unpacked: Vec::new(), queue, seen }
+    }
+
+    /// A library's content.
+    fn library(&mut self, name: &str) -> Result<Vec<u8>> {
+        let file = |folder: &PathBuf| {
+            PACKAGE_FOLDERS.iter().map(|inner| folder.join(inner).join(name)).find(|path| path.is_file())
+        };
+        if let Some(found) = self.unpacked.iter().find_map(file) {
+            return paths::read_bytes(&found);
+        }
+        while self.unpacked.len() < MAX_PACKAGES
+            && let Some(package) = self.queue.pop_front()
+        {
+            let folder = debian::unpack(&package)?;
+            let depends =
+                process::text(Command::new("apt-cache").args(["depends", "--important", &package]))?;
+            for next in dependencies(&depends) {
+                if self.seen.insert(next.to_owned()) {
+                    self.queue.push_back(next.to_owned());
+                }
+            }
+            let found = file(&folder);
+            self.unpacked.push(folder);
+            if let Some(found) = found {
+                return paths::read_bytes(&found);
+            }
+        }
+        Err(Failure::new(format!("no package that {} depends on has the library {name}", self.root)))
+    }
+}
+
+/// The packages in what `apt-cache depends` prints.
+fn dependencies(text: &str) -> impl Iterator<Item = &str> {
+    let names = text.lines().filter_map(|line| {
+        let line = line.trim().trim_start_matches('|');
+        line.strip_prefix("Depends: ").or_else(|| line.strip_prefix("PreDepends: "))
+    });
+    names.filter(|name| !name.starts_with('<'))
+}
+
+fn needs(bytes: &[u8], name: &str) -> Result<Needs> {
+    let read = || -> object::read::Result<Needs> {
+        let mut needs = Needs::default();
+        let header = FileHeader64::<Endianness>::parse(bytes)?;
+        let endian = header.endian()?;
+        for segment in header.program_headers(endian, bytes)? {
+            if let Some(path) = segment.interpreter(endian, bytes)? {
+                needs.interpreter = Some(String::from_utf8_lossy(path).into_owned());
+            }
+        }
+        let sections = header.sections(endian, bytes)?;
+        let dynamic = sections.dynamic_table(endian, bytes)?;
+        for entry in dynamic.iter().filter(|entry| entry.tag == DT_NEEDED) {
+            needs.libraries.push(String::from_utf8_lossy(dynamic.string(entry)?).into_owned());
+        }
+        Ok(needs)
+    };
+    read().context(format_args!("{name} is no ELF64 file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_are_read() {
+        let text = "stress\n  Depends: liba\n |Depends: libb\n  PreDepends: libc\n  Depends: <libd>\n    libe\n  Suggests: f\n";
+        assert_eq!(dependencies(text).collect::<Vec<_>>(), ["liba", "libb", "libc"]);
+    }
+
+    #[test]
+    fn what_this_test_needs_is_found() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let needs = needs(&own, "this test").unwrap();
+        assert!(needs.libraries.iter().any(|name| name.starts_with("libc.so")), "{needs:?}");
+        assert!(needs.interpreter.is_some_and(|path| path.starts_with('/')));
+        assert!(super::needs(b"text", "text").is_err());
+    }
+}
