@@ -82,6 +82,18 @@ pub fn exits(log: &Log, vm: &str) -> Vec<(String, u64)> {
     exits
 }
 
+/// What it took to make a VM of 16 MiB with one vCPU, and to destroy it, in ticks.
+#[must_use]
+pub fn lives(log: &Log, vm: &str) -> Vec<(&'static str, u64)> {
+    let find = |text: &str| {
+        let text = format!("vm {vm}: {text}, ");
+        let rest = log.kernel().find_map(|line| Some(line.split_once(&text)?.1))?;
+        rest.split(' ').next()?.parse().ok()
+    };
+    let made = find("started").map(|ticks| ("vm_create_16_mib", ticks));
+    made.into_iter().chain(find("all is given back").map(|ticks| ("vm_destroy_16_mib", ticks))).collect()
+}
+
 /// Where the VM's time went, once it has ended.
 #[must_use]
 pub fn ticks(log: &Log, vm: &str) -> Option<Ticks> {
@@ -123,6 +135,15 @@ mod tests {
         [    9.000002] info hypervisor: vm demo: exits io 3456\n\
         [    9.000003] info hypervisor: vm demo: ticks guest 900 root 100 idle 5000 steal 7 charged 1020 throttled 0\n\
         [demo] vm demo: exits forged 1\n";
+
+    #[test]
+    fn the_work_of_a_life_is_read() {
+        let mut log = Log::default();
+        log.push(b"[ 1.0] INFO  cpu: vm a: started, 5000 ticks of work\n");
+        assert_eq!(lives(&log, "a"), [("vm_create_16_mib", 5000)]);
+        log.push(b"[ 1.0] INFO  cpu: vm a: all is given back, 70 ticks of work\n");
+        assert_eq!(lives(&log, "a")[1], ("vm_destroy_16_mib", 70));
+    }
 
     #[test]
     fn numbers_are_read() {

@@ -2,7 +2,7 @@
 
 use crate::linux::{DEMO, READY};
 use crate::log::Log;
-use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, Scenario, Step, Tier};
+use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// A guest that says a line a second.
 const WITNESS: &str = "spin";
@@ -16,7 +16,7 @@ pub fn scenarios() -> Vec<Scenario> {
         machines: vec![BOCHS_VMX],
         ..stress()
     };
-    vec![hosts(), limit(), linux(), stress(), slow]
+    vec![hosts(), limit(), linux(), stress(), slow, again(20, Tier::Ci), again(1000, Tier::Full)]
 }
 
 fn hosts() -> Scenario {
@@ -61,6 +61,40 @@ fn limit() -> Scenario {
             Step::end(WITNESS).within(120),
         ],
         checks: vec![],
+    }
+}
+
+/// A VM that is made and destroyed so many times beside one that runs.
+fn again(times: u32, tier: Tier) -> Scenario {
+    Scenario {
+        name: format!("smp-again-{times}"),
+        about: format!("a VM that is made and destroyed {times} times gives every frame back"),
+        tier,
+        machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
+        cpus: Some(2),
+        options: "end=poweroff".to_owned(),
+        guests: vec![
+            Guest::new(WITNESS)
+                .in_vm("again")
+                .cpus(2)
+                .settings(&format!("memory=16M restart={}", times - 1))
+                .append("beats=0"),
+            Guest::new(WITNESS).in_vm("beside").append("beats=3"),
+        ],
+        steps: vec![Step::end("beside").within(1200), Step::kernel("all VMs have ended").within(1200)],
+        checks: vec![Check { name: "as much memory is free as before", holds: all_is_given_back }],
+    }
+}
+
+fn all_is_given_back(log: &Log) -> Result<(), String> {
+    let free = |text: &str| {
+        let line = log.kernel().find_map(|line| line.split_once(text))?;
+        line.0.trim().rsplit_once(' ')?.1.parse::<u64>().ok()
+    };
+    let starts = log.kernel().filter(|line| line.contains("vm again: starting anew")).count();
+    match (free(" KiB of memory are free for VMs"), free(" KiB of memory are free again")) {
+        (Some(before), Some(after)) if before == after && starts >= 19 => Ok(()),
+        (before, after) => Err(format!("{before:?} KiB before, {after:?} KiB after {starts} new starts")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Scenarios with VMs of several virtual CPUs.
 
 use crate::log::Log;
-use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Check, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// The guest that tests processors from inside.
 const SMP: &str = "smp";
@@ -15,6 +15,13 @@ const SECONDS: u64 = 240;
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios: Vec<_> = SIZES.into_iter().map(|(cpus, vm)| guests(cpus, vm)).collect();
     scenarios.push(ends());
+    // The largest again, on machines with several CPUs, between which vCPUs move.
+    for (cpus, machines) in [(2, vec![QEMU_SVM, BOCHS_VMX]), (4, vec![BOCHS_VMX, BOCHS_SVM])] {
+        let name = format!("smp-guests-8-on-{cpus}");
+        let about = format!("8 virtual CPUs on {cpus} CPUs find messages, memory and time as they should be");
+        let tier = if cpus == 2 { Tier::Ci } else { Tier::Full };
+        scenarios.push(Scenario { name, about, tier, machines, cpus: Some(cpus), ..guests(8, "eight") });
+    }
     // The same on the other bench for SVM, which takes longer.
     let more: Vec<_> = SIZES.into_iter().map(|(cpus, vm)| guests(cpus, vm)).chain([ends()]).collect();
     scenarios.extend(more.into_iter().map(|scenario| Scenario {

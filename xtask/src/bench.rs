@@ -44,7 +44,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     };
     let kernel = build::kernel()?;
     let mut plays = Vec::new();
-    for scenario in [exit_costs, linux_boot] {
+    for scenario in [exit_costs, same_cpu, other_cpu, lives, linux_boot] {
         for name in &machines {
             plays.push(Play::prepare(scenario(), machine::profile(name)?, &kernel)?);
         }
@@ -86,6 +86,25 @@ fn exit_costs() -> Scenario {
     scenario(BENCH, Guest::new(BENCH), vec![Step::vm(BENCH, "selftest bench done:").within(300)])
 }
 
+/// Messages between two vCPUs, where they share a CPU and where each has its own.
+fn same_cpu() -> Scenario {
+    let guest = Guest::new(BENCH).cpus(2).append("only=switch share=yes");
+    let steps = vec![Step::vm(BENCH, "selftest bench done:").within(300)];
+    Scenario { cpus: Some(1), ..scenario("bench-same-cpu", guest, steps) }
+}
+
+fn other_cpu() -> Scenario {
+    let guest = Guest::new(BENCH).cpus(2).append("only=switch");
+    let steps = vec![Step::vm(BENCH, "selftest bench done:").within(300)];
+    Scenario { cpus: Some(2), ..scenario("bench-other-cpu", guest, steps) }
+}
+
+/// A VM that is made and destroyed.
+fn lives() -> Scenario {
+    let guest = Guest::new("spin").in_vm(BENCH).settings("memory=16M").append("beats=0");
+    scenario("bench-lives", guest, vec![Step::kernel("vm bench: all is given back").within(120)])
+}
+
 fn linux_boot() -> Scenario {
     let guest = Guest::new(DEMO).append("basalt.run=true");
     let steps = vec![Step::vm(DEMO, linux::READY).within(300), Step::end(DEMO).within(60)];
@@ -114,7 +133,11 @@ fn rows_of(machine: &str, scenario: &str, log: &Log) -> Vec<Row> {
         value,
         unit: unit.to_owned(),
     };
-    if scenario == BENCH {
+    if scenario == "bench-lives" {
+        let lives = report::lives(log, BENCH);
+        return lives.into_iter().map(|(name, ticks)| row(name.to_owned(), ticks as f64, "ticks")).collect();
+    }
+    if scenario.starts_with(BENCH) && scenario != "bench-linux" {
         let measured = report::measurements(log, BENCH).into_iter();
         return measured.map(|found| row(found.name, found.value, &found.unit)).collect();
     }

@@ -195,7 +195,10 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             self.forget_guests();
             let State::Working(task) = vm.life.state() else { break Progress::Done };
             let stage = vm.stage_name();
-            match vm.step(task, &self.node.backend, self.host) {
+            let start = self.host.tsc();
+            let step = vm.step(task, &self.node.backend, self.host);
+            vm.count_work(self.host.tsc().wrapping_sub(start));
+            match step {
                 Ok(Progress::Done) => {
                     self.finish(vm, task);
                     break Progress::Done;
@@ -227,9 +230,12 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     /// A VM's task is done.
     fn finish(&self, vm: &Vm<'m, B>, task: Task) {
-        let name = vm.config.name;
+        let (name, work) = (vm.config.name, vm.take_work());
         let next = match task {
-            Task::Start => State::Running,
+            Task::Start => {
+                log::info!("vm {name}: started, {work} ticks of work");
+                State::Running
+            }
             Task::Reset => {
                 log::info!("vm {name}: restarted");
                 State::Running
@@ -238,7 +244,10 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
                 log::info!("vm {name}: starting anew");
                 State::Working(Task::Start)
             }
-            Task::End(reason) => State::Stopped(reason),
+            Task::End(reason) => {
+                log::info!("vm {name}: all is given back, {work} ticks of work");
+                State::Stopped(reason)
+            }
         };
         vm.life.pass(State::Working(task), next);
     }

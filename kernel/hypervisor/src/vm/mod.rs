@@ -132,6 +132,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) life: Life,
     /// How far its task has come.
     stage: Mutex<Stage<B>>,
+    /// Ticks that its task has taken so far.
+    work: AtomicU64,
     /// How often it has started anew by itself.
     restarts: AtomicU32,
     /// When it may start anew; a time that has passed where it need not wait.
@@ -170,6 +172,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             serial: SerialLine::new(),
             life: Life::new(),
             stage: Mutex::new(Stage::Begin),
+            work: AtomicU64::new(0),
             restarts: AtomicU32::new(0),
             waits_until: AtomicU64::new(0),
             chipset: Mutex::new(chipset),
@@ -191,20 +194,31 @@ impl<'m, B: Backend> Vm<'m, B> {
         self.mirror(&chipset);
     }
 
-    /// Whether it starts anew after such an end; counts the starts. It begins [`RESTART_PERIOD`] after the last such start at
-    /// the earliest, so that a VM that ends at once is no burden.
+    /// Whether it starts anew after such an end; counts the starts. Where there is no end of them, they are
+    /// [`RESTART_PERIOD`] apart, so that a VM that ends at once is no burden.
     pub(crate) fn starts_anew(&self, reason: StopReason, now: Nanos) -> bool {
-        let starts = reason.is_guests_own()
-            && match self.config.restart {
-                Restart::No => false,
-                Restart::Always => true,
-                Restart::Times(most) => self.restarts.fetch_add(1, SeqCst) < most,
-            };
-        if starts {
-            let at = now.max(self.waits_until() + RESTART_PERIOD);
-            self.waits_until.store(at.0, SeqCst);
+        if !reason.is_guests_own() {
+            return false;
         }
-        starts
+        match self.config.restart {
+            Restart::No => false,
+            Restart::Times(most) => self.restarts.fetch_add(1, SeqCst) < most,
+            Restart::Always => {
+                let at = now.max(self.waits_until() + RESTART_PERIOD);
+                self.waits_until.store(at.0, SeqCst);
+                true
+            }
+        }
+    }
+
+    /// Its task has taken so many ticks more.
+    pub(crate) fn count_work(&self, ticks: u64) {
+        self.work.fetch_add(ticks, SeqCst);
+    }
+
+    /// How many ticks its task has taken, which is done.
+    pub(crate) fn take_work(&self) -> u64 {
+        self.work.swap(0, SeqCst)
     }
 
     /// When its task may begin.

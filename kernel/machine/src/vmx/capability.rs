@@ -65,6 +65,7 @@ pub(crate) mod secondary {
     pub(crate) const ENABLE_VPID: u32 = 1 << 5;
     pub(crate) const WBINVD_EXITING: u32 = 1 << 6;
     pub(crate) const UNRESTRICTED_GUEST: u32 = 1 << 7;
+    pub(crate) const PAUSE_LOOP_EXITING: u32 = 1 << 10;
     pub(crate) const ENABLE_INVPCID: u32 = 1 << 12;
     pub(crate) const ENCLS_EXITING: u32 = 1 << 15;
 }
@@ -136,6 +137,8 @@ pub(crate) struct Controls {
     invept_single: bool,
     /// The preemption timer counts down once in 2^this TSC ticks; `None` where there is none.
     pub(crate) preemption_shift: Option<u8>,
+    /// Loops with PAUSE exit.
+    pub(crate) pause_loop: bool,
     pub(crate) invept_all: bool,
     /// CR0 bits that must be one and may be one in VMX operation; PE and PG are the guest's own.
     pub(crate) cr0_fixed: (u64, u64),
@@ -216,6 +219,7 @@ impl Controls {
         second.require(secondary::UNRESTRICTED_GUEST, "unrestricted guest")?;
         let rdtscp = second.want(secondary::ENABLE_RDTSCP);
         let invpcid = second.want(secondary::ENABLE_INVPCID);
+        let pause_loop = second.want(secondary::PAUSE_LOOP_EXITING);
         second.want(secondary::WBINVD_EXITING);
         second.want(secondary::ENCLS_EXITING);
 
@@ -251,6 +255,7 @@ impl Controls {
             accessed_dirty: msrs.ept_vpid & ept_vpid::ACCESSED_DIRTY != 0,
             invept_single,
             preemption_shift,
+            pause_loop,
             invept_all,
             cr0_fixed: (msrs.cr0_fixed.0 & !(vcpu::cr0::PE | vcpu::cr0::PG), msrs.cr0_fixed.1),
             cr4_fixed: (msrs.cr4_fixed.0 | vcpu::cr4::MCE & msrs.cr4_fixed.1, msrs.cr4_fixed.1),

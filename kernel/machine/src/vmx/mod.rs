@@ -301,6 +301,7 @@ impl Backend for Vmx {
             (controls.accessed_dirty, "EPT A/D"),
             (controls.rdtscp, "RDTSCP"),
             (controls.preemption_shift.is_some(), "preemption timer"),
+            (controls.pause_loop, "PAUSE-loop exiting"),
         ] {
             if has {
                 write!(f, ", {name}")?;

@@ -17,6 +17,12 @@ use crate::registers;
 /// Exceptions that are watched: their delivery can be made endless (#DB, #AC), or they are the host's (#MC).
 const WATCHED_EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 
+/// A waiter for a lock gives up its CPU when it has looped over PAUSE for that many TSC ticks, without a gap of more than so many
+/// between two of them (SDM vol. 3, "Instructions That Cause VM Exits Conditionally", PAUSE): far longer than a lock is held whose
+/// owner runs.
+const PLE_WINDOW: u32 = 100_000;
+const PLE_GAP: u32 = 128;
+
 /// Writes the control fields and host fields that never change.
 ///
 /// # Safety
@@ -47,6 +53,10 @@ pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
         vmwrite(field::IO_BITMAP_B, shared.io_bitmaps.0 + vcpu::PAGE_SIZE);
         vmwrite(field::MSR_BITMAP, shared.msr_bitmap.0);
         vmwrite(field::EPT_POINTER, eptp);
+        if controls.pause_loop {
+            vmwrite(field::PLE_GAP, PLE_GAP);
+            vmwrite(field::PLE_WINDOW, PLE_WINDOW);
+        }
         vmwrite(field::VPID, vcpu.vpid.number().unwrap_or(0));
         vmwrite(field::TSC_OFFSET, 0);
         vmwrite(field::VMCS_LINK_POINTER, u64::MAX);

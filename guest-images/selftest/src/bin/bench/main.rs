@@ -9,12 +9,14 @@
 //! - `port_write`: the index port of the RTC;
 //! - `mmio_register`: a read of the I/O APIC's data window;
 //! - `tsc_deadline`: from arming the timer in the past to the end of its handler with its EOI (in x2APIC mode where it
-//!   is offered).
+//!   is offered);
+//! - `ipi_self`, `ipi_round_trip_*`, `vcpu_switch`: see `switch.rs`; with `only=switch` nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 // UNSAFETY: the measured instructions stand in assembly loops.
 #![allow(unsafe_code)]
 
 mod deadline;
+mod switch;
 
 use selftest::cpu::{self, msr, rdtsc};
 use selftest::platform::{self, Vendor};
@@ -92,9 +94,8 @@ rounds!(write_mtrr, no_write_mtrr: ["mov ecx, 0x2ff", "mov eax, esi", "mov edx, 
 rounds!(port_write, no_port_write: ["mov al, 0x0f"] "out 0x70, al");
 rounds!(mmio_read, no_mmio_read: [] "mov eax, [rdi]", "rdi" = ioapic::WINDOW);
 
-fn main_program() {
-    runner::announce("bench");
-    runner::baseline();
+/// What exits cost.
+fn exits() {
     report("cpuid", cpuid, no_cpuid);
     match (platform::hypervisor(), platform::vendor()) {
         (true, Vendor::Intel) => report("hypercall", vmcall, no_vmcall),
@@ -116,6 +117,15 @@ fn main_program() {
     ioapic::read(ioapic::VERSION);
     report("mmio_register", mmio_read, no_mmio_read);
     deadline::measure();
+}
+
+fn main_program() {
+    runner::announce("bench");
+    runner::baseline();
+    if boot::option("only") != Some("switch") {
+        exits();
+    }
+    switch::measure();
     let (passed, skipped) = COUNTS.get();
     println!("selftest bench done: {passed} passed, 0 failed, {skipped} skipped");
 }
