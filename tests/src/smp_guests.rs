@@ -20,7 +20,11 @@ pub fn scenarios() -> Vec<Scenario> {
         let name = format!("smp-guests-8-on-{cpus}");
         let about = format!("8 virtual CPUs on {cpus} CPUs find messages, memory and time as they should be");
         let tier = if cpus == 2 { Tier::Ci } else { Tier::Full };
-        scenarios.push(Scenario { name, about, tier, machines, cpus: Some(cpus), ..guests(8, "eight") });
+        let mut scenario = guests(8, "eight");
+        for guest in &mut scenario.guests {
+            guest.append += &format!(" host-cpus={cpus}");
+        }
+        scenarios.push(Scenario { name, about, tier, machines, cpus: Some(cpus), ..scenario });
     }
     // The same on the other bench for SVM, which takes longer.
     let more: Vec<_> = SIZES.into_iter().map(|(cpus, vm)| guests(cpus, vm)).chain([ends()]).collect();

@@ -102,7 +102,7 @@ fn other_cpu() -> Scenario {
 /// A VM that is made and destroyed.
 fn lives() -> Scenario {
     let guest = Guest::new("spin").in_vm(BENCH).settings("memory=16M").append("beats=0");
-    scenario("bench-lives", guest, vec![Step::kernel("vm bench: all is given back").within(120)])
+    scenario("bench-lives", guest, vec![Step::kernel("all VMs have ended").within(120)])
 }
 
 fn linux_boot() -> Scenario {

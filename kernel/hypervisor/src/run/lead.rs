@@ -18,6 +18,8 @@ use crate::vm::life::Request;
 const CONSOLE_POLL: Nanos = Nanos::from_millis(10);
 /// The same while bytes wait to be shown.
 const CONSOLE_DRAIN: Nanos = Nanos::from_millis(1);
+/// Pieces of output that are moved in one look: a machine's serial port takes far less, that of an emulator any number.
+const PIECES: usize = 6;
 /// How long the end waits for VMs to come to a halt, and then for the last bytes to be shown.
 const FAREWELL: Nanos = Nanos::from_secs(2);
 /// And then for the serial port's own buffer.
@@ -80,10 +82,16 @@ impl<'m> Lead<'m> {
         }
         self.rates.look(cpu.node, cpu.host);
         cpu.rota.look(cpu.host, "the lists' counters");
-        self.serve_lines(cpu);
-        cpu.rota.look(cpu.host, "serial lines");
-        self.pending = self.console.pump(cpu.host) || cpu.node.vms.iter().any(|vm| vm.serial.has_output());
-        cpu.rota.look(cpu.host, "the console's output");
+        for _ in 0..PIECES {
+            self.serve_lines(cpu);
+            cpu.rota.look(cpu.host, "serial lines");
+            self.pending =
+                self.console.pump(cpu.host) || cpu.node.vms.iter().any(|vm| vm.serial.has_output());
+            cpu.rota.look(cpu.host, "the console's output");
+            if !self.pending {
+                break;
+            }
+        }
         while let Some(command) = self.console.read_keys(cpu.host) {
             self.execute(cpu, command);
         }

@@ -16,7 +16,9 @@ use crate::{ROUNDS, TRIPS, skip};
 
 const PING: u8 = 0x61;
 const PONG: u8 = 0x62;
+/// The APIC ids of both.
 static FIRST: AtomicU32 = AtomicU32::new(0);
+static SECOND: AtomicU32 = AtomicU32::new(0);
 
 /// Waits in HLT for the next interrupt of the vector.
 fn await_one(vector: u8, seen: u32) {
@@ -36,7 +38,7 @@ fn to_itself() {
 fn to_the_sibling() {
     for _ in 0..TRIPS {
         let seen = interrupt::count(PONG);
-        apic::send_any(smp::id_of(1), PING.into());
+        apic::send_any(SECOND.load(SeqCst), PING.into());
         await_one(PONG, seen);
     }
 }
@@ -63,6 +65,7 @@ pub(crate) fn measure() {
         return;
     }
     FIRST.store(smp::id_of(0), SeqCst);
+    SECOND.store(smp::id_of(1), SeqCst);
     interrupt::expect(PONG, Acknowledge::LocalApic);
     smp::begin(1, answer);
     let shares = boot::option("share") == Some("yes");

@@ -6,8 +6,9 @@ use selftest::apic::{self, DELIVERY_LOWEST, LOGICAL, SVR_ENABLE, TO_ALL, TO_OTHE
 use selftest::cpu;
 use selftest::exception::Frame;
 use selftest::interrupt::{self, Acknowledge, count_on};
+use selftest::platform::Vendor;
 use selftest::smp::{self, PATIENCE_US};
-use selftest::{Test, TestResult, check, check_eq, need, platform, tests, tsc};
+use selftest::{Test, TestResult, boot, check, check_eq, need, platform, tests, tsc};
 
 pub(crate) const TESTS: &[Test] = tests![
     every_vector_arrives,
@@ -104,6 +105,16 @@ fn every_vector_arrives() -> TestResult {
 
 static STAGE: AtomicU32 = AtomicU32::new(0);
 
+/// Bochs' VMX looks for interrupts of the host only where the guest has its own on when it is entered or switches them on, so
+/// that a hypervisor's message to another CPU waits while that one's guest has them off. It does not on SVM, nor where all
+/// virtual processors share a CPU; `host-cpus=` says how many there are.
+fn messages_wait() -> bool {
+    let many = boot::option("host-cpus").is_some_and(|cpus| cpus != "1");
+    many && platform::bochs() && platform::vendor() == Vendor::Intel
+}
+
+const MESSAGES_WAIT: &str = "Bochs' VMX lets no host interrupt end a guest that has interrupts off";
+
 /// Waits with interrupts off until the first processor has sent what it wants to send.
 fn collect() {
     STAGE.store(1, SeqCst);
@@ -115,6 +126,7 @@ fn collect() {
 fn order_is_by_priority() -> TestResult {
     const VECTORS: [u8; 5] = [0x31, 0x92, 0x45, 0xe3, 0x60];
     need!(smp::count() > 1, "one processor");
+    need!(!messages_wait(), "{MESSAGES_WAIT}");
     prepare()?;
     STAGE.store(0, SeqCst);
     smp::begin(1, || {
@@ -152,6 +164,7 @@ fn task_priority_of_the_receiver_counts() -> TestResult {
 
 fn software_disabled_processor_takes_none() -> TestResult {
     need!(smp::count() > 1, "one processor");
+    need!(!messages_wait(), "{MESSAGES_WAIT}");
     prepare()?;
     STAGE.store(0, SeqCst);
     smp::begin(1, || {
