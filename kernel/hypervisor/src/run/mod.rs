@@ -134,35 +134,55 @@ impl<'m, B: Backend> Node<'m, B> {
     /// Runs VMs on the calling CPU. The first CPU has the console and comes back when the machine did not power off; the
     /// others come back when it is about to.
     pub fn run<H: Host>(&self, host: &mut H) -> Ended {
-        if host.cpu() >= self.scheduler.cpus() {
-            return Ended::Dismissed;
-        }
-        let mut cpu = Cpu::new(self, host);
+        self.prepare(host).run()
+    }
+
+    /// Takes what the calling CPU needs to run VMs. This is the end of bring-up: nothing is allocated later.
+    pub fn prepare<'n, 'h, H: Host>(&'n self, host: &'h mut H) -> Prepared<'n, 'm, 'h, B, H> {
+        let cpu = Cpu::new(self, host);
         if cpu.number() != 0 {
-            while !self.ended.load(SeqCst) {
+            return Prepared { cpu, lead: None };
+        }
+        let names = self.vms.iter().map(|vm| vm.config.name);
+        let mut console = Console::new(names, self.options.view);
+        console.remember(cpu.host);
+        let rates = Rates::new(cpu.host, self.vms.len(), self.scheduler.cpus(), self.options.times);
+        let lead = Lead::new(console, self.options.end, &self.vms, rates);
+        log::info!("{} KiB of memory are free for VMs", self.backend.free_memory() >> 10);
+        log::info!("console ready, {} VMs; Ctrl-A h helps", self.vms.len());
+        Prepared { cpu, lead: Some(lead) }
+    }
+}
+
+/// A CPU that is ready to run VMs; the first one with what it does beside.
+pub struct Prepared<'n, 'm, 'h, B: Backend, H: Host> {
+    cpu: Cpu<'n, 'm, 'h, B, H>,
+    lead: Option<Lead<'m>>,
+}
+
+impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
+    /// See [`Node::run`].
+    pub fn run(&mut self) -> Ended {
+        let Self { cpu, lead } = self;
+        let node = cpu.node;
+        let Some(lead) = lead else {
+            while cpu.number() < node.scheduler.cpus() && !node.ended.load(SeqCst) {
                 if !cpu.turn() {
                     cpu.rest(Nanos::NEVER);
                 }
             }
             cpu.release();
             return Ended::Dismissed;
-        }
-        let names = self.vms.iter().map(|vm| vm.config.name);
-        let mut console = Console::new(names, self.options.view);
-        console.remember(cpu.host);
-        let rates = Rates::new(cpu.host, self.vms.len(), self.scheduler.cpus(), self.options.times);
-        let mut lead = Lead::new(console, self.options.end, &self.vms, rates);
-        log::info!("{} KiB of memory are free for VMs", self.backend.free_memory() >> 10);
-        log::info!("console ready, {} VMs; Ctrl-A h helps", self.vms.len());
+        };
         while !lead.is_done() {
-            lead.look(&mut cpu);
+            lead.look(cpu);
             cpu.rota.look(cpu.host, "a look at the console");
             if !cpu.turn() {
                 cpu.rest(lead.next_look());
             }
         }
-        self.ended.store(true, SeqCst);
-        (1..self.mailboxes.len()).for_each(|other| cpu.host.kick(other));
+        node.ended.store(true, SeqCst);
+        (1..node.mailboxes.len()).for_each(|other| cpu.host.kick(other));
         cpu.release();
         lead.power_off(cpu.host)
     }

@@ -7,6 +7,7 @@ use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
+use assert_no_alloc::{assert_no_alloc, permit_alloc};
 use vcpu::fake::{Action, Clock, FakeBackend, FakeHost, Guest, Journal};
 use vcpu::{CpuidResult, Event, Exit};
 
@@ -50,7 +51,7 @@ impl log::Log for Lines {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
+        permit_alloc(|| LINES.with_borrow_mut(|lines| lines.push(record.args().to_string())));
     }
 
     fn flush(&self) {}
@@ -133,7 +134,12 @@ impl Bench {
     pub(super) fn run_with(mut self, options: &Options<'_>) -> Run {
         let modules: Vec<Module<'_>> =
             self.modules.iter().map(|(line, bytes)| Module { line, bytes }).collect();
-        let ended = Node::new(self.backend, &self.host, &modules, options).run(&mut self.host);
+        let node = Node::new(self.backend, &self.host, &modules, options);
+        let mut prepared = node.prepare(&mut self.host);
+        // Bring-up is over: from here on there is no heap, but for the fakes and for the guests' programs.
+        let ended = assert_no_alloc(|| prepared.run());
+        drop(prepared);
+        drop(node);
         assert_eq!(ended, Ended::PoweredOff);
         assert!(self.host.powered_off);
         let log = LINES.take();

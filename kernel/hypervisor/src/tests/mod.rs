@@ -1,5 +1,9 @@
 //! The whole loop against a scripted guest: exits in, what the guest and the console see out.
 
+/// Ends the tests where something is allocated that must not be.
+#[global_allocator]
+static ALLOCATOR: assert_no_alloc::AllocDisabler = assert_no_alloc::AllocDisabler;
+
 mod bench;
 mod devices;
 mod ends;

@@ -4,6 +4,8 @@
 //! instructions would, and says why the guest leaves. Everything that the hypervisor does to the vCPU is kept
 //! in a [`Journal`]. Time is a counter that only moves when something runs or waits, so tests are exact.
 //!
+//! What it allocates itself does not count where a test asserts that nothing is allocated (crate `assert_no_alloc`).
+//!
 //! It is no CPU: it executes nothing and checks nothing but what the contract says about call order
 //! ([`crate::Vcpu`]: accessors only between `load` and `unload`).
 
@@ -18,6 +20,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::vec::Vec;
+
+use assert_no_alloc::permit_alloc;
 
 use crate::{
     Backend, CpuidResult, CreateError, Event, Exit, Gpa, GuestMemory, SegmentName, SystemRegister, rflags,
@@ -172,17 +176,11 @@ impl Backend for FakeBackend {
     }
 
     fn create_space(&self) -> Result<FakeSpace, CreateError> {
-        Ok(FakeSpace::of(&self.bank)?)
+        permit_alloc(|| Ok(FakeSpace::of(&self.bank)?))
     }
 
     fn create_vcpu(&self, space: &FakeSpace) -> Result<FakeVcpu, CreateError> {
-        self.bank.take(space::CONTROL_BYTES)?;
-        let Some(program) = self.programs.borrow_mut().pop_front() else {
-            self.bank.give(space::CONTROL_BYTES);
-            return Err(CreateError::Exhausted { what: "program" });
-        };
-        let (programs, bank) = (Rc::clone(&self.programs), Rc::clone(&self.bank));
-        Ok(FakeVcpu::new(program, Rc::clone(&self.clock), space.clone(), vcpu::Lender { programs, bank }))
+        permit_alloc(|| self.make_vcpu(space))
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
@@ -191,5 +189,17 @@ impl Backend for FakeBackend {
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("fake")
+    }
+}
+
+impl FakeBackend {
+    fn make_vcpu(&self, space: &FakeSpace) -> Result<FakeVcpu, CreateError> {
+        self.bank.take(space::CONTROL_BYTES)?;
+        let Some(program) = self.programs.borrow_mut().pop_front() else {
+            self.bank.give(space::CONTROL_BYTES);
+            return Err(CreateError::Exhausted { what: "program" });
+        };
+        let (programs, bank) = (Rc::clone(&self.programs), Rc::clone(&self.bank));
+        Ok(FakeVcpu::new(program, Rc::clone(&self.clock), space.clone(), vcpu::Lender { programs, bank }))
     }
 }

@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
+use assert_no_alloc::permit_alloc;
+
 use crate::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, WordSize};
 
 /// A stretch of RAM: its first address and its bytes.
@@ -60,7 +62,8 @@ impl Bank {
 /// RAM in host vectors. Clones are handles to the same memory, as vCPUs have them.
 #[derive(Clone, Debug)]
 pub struct FakeSpace {
-    ranges: Rc<RefCell<Vec<Range>>>,
+    /// `None` only while it is being dropped.
+    ranges: Option<Rc<RefCell<Vec<Range>>>>,
     bank: Rc<Bank>,
     /// Bytes for the tables.
     tables: u64,
@@ -74,17 +77,21 @@ const STEP_BYTES: u64 = 64 << 10;
 impl FakeSpace {
     /// An address space with this much host memory behind it.
     pub fn with_memory(free: u64) -> Self {
-        Self { ranges: Rc::default(), bank: Bank::new(free), tables: 0 }
+        Self { ranges: Some(Rc::default()), bank: Bank::new(free), tables: 0 }
     }
 
     pub(super) fn of(bank: &Rc<Bank>) -> Result<Self, MemoryError> {
         bank.take(CONTROL_BYTES)?;
-        Ok(Self { ranges: Rc::default(), bank: Rc::clone(bank), tables: CONTROL_BYTES })
+        Ok(Self { ranges: Some(Rc::default()), bank: Rc::clone(bank), tables: CONTROL_BYTES })
+    }
+
+    fn ranges(&self) -> &RefCell<Vec<Range>> {
+        self.ranges.as_ref().expect("taken only by its end")
     }
 
     /// Calls `piece` with each stretch of RAM of a range and the offset of it in the range.
     fn pieces(&self, gpa: Gpa, length: u64, mut piece: impl FnMut(&mut [u8], usize)) -> Result<(), NotRam> {
-        let mut ranges = self.ranges.borrow_mut();
+        let mut ranges = self.ranges().borrow_mut();
         let mut done = 0;
         while done < length {
             let at = gpa.0.wrapping_add(done);
@@ -157,29 +164,29 @@ impl AddressSpace for FakeSpace {
             return Err(bad);
         }
         let step = length.min(STEP_BYTES);
-        let mut ranges = self.ranges.borrow_mut();
+        let mut ranges = self.ranges().borrow_mut();
         let end = gpa.0 + step;
         if ranges.iter().any(|(start, bytes)| *start < end && gpa.0 < start + bytes.len() as u64) {
             return Err(MemoryError::Overlap { gpa });
         }
         self.bank.take(step)?;
-        match ranges.iter_mut().find(|(start, bytes)| start + bytes.len() as u64 == gpa.0) {
+        permit_alloc(|| match ranges.iter_mut().find(|(start, bytes)| start + bytes.len() as u64 == gpa.0) {
             Some((_, bytes)) => bytes.resize(bytes.len() + step as usize, 0),
             None => ranges.push((gpa.0, vec![0; step as usize])),
-        }
+        });
         Ok(step)
     }
 
     fn shrink(&mut self) -> Shrink {
-        if Rc::strong_count(&self.ranges) > 1 {
+        if self.ranges.as_ref().is_some_and(|ranges| Rc::strong_count(ranges) > 1) {
             return Shrink::InUse;
         }
-        let mut ranges = self.ranges.borrow_mut();
+        let mut ranges = self.ranges().borrow_mut();
         let Some((_, bytes)) = ranges.last_mut() else { return Shrink::Done };
         let step = bytes.len().min(STEP_BYTES as usize);
         bytes.truncate(bytes.len() - step);
         if bytes.is_empty() {
-            ranges.pop();
+            permit_alloc(|| drop(ranges.pop()));
         }
         self.bank.give(step as u64);
         Shrink::More
@@ -192,9 +199,11 @@ impl AddressSpace for FakeSpace {
 
 impl Drop for FakeSpace {
     fn drop(&mut self) {
-        if Rc::strong_count(&self.ranges) == 1 {
-            let left: u64 = self.ranges.borrow().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let Some(ranges) = self.ranges.take() else { return };
+        if Rc::strong_count(&ranges) == 1 {
+            let left: u64 = ranges.borrow().iter().map(|(_, bytes)| bytes.len() as u64).sum();
             self.bank.give(left + self.tables);
         }
+        permit_alloc(|| drop(ranges));
     }
 }

@@ -3,6 +3,8 @@
 use core::fmt;
 use std::rc::Rc;
 
+use assert_no_alloc::permit_alloc;
+
 use super::space::CONTROL_BYTES;
 use super::{Action, Bank, Clock, Cpu, FakeSpace, Guest, Journal, Program, Programs};
 use crate::{
@@ -39,7 +41,7 @@ impl FakeVcpu {
     }
 
     fn note(&self, action: Action) {
-        self.journal.borrow_mut().push(action);
+        permit_alloc(|| self.journal.borrow_mut().push(action));
     }
 
     #[track_caller]
@@ -57,9 +59,14 @@ pub(super) struct Lender {
 impl Drop for FakeVcpu {
     fn drop(&mut self) {
         self.lender.bank.give(CONTROL_BYTES);
-        if let Some(program) = self.program.take() {
-            self.lender.programs.borrow_mut().push_front((program, Rc::clone(&self.journal)));
-        }
+        let bytes = core::mem::take(&mut self.cpu.instruction_bytes);
+        let delivered = core::mem::take(&mut self.cpu.delivered);
+        permit_alloc(|| {
+            drop((bytes, delivered));
+            if let Some(program) = self.program.take() {
+                self.lender.programs.borrow_mut().push_front((program, Rc::clone(&self.journal)));
+            }
+        });
     }
 }
 
@@ -85,7 +92,7 @@ impl Vcpu for FakeVcpu {
     fn run(&mut self) -> Exit {
         self.expect_loaded();
         self.clock.pass(RUN_TICKS);
-        self.cpu.deliver();
+        permit_alloc(|| self.cpu.deliver());
         if self.clock.take_interrupt() {
             return Exit::HostEvent;
         }
@@ -103,13 +110,14 @@ impl Vcpu for FakeVcpu {
             clock: &self.clock,
         };
         self.step += 1;
-        self.program.as_mut().expect("it is taken only when this ends")(&mut guest)
+        permit_alloc(|| self.program.as_mut().expect("it is taken only when this ends")(&mut guest))
     }
 
     fn reset(&mut self) {
         self.expect_loaded();
         let delivered = core::mem::take(&mut self.cpu.delivered);
-        self.cpu = Cpu { delivered, tsc_offset: self.cpu.tsc_offset, ..Cpu::new() };
+        let tsc_offset = self.cpu.tsc_offset;
+        permit_alloc(|| self.cpu = Cpu { delivered, tsc_offset, ..Cpu::new() });
         self.step = 0;
         self.resets += 1;
         self.note(Action::Reset);
