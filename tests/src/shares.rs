@@ -11,6 +11,7 @@ use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step,
 const LOAD: &str = "load";
 const SHARES: &str = "smp-shares";
 const NEIGHBOURS: &str = "smp-neighbours";
+const POOLS: &str = "smp-pools";
 /// Seconds between two tellings.
 const PERIOD: usize = 5;
 /// Tellings that are awaited: the first two are the start and the end of ten seconds.
@@ -28,7 +29,7 @@ pub fn scenarios() -> Vec<Scenario> {
         machines: vec![BOCHS_VMX],
         ..neighbours()
     };
-    vec![shares(), neighbours(), slow]
+    vec![shares(), pools(), neighbours(), slow]
 }
 
 /// VMs, their settings, and what percent of a CPU they must have of two.
@@ -40,9 +41,9 @@ const WEIGHT_BOUND: f64 = 0.02;
 /// and of a cap.
 const CAP_BOUND: f64 = 0.01;
 
-/// All times are told often enough.
-fn told() -> Vec<Step> {
-    (0..TELLINGS).map(|_| Step::kernel("VMs told").within(300)).collect()
+/// All times are told so often.
+fn told(times: usize) -> Vec<Step> {
+    (0..times).map(|_| Step::kernel("VMs told").within(300)).collect()
 }
 
 fn shares() -> Scenario {
@@ -58,14 +59,37 @@ fn shares() -> Scenario {
         cpus: Some(CPUS),
         options: format!("times={PERIOD}"),
         guests: SHARERS.iter().map(guest).collect(),
-        steps: told(),
-        checks: vec![Check { name: "shares are within 2 %, the cap within 1 %", holds: shares_are_kept }],
+        steps: changing(),
+        checks: vec![
+            Check { name: "shares are within 2 %, the cap within 1 %", holds: shares_are_kept },
+            Check { name: "new ones count at once", holds: new_shares_are_kept },
+        ],
     }
 }
 
+/// What the user types after ten seconds, and what the VMs must have then.
+const CHANGES: &str = "\x01:cap heavy 50\rweight light 600\r\r";
+const CHANGED: [(&str, &str, f64); 3] =
+    [("light", "", 110.0), ("heavy", "cap", 50.0), ("capped", "cap", 40.0)];
+/// The telling with which the new shares are compared: the one before may lie before the change.
+const CHANGED_FROM: usize = TELLINGS;
+
+fn changing() -> Vec<Step> {
+    let mut steps = told(TELLINGS);
+    let last = steps.pop().map(|step| step.then_send(CHANGES));
+    steps.into_iter().chain(last).chain(told(2)).collect()
+}
+
 fn shares_are_kept(log: &Log) -> Result<(), String> {
-    let shares = shares_in(log)?;
-    for (vm, settings, wanted) in SHARERS {
+    kept(&shares_in(log, 0, TELLINGS - 1)?, &SHARERS)
+}
+
+fn new_shares_are_kept(log: &Log) -> Result<(), String> {
+    kept(&shares_in(log, CHANGED_FROM, CHANGED_FROM + 1)?, &CHANGED)
+}
+
+fn kept(shares: &BTreeMap<String, Share>, wanted: &[(&str, &str, f64)]) -> Result<(), String> {
+    for (vm, settings, wanted) in wanted.iter().copied() {
         let share = shares.get(vm).ok_or_else(|| format!("no times of {vm}"))?.charged;
         let bound = if settings.contains("cap") { CAP_BOUND } else { WEIGHT_BOUND };
         if (share / wanted - 1.0).abs() > bound {
@@ -73,6 +97,34 @@ fn shares_are_kept(log: &Log) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Pool 1 has one CPU and one VM, which cannot use more; in pool 0 one VM has its reservation, whatever the other weighs.
+const POOLED: [(&str, &str, f64); 3] = [
+    ("apart", "pool=1", 100.0),
+    ("reserved", "reservation=40 weight=10", 40.0),
+    ("rest", "weight=1000 pin=0", 60.0),
+];
+
+fn pools() -> Scenario {
+    let guest = |(vm, settings, _): &(&str, &str, f64)| {
+        Guest::new(LOAD).in_vm(vm).cpus(2).settings(settings).append("load=spin")
+    };
+    Scenario {
+        name: POOLS.to_owned(),
+        about: "a VM has its pool's CPU alone, and another its reservation beside a heavier one".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM_COUNTED],
+        cpus: Some(CPUS),
+        options: format!("times={PERIOD} pool=1:1"),
+        guests: POOLED.iter().map(guest).collect(),
+        steps: told(TELLINGS),
+        checks: vec![Check { name: "shares are within 2 %", holds: pools_are_kept }],
+    }
+}
+
+fn pools_are_kept(log: &Log) -> Result<(), String> {
+    kept(&shares_in(log, 0, TELLINGS - 1)?, &POOLED)
 }
 
 /// The VM that must not notice, and those that behave badly beside it, all of the same weight.
@@ -106,7 +158,7 @@ fn neighbours() -> Scenario {
         cpus: Some(CPUS),
         options: format!("times={PERIOD}"),
         guests,
-        steps: told(),
+        steps: told(TELLINGS),
         checks: vec![
             Check { name: "the witness has its share", holds: witness_has_its_share },
             Check { name: "the witness finds its memory as it should be", holds: witness_is_well },
@@ -115,7 +167,7 @@ fn neighbours() -> Scenario {
 }
 
 fn witness_has_its_share(log: &Log) -> Result<(), String> {
-    let share = shares_in(log)?.get(WITNESS).ok_or("no times of the witness")?.charged;
+    let share = shares_in(log, 0, TELLINGS - 1)?.get(WITNESS).ok_or("no times of the witness")?.charged;
     // What the others do not use it may have; less than this it may not.
     let fair = 100.0 * f64::from(CPUS) / (NOISE.len() + 1) as f64;
     if share < fair * (1.0 - WEIGHT_BOUND) {
@@ -145,15 +197,15 @@ struct Share {
 /// A telling: the moment and three times, in ticks.
 type Times = [u64; 4];
 
-/// The shares of all VMs between the first and the last telling.
-fn shares_in(log: &Log) -> Result<BTreeMap<String, Share>, String> {
+/// The shares of all VMs between two tellings.
+fn shares_in(log: &Log, first: usize, last: usize) -> Result<BTreeMap<String, Share>, String> {
     let mut tellings: BTreeMap<String, Vec<Times>> = BTreeMap::new();
     for (vm, times) in log.kernel().filter_map(read_times) {
         tellings.entry(vm.to_owned()).or_default().push(times);
     }
     let mut shares = BTreeMap::new();
     for (vm, times) in tellings {
-        let (Some(first), Some(last)) = (times.first(), times.get(TELLINGS - 1)) else {
+        let (Some(first), Some(last)) = (times.get(first), times.get(last)) else {
             return Err(format!("{} times of {vm} are too few", times.len()));
         };
         let grown = |index: usize| last[index].saturating_sub(first[index]) as f64;
@@ -176,10 +228,10 @@ fn read_times(line: &str) -> Option<(&str, Times)> {
 /// The table of a scenario that measures shares.
 #[must_use]
 pub fn table(scenario: &str, log: &Log) -> Option<String> {
-    if ![SHARES, NEIGHBOURS].iter().any(|name| scenario.starts_with(name)) {
+    if ![SHARES, POOLS, NEIGHBOURS].iter().any(|name| scenario.starts_with(name)) {
         return None;
     }
-    let shares = shares_in(log).ok()?;
+    let shares = shares_in(log, 0, TELLINGS - 1).ok()?;
     let mut table =
         format!("{:<10} {:>8} {:>8} {:>9}  (% of a CPU)\n", "VM", "charged", "steal", "throttled");
     for (vm, Share { charged, steal, throttled }) in shares {
@@ -207,11 +259,11 @@ mod tests {
 
     #[test]
     fn shares_are_those_between_the_first_and_the_last_telling() {
-        let shares = shares_in(&log([50, 100, 450])).unwrap();
+        let shares = shares_in(&log([50, 100, 450]), 0, 2).unwrap();
         assert_eq!(shares["a"], Share { charged: 40.0, steal: 2.0, throttled: 0.0 });
         assert!(table(SHARES, &log([0, 1, 2])).unwrap().contains("a "));
         assert_eq!(table("linux-boot", &log([0, 1, 2])), None);
-        assert!(shares_in(&Log::default()).unwrap().is_empty());
+        assert!(shares_in(&Log::default(), 0, 2).unwrap().is_empty());
         assert!(shares_are_kept(&log([0, 1, 2])).is_err() && witness_has_its_share(&log([0, 1, 2])).is_err());
     }
 }
