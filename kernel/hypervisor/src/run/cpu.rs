@@ -12,10 +12,9 @@ use crate::processor::{Activity, Processor};
 use crate::report;
 use crate::schedule::{Decision, Ticks, VcpuId};
 use crate::stop::StopReason;
-use crate::vm::life::{Request, State, Task};
+use crate::vm::Vm;
+use crate::vm::life::{Request, State};
 use crate::vm::slot::{Place, Slot};
-use crate::vm::task::Progress;
-use crate::vm::{StartError, Vm};
 
 /// Moves of vCPUs between CPUs at one decision at most.
 const MAX_MOVES: usize = 8;
@@ -34,7 +33,7 @@ pub(super) struct Cpu<'n, 'm, 'h, B: Backend, H: Host> {
     pub(super) node: &'n Node<'m, B>,
     pub(super) host: &'h mut H,
     pub(super) rota: Rota<'n, 'm, B>,
-    timer: HostTimer,
+    pub(super) timer: HostTimer,
     /// The vCPU in this CPU's registers.
     loaded: Option<Loaded<'n, B>>,
     /// When the scheduler is to be asked again where it has nobody to run.
@@ -101,7 +100,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     }
 
     /// Wakes the VM's first vCPU, which is at home here.
-    fn wake_first(&mut self, vm: &Vm<'m, B>) {
+    pub(super) fn wake_first(&mut self, vm: &Vm<'m, B>) {
         if vm.slots.first().is_some_and(Slot::wake) {
             self.rota.wake(self.host, vm, 0);
         }
@@ -117,42 +116,16 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     /// Takes a vCPU that was to run, or waits, from those that do.
     fn put_to_rest(&mut self, vm: &Vm<'m, B>, id: VcpuId, slot: &Slot<B>) {
-        debug_assert!(vm.life.is_closed());
         slot.set_place(Place::Blocked);
         self.rota.sleep(self.host, id, slot);
-    }
-
-    /// Begins what the VMs that this CPU looks after are asked to do, once they are at rest. True where there was
-    /// something.
-    fn serve_requests(&mut self) -> bool {
-        let node = self.node;
-        let mut served = false;
-        for vm in node.vms.iter().filter(|vm| vm.life.is_closed()) {
-            let state = vm.life.state();
-            if !matches!(state, State::Working(_)) {
-                self.halt(vm);
-            }
-            if vm.home() != self.number() || !vm.is_at_rest() || vm.waits_until() > self.host.now() {
-                continue;
-            }
-            match state {
-                State::Halting(Request::Stop(reason)) => self.ended(vm, reason),
-                State::Halting(_) => {
-                    log::info!("vm {}: restarting", vm.config.name);
-                    vm.life.pass(state, State::Working(Task::Reset));
-                }
-                State::Working(_) => {}
-                State::Running | State::Stopped(_) => continue,
-            }
-            served = true;
-            // The task is done in its turns.
-            self.wake_first(vm);
+        // Should the VM run again already, what came in the meantime found it queued.
+        if !vm.life.is_closed() && !slot.inbox.is_empty() && slot.wake() {
+            self.rota.wake(self.host, vm, id.index.into());
         }
-        served
     }
 
     /// Takes the vCPUs of a VM that is to come to rest out of this CPU's queue and registers.
-    fn halt(&mut self, vm: &Vm<'m, B>) {
+    pub(super) fn halt(&mut self, vm: &Vm<'m, B>) {
         let here = self.number();
         let mut changed = false;
         for (index, slot) in vm.slots.iter().enumerate() {
@@ -171,110 +144,14 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     }
 
     /// The VM may be at rest now: who looks after it should look.
-    fn tell_home(&mut self, vm: &Vm<'m, B>) {
+    pub(super) fn tell_home(&mut self, vm: &Vm<'m, B>) {
         if vm.home() != self.number() {
             self.host.kick(vm.home());
         }
     }
 
-    /// The VM has ended; what it did is told. What it has is given back next.
-    fn ended(&mut self, vm: &Vm<'m, B>, reason: StopReason) {
-        if !reason.is_crash() {
-            log::info!("vm {}: stopped: {reason}", vm.config.name);
-        }
-        report::counters(vm, &self.node.scheduler.shared, || self.rota.look(self.host, "a report"));
-        vm.life.pass(State::Halting(Request::Stop(reason)), State::Working(Task::End(reason)));
-    }
-
-    /// Does what there is to do for a VM, in steps, until the turn of its first vCPU is over.
-    fn work(&mut self, id: VcpuId, vm: &Vm<'m, B>, slot: &Slot<B>) {
-        // Some steps load vCPUs of the VM.
-        self.release();
-        slot.set_place(Place::Running(self.number()));
-        let progress = loop {
-            self.forget_guests();
-            let State::Working(task) = vm.life.state() else { break Progress::Done };
-            let stage = vm.stage_name();
-            let start = self.host.tsc();
-            let step = vm.step(task, &self.node.backend, self.host);
-            vm.count_work(self.host.tsc().wrapping_sub(start));
-            match step {
-                Ok(Progress::Done) => {
-                    self.finish(vm, task);
-                    break Progress::Done;
-                }
-                Ok(Progress::Waiting) => break Progress::Waiting,
-                Ok(Progress::More) => {}
-                Err(error) => self.give_up(vm, task, error),
-            }
-            self.rota.look(self.host, stage);
-            if self.host.now() >= self.rota.end_of_run(self.host) {
-                break Progress::More;
-            }
-        };
-        self.timer.forget();
-        if progress != Progress::Done {
-            slot.set_place(Place::Queued);
-            self.rota.end_run(self.host, progress == Progress::Waiting);
-            return;
-        }
-        slot.set_place(Place::Blocked);
-        slot.set_deadline(vm.waits_until());
-        self.rota.sleep(self.host, id, slot);
-        if vm.life.state() == State::Running {
-            self.wake_first(vm);
-        } else {
-            self.tell_home(vm);
-        }
-    }
-
-    /// A VM's task is done.
-    fn finish(&self, vm: &Vm<'m, B>, task: Task) {
-        let (name, work) = (vm.config.name, vm.take_work());
-        let next = match task {
-            Task::Start => {
-                log::info!("vm {name}: started, {work} ticks of work");
-                State::Running
-            }
-            Task::Reset => {
-                log::info!("vm {name}: restarted");
-                State::Running
-            }
-            Task::End(reason) if vm.starts_anew(reason, self.host.now()) => {
-                log::info!("vm {name}: starting anew");
-                State::Working(Task::Start)
-            }
-            Task::End(reason) => {
-                log::info!("vm {name}: all is given back, {work} ticks of work");
-                State::Stopped(reason)
-            }
-        };
-        vm.life.pass(State::Working(task), next);
-    }
-
-    /// A VM's task has failed: what the VM has is given back.
-    fn give_up(&self, vm: &Vm<'m, B>, task: Task, error: StartError) {
-        let name = vm.config.name;
-        let reason = match task {
-            Task::Start => {
-                log::error!("vm {name}: not started: {error}");
-                StopReason::NotStarted
-            }
-            Task::Reset => {
-                log::error!("vm {name}: not restarted: {error}");
-                StopReason::ReloadFailed
-            }
-            Task::End(reason) => {
-                log::error!("vm {name}: cannot give back what it has: {error}");
-                vm.life.pass(State::Working(task), State::Stopped(reason));
-                return;
-            }
-        };
-        vm.life.pass(State::Working(task), State::Working(Task::End(reason)));
-    }
-
     /// Drops what this CPU knows of guests' memory, where that is wanted.
-    fn forget_guests(&mut self) {
+    pub(super) fn forget_guests(&mut self) {
         if self.host.must_forget_guests() {
             self.release();
             self.host.forget_guests();

@@ -11,6 +11,7 @@ mod rota;
 mod sleepers;
 mod slice;
 mod stretch;
+mod work;
 
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 

@@ -2,105 +2,36 @@
 //! what a vCPU alone uses is in its [`slot`].
 
 pub(crate) mod boot;
+mod error;
 pub(crate) mod life;
 pub(crate) mod slot;
 pub(crate) mod task;
 
-use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use alloc::vec::Vec;
 
-use devices::acpi::{AcpiError, AcpiTables};
-use devices::fw_cfg::FileError;
-use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PortTaken, PowerEvent, Vga};
-use loader::LoadError;
+use devices::acpi::AcpiTables;
+use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PowerEvent, Vga};
 use spin::{Mutex, RwLock};
-use vcpu::{Backend, CreateError, Host, MemoryError, Nanos, NotRam};
+use vcpu::{Backend, Host, Nanos};
 
 use crate::config::{Restart, VmConfig};
 use crate::firmware::add_devices;
 use crate::mailbox::Mailboxes;
 use crate::memory_map::MemoryMap;
 use crate::ratelimit::{RateLimits, Site};
-use crate::schedule::{self, Shared, Times, VcpuId, VmId};
+use crate::schedule::{Shared, Times, VcpuId, VmId};
 use crate::serial_line::SerialLine;
 use crate::stop::StopReason;
 use crate::wiring::Wiring;
+pub(crate) use error::StartError;
 use life::{Life, Request, State, Task};
 use slot::{Place, Slot};
 use task::Stage;
 
 /// Between two starts of a VM that ends by itself, again and again.
 const RESTART_PERIOD: Nanos = Nanos::from_secs(1);
-
-/// Why a VM could not be made or started.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum StartError {
-    /// No address space or vCPU.
-    Create(CreateError),
-    /// No memory for it.
-    Memory(MemoryError),
-    /// Its kernel or initrd.
-    Load(LoadError),
-    /// Its ACPI tables: our error.
-    Tables(AcpiError),
-    /// A port that its line gives away is another device's.
-    Port(PortTaken),
-    /// A file for its firmware cannot be given.
-    File(FileError),
-    /// The scheduler does not take it: it asks for what there is not.
-    Schedule(schedule::Error),
-    /// Guest memory is not where the memory map says: our error.
-    NotRam(NotRam),
-    /// A vCPU is still in use: our error.
-    Busy {
-        /// Its number.
-        index: usize,
-    },
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Create(error) => error.fmt(f),
-            Self::Memory(error) => error.fmt(f),
-            Self::Load(error) => error.fmt(f),
-            Self::Tables(error) => write!(f, "no ACPI tables: {error:?} (an error of Basalt)"),
-            Self::Port(PortTaken { port }) => {
-                write!(f, "debug-exit={port:#x}: another device has this port; choose one such as 0x501")
-            }
-            Self::File(FileError::Twice) => f.write_str(
-                "two files for the firmware have the same name, or one has that of a file of Basalt's; rename it",
-            ),
-            Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
-            Self::Schedule(error) => error.fmt(f),
-            Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
-            Self::Busy { index } => write!(f, "vCPU {index} is still in use (an error of Basalt)"),
-        }
-    }
-}
-
-macro_rules! from {
-    ($($error:ty => $variant:ident,)*) => { $(
-        impl From<$error> for StartError {
-            fn from(error: $error) -> Self {
-                Self::$variant(error)
-            }
-        }
-    )* };
-}
-
-from! {
-    CreateError => Create,
-    schedule::Error => Schedule,
-    MemoryError => Memory,
-    LoadError => Load,
-    AcpiError => Tables,
-    NotRam => NotRam,
-    PortTaken => Port,
-    FileError => File,
-}
 
 /// What the chipset tells those that do not hold its lock.
 #[derive(Debug)]

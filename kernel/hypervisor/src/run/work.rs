@@ -1,0 +1,139 @@
+//! What VMs are asked to do, carried out by the CPUs that look after them: starts, restarts, ends.
+
+use vcpu::{Backend, Host};
+
+use super::cpu::Cpu;
+use crate::report;
+use crate::schedule::VcpuId;
+use crate::stop::StopReason;
+use crate::vm::life::{Request, State, Task};
+use crate::vm::slot::{Place, Slot};
+use crate::vm::task::Progress;
+use crate::vm::{StartError, Vm};
+
+impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
+    /// Begins what the VMs that this CPU looks after are asked to do, once they are at rest. True where there was
+    /// something.
+    pub(super) fn serve_requests(&mut self) -> bool {
+        let node = self.node;
+        let mut served = false;
+        for vm in node.vms.iter().filter(|vm| vm.life.is_closed()) {
+            let state = vm.life.state();
+            if !matches!(state, State::Working(_)) {
+                self.halt(vm);
+            }
+            if vm.home() != self.number() || !vm.is_at_rest() || vm.waits_until() > self.host.now() {
+                continue;
+            }
+            match state {
+                State::Halting(Request::Stop(reason)) => self.ended(vm, reason),
+                State::Halting(_) => {
+                    log::info!("vm {}: restarting", vm.config.name);
+                    vm.life.pass(state, State::Working(Task::Reset));
+                }
+                State::Working(_) => {}
+                State::Running | State::Stopped(_) => continue,
+            }
+            served = true;
+            // The task is done in its turns.
+            self.wake_first(vm);
+        }
+        served
+    }
+
+    /// The VM has ended; what it did is told. What it has is given back next.
+    fn ended(&mut self, vm: &Vm<'m, B>, reason: StopReason) {
+        if !reason.is_crash() {
+            log::info!("vm {}: stopped: {reason}", vm.config.name);
+        }
+        report::counters(vm, &self.node.scheduler.shared, || self.rota.look(self.host, "a report"));
+        vm.life.pass(State::Halting(Request::Stop(reason)), State::Working(Task::End(reason)));
+    }
+
+    /// Does what there is to do for a VM, in steps, until the turn of its first vCPU is over.
+    pub(super) fn work(&mut self, id: VcpuId, vm: &Vm<'m, B>, slot: &Slot<B>) {
+        // Some steps load vCPUs of the VM.
+        self.release();
+        slot.set_place(Place::Running(self.number()));
+        let progress = loop {
+            self.forget_guests();
+            let State::Working(task) = vm.life.state() else { break Progress::Done };
+            let stage = vm.stage_name();
+            let start = self.host.tsc();
+            let step = vm.step(task, &self.node.backend, self.host);
+            vm.count_work(self.host.tsc().wrapping_sub(start));
+            match step {
+                Ok(Progress::Done) => {
+                    self.finish(vm, task);
+                    break Progress::Done;
+                }
+                Ok(Progress::Waiting) => break Progress::Waiting,
+                Ok(Progress::More) => {}
+                Err(error) => self.give_up(vm, task, error),
+            }
+            self.rota.look(self.host, stage);
+            if self.host.now() >= self.rota.end_of_run(self.host) {
+                break Progress::More;
+            }
+        };
+        self.timer.forget();
+        if progress != Progress::Done {
+            slot.set_place(Place::Queued);
+            self.rota.end_run(self.host, progress == Progress::Waiting);
+            return;
+        }
+        slot.set_place(Place::Blocked);
+        slot.set_deadline(vm.waits_until());
+        self.rota.sleep(self.host, id, slot);
+        if vm.life.state() == State::Running {
+            self.wake_first(vm);
+        } else {
+            self.tell_home(vm);
+        }
+    }
+
+    /// A VM's task is done.
+    fn finish(&self, vm: &Vm<'m, B>, task: Task) {
+        let (name, work) = (vm.config.name, vm.take_work());
+        let next = match task {
+            Task::Start => {
+                log::info!("vm {name}: started, {work} ticks of work");
+                State::Running
+            }
+            Task::Reset => {
+                log::info!("vm {name}: restarted");
+                State::Running
+            }
+            Task::End(reason) if vm.starts_anew(reason, self.host.now()) => {
+                log::info!("vm {name}: starting anew");
+                State::Working(Task::Start)
+            }
+            Task::End(reason) => {
+                log::info!("vm {name}: all is given back, {work} ticks of work");
+                State::Stopped(reason)
+            }
+        };
+        vm.life.pass(State::Working(task), next);
+    }
+
+    /// A VM's task has failed: what the VM has is given back.
+    fn give_up(&self, vm: &Vm<'m, B>, task: Task, error: StartError) {
+        let name = vm.config.name;
+        let reason = match task {
+            Task::Start => {
+                log::error!("vm {name}: not started: {error}");
+                StopReason::NotStarted
+            }
+            Task::Reset => {
+                log::error!("vm {name}: not restarted: {error}");
+                StopReason::ReloadFailed
+            }
+            Task::End(reason) => {
+                log::error!("vm {name}: cannot give back what it has: {error}");
+                vm.life.pass(State::Working(task), State::Stopped(reason));
+                return;
+            }
+        };
+        vm.life.pass(State::Working(task), State::Working(Task::End(reason)));
+    }
+}

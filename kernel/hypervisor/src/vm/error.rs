@@ -1,0 +1,79 @@
+//! Why a VM does not start.
+
+use core::fmt;
+
+use devices::PortTaken;
+use devices::acpi::AcpiError;
+use devices::fw_cfg::FileError;
+use loader::LoadError;
+use vcpu::{CreateError, MemoryError, NotRam};
+
+use crate::schedule;
+
+/// Why a VM could not be made or started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StartError {
+    /// No address space or vCPU.
+    Create(CreateError),
+    /// No memory for it.
+    Memory(MemoryError),
+    /// Its kernel or initrd.
+    Load(LoadError),
+    /// Its ACPI tables: our error.
+    Tables(AcpiError),
+    /// A port that its line gives away is another device's.
+    Port(PortTaken),
+    /// A file for its firmware cannot be given.
+    File(FileError),
+    /// The scheduler does not take it: it asks for what there is not.
+    Schedule(schedule::Error),
+    /// Guest memory is not where the memory map says: our error.
+    NotRam(NotRam),
+    /// A vCPU is still in use: our error.
+    Busy {
+        /// Its number.
+        index: usize,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::Load(error) => error.fmt(f),
+            Self::Tables(error) => write!(f, "no ACPI tables: {error:?} (an error of Basalt)"),
+            Self::Port(PortTaken { port }) => {
+                write!(f, "debug-exit={port:#x}: another device has this port; choose one such as 0x501")
+            }
+            Self::File(FileError::Twice) => f.write_str(
+                "two files for the firmware have the same name, or one has that of a file of Basalt's; rename it",
+            ),
+            Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
+            Self::Schedule(error) => error.fmt(f),
+            Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
+            Self::Busy { index } => write!(f, "vCPU {index} is still in use (an error of Basalt)"),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($error:ty => $variant:ident,)*) => { $(
+        impl From<$error> for StartError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        }
+    )* };
+}
+
+from! {
+    CreateError => Create,
+    schedule::Error => Schedule,
+    MemoryError => Memory,
+    LoadError => Load,
+    AcpiError => Tables,
+    NotRam => NotRam,
+    PortTaken => Port,
+    FileError => File,
+}
