@@ -18,6 +18,8 @@ use crate::vm::slot::{Place, Slot};
 
 /// Moves of vCPUs between CPUs at one decision at most.
 const MAX_MOVES: usize = 8;
+/// How often a VM is looked at that still speaks when it ends.
+const LAST_WORDS: Nanos = Nanos::from_millis(1);
 /// vCPUs of VMs that come to a halt, taken from the queue in one turn.
 const MAX_HALTED: usize = 64;
 
@@ -287,11 +289,21 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             Ticks::NEVER => Nanos::NEVER,
             until => self.host.time_of(until.0),
         };
-        self.timer.arm(self.host, self.rota.next_wake().min(chance).min(until));
+        let until = until.min(self.rota.next_wake()).min(chance).min(self.next_end());
+        self.timer.arm(self.host, until);
         self.rota.stretch.ends(self.host.tsc(), "before a rest", self.host);
         self.host.wait_for_interrupt();
         self.rota.stretch.begins(self.host.tsc());
         self.timer.forget();
+    }
+
+    /// When to look again for VMs whose last words are on their way.
+    fn next_end(&self) -> Nanos {
+        let now = self.host.now();
+        let speaks = |vm: &Vm<'m, B>| {
+            matches!(vm.life.state(), State::Halting(Request::Stop(_))) && vm.has_last_words(now)
+        };
+        if self.node.vms.iter().any(speaks) { now + LAST_WORDS } else { Nanos::NEVER }
     }
 
     /// Whether a VM that this CPU looks after, or has a vCPU of in its registers, waits for it.
@@ -300,7 +312,8 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             let holds = self.loaded.as_ref().is_some_and(|loaded| loaded.id.vm == vm.id);
             let asked = matches!(vm.life.state(), State::Halting(_) | State::Working(_));
             let now = self.host.now();
-            asked && (holds || vm.home() == self.number() && vm.is_at_rest() && vm.waits_until() <= now)
+            let ready = || vm.is_at_rest() && vm.waits_until() <= now && !vm.has_last_words(now);
+            asked && (holds || vm.home() == self.number() && ready())
         })
     }
 }

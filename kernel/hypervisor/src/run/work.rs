@@ -26,6 +26,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
                 continue;
             }
             match state {
+                State::Halting(Request::Stop(_)) if vm.has_last_words(self.host.now()) => continue,
                 State::Halting(Request::Stop(reason)) => self.ended(vm, reason),
                 State::Halting(_) => {
                     log::info!("vm {}: restarting", vm.config.name);

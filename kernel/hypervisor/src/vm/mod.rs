@@ -30,6 +30,8 @@ use life::{Life, Request, State, Task};
 use slot::{Place, Slot};
 use task::Stage;
 
+/// How long the end of a VM waits for its last bytes to be shown.
+const LAST_WORDS: Nanos = Nanos::from_secs(1);
 /// Between two starts of a VM that ends by itself, again and again.
 const RESTART_PERIOD: Nanos = Nanos::from_secs(1);
 
@@ -63,6 +65,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) life: Life,
     /// How far its task has come.
     stage: Mutex<Stage<B>>,
+    /// Until when its end waits for its last words; 0 where it does not.
+    speaks_until: AtomicU64,
     /// Ticks that its task has taken so far.
     work: AtomicU64,
     /// How often it has started anew by itself.
@@ -103,6 +107,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             serial: SerialLine::new(),
             life: Life::new(),
             stage: Mutex::new(Stage::Begin),
+            speaks_until: AtomicU64::new(0),
             work: AtomicU64::new(0),
             restarts: AtomicU32::new(0),
             waits_until: AtomicU64::new(0),
@@ -142,6 +147,19 @@ impl<'m, B: Backend> Vm<'m, B> {
         }
     }
 
+    /// Whether bytes of a VM that ends are still on their way to the console: they come before the report of its end. But
+    /// nobody waits for them longer than [`LAST_WORDS`].
+    pub(crate) fn has_last_words(&self, now: Nanos) -> bool {
+        if !self.serial.has_output() {
+            return false;
+        }
+        let until = self.speaks_until.load(SeqCst);
+        if until == 0 {
+            self.speaks_until.store((now + LAST_WORDS).0, SeqCst);
+        }
+        until == 0 || now.0 < until
+    }
+
     /// Its task has taken so many ticks more.
     pub(crate) fn count_work(&self, ticks: u64) {
         self.work.fetch_add(ticks, SeqCst);
@@ -149,6 +167,7 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// How many ticks its task has taken, which is done.
     pub(crate) fn take_work(&self) -> u64 {
+        self.speaks_until.store(0, SeqCst);
         self.work.swap(0, SeqCst)
     }
 
