@@ -14,7 +14,7 @@ const SECONDS: u64 = 240;
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios: Vec<_> = SIZES.into_iter().map(|(cpus, vm)| guests(cpus, vm)).collect();
-    scenarios.push(ends());
+    scenarios.push(ends(&STOPS));
     // The largest again, on machines with several CPUs, between which vCPUs move.
     for (cpus, machines) in [(2, vec![QEMU_SVM, BOCHS_VMX]), (4, vec![BOCHS_VMX, BOCHS_SVM])] {
         let name = format!("smp-guests-8-on-{cpus}");
@@ -27,7 +27,8 @@ pub fn scenarios() -> Vec<Scenario> {
         scenarios.push(Scenario { name, about, tier, machines, cpus: Some(cpus), ..scenario });
     }
     // The same on the other bench for SVM, which takes longer.
-    let more: Vec<_> = SIZES.into_iter().map(|(cpus, vm)| guests(cpus, vm)).chain([ends()]).collect();
+    let more: Vec<_> =
+        SIZES.into_iter().map(|(cpus, vm)| guests(cpus, vm)).chain([ends(&STOPS_BUT_TRIPLE)]).collect();
     scenarios.extend(more.into_iter().map(|scenario| Scenario {
         name: scenario.name.replace("smp-guests", "smp-guests-full"),
         tier: Tier::Full,
@@ -58,10 +59,13 @@ const STOPS: [(&str, &str); 3] = [
     ("init", "stopped: HLT with interrupts off (vCPU 1)"),
 ];
 
-fn ends() -> Scenario {
+/// Those for Bochs' SVM, which stops in its own debugger where a guest triple-faults.
+const STOPS_BUT_TRIPLE: [(&str, &str); 2] = [STOPS[1], STOPS[2]];
+
+fn ends(stops: &[(&str, &str)]) -> Scenario {
     let mut guests = vec![Guest::new(SMP).in_vm("reset").cpus(5).append("end=reset")];
     let mut steps = vec![Step::results("reset").within(SECONDS), Step::end("reset")];
-    for (vm, _) in STOPS {
+    for (vm, _) in stops.iter().copied() {
         guests.push(Guest::new(SMP).in_vm(vm).cpus(5).append(&format!("end={vm}")));
         steps.push(Step::end(vm).within(60));
     }
@@ -82,7 +86,8 @@ fn ends() -> Scenario {
 }
 
 fn stops_are_explained(log: &Log) -> Result<(), String> {
-    for (vm, reason) in STOPS {
+    let starts = |vm: &str| log.kernel().any(|line| line.contains(&format!("vm {vm}: starting")));
+    for (vm, reason) in STOPS.into_iter().filter(|(vm, _)| starts(vm)) {
         for wanted in [format!("vm {vm}: {reason}"), format!("vm {vm}: RIP=")] {
             if !log.kernel().any(|line| line.contains(&wanted)) {
                 return Err(format!("no line with \"{wanted}\""));
