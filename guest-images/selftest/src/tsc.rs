@@ -22,16 +22,31 @@ pub fn frequency() -> u64 {
     FREQUENCY.get()
 }
 
+/// The PM timer's value with the TSC's at that moment: the closest of some reads, since somebody else may have the
+/// processor between a read and the next instruction.
+fn read_both(port: u16) -> (u32, u64) {
+    const READS: u32 = 4;
+    let read = |_| {
+        let before = rdtsc();
+        let value = inl(port);
+        let after = rdtsc();
+        (after - before, value, before)
+    };
+    let closest = (0..READS).map(read).min_by_key(|&(took, ..)| took).unwrap_or_default();
+    (closest.1, closest.2 + closest.0 / 2)
+}
+
 /// 0 when that timer does not run.
 fn against_pm_timer(port: u16) -> u64 {
     const POLLS: u32 = 10_000_000;
     let wanted = (PM_TIMER_HZ * CALIBRATION_US / 1_000_000) as u32;
-    let first = inl(port);
-    let start = rdtsc();
+    let (first, start) = read_both(port);
+    let since = |value: u32| value.wrapping_sub(first) & PM_TIMER_MASK;
     for _ in 0..POLLS {
-        let ticks = inl(port).wrapping_sub(first) & PM_TIMER_MASK;
+        let ticks = since(inl(port));
         if ticks >= wanted {
-            return (rdtsc() - start) * PM_TIMER_HZ / u64::from(ticks);
+            let (last, end) = read_both(port);
+            return (end - start) * PM_TIMER_HZ / u64::from(since(last));
         }
         if ticks == 0 && rdtsc() - start > 20_000_000_000 {
             break;
