@@ -1,7 +1,7 @@
 //! Programs out of Debian's packages for an initial file system, with the shared libraries that they need.
 //!
-//! A library is looked for in the packages that the program's package depends on, nearest first, and only those are fetched that
-//! are looked into.
+//! A library is looked for in the packages that the package of the one that needs it depends on, nearest first, and only those are
+//! fetched that are looked into.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -52,19 +52,21 @@ pub(super) fn add(archive: &mut Archive, programs: &[Program]) -> Result<()> {
         let needs = needs(&bytes, &name)?;
         files.insert(format!("bin/{name}"), bytes);
         let mut packages = Packages::new(&program.debian);
-        let mut wanted: VecDeque<String> = needs.libraries.into();
+        let by_program = |library| (library, program.debian.clone());
+        let mut wanted: VecDeque<(String, String)> = needs.libraries.into_iter().map(by_program).collect();
         if let Some(interpreter) = &needs.interpreter {
             let path = interpreter.trim_start_matches('/');
             let library = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
-            files.insert(path.to_owned(), packages.library(&library)?);
+            files.insert(path.to_owned(), packages.library(&library, &program.debian)?.0);
         }
-        while let Some(library) = wanted.pop_front() {
+        while let Some((library, needed_by)) = wanted.pop_front() {
             let path = format!("{LIBRARIES}/{library}");
             if files.contains_key(&path) {
                 continue;
             }
-            let bytes = packages.library(&library)?;
-            wanted.extend(self::needs(&bytes, &library)?.libraries);
+            let (bytes, package) = packages.library(&library, &needed_by)?;
+            let more = self::needs(&bytes, &library)?.libraries;
+            wanted.extend(more.into_iter().map(|library| (library, package.clone())));
             files.insert(path, bytes);
         }
     }
@@ -79,49 +81,48 @@ pub(super) fn add(archive: &mut Archive, programs: &[Program]) -> Result<()> {
     Ok(())
 }
 
-/// A package and those that it depends on, nearest first.
+/// A package and those that it depends on.
 struct Packages {
     root: String,
-    /// Unpacked so far.
-    unpacked: Vec<PathBuf>,
-    /// To be looked into; everything that was ever in here.
-    queue: VecDeque<String>,
-    seen: BTreeSet<String>,
+    /// Unpacked so far: the folder, and what the package depends on.
+    unpacked: BTreeMap<String, (PathBuf, Vec<String>)>,
 }
 
 impl Packages {
     fn new(root: &str) -> Self {
-        let name = root.to_owned();
-        let (queue, seen) = ([name.clone()].into(), [name.clone()].into());
-        Self { root: name, unpacked: Vec::new(), queue, seen }
+        Self { root: root.to_owned(), unpacked: BTreeMap::new() }
     }
 
-    /// A library's content.
-    fn library(&mut self, name: &str) -> Result<Vec<u8>> {
-        let file = |folder: &PathBuf| {
-            PACKAGE_FOLDERS.iter().map(|inner| folder.join(inner).join(name)).find(|path| path.is_file())
-        };
-        if let Some(found) = self.unpacked.iter().find_map(file) {
-            return paths::read_bytes(&found);
-        }
-        while self.unpacked.len() < MAX_PACKAGES
-            && let Some(package) = self.queue.pop_front()
-        {
-            let folder = debian::unpack(&package)?;
-            let depends =
-                process::text(Command::new("apt-cache").args(["depends", "--important", &package]))?;
-            for next in dependencies(&depends) {
-                if self.seen.insert(next.to_owned()) {
-                    self.queue.push_back(next.to_owned());
-                }
+    /// A library's content, and its package. It is looked for in what the package of the one that needs it depends on, then
+    /// further and further away.
+    fn library(&mut self, name: &str, needed_by: &str) -> Result<(Vec<u8>, String)> {
+        let mut queue: VecDeque<String> = [needed_by.to_owned(), self.root.clone()].into();
+        let mut seen: BTreeSet<String> = queue.iter().cloned().collect();
+        for _ in 0..MAX_PACKAGES {
+            let Some(package) = queue.pop_front() else { break };
+            let (folder, depends) = self.unpack(&package)?;
+            let mut paths = PACKAGE_FOLDERS.iter().map(|inner| folder.join(inner).join(name));
+            if let Some(found) = paths.find(|path| path.is_file()) {
+                return Ok((paths::read_bytes(&found)?, package));
             }
-            let found = file(&folder);
-            self.unpacked.push(folder);
-            if let Some(found) = found {
-                return paths::read_bytes(&found);
-            }
+            let new: Vec<_> = depends.iter().filter(|next| !seen.contains(*next)).cloned().collect();
+            seen.extend(new.iter().cloned());
+            // The program's own package comes behind what is nearer.
+            let at = if package == needed_by { 0 } else { queue.len() };
+            new.into_iter().rev().for_each(|next| queue.insert(at, next));
         }
         Err(Failure::new(format!("no package that {} depends on has the library {name}", self.root)))
+    }
+
+    fn unpack(&mut self, package: &str) -> Result<(PathBuf, Vec<String>)> {
+        if let Some(known) = self.unpacked.get(package) {
+            return Ok(known.clone());
+        }
+        let folder = debian::unpack(package)?;
+        let text = process::text(Command::new("apt-cache").args(["depends", "--important", package]))?;
+        let known = (folder, dependencies(&text).map(str::to_owned).collect());
+        self.unpacked.insert(package.to_owned(), known.clone());
+        Ok(known)
     }
 }
 
