@@ -6,7 +6,7 @@ use machine::fault;
 use machine::panic::READING_TIME_S;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,7 +92,7 @@ impl Options {
             ("apic", "firmware") => self.x2apic = false,
             ("apic", "x2apic") => self.x2apic = true,
             // Read by the hypervisor.
-            ("end" | "view" | "pool" | "times", _) => {}
+            ("end" | "view" | "pool" | "times" | "poll", _) => {}
             ("tsc", "check") => self.tsc_use = TscUse::IfInvariant,
             ("tsc", "trust") => self.tsc_use = TscUse::Always,
             ("tsc", "distrust") => self.tsc_use = TscUse::Never,

@@ -38,7 +38,7 @@ mod linear;
 mod mailbox;
 pub mod memory_map;
 mod msr;
-mod paravirtual_clock;
+pub mod paravirtual;
 mod processor;
 pub mod ratelimit;
 mod report;

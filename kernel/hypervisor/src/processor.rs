@@ -9,7 +9,8 @@ use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, Machine, Permissions};
 use crate::msr::Msrs;
-use crate::paravirtual_clock::ParavirtualClock;
+use crate::paravirtual::{Features, Paravirtual};
+use crate::run::poll::Patience;
 
 bitflags! {
     /// Work that waits before the next entry. The hot path tests this one word.
@@ -49,7 +50,7 @@ pub(crate) struct Processor<B: Backend> {
     pub(crate) permissions: Permissions,
     pub(crate) clock: GuestClock,
     pub(crate) msrs: Msrs,
-    pub(crate) paravirtual_clock: ParavirtualClock,
+    pub(crate) paravirtual: Paravirtual,
     /// The host's TSC at the start of the guest's time.
     pub(crate) started: u64,
     pub(crate) counters: Counters,
@@ -57,6 +58,8 @@ pub(crate) struct Processor<B: Backend> {
     pub(crate) activity: Activity,
     /// The host's TSC when it last stopped running.
     pub(crate) waiting_since: u64,
+    /// How long a CPU waits for it when it halts.
+    pub(crate) patience: Patience,
     /// Exits in a row whose instruction was not the expected one.
     pub(crate) mismatches: u8,
     interrupt_window: bool,
@@ -72,6 +75,7 @@ impl<B: Backend> Processor<B> {
         host: &H,
         index: usize,
         count: usize,
+        features: Features,
     ) -> Result<Self, CreateError> {
         let apic_id = index as u32;
         let machine = Machine {
@@ -80,7 +84,13 @@ impl<B: Backend> Processor<B> {
             apic_timer_hz: APIC_TIMER_HZ,
             apic_id,
             vcpus: count as u32,
+            paravirtual: features,
         };
+        let mut features = features;
+        if !host.tsc_is_steady() {
+            // The clock page goes by the TSC.
+            features.remove(Features::CLOCK);
+        }
         let cpuid = CpuidTable::new(|leaf, subleaf| backend.cpuid(leaf, subleaf), &machine);
         let permissions = cpuid.permissions();
         let apic = LocalApic::new(apic_config(apic_id, &permissions));
@@ -92,12 +102,13 @@ impl<B: Backend> Processor<B> {
             cpuid,
             permissions,
             clock: GuestClock::default(),
-            paravirtual_clock: ParavirtualClock::new(host.tsc_hz()),
+            paravirtual: Paravirtual::new(features, host.tsc_hz()),
             started: host.tsc(),
             counters: Counters::default(),
             attention: Attention::all(),
             activity: Activity::Running,
             waiting_since: host.tsc(),
+            patience: Patience::default(),
             mismatches: 0,
             interrupt_window: false,
             nmi_window: false,
@@ -120,7 +131,7 @@ impl<B: Backend> Processor<B> {
         self.msrs = Msrs::new(&self.permissions);
         self.cpuid.set_apic(true);
         self.started = started;
-        self.paravirtual_clock.reset();
+        self.paravirtual.reset();
         self.clock = GuestClock::starting_at(self.started);
         self.restart();
     }
@@ -173,6 +184,32 @@ impl<B: Backend> Processor<B> {
         self.vcpu.inject(event);
     }
 
+    /// Where nobody needs to hear of the end of the interrupt that the guest serves, says so in its memory.
+    #[inline]
+    pub(crate) fn offer_private_end(&mut self, space: &B::Space) {
+        if self.paravirtual.eoi.is_enabled() && self.apic.end_is_private() {
+            self.paravirtual.eoi.arm(space);
+        }
+    }
+
+    /// After an exit: whether the guest has ended the interrupt without telling.
+    pub(crate) fn take_private_end(&mut self, space: &B::Space) {
+        if self.paravirtual.eoi.disarm(space) {
+            // It was edge-triggered: the I/O APIC need not hear of it.
+            self.apic.end_of_interrupt();
+        }
+        self.attention |= Attention::INTERRUPTS;
+    }
+
+    /// Another vCPU may have ended this one's HLT, whether interrupts are on or not.
+    #[inline]
+    pub(crate) fn end_halt_if_told(&mut self) {
+        if self.paravirtual.unhalted && matches!(self.activity, Activity::Halted | Activity::HaltedMasked) {
+            self.paravirtual.unhalted = false;
+            self.activity = Activity::Running;
+        }
+    }
+
     /// The window is asked for or called off only when that changes something.
     #[inline]
     pub(crate) fn set_interrupt_window(&mut self, wanted: bool) {
@@ -201,7 +238,7 @@ impl<B: Backend> Processor<B> {
     /// The guest's TSC has taken a step: an armed deadline comes at another moment.
     pub(crate) fn clock_changed<H: Host>(&mut self, host: &H, space: &B::Space) {
         self.vcpu.set_tsc_offset(self.clock.offset());
-        self.paravirtual_clock.update(self.clock.guest_tsc(self.started), space);
+        self.paravirtual.clock.update(self.clock.guest_tsc(self.started), space);
         let deadline = self.apic.tsc_deadline();
         if deadline != 0 {
             self.write_tsc_deadline(deadline, host);

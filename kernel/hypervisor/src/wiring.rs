@@ -56,7 +56,7 @@ impl<B: Backend, H: Host> ConsoleSink for Wiring<'_, '_, B, H> {
 
 impl<B: Backend, H: Host> Wiring<'_, '_, B, H> {
     /// Gives `message` to vCPU `index`, which may be the own one.
-    fn hand(&mut self, index: usize, message: &ApicMessage) {
+    pub(crate) fn hand(&mut self, index: usize, message: &ApicMessage) {
         match &mut self.own {
             Some(own) if own.index == index => {
                 if own.apic.deliver(message) {

@@ -182,6 +182,9 @@ pub trait Vcpu {
     /// The guest's TSC is the host's plus this, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
 
+    /// All translations of linear addresses that the CPU may keep for this vCPU go before the next entry.
+    fn flush_tlb(&mut self);
+
     /// A general-purpose register by number, RSP included.
     #[inline]
     fn gpr(&self, gpr: Gpr) -> u64 {

@@ -40,6 +40,20 @@ impl VectorBits {
         None
     }
 
+    /// The only vector set, where there is just one.
+    #[inline]
+    pub(super) fn only(&self) -> Option<u8> {
+        let vector = self.highest()?;
+        let count: u32 = self.0.iter().map(|word| u32::from(*word != 0)).sum();
+        (count == 1 && self.0[(vector >> 6) as usize].is_power_of_two()).then_some(vector)
+    }
+
+    /// Whether none is set.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0 == [0; 4]
+    }
+
     /// The 32 vectors from `index * 32` on; `index` is taken modulo 8.
     pub(super) const fn word(&self, index: u16) -> u32 {
         let index = index & 7;
@@ -60,6 +74,9 @@ mod tests {
             for (vector, value) in steps {
                 bits.set(vector, value);
                 table[usize::from(vector)] = value;
+                prop_assert_eq!(bits.is_empty(), !table.contains(&true));
+                let only = (table.iter().filter(|set| **set).count() == 1).then(|| bits.highest()).flatten();
+                prop_assert_eq!(bits.only(), only);
                 prop_assert_eq!(bits.highest(), table.iter().rposition(|set| *set).map(|at| at as u8));
             }
             for vector in 0..=255u8 {

@@ -19,8 +19,19 @@ const INIT: u32 = 1 << 2;
 const STARTUP: u32 = 1 << 3;
 /// There is something else for the owner to look at.
 const NUDGE: u32 = 1 << 4;
+/// The processor's next HLT, or the present one, ends at once.
+const UNHALT: u32 = 1 << 5;
 /// The start-up page in the events.
 const STARTUP_PAGE: u32 = 8;
+
+/// What was in an inbox beside what its local APIC has taken in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Drained {
+    /// The processor has something new to look at.
+    pub news: bool,
+    /// Its next HLT, or the present one, ends at once.
+    pub unhalt: bool,
+}
 
 /// The inbox of one local APIC.
 #[derive(Debug, Default)]
@@ -75,6 +86,12 @@ impl Inbox {
         self.events.fetch_or(NUDGE, SeqCst);
     }
 
+    /// Ends the owner's next HLT, or the present one.
+    #[inline]
+    pub fn unhalt(&self) {
+        self.events.fetch_or(UNHALT, SeqCst);
+    }
+
     fn post_vector(&self, vector: u8, level_triggered: bool) {
         let (word, bit) = (usize::from(vector >> 6), 1u64 << (vector & 63));
         if let (Some(vectors), Some(level)) = (self.vectors.get(word), self.level.get(word)) {
@@ -101,14 +118,15 @@ impl Inbox {
         self.events.load(SeqCst) == 0
     }
 
-    /// The owner takes everything in. True where the processor has something new to look at.
-    pub fn drain(&self, apic: &mut LocalApic) -> bool {
+    /// The owner takes everything in.
+    pub fn drain(&self, apic: &mut LocalApic) -> Drained {
         let events = self.events.swap(0, SeqCst);
         if events == 0 {
-            return false;
+            return Drained::default();
         }
         // An INIT resets the local APIC; what came with it or later is taken in behind it.
-        let mut news = events & NUDGE != 0;
+        let unhalt = events & UNHALT != 0;
+        let mut news = unhalt || events & NUDGE != 0;
         if events & INIT != 0 {
             apic.note_init();
             news = true;
@@ -133,7 +151,7 @@ impl Inbox {
                 }
             }
         }
-        news
+        Drained { news, unhalt }
     }
 
     /// Forgets everything, as a reset of the machine does.
@@ -166,17 +184,19 @@ mod tests {
     #[test]
     fn a_startup_behind_an_init_counts_and_one_before_it_is_void() {
         let (inbox, mut apic) = (Inbox::default(), apic());
-        assert!(inbox.is_empty() && !inbox.drain(&mut apic));
+        assert!(inbox.is_empty() && !inbox.drain(&mut apic).news);
+        inbox.unhalt();
+        assert_eq!(inbox.drain(&mut apic), Drained { news: true, unhalt: true });
         inbox.post(&message(DeliveryMode::Init, 0));
         inbox.post(&message(DeliveryMode::Startup, 0x9a));
-        assert!(!inbox.is_empty() && inbox.drain(&mut apic) && inbox.is_empty());
+        assert!(!inbox.is_empty() && inbox.drain(&mut apic).news && inbox.is_empty());
         assert!(apic.take_init());
         apic.init();
         assert_eq!(apic.take_startup(), Some(0x9a));
 
         inbox.post(&message(DeliveryMode::Startup, 0x10));
         inbox.post(&message(DeliveryMode::Init, 0));
-        assert!(inbox.drain(&mut apic) && apic.take_init());
+        assert!(inbox.drain(&mut apic).news && apic.take_init());
         assert_eq!(apic.take_startup(), None);
 
         let deassert = ApicMessage { assert: false, ..message(DeliveryMode::Init, 0) };

@@ -251,6 +251,14 @@ impl LocalApic {
         broadcast.then_some(vector)
     }
 
+    /// Whether nobody else needs to hear of the end of the interrupt that is being served, and nothing follows from it: it is
+    /// edge-triggered, it is the only one, and none waits.
+    #[inline]
+    pub fn end_is_private(&self) -> bool {
+        self.requests.is_empty()
+            && self.in_service.only().is_some_and(|vector| !self.trigger_level.contains(vector))
+    }
+
     /// The processor priority register.
     #[inline]
     pub fn processor_priority(&self) -> u8 {

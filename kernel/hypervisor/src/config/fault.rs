@@ -4,12 +4,13 @@ use core::fmt;
 
 use devices::fw_cfg::MAX_FILE_NAME;
 
+use crate::paravirtual::Features;
 use crate::schedule::{MAX_POOLS, MAX_WEIGHT};
 
 use super::{MAX_CPUS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
+const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,8 @@ pub enum Fault<'a> {
     BadShare(&'a str),
     /// When it restarts cannot be told.
     BadRestart(&'a str),
+    /// A paravirtual feature is not known.
+    BadParavirtual(&'a str),
     /// The memory is not a size.
     BadMemory(&'a str),
     /// The memory is too little or too much.
@@ -109,6 +112,11 @@ impl fmt::Display for ConfigError<'_> {
             Fault::BadRestart(value) => {
                 write!(f, "restart='{value}' is unknown; write restart=no, restart=always or how many times")
             }
+            Fault::BadParavirtual(value) => write!(
+                f,
+                "paravirtual='{value}' is unknown; write all, none, or names of {} with commas between them, with '-' before them for all but those",
+                Features::KNOWN
+            ),
             Fault::BadMemory(value) => {
                 write!(f, "memory='{value}' is no size; write a number with K, M or G, such as memory=256M")
             }

@@ -5,6 +5,7 @@ use loader::Protocol;
 
 use super::share::{self, Restart, Share};
 use super::{DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MIN_MEMORY, parse_size};
+use crate::paravirtual::Features;
 
 /// What a kernel's line says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +18,7 @@ pub(super) struct Settings {
     pub(super) restart: Restart,
     /// Whether it starts with the machine.
     pub(super) starts: bool,
+    pub(super) paravirtual: Features,
 }
 
 impl Default for Settings {
@@ -29,6 +31,7 @@ impl Default for Settings {
             share: Share::default(),
             restart: Restart::No,
             starts: true,
+            paravirtual: Features::all(),
         }
     }
 }
@@ -116,6 +119,9 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault
         Some(("restart", value)) => settings.restart = share::parse_restart(value)?,
         Some(("start", "yes")) => settings.starts = true,
         Some(("start", "no")) => settings.starts = false,
+        Some(("paravirtual", value)) => {
+            settings.paravirtual = Features::parse(value).ok_or(Fault::BadParavirtual(value))?;
+        }
         Some(("vga", "text")) => settings.devices.vga_text = true,
         None if word == "fwcfg" => settings.devices.fw_cfg = true,
         None if word == "e9" => settings.devices.debug_console = true,

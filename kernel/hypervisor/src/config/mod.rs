@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
-//!     [start=yes|no] [restart=no|always|N] [protocol=linux|pvh|multiboot] [fwcfg] [e9] [debug-exit=PORT] [vga=text]
-//!     kernel -- COMMAND LINE
+//!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [protocol=linux|pvh|multiboot]
+//!     [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
 //! vm=NAME fwcfg=NAME OF THE FILE
@@ -24,6 +24,8 @@ mod tests;
 use arrayvec::ArrayVec;
 
 use loader::{BootModule, Protocol};
+
+use crate::paravirtual::Features;
 
 pub use fault::{ConfigError, Fault};
 use line::{Kind, Settings, parse_line};
@@ -110,6 +112,8 @@ pub struct VmConfig<'a> {
     pub restart: Restart,
     /// Whether it starts with the machine.
     pub starts: bool,
+    /// The paravirtual features that it is offered.
+    pub paravirtual: Features,
 }
 
 /// A VM while its modules are being collected.
@@ -162,6 +166,7 @@ pub fn collect<'a>(
                 share: settings.share,
                 restart: settings.restart,
                 starts: settings.starts,
+                paravirtual: settings.paravirtual,
             }),
         }
     }

@@ -37,13 +37,20 @@ pub struct Options<'a> {
     pub pools: [CpuSet; MAX_POOLS],
     /// `times=SECONDS`: how often the VMs' times are told in the log; 0 for never.
     pub times: u32,
+    /// `poll=MICROSECONDS`: how long a CPU waits at most for a vCPU that has halted, before it lets it sleep; 0 for not at all.
+    pub poll: u32,
 }
+
+/// `poll=` where it is not given.
+const POLL: u32 = 50;
+/// The longest such wait: what a CPU may do without looking for other work.
+const MOST_POLL: u32 = 100;
 
 impl<'a> Options<'a> {
     /// Reads the words of the kernel's command line. Those that are not for the hypervisor are left to others; a wrong value
     /// is told in the log and the default stands.
     pub fn parse(words: impl Iterator<Item = &'a str>) -> Self {
-        let mut options = Self::default();
+        let mut options = Self { poll: POLL, ..Self::default() };
         for word in words {
             match word.split_once('=') {
                 Some(("end", "console")) => options.end = End::Console,
@@ -55,6 +62,12 @@ impl<'a> Options<'a> {
                 Some(("view", "kernel")) => options.view = FirstView::Kernel,
                 Some(("view", name)) => options.view = FirstView::Guest(name),
                 Some(("pool", value)) => options.set_pool(value),
+                Some(("poll", value)) => match value.parse() {
+                    Ok(micros) if micros <= MOST_POLL => options.poll = micros,
+                    _ => log::warn!(
+                        "option poll={value} is no number of microseconds up to {MOST_POLL}; write poll={POLL}"
+                    ),
+                },
                 Some(("times", value)) => match value.parse() {
                     Ok(seconds) => options.times = seconds,
                     Err(_) => log::warn!("option times={value} is no number of seconds; write times=10"),

@@ -127,8 +127,11 @@ fn the_tenth_vm_is_refused() {
 #[test]
 fn options_leave_other_words_alone() {
     let options = Options::parse("log=debug end=poweroff view=demo".split(' '));
-    assert_eq!(options, Options { end: End::PowerOff, view: FirstView::Guest("demo"), ..Options::default() });
-    assert_eq!(Options::parse("end=never view=all".split(' ')), Options::default());
+    let default = Options::parse([].into_iter());
+    assert_eq!(default, Options { poll: 50, ..Options::default() });
+    assert_eq!(options, Options { end: End::PowerOff, view: FirstView::Guest("demo"), ..default });
+    assert_eq!(Options::parse("end=never view=all poll=101".split(' ')), default);
+    assert_eq!(Options::parse("poll=0".split(' ')), Options::default());
 }
 
 proptest! {

@@ -1,5 +1,7 @@
 //! The bits of the baseline `basalt-1`, leaf by leaf. A bit that is missing here is never shown.
 
+use crate::paravirtual::Features;
+
 /// Leaf 1 EAX: family, model and stepping.
 pub(super) const EAX1_SIGNATURE: u32 = 0x0fff_3fff;
 
@@ -161,5 +163,15 @@ pub(super) const LINEAR_BITS_LA57: u32 = 57;
 pub(super) const EBX88: u32 = 1 << 0 | 1 << 2;
 /// Leaf 4000_0001H EAX: no I/O delay.
 pub(super) const KVM_NO_IO_DELAY: u32 = 1 << 1;
-/// Leaf 4000_0001H EAX: paravirtual clock by its new MSRs, and that clock never goes back between vCPUs.
-pub(super) const KVM_CLOCK: u32 = 1 << 3 | 1 << 24;
+/// Leaf 4000_0001H EAX: the bits of each paravirtual feature. The clock is told by its new MSRs, and never goes back between
+/// vCPUs.
+pub(super) const KVM_FEATURES: [(Features, u32); 8] = [
+    (Features::CLOCK, 1 << 3 | 1 << 24),
+    (Features::STEAL_TIME, 1 << 5),
+    (Features::EOI, 1 << 6),
+    (Features::UNHALT, 1 << 7),
+    (Features::TLB_FLUSH, 1 << 9),
+    (Features::IPI, 1 << 11),
+    (Features::POLL_CONTROL, 1 << 12),
+    (Features::YIELD, 1 << 13),
+];

@@ -18,13 +18,15 @@ mod topology;
 use arrayvec::ArrayVec;
 use vcpu::{CpuidResult, cr4, efer};
 
+use crate::paravirtual::Features;
+
 use baseline as bits;
 pub use state::StateLayout;
 
 /// Leaves of the basic range, 0 to 16H.
 const BASIC: usize = 0x17;
-/// Leaves of the hypervisor's range, 4000_0000H and 4000_0001H.
-const HYPERVISOR: usize = 2;
+/// Leaves of the hypervisor's range, 4000_0000H to 4000_0010H.
+const HYPERVISOR: usize = 0x11;
 /// Leaves of the extended range, 8000_0000H to 8000_0008H.
 const EXTENDED: usize = 9;
 /// Subleaves but the first ones: caches, topology, state components.
@@ -37,6 +39,8 @@ const LAST_INTEL: u32 = 0x16;
 const LAST_OTHER: u32 = 0xd;
 const LAST_EXTENDED: u32 = 0x8000_0008;
 const HYPERVISOR_BASE: u32 = 0x4000_0000;
+/// The leaf of frequencies in the hypervisor's range, as VMware introduced it and KVM's tools offer it.
+const HYPERVISOR_FREQUENCIES: u32 = 0x10;
 const INTEL_EBX: u32 = u32::from_le_bytes(*b"Genu");
 /// Caches that leaf 4 describes at most.
 const CACHES: u32 = 8;
@@ -55,6 +59,8 @@ pub struct Machine {
     pub apic_id: u32,
     /// How many vCPUs the machine has; their ids count from 0.
     pub vcpus: u32,
+    /// The paravirtual features that it is offered.
+    pub paravirtual: Features,
 }
 
 /// What a guest may switch on, as its CPUID says.
@@ -313,18 +319,31 @@ impl CpuidTable {
         };
     }
 
-    /// KVM's signature: Linux then trusts that x2APIC works without interrupt remapping. Features: no I/O delays needed,
-    /// and the paravirtual clock, which goes by the TSC.
+    /// KVM's signature: Linux then trusts that x2APIC works without interrupt remapping. Its features: no I/O delays needed, and
+    /// those that the VM is offered. And the frequencies of TSC and APIC timer.
     fn fill_hypervisor(&mut self, machine: &Machine) {
+        const HZ_IN_KHZ: u64 = 1000;
         let word = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
         self.hypervisor[0] = CpuidResult {
-            eax: HYPERVISOR_BASE + 1,
+            eax: HYPERVISOR_BASE + HYPERVISOR_FREQUENCIES,
             ebx: word(b"KVMK"),
             ecx: word(b"VMKV"),
             edx: word(b"M\0\0\0"),
         };
-        let clock = if machine.tsc_is_steady { bits::KVM_CLOCK } else { 0 };
-        self.hypervisor[1] = CpuidResult { eax: bits::KVM_NO_IO_DELAY | clock, ..CpuidResult::default() };
+        let mut eax = bits::KVM_NO_IO_DELAY;
+        for (feature, bits) in bits::KVM_FEATURES {
+            if machine.paravirtual.contains(feature) {
+                eax |= bits;
+            }
+        }
+        self.hypervisor[1] = CpuidResult { eax, ..CpuidResult::default() };
+        if machine.tsc_is_steady {
+            self.hypervisor[HYPERVISOR_FREQUENCIES as usize] = CpuidResult {
+                eax: (machine.tsc_hz / HZ_IN_KHZ) as u32,
+                ebx: (machine.apic_timer_hz / HZ_IN_KHZ) as u32,
+                ..CpuidResult::default()
+            };
+        }
     }
 }
 

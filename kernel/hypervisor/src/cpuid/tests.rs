@@ -5,8 +5,14 @@ use super::*;
 
 type Leaves = BTreeMap<(u32, u32), CpuidResult>;
 
-const MACHINE: Machine =
-    Machine { tsc_hz: 2_000_000_000, tsc_is_steady: true, apic_timer_hz: 25_000_000, apic_id: 0, vcpus: 1 };
+const MACHINE: Machine = Machine {
+    tsc_hz: 2_000_000_000,
+    tsc_is_steady: true,
+    apic_timer_hz: 25_000_000,
+    apic_id: 0,
+    vcpus: 1,
+    paravirtual: Features::all(),
+};
 
 fn result(eax: u32, ebx: u32, ecx: u32, edx: u32) -> CpuidResult {
     CpuidResult { eax, ebx, ecx, edx }
@@ -172,21 +178,27 @@ fn the_signature_is_kvms_with_its_clock() {
     text[4..8].copy_from_slice(&leaf.ecx.to_le_bytes());
     text[8..].copy_from_slice(&leaf.edx.to_le_bytes());
     assert_eq!(&text, b"KVMKVMKVM\0\0\0");
-    assert_eq!(leaf.eax, 0x4000_0001);
-    assert_eq!(table.get(0x4000_0001, 0), result(0x0100_000a, 0, 0, 0));
+    assert_eq!(leaf.eax, 0x4000_0010);
+    assert_eq!(table.get(0x4000_0001, 0), result(0x0100_3aea, 0, 0, 0));
     assert_eq!(table.get(0x4000_0002, 0), CpuidResult::default());
+    assert_eq!(table.get(0x4000_0010, 0), result(2_000_000, 25_000, 0, 0));
+    assert_eq!(table.get(0x4000_0011, 0), CpuidResult::default());
+    let host = rich_host();
+    let machine = Machine { paravirtual: Features::EOI, ..MACHINE };
+    let few = CpuidTable::new(|leaf, sub| host.get(&(leaf, sub)).copied().unwrap_or_default(), &machine);
+    assert_eq!(few.get(0x4000_0001, 0), result(0x42, 0, 0, 0));
 }
 
 #[test]
 fn of_an_unsteady_tsc_nothing_is_said() {
     let host = rich_host();
-    let machine = Machine { tsc_is_steady: false, ..MACHINE };
+    let machine = Machine { tsc_is_steady: false, paravirtual: Features::all() - Features::CLOCK, ..MACHINE };
     let unsteady = CpuidTable::new(|leaf, sub| host.get(&(leaf, sub)).copied().unwrap_or_default(), &machine);
-    for leaf in [0x15, 0x16, 0x8000_0007] {
+    for leaf in [0x15, 0x16, 0x8000_0007, 0x4000_0010] {
         assert_eq!(unsteady.get(leaf, 0), CpuidResult::default(), "{leaf:#x}");
     }
     assert_eq!(unsteady.get(1, 0).ecx & bits::ECX1_TSC_DEADLINE, 0);
-    assert_eq!(unsteady.get(0x4000_0001, 0).eax, bits::KVM_NO_IO_DELAY);
+    assert_eq!(unsteady.get(0x4000_0001, 0).eax, 0x3ae2);
     // All else stays.
     let steady = table(&host);
     assert_eq!(unsteady.get(1, 0).ecx, steady.get(1, 0).ecx & !bits::ECX1_TSC_DEADLINE);

@@ -10,6 +10,7 @@ mod hypercall;
 mod io;
 mod model_specific;
 mod nested_fault;
+mod paravirtual;
 mod simple_move;
 mod xsetbv;
 
@@ -29,8 +30,13 @@ pub(crate) enum Outcome {
     Resume,
     /// The instruction is done; it goes on here.
     Advance(u64),
-    /// The instruction is done, and the guest has no use for its time now; it goes on here.
-    GiveWay(u64),
+    /// The instruction is done, and the guest has no use for its time now, but that vCPU of its VM may have.
+    GiveWay {
+        /// Where it goes on.
+        next: u64,
+        /// Whom it waits for, where it says so.
+        to: Option<usize>,
+    },
     /// It gets this event.
     Inject(Event),
     /// The VM ends.
@@ -144,7 +150,7 @@ fn cache_control<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handle
 }
 
 fn pause<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
-    guest.next_rip(|found| found == Intercept::Pause).map(Outcome::GiveWay)
+    guest.next_rip(|found| found == Intercept::Pause).map(|next| Outcome::GiveWay { next, to: None })
 }
 
 fn undefined<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Outcome {

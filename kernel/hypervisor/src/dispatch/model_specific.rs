@@ -5,14 +5,12 @@ use devices::{ApicEffect, ApicMode};
 use emulator::Intercept;
 use vcpu::{Backend, Host, SystemRegister, Vcpu};
 
-use super::{Handled, Outcome};
+use super::{Handled, Outcome, paravirtual};
 use crate::control;
 use crate::guest::Guest;
 use crate::msr::{Denied, is_canonical, is_pat, number};
 use crate::processor::Attention;
 use crate::ratelimit::Site;
-
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 impl From<MsrError> for Denied {
     fn from(_: MsrError) -> Self {
@@ -68,8 +66,7 @@ fn value_of<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32) -> R
         number::TSC => cpu.clock.guest_tsc(guest.host.tsc()),
         number::TSC_ADJUST => cpu.clock.adjust(),
         number::APIC_BASE => cpu.apic.base(),
-        number::KVM_SYSTEM_TIME_NEW => cpu.paravirtual_clock.system_time(),
-        number::KVM_WALL_CLOCK_NEW => cpu.paravirtual_clock.wall_clock(),
+        number::KVM_FIRST..=number::KVM_LAST => paravirtual::read(cpu, msr)?,
         _ => match kept_by_backend(msr) {
             Some(SystemRegister::TscAux) if !cpu.permissions.tsc_aux => return Err(Denied),
             Some(register) => cpu.vcpu.read(register),
@@ -100,16 +97,7 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
             guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
             guest.wiring().apply(ApicEffect::RoutingChanged);
         }
-        number::KVM_SYSTEM_TIME_NEW => {
-            let cpu = &mut *guest.cpu;
-            let tsc_at_zero = cpu.clock.guest_tsc(cpu.started);
-            return cpu.paravirtual_clock.write_system_time(value, tsc_at_zero, guest.space);
-        }
-        number::KVM_WALL_CLOCK_NEW => {
-            let age = guest.host.now() - guest.host.time_of(guest.cpu.started);
-            let seconds = guest.host.wall_clock_s().saturating_sub(age.0 / NANOS_PER_SECOND);
-            return guest.cpu.paravirtual_clock.write_wall_clock(value, seconds, guest.space);
-        }
+        number::KVM_FIRST..=number::KVM_LAST => return paravirtual::write(guest, msr, value),
         number::EFER => {
             let state = guest.control_state();
             let value = control::write_efer(&state, value, &guest.cpu.permissions).map_err(|_| Denied)?;

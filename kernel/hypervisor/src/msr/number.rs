@@ -32,6 +32,12 @@ pub(crate) const X2APIC_FIRST: u32 = 0x800;
 pub(crate) const X2APIC_LAST: u32 = 0x8ff;
 pub(crate) const KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
 pub(crate) const KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+pub(crate) const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
+pub(crate) const KVM_EOI_EN: u32 = 0x4b56_4d04;
+pub(crate) const KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
+/// The range that KVM documents.
+pub(crate) const KVM_FIRST: u32 = 0x4b56_4d00;
+pub(crate) const KVM_LAST: u32 = 0x4b56_4dff;
 pub(crate) const EFER: u32 = 0xc000_0080;
 pub(crate) const STAR: u32 = 0xc000_0081;
 pub(crate) const LSTAR: u32 = 0xc000_0082;

@@ -200,12 +200,12 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     fn run_vcpu(&mut self, id: VcpuId, vm: &'n Vm<'m, B>, slot: &'n Slot<B>) {
         let Some(mut loaded) = self.load(id, vm, slot) else {
             // Nobody else can have it. Whatever it is, others go first.
-            self.rota.end_run(self.host, true);
+            self.rota.end_run(self.host, Some(None));
             return;
         };
         let outcome = match (loaded.processor.as_mut(), loaded.space.as_ref()) {
             (Some(cpu), Some(space)) => {
-                let outcome = self.run_slice(vm, slot, cpu, space);
+                let outcome = self.run_slice(id, vm, slot, cpu, space);
                 slot.publish(cpu);
                 outcome
             }
@@ -218,6 +218,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     fn run_slice(
         &mut self,
+        id: VcpuId,
         vm: &'n Vm<'m, B>,
         slot: &'n Slot<B>,
         cpu: &mut Processor<B>,
@@ -225,7 +226,11 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     ) -> SliceEnd {
         let end = self.rota.end_of_run(self.host);
         let start = self.host.tsc();
-        cpu.begin_turn(start);
+        let slept = cpu.begin_turn(start, self.kept_from_running(id, start), space);
+        if let Some(slept) = slept {
+            let slept = self.host.time_of(start) - self.host.time_of(start.saturating_sub(slept));
+            cpu.patience.woke_after(slept, self.node.options.poll);
+        }
         let mut guest = Guest { cpu, vm, space, mailboxes: &self.node.mailboxes, host: self.host };
         let mut slice = Slice {
             end,
@@ -249,14 +254,21 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         {
             report::crashed(&mut guest, reason, |host| slice.rota.look(host, "a dump"));
         }
-        guest.cpu.end_turn(now);
+        guest.cpu.end_turn(now, space);
         outcome
+    }
+
+    /// How long the vCPU wanted to run and could not, because others ran or it had had what its cap allows. It is `now`.
+    fn kept_from_running(&self, id: VcpuId, now: u64) -> Nanos {
+        let times = self.node.scheduler.shared.times(id).unwrap_or_default();
+        let ticks = times.steal.0 + times.throttled.0;
+        self.host.time_of(now) - self.host.time_of(now.saturating_sub(ticks))
     }
 
     /// What becomes of the vCPU after its turn.
     fn end_turn(&mut self, id: VcpuId, vm: &'n Vm<'m, B>, slot: &'n Slot<B>, outcome: SliceEnd) {
         let waits = match outcome {
-            SliceEnd::Over | SliceEnd::GivesWay => false,
+            SliceEnd::Over | SliceEnd::GivesWay(_) => false,
             SliceEnd::Waiting | SliceEnd::Halting => true,
             SliceEnd::Reset => {
                 vm.ask(Request::Reset, self.host);
@@ -269,7 +281,11 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         };
         if !waits {
             slot.set_place(Place::Queued);
-            self.rota.end_run(self.host, matches!(outcome, SliceEnd::GivesWay));
+            let gives_way = match outcome {
+                SliceEnd::GivesWay(to) => Some(to.map(|to| vm.vcpu_id(to))),
+                _ => None,
+            };
+            self.rota.end_run(self.host, gives_way);
             return;
         }
         slot.set_place(Place::Blocked);
@@ -319,15 +335,20 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 }
 
 impl<B: Backend> Processor<B> {
-    /// It begins to run at this TSC value.
-    fn begin_turn(&mut self, tsc: u64) {
-        if self.activity != Activity::Running {
-            self.counters.ticks.idle += tsc.wrapping_sub(self.waiting_since);
+    /// It begins to run at this TSC value, and has been kept from it so long since its VM's start. Returns for how many ticks
+    /// it slept, if it did. It is loaded.
+    fn begin_turn(&mut self, tsc: u64, kept: Nanos, space: &B::Space) -> Option<u64> {
+        let slept = (self.activity != Activity::Running).then(|| tsc.wrapping_sub(self.waiting_since));
+        self.counters.ticks.idle += slept.unwrap_or_default();
+        if self.paravirtual.begin_turn(kept, space) {
+            self.vcpu.flush_tlb();
         }
+        slept
     }
 
     /// It stops running at this TSC value.
-    fn end_turn(&mut self, tsc: u64) {
+    fn end_turn(&mut self, tsc: u64, space: &B::Space) {
         self.waiting_since = tsc;
+        self.paravirtual.end_turn(space);
     }
 }

@@ -6,6 +6,7 @@
 mod cpu;
 mod lead;
 mod manage;
+pub(crate) mod poll;
 pub(crate) mod rates;
 mod rota;
 mod sleepers;
@@ -58,6 +59,8 @@ struct NodeOptions<'m> {
     end: End,
     view: config::FirstView<'m>,
     times: u32,
+    /// How long a CPU waits for a vCPU that has halted, at most.
+    poll: Nanos,
 }
 
 impl<'m, B: Backend> Node<'m, B> {
@@ -82,7 +85,12 @@ impl<'m, B: Backend> Node<'m, B> {
             vms: Vec::with_capacity(MAX_VMS),
             mailboxes: Mailboxes::new(scheduler.cpus()),
             scheduler,
-            options: NodeOptions { end: options.end, view: options.view, times: options.times },
+            options: NodeOptions {
+                end: options.end,
+                view: options.view,
+                times: options.times,
+                poll: Nanos::from_micros(options.poll.into()),
+            },
             ended: AtomicBool::new(false),
             tsc_hz: host.tsc_hz(),
         };

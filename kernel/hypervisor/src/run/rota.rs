@@ -144,6 +144,12 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         }
     }
 
+    /// Whether others wait for this CPU, or somebody has just been woken for it.
+    pub(super) fn is_wanted(&self) -> bool {
+        let queue = self.node.scheduler.queue(self.here);
+        self.node.mailboxes.has_news(self.here) || queue.is_some_and(|queue| queue.is_contended())
+    }
+
     /// Who should change the CPU.
     pub(super) fn balance<H: Host>(&self, host: &H) -> Option<Transfer> {
         let scheduler = &self.node.scheduler;
@@ -156,12 +162,12 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         until.map_or(Nanos(0), |until| host.time_of(until.0))
     }
 
-    /// The run has ended; its vCPU could go on, but `gives_way`s where it has no use for its time.
-    pub(super) fn end_run<H: Host>(&self, host: &H, gives_way: bool) {
+    /// The run has ended; its vCPU could go on, but `gives_way` where it has no use for its time: to that vCPU, or to any.
+    pub(super) fn end_run<H: Host>(&self, host: &H, gives_way: Option<Option<VcpuId>>) {
         let (scheduler, now) = (&self.node.scheduler, ticks(host));
         let Some(mut queue) = scheduler.queue(self.here) else { return };
-        if gives_way {
-            queue.yielded(&scheduler.shared, None, now);
+        if let Some(to) = gives_way {
+            queue.yielded(&scheduler.shared, to, now);
         }
         queue.end_run(&scheduler.shared, now);
     }

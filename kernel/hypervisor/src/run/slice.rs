@@ -47,8 +47,8 @@ impl HostTimer {
 pub(super) enum SliceEnd {
     /// The time is up; it could go on.
     Over,
-    /// It spins: others may use the time better.
-    GivesWay,
+    /// It spins, or waits for a vCPU of its VM: that one, or others, may use the time better.
+    GivesWay(Option<usize>),
     /// It waits for an interrupt.
     Waiting,
     /// Its VM comes to a halt.
@@ -81,6 +81,10 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             if !guest.cpu.attention.is_empty()
                 && let Some(end) = self.attend(guest)
             {
+                if matches!(end, SliceEnd::Waiting) && self.waits_awhile(guest) {
+                    guest.cpu.attention = Attention::all();
+                    continue;
+                }
                 return end;
             }
             let entered = guest.host.tsc();
@@ -92,13 +96,16 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             ticks.root = ticks.root.wrapping_add(entered.wrapping_sub(self.last_tsc));
             ticks.guest = ticks.guest.wrapping_add(left.wrapping_sub(entered));
             self.last_tsc = left;
+            if guest.cpu.paravirtual.eoi.is_armed() {
+                guest.cpu.take_private_end(guest.space);
+            }
             match dispatch(guest, exit) {
                 Outcome::Advance(next) => guest.cpu.vcpu.advance(next),
                 Outcome::Resume => {}
                 Outcome::Inject(event) => guest.cpu.inject(event),
-                Outcome::GiveWay(next) => {
+                Outcome::GiveWay { next, to } => {
                     guest.cpu.vcpu.advance(next);
-                    return SliceEnd::GivesWay;
+                    return SliceEnd::GivesWay(to);
                 }
                 Outcome::Stop(reason) => return SliceEnd::Stopped(reason),
             }
@@ -118,7 +125,8 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             self.rota.serve(guest.host);
             self.end = self.rota.end_of_run(guest.host);
             if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
-                slot.inbox.drain(&mut guest.cpu.apic);
+                let drained = slot.inbox.drain(&mut guest.cpu.apic);
+                guest.cpu.paravirtual.unhalted |= drained.unhalt;
                 if slot.takes_dump() {
                     report::asked_for(guest, |host| self.rota.look(host, "a dump"));
                 }
@@ -144,8 +152,32 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         guest.cpu.attention.remove(Attention::INTERRUPTS);
         if guest.cpu.activity != Activity::WaitForStartup {
             deliver_interrupts(guest);
+            guest.cpu.end_halt_if_told();
+            guest.cpu.offer_private_end(guest.space);
         }
         (guest.cpu.activity != Activity::Running).then_some(SliceEnd::Waiting)
+    }
+
+    /// Waits for a vCPU that has just halted and used to be woken soon. True where there is something for it.
+    fn waits_awhile<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> bool {
+        let cpu = &guest.cpu;
+        let halted = matches!(cpu.activity, Activity::Halted | Activity::HaltedMasked);
+        if !halted || !cpu.paravirtual.polls || cpu.patience.span() == Nanos::ZERO || self.rota.is_wanted() {
+            return false;
+        }
+        let Some(slot) = guest.vm.slots.get(guest.cpu.index) else { return false };
+        let until = (guest.host.now() + guest.cpu.patience.span()).min(self.end);
+        loop {
+            guest.host.poll_interrupts();
+            let now = guest.host.now();
+            let due = guest.cpu.deadline().min(guest.vm.chipset_deadline());
+            if !slot.inbox.is_empty() || guest.vm.life.is_closed() || due <= now {
+                return true;
+            }
+            if now >= until || self.rota.is_wanted() {
+                return false;
+            }
+        }
     }
 
     /// Carries out the work for which a device lets the guest wait, in bounded steps, until the turn is over or the console

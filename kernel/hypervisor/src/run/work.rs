@@ -80,7 +80,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
         self.timer.forget();
         if progress != Progress::Done {
             slot.set_place(Place::Queued);
-            self.rota.end_run(self.host, progress == Progress::Waiting);
+            self.rota.end_run(self.host, (progress == Progress::Waiting).then_some(None));
             return;
         }
         slot.set_place(Place::Blocked);

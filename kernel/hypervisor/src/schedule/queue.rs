@@ -140,6 +140,11 @@ impl RunQueue {
         self.run.and_then(|run| self.entries.get(run.place)).map(|entry| entry.id)
     }
 
+    /// Whether others waited for the CPU when it last decided.
+    pub fn is_contended(&self) -> bool {
+        self.waiting > 0
+    }
+
     /// When the present run is to end.
     pub fn until(&self) -> Option<Ticks> {
         self.run.map(|run| run.until)

@@ -10,4 +10,5 @@ mod ends;
 mod firmware;
 mod instructions;
 mod lifecycle;
+mod paravirtual;
 mod registers;

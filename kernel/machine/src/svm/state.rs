@@ -344,6 +344,10 @@ impl Vcpu for SvmVcpu {
         self.vmcb_mut().set_tsc_offset(offset);
     }
 
+    fn flush_tlb(&mut self) {
+        self.flush();
+    }
+
     fn dump(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let vmcb = self.vmcb();
         write!(

@@ -305,6 +305,10 @@ impl Vcpu for VmxVcpu {
         self.set(field::TSC_OFFSET, offset);
     }
 
+    fn flush_tlb(&mut self) {
+        self.flush = true;
+    }
+
     fn dump(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

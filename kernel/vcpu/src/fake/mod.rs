@@ -59,6 +59,8 @@ pub enum Action {
     Write(SystemRegister, u64),
     /// [`Vcpu::set_tsc_offset`].
     TscOffset(u64),
+    /// A flush of its translations was asked for.
+    FlushTlb,
     /// [`Vcpu::set_pdptes`].
     Pdptes([u64; 4]),
 }

@@ -265,6 +265,11 @@ impl Vcpu for FakeVcpu {
         self.note(Action::TscOffset(offset));
     }
 
+    fn flush_tlb(&mut self) {
+        self.expect_loaded();
+        self.note(Action::FlushTlb);
+    }
+
     fn dump(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "fake vCPU after {} steps", self.step)
     }

@@ -1,21 +1,22 @@
 //! KVM's paravirtual clock: a page in guest memory that says how the guest's TSC becomes nanoseconds, so that a guest knows
 //! its TSC's rate without calibrating it against a slow timer.
 //!
-//! The numbers never change while the guest leaves its TSC alone, so the page is written once.
+//! The numbers never change while the guest leaves its TSC alone, so the page is written once, and again when the VM was
+//! paused, which the guest is told. The clocks of a VM's vCPUs have one origin and one rate, so they agree to the nanosecond.
 //!
 //! Source: Linux documentation, "KVM-specific MSRs" (MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW) and "KVM CPUID bits".
 
 use vcpu::{Gpa, GuestMemory};
 
+use super::ENABLE;
 use crate::msr::Denied;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-/// MSR_KVM_SYSTEM_TIME_NEW: the area is in use.
-const ENABLE: u64 = 1;
 /// Areas are aligned to this.
 const ALIGNMENT: u64 = 4;
-/// The page's flags: the TSC is the same on all vCPUs.
-const TSC_STABLE: u8 = 1;
+/// The page's flags: the TSC is the same on all vCPUs; the VM was paused since the guest last looked. The guest clears that.
+const TSC_STABLE: u8 = 1 << 0;
+const GUEST_STOPPED: u8 = 1 << 1;
 /// Bytes of the two structures.
 const TIME_INFO: usize = 32;
 const WALL_CLOCK: usize = 12;
@@ -89,7 +90,7 @@ impl ParavirtualClock {
     ) -> Result<(), Denied> {
         if value & ENABLE != 0 {
             check(value & !ENABLE)?;
-            self.fill(value, tsc_at_zero, memory)?;
+            self.fill(value, tsc_at_zero, TSC_STABLE, memory)?;
         }
         self.system_time = value;
         Ok(())
@@ -99,26 +100,43 @@ impl ParavirtualClock {
     pub(crate) fn update<M: GuestMemory>(&mut self, tsc_at_zero: u64, memory: &M) {
         if self.system_time & ENABLE != 0 {
             // The area was RAM when the guest named it, and RAM does not go away.
-            let _ = self.fill(self.system_time, tsc_at_zero, memory);
+            let _ = self.fill(self.system_time, tsc_at_zero, TSC_STABLE, memory);
         }
     }
 
-    fn fill<M: GuestMemory>(&mut self, value: u64, tsc_at_zero: u64, memory: &M) -> Result<(), Denied> {
-        // Even: not being changed. The only vCPU is not reading it meanwhile.
-        self.version = self.version.wrapping_add(2);
+    /// The VM was paused: its watchdogs need not wonder where the time has gone.
+    pub(crate) fn tell_pause<M: GuestMemory>(&mut self, tsc_at_zero: u64, memory: &M) {
+        if self.system_time & ENABLE != 0 {
+            let _ = self.fill(self.system_time, tsc_at_zero, TSC_STABLE | GUEST_STOPPED, memory);
+        }
+    }
+
+    /// Odd versions say that the page is being written: Linux reads the first vCPU's page on all vCPUs.
+    fn fill<M: GuestMemory>(
+        &mut self,
+        value: u64,
+        tsc_at_zero: u64,
+        flags: u8,
+        memory: &M,
+    ) -> Result<(), Denied> {
+        let at = Gpa(value & !ENABLE);
+        let version = self.version.wrapping_add(1) | 1;
+        self.version = version.wrapping_add(1);
         let mut page = [0; TIME_INFO];
         let mut put = |at: usize, bytes: &[u8]| {
             if let Some(field) = page.get_mut(at..at + bytes.len()) {
                 field.copy_from_slice(bytes);
             }
         };
-        put(0, &self.version.to_le_bytes());
+        put(0, &version.to_le_bytes());
         put(8, &tsc_at_zero.to_le_bytes());
         // Bytes 16 to 23, the system time at that moment, are zero.
         put(24, &self.scale.multiplier.to_le_bytes());
         put(28, &self.scale.shift.to_le_bytes());
-        put(29, &[TSC_STABLE]);
-        memory.write(Gpa(value & !ENABLE), &page).map_err(|_| Denied)
+        put(29, &[flags]);
+        memory.write(at, &version.to_le_bytes()).map_err(|_| Denied)?;
+        memory.write(at, &page).map_err(|_| Denied)?;
+        memory.write(at, &self.version.to_le_bytes()).map_err(|_| Denied)
     }
 
     /// Writes MSR_KVM_WALL_CLOCK_NEW: the area gets the wall-clock time (in seconds) of the start of the guest's time.
@@ -172,7 +190,11 @@ mod tests {
         clock.update(78, &memory);
         memory.read(Gpa(0x1040), &mut page).unwrap();
         assert_eq!((page[0], page[8]), (4, 78));
+        clock.tell_pause(78, &memory);
+        memory.read(Gpa(0x1040), &mut page).unwrap();
+        assert_eq!((page[0], page[8], page[29]), (6, 78, 3));
         clock.write_system_time(0, 0, &memory).unwrap();
+        clock.tell_pause(99, &memory);
         clock.update(99, &memory);
         memory.read(Gpa(0x1040), &mut page).unwrap();
         assert_eq!(page[8], 78, "not in use, not written");
