@@ -215,12 +215,12 @@ fn shares_in(log: &Log, first: usize, last: usize) -> Result<BTreeMap<String, Sh
     Ok(shares)
 }
 
-/// Reads `vm NAME: at A: charged C steal S throttled T`.
+/// Reads `vm NAME: at A: charged C steal S throttled T exits E wake-ups W`.
 fn read_times(line: &str) -> Option<(&str, Times)> {
     let (_, rest) = line.split_once("vm ")?;
     let (vm, rest) = rest.split_once(": at ")?;
     let words: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let [at, "charged", charged, "steal", steal, "throttled", throttled] = words[..] else { return None };
+    let [at, "charged", charged, "steal", steal, "throttled", throttled, ..] = words[..] else { return None };
     let number = |text: &str| text.parse().ok();
     Some((vm, [number(at.trim_end_matches(':'))?, number(charged)?, number(steal)?, number(throttled)?]))
 }
@@ -248,7 +248,7 @@ mod tests {
         let mut log = Log::default();
         for (index, at) in [100, 600, 1100].into_iter().enumerate() {
             let line = format!(
-                "[    1.000000] INFO  rates: vm a: at {at}: charged {} steal {} throttled 0\n",
+                "[    1.000000] INFO  rates: vm a: at {at}: charged {} steal {} throttled 0 exits 9 wake-ups 1\n",
                 charged[index],
                 index * 10
             );

@@ -77,6 +77,8 @@ pub struct Counters {
     pub denied_msrs: u64,
     /// Events injected.
     pub injected: u64,
+    /// How often it went on after it had slept.
+    pub wakes: u64,
 }
 
 impl Default for Counters {
@@ -87,6 +89,7 @@ impl Default for Counters {
             unclaimed_memory: 0,
             denied_msrs: 0,
             injected: 0,
+            wakes: 0,
         }
     }
 }
@@ -120,5 +123,6 @@ impl Counters {
         self.unclaimed_memory += other.unclaimed_memory;
         self.denied_msrs += other.denied_msrs;
         self.injected += other.injected;
+        self.wakes += other.wakes;
     }
 }

@@ -162,6 +162,7 @@ impl<B: Backend> fmt::Display for Line<'_, '_, B> {
             State::Working(Task::End(_)) => "ending",
             State::Running if vm.slots.iter().all(|slot| slot.place() == Place::Blocked) => "waiting",
             State::Running => "running",
+            State::Paused => "paused",
             State::Stopped(_) => "stopped",
         };
         let tenths = |value: u64| (value / 10, value % 10);

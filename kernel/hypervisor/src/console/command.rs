@@ -23,6 +23,10 @@ pub enum Command {
     Stop(usize),
     /// Restart it.
     Reset(usize),
+    /// Let it stand still.
+    Pause(usize),
+    /// Let it go on.
+    Resume(usize),
     /// Tell its vCPUs' registers.
     Dump(usize),
     /// Change its weight.
@@ -40,13 +44,15 @@ pub enum Command {
 }
 
 /// The words that begin a command, what follows, and what it does.
-const WORDS: [(&str, &str, &str); 15] = [
+const WORDS: [(&str, &str, &str); 17] = [
     ("list", "", "the VMs: state, vCPUs, memory, exits a second, CPU time, steal"),
     ("cpus", "", "the CPUs: pool, idle time, vCPUs"),
     ("memory", "", "how much is free"),
     ("start", "VM", "start a VM that has ended or was not started"),
     ("stop", "VM", "stop it at once, as by pulling the plug"),
     ("reset", "VM", "restart it at once"),
+    ("pause", "VM", "let it stand still; its clocks go on"),
+    ("resume", "VM", "let it go on after a pause"),
     ("dump", "VM", "its vCPUs' registers, in the kernel's log"),
     ("weight", "VM N", "its part of what VMs compete for; 100 is usual"),
     ("cap", "VM PERCENT", "the most it may have, in percent of one CPU; 0 for no cap"),
@@ -125,6 +131,8 @@ pub(super) fn parse<'a, 'n>(
         "start" => Command::Start(vm()?),
         "stop" => Command::Stop(vm()?),
         "reset" => Command::Reset(vm()?),
+        "pause" => Command::Pause(vm()?),
+        "resume" => Command::Resume(vm()?),
         "dump" => Command::Dump(vm()?),
         "weight" => Command::Weight(vm()?, number(two, 1, MAX_WEIGHT)?),
         "cap" => Command::Cap(vm()?, number(two, 0, MAX_PERCENT)?),
@@ -194,6 +202,8 @@ mod tests {
             ("start 1x", Command::Start(2)),
             ("reset web", Command::Reset(0)),
             ("dump 3", Command::Dump(2)),
+            ("pause db", Command::Pause(1)),
+            ("resume db", Command::Resume(1)),
             ("weight web 300", Command::Weight(0, 300)),
             ("cap db 0", Command::Cap(1, 0)),
             ("reservation db 25", Command::Reservation(1, 25)),

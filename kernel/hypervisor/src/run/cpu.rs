@@ -340,6 +340,7 @@ impl<B: Backend> Processor<B> {
     fn begin_turn(&mut self, tsc: u64, kept: Nanos, space: &B::Space) -> Option<u64> {
         let slept = (self.activity != Activity::Running).then(|| tsc.wrapping_sub(self.waiting_since));
         self.counters.ticks.idle += slept.unwrap_or_default();
+        self.counters.wakes += u64::from(slept.is_some());
         if self.paravirtual.begin_turn(kept, space) {
             self.vcpu.flush_tlb();
         }

@@ -29,6 +29,8 @@ impl Lead<'_> {
             Command::Start(vm) => self.ask(cpu, vm, Request::Start),
             Command::Stop(vm) => self.ask(cpu, vm, Request::Stop(StopReason::Ended)),
             Command::Reset(vm) => self.ask(cpu, vm, Request::Reset),
+            Command::Pause(vm) => self.ask(cpu, vm, Request::Pause),
+            Command::Resume(vm) => self.resume(cpu, vm),
             Command::Dump(vm) => self.dump(cpu, vm),
             Command::PoolCpu(which, pool) => {
                 let moved = cpu.node.scheduler.shared.move_cpu(which, pool);
@@ -72,7 +74,18 @@ impl Lead<'_> {
         match vm.life.state() {
             State::Stopped(_) => self.answer(format_args!("vm {name} does not run; start {name} starts it")),
             State::Running => self.answer(format_args!("vm {name} runs already")),
+            State::Paused => self.answer(format_args!("vm {name} is paused; resume {name} lets it go on")),
             _ => self.answer(format_args!("vm {name} is starting or ending; list shows when it is done")),
+        }
+    }
+
+    fn resume<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize) {
+        if let Some(vm) = cpu.node.vms.get(vm) {
+            if vm.life.state() == State::Paused {
+                vm.tell_pause();
+            }
+            self.ask(cpu, vm.number, Request::Resume);
+            cpu.wake_all(vm);
         }
     }
 
@@ -148,6 +161,8 @@ impl fmt::Display for Doing {
             Request::Start => "starting",
             Request::Reset => "restarting",
             Request::Stop(_) => "stopping",
+            Request::Pause => "pausing",
+            Request::Resume => "goes on",
         })
     }
 }

@@ -121,11 +121,13 @@ fn tell<B: Backend>(node: &Node<'_, B>, tsc: u64) {
     for vm in &node.vms {
         let times = vm.times(&node.scheduler.shared);
         log::info!(
-            "vm {}: at {tsc}: charged {} steal {} throttled {}",
+            "vm {}: at {tsc}: charged {} steal {} throttled {} exits {} wake-ups {}",
             vm.config.name,
             times.charged.0,
             times.steal.0,
-            times.throttled.0
+            times.throttled.0,
+            vm.slots.iter().map(Slot::exits).sum::<u64>(),
+            vm.slots.iter().map(Slot::wakes).sum::<u64>()
         );
     }
     log::info!("times of {} VMs told", node.vms.len());

@@ -28,12 +28,17 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             match state {
                 State::Halting(Request::Stop(_)) if vm.has_last_words(self.host.now()) => continue,
                 State::Halting(Request::Stop(reason)) => self.ended(vm, reason),
+                State::Halting(Request::Pause) => {
+                    log::info!("vm {}: paused", vm.config.name);
+                    vm.life.pass(state, State::Paused);
+                    continue;
+                }
                 State::Halting(_) => {
                     log::info!("vm {}: restarting", vm.config.name);
                     vm.life.pass(state, State::Working(Task::Reset));
                 }
                 State::Working(_) => {}
-                State::Running | State::Stopped(_) => continue,
+                State::Running | State::Paused | State::Stopped(_) => continue,
             }
             served = true;
             // The task is done in its turns.

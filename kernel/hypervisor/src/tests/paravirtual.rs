@@ -7,7 +7,7 @@ use devices::lapic::X2APIC_MSR_FIRST;
 use vcpu::fake::{Action, Guest};
 use vcpu::{Event, Exit, Gpa, Gpr, GuestMemory};
 
-use super::bench::{Bench, Step, halt, kernel, power_off, step};
+use super::bench::{Bench, Step, kernel, power_off, step};
 use crate::msr::number;
 
 const KICK_CPU: u64 = 5;

@@ -16,6 +16,10 @@ pub(crate) enum Request {
     Reset,
     /// To end.
     Stop(StopReason),
+    /// To stand still until it is asked to resume.
+    Pause,
+    /// To go on.
+    Resume,
 }
 
 /// Long work on a VM none of whose vCPUs runs.
@@ -38,6 +42,8 @@ pub(crate) enum State {
     Halting(Request),
     /// This is being done.
     Working(Task),
+    /// They stand still, and keep what they have.
+    Paused,
     /// It has ended, or was not started: nothing belongs to it.
     Stopped(StopReason),
 }
@@ -87,14 +93,16 @@ impl Life {
     pub(crate) fn ask(&self, request: Request) -> bool {
         let mut state = self.state.lock();
         let next = match (*state, request) {
-            (State::Running, Request::Reset | Request::Stop(_))
+            (State::Running, Request::Reset | Request::Stop(_) | Request::Pause)
             | (State::Halting(Request::Reset), Request::Stop(_))
+            | (State::Halting(Request::Pause) | State::Paused, Request::Reset | Request::Stop(_))
             | (State::Working(Task::Start | Task::Reset), Request::Stop(_)) => State::Halting(request),
             (State::Stopped(_), Request::Start) => State::Working(Task::Start),
+            (State::Halting(Request::Pause) | State::Paused, Request::Resume) => State::Running,
             _ => return false,
         };
         *state = next;
-        self.closed.store(true, SeqCst);
+        self.closed.store(next != State::Running, SeqCst);
         true
     }
 
@@ -128,5 +136,24 @@ mod tests {
         assert!(life.pass(end, State::Stopped(StopReason::TripleFault)));
         assert!(!life.is_alive() && life.is_closed() && life.ask(Request::Start));
         assert!(life.ask(Request::Stop(StopReason::Ended)), "a start is broken off");
+    }
+
+    #[test]
+    fn who_is_paused_resumes_restarts_or_ends() {
+        let life = Life::new();
+        assert!(!life.ask(Request::Pause) && !life.ask(Request::Resume));
+        life.ask(Request::Start);
+        assert!(!life.ask(Request::Pause), "it is not there yet");
+        life.pass(State::Working(Task::Start), State::Running);
+        assert!(!life.ask(Request::Resume) && life.ask(Request::Pause) && life.is_closed());
+        assert!(life.ask(Request::Resume) && !life.is_closed(), "before it stood still");
+        for request in [Request::Reset, Request::Stop(StopReason::Ended)] {
+            assert!(life.ask(Request::Pause) && !life.ask(Request::Pause));
+            assert!(life.pass(State::Halting(Request::Pause), State::Paused) && life.is_at_rest());
+            assert!(life.is_alive() && !life.ask(Request::Start));
+            assert!(life.ask(request) && life.is_closed());
+            assert_eq!(life.state(), State::Halting(request));
+            life.pass(life.state(), State::Running);
+        }
     }
 }

@@ -243,6 +243,18 @@ impl<'m, B: Backend> Vm<'m, B> {
         Nanos(self.signals.deadline.load(SeqCst))
     }
 
+    /// Has its clocks say that it was paused. Its vCPUs stand still.
+    pub(crate) fn tell_pause(&self) {
+        let space = self.space.read();
+        let Some(space) = space.as_ref() else { return };
+        for slot in &self.slots {
+            if let Some(cpu) = slot.processor().as_deref_mut().and_then(Option::as_mut) {
+                let tsc_at_zero = cpu.clock.guest_tsc(cpu.started);
+                cpu.paravirtual.clock.tell_pause(tsc_at_zero, space);
+            }
+        }
+    }
+
     /// Its vCPU number `index`, for the scheduler.
     pub(crate) fn vcpu_id(&self, index: usize) -> VcpuId {
         VcpuId { vm: self.id, index: index as u8 }

@@ -40,6 +40,8 @@ pub(crate) struct Slot<B: Backend> {
     dormant: AtomicBool,
     /// Its exits, as of the last time it ran.
     exits: AtomicU64,
+    /// How often it went on after it had slept, as of then.
+    wakes: AtomicU64,
     /// The user wants to see its registers.
     dump: AtomicBool,
     /// It is there while its VM is.
@@ -57,6 +59,7 @@ impl<B: Backend> Slot<B> {
             deadline: AtomicU64::new(Nanos::NEVER.0),
             dormant: AtomicBool::new(false),
             exits: AtomicU64::new(0),
+            wakes: AtomicU64::new(0),
             dump: AtomicBool::new(false),
             processor: Mutex::new(None),
         }
@@ -115,6 +118,7 @@ impl<B: Backend> Slot<B> {
     pub(crate) fn publish(&self, processor: &Processor<B>) {
         self.deadline.store(processor.deadline().0, SeqCst);
         self.exits.store(processor.counters.total(), SeqCst);
+        self.wakes.store(processor.counters.wakes, SeqCst);
         let dormant = matches!(processor.activity, Activity::HaltedMasked | Activity::WaitForStartup);
         self.dormant.store(dormant, SeqCst);
     }
@@ -148,6 +152,11 @@ impl<B: Backend> Slot<B> {
     #[inline]
     pub(crate) fn takes_dump(&self) -> bool {
         self.dump.load(SeqCst) && self.dump.swap(false, SeqCst)
+    }
+
+    /// How often it went on after it had slept.
+    pub(crate) fn wakes(&self) -> u64 {
+        self.wakes.load(SeqCst)
     }
 
     /// Exits so far.
