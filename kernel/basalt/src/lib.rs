@@ -21,6 +21,7 @@ use machine::smp::Roles;
 use machine::svm::Svm;
 use machine::virtualization::{self, Refusal, Vendor};
 use machine::vmx::Vmx;
+use machine::without::Without;
 use machine::{acpi, apic, clock, cpu, fatal, fault, heap, logger, memory, power, screen, smp};
 use options::Options;
 use payload::Payload;
@@ -42,7 +43,10 @@ pub fn run(mut boot: BootInfo) -> ! {
     report_nmis();
     // From here on other CPUs use it, too.
     let boot: &'static BootInfo = Box::leak(Box::new(boot));
-    start_hypervisor(&Machine { boot, acpi: &acpi, cpus: options.cpus }, &read_payload(boot))
+    start_hypervisor(
+        &Machine { boot, acpi: &acpi, cpus: options.cpus, without: options.without },
+        &read_payload(boot),
+    )
 }
 
 fn read_payload(boot: &BootInfo) -> Payload<'_> {
@@ -129,16 +133,18 @@ struct Machine<'a> {
     acpi: &'a Acpi,
     /// The option `cpus=`.
     cpus: Option<usize>,
+    /// The option `without=`.
+    without: Without,
 }
 
 /// Chooses the vendor, the one place where it is looked at, and runs guests.
 fn start_hypervisor(machine: &Machine<'_>, payload: &Payload<'static>) -> ! {
     let run = virtualization::vendor().and_then(|vendor| match vendor {
-        Vendor::Vmx => Vmx::enable().map(|vmx| {
+        Vendor::Vmx => Vmx::enable(machine.without).map(|vmx| {
             machine.start_cpus(Vmx::join);
             run_guests(vmx, payload);
         }),
-        Vendor::Svm => Svm::enable().map(|svm| {
+        Vendor::Svm => Svm::enable(machine.without).map(|svm| {
             machine.start_cpus(Svm::join);
             run_guests(svm, payload);
         }),

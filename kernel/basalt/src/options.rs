@@ -4,9 +4,10 @@ use log::LevelFilter;
 use machine::clock::TscUse;
 use machine::fault;
 use machine::panic::READING_TIME_S;
+use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, without=task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) tsc_use: TscUse,
     /// x2APIC mode is taken although firmware did not choose it.
     pub(crate) x2apic: bool,
+    /// Abilities of the CPU that are not used.
+    pub(crate) without: Without,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             cpus: None,
             tsc_use: TscUse::IfInvariant,
             x2apic: false,
+            without: Without::empty(),
         }
     }
 }
@@ -89,6 +93,7 @@ impl Options {
             ("panic", other) => {
                 self.reboot_on_panic = Some(other.strip_prefix("reboot:")?.parse::<u16>().ok()?.into());
             }
+            ("without", names) => self.without |= Without::parse(names)?,
             ("apic", "firmware") => self.x2apic = false,
             ("apic", "x2apic") => self.x2apic = true,
             // Read by the hypervisor.
@@ -113,7 +118,9 @@ mod tests {
 
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
-        let options = parse("  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN ");
+        let options = parse(
+            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=x2apic,tsc-scaling",
+        );
         assert_eq!(
             options,
             Options {
@@ -122,7 +129,8 @@ mod tests {
                 reboot_on_panic: Some(3),
                 cpus: Some(3),
                 tsc_use: TscUse::Always,
-                x2apic: false
+                x2apic: false,
+                without: Without::X2APIC | Without::TSC_SCALING
             }
         );
         assert_eq!(parse("panic=reboot").reboot_on_panic, Some(READING_TIME_S));
@@ -133,13 +141,23 @@ mod tests {
 
     #[test]
     fn unknown_words_are_named_and_change_nothing() {
-        let line = "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1 cpus=0";
+        let line =
+            "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1 cpus=0 without=x";
         let options = parse(line);
         assert_eq!(options, Options::default());
         let unknown: Vec<&str> = options.unknown(line.split_ascii_whitespace()).collect();
         assert_eq!(
             unknown,
-            ["quiet", "loglevel=loud", "foo=1", "console=", "panic=reboot:", "panic=reboot:-1", "cpus=0"]
+            [
+                "quiet",
+                "loglevel=loud",
+                "foo=1",
+                "console=",
+                "panic=reboot:",
+                "panic=reboot:-1",
+                "cpus=0",
+                "without=x"
+            ]
         );
     }
 }

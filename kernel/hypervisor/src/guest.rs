@@ -29,7 +29,12 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
         let cpu = &mut *self.cpu;
         Wiring {
             vm: self.vm,
-            own: Some(Own { index: cpu.index, apic: &mut cpu.apic, attention: &mut cpu.attention }),
+            own: Some(Own {
+                index: cpu.index,
+                apic: &mut cpu.apic,
+                apic_given: cpu.apic_given,
+                attention: &mut cpu.attention,
+            }),
             mailboxes: self.mailboxes,
             host: self.host,
         }
@@ -61,6 +66,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     pub(crate) fn mmio_read(&mut self, gpa: Gpa, width: Width) -> u64 {
         let now = self.host.now();
         if let Some(offset) = self.apic_offset(gpa) {
+            self.cpu.take_apic();
             return self.cpu.apic.mmio_read(offset, width, now);
         }
         let found = self.with_chipset(|chipset, wiring| chipset.mmio_read(gpa, width, now, wiring));
@@ -74,8 +80,10 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     pub(crate) fn mmio_write(&mut self, gpa: Gpa, width: Width, value: u64) {
         let now = self.host.now();
         if let Some(offset) = self.apic_offset(gpa) {
+            self.cpu.take_apic();
             let effect = self.cpu.apic.mmio_write(offset, width, value, now);
             self.wiring().apply(effect);
+            self.cpu.show_apic();
             return;
         }
         self.cpu.attention |= Attention::INTERRUPTS;

@@ -1,8 +1,10 @@
 //! What belongs to one virtual CPU, beside what the backend keeps: its local APIC, time, MSRs and CPUID.
 
 use bitflags::bitflags;
-use devices::{APIC_TIMER_HZ, LocalApic, LocalApicConfig};
-use vcpu::{Backend, CreateError, Event, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu};
+use devices::{APIC_TIMER_HZ, Inbox, LocalApic, LocalApicConfig};
+use vcpu::{
+    ApicAssists, Backend, CreateError, Event, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu,
+};
 
 use crate::clock::GuestClock;
 use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
@@ -22,6 +24,8 @@ bitflags! {
         const TIME = 1 << 1;
         /// The chipset's deadline or the 8259s' output has changed.
         const DEVICES = 1 << 2;
+        /// The inbox has something that came while the CPU had the local APIC's state.
+        const INBOX = 1 << 4;
         /// The host had an interrupt: the slice may be over, the inbox may have something, the VM may come to a halt.
         const HOST = 1 << 3;
     }
@@ -46,6 +50,9 @@ pub(crate) struct Processor<B: Backend> {
     /// Its number in the VM, and its APIC id.
     pub(crate) index: usize,
     pub(crate) apic: LocalApic,
+    /// What the CPU does of it, and whether it has the state of its interrupts now.
+    pub(crate) apic_assists: ApicAssists,
+    pub(crate) apic_given: bool,
     pub(crate) cpuid: CpuidTable,
     pub(crate) permissions: Permissions,
     pub(crate) clock: GuestClock,
@@ -98,6 +105,8 @@ impl<B: Backend> Processor<B> {
             vcpu: backend.create_vcpu(space)?,
             index,
             apic,
+            apic_assists: ApicAssists::empty(),
+            apic_given: false,
             msrs: Msrs::new(&permissions),
             cpuid,
             permissions,
@@ -124,6 +133,7 @@ impl<B: Backend> Processor<B> {
     /// Back to the state after power-up, as firmware leaves it for an operating system; its time starts at the host's
     /// TSC value `started`. The vCPU is loaded.
     pub(crate) fn reset(&mut self, started: u64) {
+        self.take_apic();
         self.apic = LocalApic::new(apic_config(self.apic.apic_id(), &self.permissions));
         if self.is_bootstrap() {
             self.apic.enter_virtual_wire();
@@ -139,6 +149,7 @@ impl<B: Backend> Processor<B> {
     /// An INIT: registers as after power-up, but time, MSRs and the APIC's base go on (SDM vol. 3, "Processor State
     /// After INIT"). The vCPU is loaded.
     pub(crate) fn init(&mut self) {
+        self.take_apic();
         self.apic.init();
         self.restart();
     }
@@ -150,6 +161,7 @@ impl<B: Backend> Processor<B> {
         self.vcpu.set_tsc_offset(self.clock.offset());
         self.vcpu.set_guest_owned(GUEST_OWNED_CR0, guest_owned_cr4(&self.permissions));
         self.activity = if self.is_bootstrap() { Activity::Running } else { Activity::WaitForStartup };
+        self.update_apic_view();
         self.attention = Attention::all();
         self.mismatches = 0;
         // A reset vCPU may have kept its windows.
@@ -187,7 +199,8 @@ impl<B: Backend> Processor<B> {
     /// Where nobody needs to hear of the end of the interrupt that the guest serves, says so in its memory.
     #[inline]
     pub(crate) fn offer_private_end(&mut self, space: &B::Space) {
-        if self.paravirtual.eoi.is_enabled() && self.apic.end_is_private() {
+        let exits = !self.apic_assists.contains(ApicAssists::DELIVERY);
+        if exits && self.paravirtual.eoi.is_enabled() && self.apic.end_is_private() {
             self.paravirtual.eoi.arm(space);
         }
     }
@@ -196,9 +209,18 @@ impl<B: Backend> Processor<B> {
     pub(crate) fn take_private_end(&mut self, space: &B::Space) {
         if self.paravirtual.eoi.disarm(space) {
             // It was edge-triggered: the I/O APIC need not hear of it.
+            self.take_apic();
             self.apic.end_of_interrupt();
         }
         self.attention |= Attention::INTERRUPTS;
+    }
+
+    /// Takes in what others have sent.
+    pub(crate) fn take_in(&mut self, inbox: &Inbox) {
+        if !inbox.is_empty() {
+            self.take_apic();
+            self.paravirtual.unhalted |= inbox.drain(&mut self.apic).unhalt;
+        }
     }
 
     /// Another vCPU may have ended this one's HLT, whether interrupts are on or not.

@@ -13,6 +13,8 @@ use crate::vm::life::Request;
 pub(crate) struct Own<'a> {
     pub(crate) index: usize,
     pub(crate) apic: &'a mut LocalApic,
+    /// The CPU has the state of its interrupts: what comes goes to the inbox.
+    pub(crate) apic_given: bool,
     pub(crate) attention: &'a mut Attention,
 }
 
@@ -34,12 +36,11 @@ impl<B: Backend, H: Host> ApicBus for Wiring<'_, '_, B, H> {
             }
             return;
         }
-        let own = self.own.as_mut().map(|own| {
-            if own.apic.accepts(&message) && own.apic.deliver(&message) {
-                *own.attention |= Attention::INTERRUPTS;
-            }
-            own.index
-        });
+        let own = self.own.as_ref().map(|own| (own.index, own.apic.accepts(&message)));
+        if let Some((index, true)) = own {
+            self.hand(index, &message);
+        }
+        let own = own.map(|(index, _)| index);
         if self.vm.slots.len() > 1 || own.is_none() {
             let vm = self.vm;
             vm.route(&message, own, |index| self.post(index, &message));
@@ -59,7 +60,13 @@ impl<B: Backend, H: Host> Wiring<'_, '_, B, H> {
     pub(crate) fn hand(&mut self, index: usize, message: &ApicMessage) {
         match &mut self.own {
             Some(own) if own.index == index => {
-                if own.apic.deliver(message) {
+                if own.apic_given {
+                    if let Some(slot) = self.vm.slots.get(index)
+                        && slot.inbox.post(message)
+                    {
+                        *own.attention |= Attention::INBOX;
+                    }
+                } else if own.apic.deliver(message) {
                     *own.attention |= Attention::INTERRUPTS;
                 }
             }

@@ -5,6 +5,9 @@ use core::fmt;
 /// Bytes in a small page.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Where a local APIC's registers are in memory after power-up (SDM vol. 3, "Local APIC Status and Location").
+pub const APIC_PAGE: Gpa = Gpa(0xfee0_0000);
+
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -4,8 +4,8 @@
 use core::fmt;
 
 use crate::{
-    AddressSpace, DescriptorTable, DescriptorTableName, Event, Exit, Gpr, MemoryError, Registers, Segment,
-    SegmentName, SystemRegister,
+    AddressSpace, ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Gpr,
+    MemoryError, Registers, Segment, SegmentName, SystemRegister, VectorSet,
 };
 
 /// The four registers that CPUID returns.
@@ -57,6 +57,9 @@ pub trait Backend: Sized + 'static {
 
     /// Bytes of host memory that are free for guests now.
     fn free_memory(&self) -> u64;
+
+    /// Whether an address space needs [`AddressSpace::add_apic_page`] for what the CPU can do of local APICs.
+    fn wants_apic_page(&self) -> bool;
 
     /// An empty address space.
     fn create_space(&self) -> Result<Self::Space, CreateError>;
@@ -181,6 +184,24 @@ pub trait Vcpu {
 
     /// The guest's TSC is the host's plus this, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
+
+    /// The guest reaches its local APIC in this way from now on. Returns what the CPU does of it then. The state has been
+    /// taken back, and the registers are to be shown anew.
+    fn set_apic_view(&mut self, view: ApicView) -> ApicAssists;
+
+    /// Hands the state of the local APIC's interrupts to the CPU, for the next runs. `eoi_exits` are the vectors whose end the
+    /// I/O APIC has to hear of.
+    fn give_apic(&mut self, state: &ApicState, eoi_exits: &VectorSet);
+
+    /// Takes it back: `state` gets what the CPU has changed of it.
+    fn take_apic(&mut self, state: &mut ApicState);
+
+    /// A register of the local APIC as the guest has written it, by its place in the page divided by 16. Meaningful with
+    /// [`ApicAssists::REGISTERS`].
+    fn apic_register(&self, index: u16) -> u32;
+
+    /// Shows the guest a register of the local APIC.
+    fn set_apic_register(&mut self, index: u16, value: u32);
 
     /// All translations of linear addresses that the CPU may keep for this vCPU go before the next entry.
     fn flush_tlb(&mut self);

@@ -14,6 +14,18 @@ pub enum Exit {
     InterruptWindow,
     /// The guest can now take an NMI.
     NmiWindow,
+    /// The task priority no longer masks the highest request of the local APIC.
+    TaskPriority,
+    /// The instruction has written a register of the local APIC, which [`crate::Vcpu::apic_register`] tells: it is done.
+    ApicWrite {
+        /// Its place in the page, divided by 16.
+        index: u16,
+    },
+    /// The guest has ended this level-triggered interrupt: it is done, and the I/O APIC is to hear of it.
+    ApicEoi {
+        /// The vector.
+        vector: u8,
+    },
     /// CPUID.
     Cpuid,
     /// RDMSR; the number is in ECX.

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod apic;
 mod backend;
 mod event;
 mod exit;
@@ -21,8 +22,10 @@ mod memory;
 pub mod power_up;
 mod registers;
 mod time;
+mod vector_set;
 
-pub use address::{Gpa, Gva, Hpa, PAGE_SIZE};
+pub use address::{APIC_PAGE, Gpa, Gva, Hpa, PAGE_SIZE};
+pub use apic::{ApicAssists, ApicState, ApicView};
 pub use backend::{Backend, CpuidResult, CreateError, Vcpu};
 pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
@@ -33,3 +36,4 @@ pub use registers::{
     SystemRegister, cr0, cr4, efer, rflags,
 };
 pub use time::Nanos;
+pub use vector_set::VectorSet;

@@ -115,6 +115,10 @@ pub trait AddressSpace: GuestMemory {
     /// is missing. On an error nothing is lost; what has come before stays until the space shrinks.
     fn grow(&mut self, gpa: Gpa, length: u64) -> Result<u64, MemoryError>;
 
+    /// Has accesses to the page at [`crate::APIC_PAGE`] reach the CPU's virtual local APIC, where it has one. To be called once,
+    /// before vCPUs are made. The page is not RAM.
+    fn add_apic_page(&mut self) -> Result<(), MemoryError>;
+
     /// Goes on taking all of the guest's memory back; nothing can be used any more. What CPUs may still know of the memory
     /// is flushed before anybody else gets it.
     fn shrink(&mut self) -> Shrink;

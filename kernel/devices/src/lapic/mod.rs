@@ -11,7 +11,6 @@
 //! ones (narrower reads within a register give its part, all others read 0 and do nothing); delivery status reads idle,
 //! as messages arrive at once; interprocessor interrupts are always edge-triggered; SMI and ExtINT messages are dropped.
 
-mod bits;
 mod inbox;
 mod local_vector;
 mod msr;
@@ -22,14 +21,13 @@ mod tests;
 mod timer;
 
 use crate::message::{ApicMessage, DeliveryMode};
-use bits::VectorBits;
 pub use inbox::Inbox;
 pub use local_vector::LocalInterrupt;
 use local_vector::LocalVectors;
 pub use msr::{ApicMode, IA32_APIC_BASE, IA32_TSC_DEADLINE, MsrError, X2APIC_MSR_FIRST, X2APIC_MSR_LAST};
 pub use routing::Routing;
 use timer::Timer;
-use vcpu::{Gpa, Nanos};
+use vcpu::{APIC_PAGE, ApicState, ApicView, Gpa, Nanos, VectorSet};
 
 /// The timer's input clock, one tick a nanosecond. CPUID leaves that name it must say the same.
 pub const APIC_TIMER_HZ: u64 = 1_000_000_000;
@@ -100,13 +98,10 @@ pub struct LocalApic {
     config: LocalApicConfig,
     base: u64,
     mode: ApicMode,
-    task_priority: u8,
+    state: ApicState,
     logical_destination: u32,
     destination_format: u32,
     spurious: u32,
-    in_service: VectorBits,
-    trigger_level: VectorBits,
-    requests: VectorBits,
     errors: u32,
     error_status: u32,
     command: u64,
@@ -124,13 +119,10 @@ impl LocalApic {
             config,
             base: msr::reset_base(config.bootstrap),
             mode: ApicMode::XApic,
-            task_priority: 0,
+            state: ApicState::default(),
             logical_destination: 0,
             destination_format: DFR_FLAT,
             spurious: svr::RESET,
-            in_service: VectorBits::EMPTY,
-            trigger_level: VectorBits::EMPTY,
-            requests: VectorBits::EMPTY,
             errors: 0,
             error_status: 0,
             command: 0,
@@ -167,6 +159,33 @@ impl LocalApic {
     #[inline]
     pub fn mmio_base(&self) -> Option<Gpa> {
         (self.mode == ApicMode::XApic).then_some(Gpa(self.base & msr::BASE_ADDRESS))
+    }
+
+    /// How the guest reaches it.
+    pub fn view(&self) -> ApicView {
+        match self.mode {
+            ApicMode::X2Apic => ApicView::Msrs,
+            ApicMode::XApic if self.mmio_base() == Some(APIC_PAGE) => ApicView::Page,
+            _ => ApicView::Hidden,
+        }
+    }
+
+    /// The state of its interrupts, of which a CPU may have a copy.
+    #[inline]
+    pub const fn state(&self) -> &ApicState {
+        &self.state
+    }
+
+    /// The same, for what a CPU has changed.
+    #[inline]
+    pub const fn state_mut(&mut self) -> &mut ApicState {
+        &mut self.state
+    }
+
+    /// The vectors whose end the I/O APICs must hear of.
+    #[inline]
+    pub fn eoi_broadcasts(&self) -> VectorSet {
+        if self.spurious & svr::SUPPRESS_EOI_BROADCAST == 0 { self.state.level } else { VectorSet::EMPTY }
     }
 
     /// Whether `message` is for this APIC.
@@ -219,8 +238,8 @@ impl LocalApic {
             self.note_error(esr::RECEIVE_ILLEGAL_VECTOR);
             return false;
         }
-        self.trigger_level.set(vector, level_triggered);
-        self.requests.set(vector, true);
+        self.state.level.set(vector, level_triggered);
+        self.state.requests.set(vector, true);
         true
     }
 
@@ -230,52 +249,47 @@ impl LocalApic {
         if self.mode == ApicMode::Disabled {
             return None;
         }
-        let vector = self.requests.highest()?;
-        (vector >> 4 > self.processor_priority() >> 4).then_some(vector)
+        self.state.pending()
     }
 
     /// The processor took `vector`: it goes from request to service.
     #[inline]
     pub fn acknowledge(&mut self, vector: u8) {
-        self.requests.set(vector, false);
-        self.in_service.set(vector, true);
+        self.state.acknowledge(vector);
     }
 
     /// A write of the EOI register. Returns the vector that the I/O APICs must hear of.
     #[inline]
     pub fn end_of_interrupt(&mut self) -> Option<u8> {
-        let vector = self.in_service.highest()?;
-        self.in_service.set(vector, false);
-        let broadcast =
-            self.trigger_level.contains(vector) && self.spurious & svr::SUPPRESS_EOI_BROADCAST == 0;
-        broadcast.then_some(vector)
+        let vector = self.state.in_service.highest()?;
+        self.state.in_service.set(vector, false);
+        self.eoi_broadcasts().contains(vector).then_some(vector)
     }
 
     /// Whether nobody else needs to hear of the end of the interrupt that is being served, and nothing follows from it: it is
     /// edge-triggered, it is the only one, and none waits.
     #[inline]
     pub fn end_is_private(&self) -> bool {
-        self.requests.is_empty()
-            && self.in_service.only().is_some_and(|vector| !self.trigger_level.contains(vector))
+        let ApicState { requests, in_service, level, .. } = &self.state;
+        requests.is_empty() && in_service.only().is_some_and(|vector| !level.contains(vector))
     }
 
     /// The processor priority register.
     #[inline]
     pub fn processor_priority(&self) -> u8 {
-        let served = self.in_service.highest().unwrap_or(0);
-        if self.task_priority >> 4 >= served >> 4 { self.task_priority } else { served & 0xf0 }
+        self.state.processor_priority()
     }
 
     /// CR8: the class of the task priority.
     #[inline]
     pub const fn cr8(&self) -> u8 {
-        self.task_priority >> 4
+        self.state.task_priority >> 4
     }
 
     /// Writes CR8; bits above the lowest four are the caller's to refuse.
     #[inline]
     pub fn set_cr8(&mut self, class: u8) {
-        self.task_priority = class << 4;
+        self.state.task_priority = class << 4;
     }
 
     /// Takes a pending NMI.

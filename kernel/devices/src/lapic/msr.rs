@@ -136,6 +136,17 @@ impl LocalApic {
         }
     }
 
+    /// Whether a write of this register changes nothing of this APIC's own interrupts, but goes to other APICs. (To this one it
+    /// may come back as a message.)
+    #[inline]
+    pub const fn write_is_for_others(msr: u32, value: u64) -> bool {
+        const SHORTHAND: u64 = 3 << 18;
+        const SELF: u64 = 1 << 18;
+        msr == X2APIC_MSR_FIRST + index::COMMAND as u32
+            && value & SHORTHAND != SELF
+            && value as u8 >= super::FIRST_LEGAL_VECTOR
+    }
+
     #[inline]
     fn x2apic_index(&self, msr: u32) -> Option<u16> {
         let in_range = self.mode == ApicMode::X2Apic && (X2APIC_MSR_FIRST..=X2APIC_MSR_LAST).contains(&msr);

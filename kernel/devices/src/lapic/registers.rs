@@ -90,6 +90,25 @@ impl LocalApic {
         }
     }
 
+    /// A register as the guest reads it in the present mode, by its place in the page divided by 16, where it changes only when
+    /// the guest writes a register: what a CPU can be left to show. `None` for others.
+    pub fn shown(&self, index: u16) -> Option<u32> {
+        let moment = Nanos::ZERO;
+        match (self.mode, index) {
+            (
+                _,
+                index::TASK_PRIORITY..=index::EOI
+                | index::IN_SERVICE..=index::REQUEST_LAST
+                | index::CURRENT_COUNT,
+            )
+            | (ApicMode::Disabled, _) => None,
+            (ApicMode::XApic, _) => self.xapic_read(index, moment),
+            (ApicMode::X2Apic, index::ID) => Some(self.config.apic_id),
+            (ApicMode::X2Apic, index::LOGICAL_DESTINATION) => Some(self.routing().x2apic_logical_id()),
+            (ApicMode::X2Apic, _) => self.read_register(index, moment),
+        }
+    }
+
     fn illegal_register(&mut self) -> ApicEffect {
         self.note_error(esr::ILLEGAL_REGISTER);
         ApicEffect::None
@@ -114,12 +133,12 @@ impl LocalApic {
     pub(super) fn read_register(&self, index: u16, now: Nanos) -> Option<u32> {
         Some(match index {
             index::VERSION => VERSION,
-            index::TASK_PRIORITY => self.task_priority.into(),
+            index::TASK_PRIORITY => self.state.task_priority.into(),
             index::PROCESSOR_PRIORITY => self.processor_priority().into(),
             index::SPURIOUS => self.spurious,
-            index::IN_SERVICE..=index::IN_SERVICE_LAST => self.in_service.word(index),
-            index::TRIGGER_MODE..=index::TRIGGER_MODE_LAST => self.trigger_level.word(index),
-            index::REQUEST..=index::REQUEST_LAST => self.requests.word(index),
+            index::IN_SERVICE..=index::IN_SERVICE_LAST => self.state.in_service.word(index),
+            index::TRIGGER_MODE..=index::TRIGGER_MODE_LAST => self.state.level.word(index),
+            index::REQUEST..=index::REQUEST_LAST => self.state.requests.word(index),
             index::ERROR_STATUS => self.error_status,
             index::LOCAL_VECTOR..=index::LOCAL_VECTOR_LAST => {
                 self.local_vectors.read(LocalInterrupt::from_index(index - index::LOCAL_VECTOR)?)
@@ -139,7 +158,7 @@ impl LocalApic {
             index::EOI => {
                 return Some(self.end_of_interrupt().map_or(ApicEffect::None, ApicEffect::EoiBroadcast));
             }
-            index::TASK_PRIORITY => self.task_priority = value as u8,
+            index::TASK_PRIORITY => self.state.task_priority = value as u8,
             index::SPURIOUS => {
                 self.write_spurious(value);
                 return Some(ApicEffect::RoutingChanged);
@@ -196,10 +215,11 @@ impl LocalApic {
 
     fn arbitration_priority(&self) -> u8 {
         let class = |vector: Option<u8>| vector.unwrap_or(0) >> 4;
-        let (requested, served) = (class(self.requests.highest()), class(self.in_service.highest()));
-        let task = self.task_priority >> 4;
+        let (requested, served) =
+            (class(self.state.requests.highest()), class(self.state.in_service.highest()));
+        let task = self.state.task_priority >> 4;
         if task >= requested && task > served {
-            self.task_priority
+            self.state.task_priority
         } else {
             task.max(requested).max(served) << 4
         }

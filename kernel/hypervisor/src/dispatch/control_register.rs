@@ -39,6 +39,7 @@ pub(super) fn handle<B: Backend, H: Host>(
             write(guest, register, value)?;
         }
         Action::Read { register, destination } => {
+            guest.cpu.take_apic();
             let value = read(guest, register).ok_or(Outcome::UD)?;
             guest.cpu.vcpu.set_gpr(destination, value);
         }
@@ -162,6 +163,7 @@ fn write<B: Backend, H: Host>(
             return Ok(());
         }
         8 if value & !PRIORITY_CLASS == 0 => {
+            guest.cpu.take_apic();
             guest.cpu.apic.set_cr8(value as u8);
             guest.cpu.attention |= Attention::INTERRUPTS;
             return Ok(());

@@ -14,10 +14,12 @@ mod paravirtual;
 mod simple_move;
 mod xsetbv;
 
+use devices::ApicEffect;
 use vcpu::{Backend, Event, Exit, Host, Vcpu, rflags};
 
 use crate::counters::ExitReason;
 use crate::guest::Guest;
+use crate::local_apic;
 use crate::processor::{Activity, Attention};
 use crate::ratelimit::Site;
 use crate::stop::StopReason;
@@ -93,6 +95,20 @@ pub(crate) fn dispatch<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exi
         Exit::InterruptWindow => {
             guest.cpu.counters.count(ExitReason::InterruptWindow);
             guest.cpu.attention |= Attention::INTERRUPTS;
+            return Outcome::Resume;
+        }
+        Exit::ApicWrite { index } => {
+            guest.cpu.counters.count(ExitReason::ApicWrite);
+            local_apic::written(guest, index)
+        }
+        Exit::TaskPriority => {
+            guest.cpu.counters.count(ExitReason::TaskPriority);
+            guest.cpu.attention |= Attention::INTERRUPTS;
+            return Outcome::Resume;
+        }
+        Exit::ApicEoi { vector } => {
+            guest.cpu.counters.count(ExitReason::ApicEoi);
+            guest.wiring().apply(ApicEffect::EoiBroadcast(vector));
             return Outcome::Resume;
         }
         _ => seldom(guest, exit),

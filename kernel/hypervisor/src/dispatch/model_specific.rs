@@ -1,7 +1,7 @@
 //! RDMSR and WRMSR (SDM vol. 2, same titles). Deny by default: what is not named is #GP(0), counted and logged.
 
 use devices::lapic::MsrError;
-use devices::{ApicEffect, ApicMode};
+use devices::{ApicEffect, ApicMode, LocalApic};
 use emulator::Intercept;
 use vcpu::{Backend, Host, SystemRegister, Vcpu};
 
@@ -61,7 +61,10 @@ fn denied<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, site: Site, msr:
 fn value_of<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32) -> Result<u64, Denied> {
     let cpu = &mut guest.cpu;
     Ok(match msr {
-        number::X2APIC_FIRST..=number::X2APIC_LAST => cpu.apic.msr_read(msr, guest.host.now())?,
+        number::X2APIC_FIRST..=number::X2APIC_LAST => {
+            cpu.take_apic();
+            cpu.apic.msr_read(msr, guest.host.now())?
+        }
         number::TSC_DEADLINE => cpu.apic.tsc_deadline(),
         number::TSC => cpu.clock.guest_tsc(guest.host.tsc()),
         number::TSC_ADJUST => cpu.clock.adjust(),
@@ -80,8 +83,15 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         number::TSC_DEADLINE => guest.cpu.write_tsc_deadline(value, guest.host),
         number::X2APIC_FIRST..=number::X2APIC_LAST => {
             let now = guest.host.now();
-            let effect = guest.cpu.apic.msr_write(msr, value, now)?;
-            guest.wiring().apply(effect);
+            if LocalApic::write_is_for_others(msr, value) {
+                let effect = guest.cpu.apic.msr_write(msr, value, now)?;
+                guest.wiring().apply(effect);
+            } else {
+                guest.cpu.take_apic();
+                let effect = guest.cpu.apic.msr_write(msr, value, now)?;
+                guest.wiring().apply(effect);
+                guest.cpu.show_apic();
+            }
         }
         number::TSC => {
             guest.cpu.clock.write_tsc(value, guest.host.tsc());
@@ -92,7 +102,9 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
             guest.cpu.clock_changed(guest.host, guest.space);
         }
         number::APIC_BASE => {
+            guest.cpu.take_apic();
             guest.cpu.apic.write_base(value)?;
+            guest.cpu.update_apic_view();
             guest.cpu.cpuid.set_apic(guest.cpu.apic.mode() != ApicMode::Disabled);
             guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
             guest.wiring().apply(ApicEffect::RoutingChanged);

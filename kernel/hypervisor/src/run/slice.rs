@@ -1,6 +1,6 @@
 //! One vCPU's turn: the hot loop, and the work that waits before an entry.
 
-use vcpu::{Backend, Event, Host, Nanos, Vcpu};
+use vcpu::{ApicAssists, Backend, Event, Host, Nanos, Vcpu};
 
 use super::rota::Rota;
 use crate::dispatch::{Outcome, dispatch};
@@ -125,12 +125,16 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             self.rota.serve(guest.host);
             self.end = self.rota.end_of_run(guest.host);
             if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
-                let drained = slot.inbox.drain(&mut guest.cpu.apic);
-                guest.cpu.paravirtual.unhalted |= drained.unhalt;
+                guest.cpu.take_in(&slot.inbox);
                 if slot.takes_dump() {
                     report::asked_for(guest, |host| self.rota.look(host, "a dump"));
                 }
             }
+        }
+        if work.contains(Attention::INBOX)
+            && let Some(slot) = guest.vm.slots.get(guest.cpu.index)
+        {
+            guest.cpu.take_in(&slot.inbox);
         }
         if work.intersects(Attention::DEVICES | Attention::HOST)
             && guest.vm.is_busy()
@@ -148,14 +152,16 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         if guest.cpu.apic.init_or_startup_pending() && attend_start(guest) {
             return Some(SliceEnd::Reset);
         }
-        // What the devices have just raised is looked at here.
-        guest.cpu.attention.remove(Attention::INTERRUPTS);
         if guest.cpu.activity != Activity::WaitForStartup {
             deliver_interrupts(guest);
             guest.cpu.end_halt_if_told();
-            guest.cpu.offer_private_end(guest.space);
         }
-        (guest.cpu.activity != Activity::Running).then_some(SliceEnd::Waiting)
+        if guest.cpu.activity != Activity::Running {
+            return Some(SliceEnd::Waiting);
+        }
+        guest.cpu.offer_private_end(guest.space);
+        guest.cpu.give_apic();
+        None
     }
 
     /// Waits for a vCPU that has just halted and used to be woken soon. True where there is something for it.
@@ -201,6 +207,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     #[inline]
     fn attend_time<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>, work: Attention, now: Nanos) {
         if guest.cpu.deadline() <= now {
+            guest.cpu.take_apic();
             guest.cpu.apic.advance(now);
         }
         if work.contains(Attention::HOST) {
@@ -225,6 +232,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
 #[cold]
 fn attend_start<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
     let cpu = &mut *guest.cpu;
+    cpu.take_apic();
     if cpu.apic.take_init() {
         if cpu.is_bootstrap() {
             return true;
@@ -244,9 +252,10 @@ fn attend_start<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
 }
 
 /// Injects what is pending, highest first: NMI, the local APIC's vector, the 8259s'. What cannot be injected now gets a
-/// window.
+/// window. Where the CPU delivers what the local APIC has, that is left to it.
 fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
     let cpu = &mut *guest.cpu;
+    cpu.take_apic();
     if cpu.apic.nmi_pending() {
         cpu.activity = Activity::Running;
         if cpu.vcpu.nmi_ready() {
@@ -259,13 +268,14 @@ fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
     // The 8259s' output is wired to the first processor.
     let wired = cpu.is_bootstrap();
     let from_pic = |cpu: &Processor<B>, vm: &Vm<'_, B>| wired && cpu.apic.accepts_pic() && vm.pic_interrupt();
-    let mut waiting = cpu.apic.pending_vector().is_some() || from_pic(cpu, guest.vm);
-    if waiting {
+    let (mut own, mut pic) = (cpu.apic.pending_vector(), from_pic(cpu, guest.vm));
+    if own.is_some() || pic {
         if cpu.activity == Activity::Halted {
             cpu.activity = Activity::Running;
         }
-        if cpu.vcpu.interruptible() {
-            let vector = match cpu.apic.pending_vector() {
+        let injected = if cpu.apic_assists.contains(ApicAssists::DELIVERY) { None } else { own };
+        if (injected.is_some() || pic) && cpu.vcpu.interruptible() {
+            let vector = match injected {
                 Some(vector) => {
                     cpu.apic.acknowledge(vector);
                     vector
@@ -274,10 +284,12 @@ fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
             };
             let cpu = &mut *guest.cpu;
             cpu.inject(Event::Interrupt { vector });
-            // What the acknowledgement changed is looked at here.
-            cpu.attention.remove(Attention::INTERRUPTS);
-            waiting = cpu.apic.pending_vector().is_some() || from_pic(cpu, guest.vm);
+            (own, pic) = (cpu.apic.pending_vector(), from_pic(cpu, guest.vm));
         }
     }
-    guest.cpu.set_interrupt_window(waiting);
+    // What all this has changed was looked at here.
+    let cpu = &mut *guest.cpu;
+    cpu.attention.remove(Attention::INTERRUPTS);
+    let by_cpu = cpu.apic_assists.intersects(ApicAssists::DELIVERY | ApicAssists::OFFER);
+    cpu.set_interrupt_window(pic || own.is_some() && !by_cpu);
 }

@@ -74,7 +74,7 @@ impl<'m, B: Backend> Vm<'m, B> {
                 Stage::Begin if task == Task::Reset => (Stage::Scrub(Scrub::default()), Progress::More),
                 Stage::Begin | Stage::Destroy => (self.begin(backend)?, Progress::More),
                 Stage::Memory { space, range, done } => {
-                    let stage = self.grow(space, range, done, &mut place)?;
+                    let stage = self.grow(backend, space, range, done, &mut place)?;
                     (stage, Progress::More)
                 }
                 Stage::Processors { next } => (self.add_processor(next, backend, host)?, Progress::More),
@@ -99,12 +99,19 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// On an error, `left` gets what there is.
     fn grow(
         &self,
+        backend: &B,
         mut space: B::Space,
         range: usize,
         done: u64,
         left: &mut Stage<B>,
     ) -> Result<Stage<B>, StartError> {
         let Some(ram) = self.map.ram.get(range) else {
+            if backend.wants_apic_page()
+                && let Err(error) = space.add_apic_page()
+            {
+                *left = Stage::Memory { space, range, done };
+                return Err(error.into());
+            }
             *self.space.write() = Some(space);
             return Ok(Stage::Processors { next: 0 });
         };

@@ -7,7 +7,9 @@ use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use vcpu::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, WordSize};
+use vcpu::{
+    APIC_PAGE, AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, WordSize,
+};
 
 use super::table::{EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
 use super::walkers::{Walker, Walkers};
@@ -66,6 +68,8 @@ pub struct GuestSpace<F: EntryFormat> {
     filling: Option<Filling>,
     /// It shrinks since this epoch.
     retired: Option<Epoch>,
+    /// The page at [`APIC_PAGE`] is there, which is not RAM.
+    has_apic_page: bool,
 }
 
 /// Bytes that are cleared in one step.
@@ -77,7 +81,8 @@ impl<F: EntryFormat> GuestSpace<F> {
     /// An empty address space, whose pages are at most `largest`.
     pub(crate) fn new(largest: Level) -> Result<Self, MemoryError> {
         let walkers = Walkers::new()?;
-        Ok(Self { table: NestedTable::new(FrameTables)?, largest, walkers, filling: None, retired: None })
+        let table = NestedTable::new(FrameTables)?;
+        Ok(Self { table, largest, walkers, filling: None, retired: None, has_apic_page: false })
     }
 
     /// The root table's address for a vCPU, which keeps what comes with it as long as it can run or has
@@ -91,10 +96,19 @@ impl<F: EntryFormat> GuestSpace<F> {
         self.table.root()
     }
 
+    /// The page of RAM around an address.
+    #[inline]
+    fn ram(&self, gpa: Gpa) -> Option<Mapping> {
+        if self.has_apic_page && gpa.0 & !(PAGE_SIZE - 1) == APIC_PAGE.0 {
+            return None;
+        }
+        self.table.lookup(gpa)
+    }
+
     /// The host address of a guest byte, and how many bytes follow it in its page.
     #[inline]
     fn locate(&self, gpa: Gpa) -> Result<(*mut u8, u64), NotRam> {
-        let Mapping { page, level } = self.table.lookup(gpa).ok_or(NotRam { gpa })?;
+        let Mapping { page, level } = self.ram(gpa).ok_or(NotRam { gpa })?;
         let offset = gpa.0 & (level.bytes() - 1);
         let start = memory::direct_map(page);
         Ok((start.wrapping_add(offset as usize), level.bytes() - offset))
@@ -246,7 +260,7 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
 
     #[inline]
     fn is_ram(&self, gpa: Gpa) -> bool {
-        self.table.lookup(gpa).is_some()
+        self.ram(gpa).is_some()
     }
 }
 
@@ -272,6 +286,16 @@ impl<F: EntryFormat> AddressSpace for GuestSpace<F> {
         let Filling { page, level, .. } = filling;
         self.table.map(gpa, page, level).inspect_err(|_| filling.give_up())?;
         Ok(level.bytes())
+    }
+
+    fn add_apic_page(&mut self) -> Result<(), MemoryError> {
+        let page = frames::allocate(0, FrameKind::Guest, 0)
+            .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
+        let mut filling = Filling { gpa: APIC_PAGE, page, level: Level::Page4K, cleared: 0 };
+        while !filling.clear() {}
+        self.table.map(APIC_PAGE, page, Level::Page4K).inspect_err(|_| filling.give_up())?;
+        self.has_apic_page = true;
+        Ok(())
     }
 
     fn shrink(&mut self) -> Shrink {

@@ -45,8 +45,10 @@ impl SvmVcpu {
         let Some(event) = code::interrupted(delivery) else { return };
         self.pending.set_interrupted(event);
         self.before |= Before::EVENTS;
-        if matches!(event, Event::Nmi) {
-            self.with_nmi(Nmi::interrupted);
+        match event {
+            Event::Nmi => self.with_nmi(Nmi::interrupted),
+            Event::Interrupt { vector } => self.note_interrupted_offer(vector),
+            _ => {}
         }
     }
 
@@ -136,10 +138,12 @@ impl SvmVcpu {
     /// V_IRQ with the highest priority makes the CPU exit when an interrupt could be taken; its vector is
     /// never delivered.
     fn open_window(&mut self, wanted: bool) {
-        let vmcb = self.vmcb_mut();
-        if wanted == (vmcb.intercept_1() & intercept_1::VINTR != 0) {
+        if wanted == (self.vmcb().intercept_1() & intercept_1::VINTR != 0) {
             return;
         }
+        // V_IRQ has but one use at a time.
+        self.offered = None;
+        let vmcb = self.vmcb_mut();
         vmcb.intercept(intercept_1::VINTR, wanted);
         let control = vmcb.virtual_interrupt();
         vmcb.set_virtual_interrupt(if wanted { control | WINDOW } else { control & !WINDOW });

@@ -45,14 +45,19 @@ pub(crate) mod intercept_2 {
 
 /// Virtual interrupt control at 0x060.
 pub(crate) mod virtual_interrupt {
+    pub(crate) const V_TPR: u64 = 0xf;
     pub(crate) const V_IRQ: u64 = 1 << 8;
     /// V_NMI, V_NMI_MASK, V_NMI_ENABLE.
     pub(crate) const V_NMI: u64 = 1 << 11;
     pub(crate) const V_NMI_MASK: u64 = 1 << 12;
     pub(crate) const V_PRIORITY_HIGHEST: u64 = 0xf << 16;
+    pub(crate) const V_PRIORITY_SHIFT: u32 = 16;
     pub(crate) const V_IGNORE_TPR: u64 = 1 << 20;
     pub(crate) const V_INTR_MASKING: u64 = 1 << 24;
     pub(crate) const V_NMI_ENABLE: u64 = 1 << 26;
+    pub(crate) const V_VECTOR_SHIFT: u32 = 32;
+    /// All that offers an interrupt, and the task priority.
+    pub(crate) const OFFER: u64 = V_TPR | V_IRQ | V_PRIORITY_HIGHEST | V_IGNORE_TPR | 0xff << V_VECTOR_SHIFT;
 }
 
 /// TLB_CONTROL.

@@ -8,6 +8,7 @@
 // UNSAFETY: switches SVM on and fills the maps that confine guests.
 #![allow(unsafe_code)]
 
+mod apic;
 mod asid;
 mod clean;
 mod code;
@@ -34,6 +35,7 @@ use crate::extended::{self, Layout};
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::{GuestSpace, Level, Npt};
 use crate::virtualization::{self, Refusal, features as cpuid_bits};
+use crate::without::Without;
 use crate::{cpu, registers};
 
 /// VM_CR, with the lock and SVM-disable bits; VM_HSAVE_PA.
@@ -120,7 +122,7 @@ impl CpuPart {
 }
 
 /// What [`Svm::enable`] has found, which other CPUs must have.
-static FOUND: Once<(Plan, Layout)> = Once::new();
+static FOUND: Once<(Plan, Layout, Without)> = Once::new();
 
 /// SVM, switched on.
 #[derive(Debug)]
@@ -135,31 +137,31 @@ impl Svm {
             && registers::cpuid(LEAF_EXTENDED_FEATURES, 0).ecx & cpuid_bits::EXTENDED_ECX_SVM != 0
     }
 
-    /// Switches SVM on, or says what is missing.
-    pub fn enable() -> Result<Self, Refusal> {
+    /// Switches SVM on, or says what is missing. The abilities `without` are not used.
+    pub fn enable(without: Without) -> Result<Self, Refusal> {
         if !Self::present() {
             return Err(Refusal::NoExtensions);
         }
         permit()?;
-        let plan = plan_of_this_cpu()?;
+        let plan = plan_of_this_cpu(without)?;
         let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
         let (io_permissions, msr_permissions) = (frames(IO_MAP_ORDER)?, frames(MSR_MAP_ORDER)?);
         let layout = Layout::detect(true);
         let cpu = switch_on(layout, plan.asids)?;
         let (io_permissions, msr_permissions) = (io_permissions.keep(), msr_permissions.keep());
         fill_permission_maps(io_permissions, msr_permissions, plan.rdtscp);
-        FOUND.call_once(|| (plan, layout));
+        FOUND.call_once(|| (plan, layout, without));
         Ok(Self { shared: Shared { cpu, plan, layout, io_permissions, msr_permissions } })
     }
 
     /// Switches SVM on on another CPU, which must be able to run the boot CPU's vCPUs. To be called once on each.
     pub fn join() -> Result<(), Refusal> {
-        let (plan, layout) = FOUND.get().ok_or(Refusal::Failed { what: "SVM on the boot CPU" })?;
+        let (plan, layout, without) = FOUND.get().ok_or(Refusal::Failed { what: "SVM on the boot CPU" })?;
         if !Self::present() {
             return Err(Refusal::NoExtensions);
         }
         permit()?;
-        let own = plan_of_this_cpu()?;
+        let own = plan_of_this_cpu(*without)?;
         // Each CPU gives its own identifiers.
         let comparable = Plan { asids: plan.asids, ..own };
         if comparable != *plan || Layout::detect(true) != *layout {
@@ -169,13 +171,13 @@ impl Svm {
     }
 }
 
-fn plan_of_this_cpu() -> Result<Plan, Refusal> {
+fn plan_of_this_cpu(without: Without) -> Result<Plan, Refusal> {
     let leaves = Leaves {
         basic: registers::cpuid(1, 0),
         extended: registers::cpuid(LEAF_EXTENDED_FEATURES, 0),
         svm: registers::cpuid(LEAF_SVM, 0),
     };
-    Plan::choose(&leaves).map_err(|what| Refusal::Missing { what })
+    Plan::choose(&leaves, without).map_err(|what| Refusal::Missing { what })
 }
 
 /// Sees that firmware allows SVM on the calling CPU, which has it.
@@ -239,6 +241,10 @@ impl Backend for Svm {
 
     fn free_memory(&self) -> u64 {
         crate::memory::frames::free_bytes()
+    }
+
+    fn wants_apic_page(&self) -> bool {
+        false
     }
 
     fn create_space(&self) -> Result<Self::Space, CreateError> {

@@ -5,8 +5,10 @@
 
 use vcpu::CpuidResult;
 
+use super::apic::ApicPlan;
 use super::clean::Clean;
 use crate::virtualization::features as cpuid_bits;
+use crate::without::Without;
 
 /// The leaves that decide.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,6 +67,8 @@ pub(super) struct Plan {
     pub(super) machine_check: bool,
     pub(super) page_1g: bool,
     pub(super) rdtscp: bool,
+    /// What the CPU does of local APICs.
+    pub(super) apic: ApicPlan,
 }
 
 /// Leaf 8000_000AH EDX.
@@ -90,7 +94,7 @@ const PAUSE_THRESHOLD: u16 = 128;
 
 impl Plan {
     /// The plan, or what the CPU lacks.
-    pub(super) const fn choose(leaves: &Leaves) -> Result<Self, &'static str> {
+    pub(super) const fn choose(leaves: &Leaves, without: Without) -> Result<Self, &'static str> {
         let offered = leaves.svm.edx;
         if offered & svm::NESTED_PAGING == 0 {
             return Err("nested paging (NPT)");
@@ -114,6 +118,7 @@ impl Plan {
             machine_check: leaves.basic.edx & MACHINE_CHECK != 0,
             page_1g: leaves.extended.edx & PAGE_1G != 0,
             rdtscp: leaves.extended.edx & cpuid_bits::EXTENDED_EDX_RDTSCP != 0,
+            apic: ApicPlan::new(without),
         })
     }
 
@@ -126,6 +131,8 @@ impl Plan {
             (!self.clean.is_empty(), "VMCB clean bits"),
             (self.nmi == NmiBlocking::Virtual, "virtual NMI"),
             (self.pause.is_some(), "pause filter"),
+            (self.apic.contains(ApicPlan::TASK_PRIORITY), "virtual TPR"),
+            (self.apic.contains(ApicPlan::OFFER), "virtual interrupts"),
         ]
         .into_iter()
         .filter_map(|(used, name)| used.then_some(name))

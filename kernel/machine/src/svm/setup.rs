@@ -10,8 +10,7 @@ use super::plan::{NmiBlocking, Plan};
 use super::vcpu::SvmVcpu;
 use super::vmcb::Vmcb;
 
-/// CR reads: CR8. CR writes: CR0, CR4, CR8. CR8 always exits, so V_TPR and the CPU's priority logic are
-/// never in play.
+/// CR reads: CR8. CR writes: CR0, CR4, CR8. CR8 passes while the guest's task priority is in V_TPR.
 const INTERCEPTED_CR: u32 = 1 << 8 | (1 << 0 | 1 << 4 | 1 << 8) << 16;
 /// Reads of CR0 and CR4, which are watched while the guest's are not what the CPU runs with.
 pub(super) const CR0_READ: u32 = 1 << 0;

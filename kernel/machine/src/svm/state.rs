@@ -3,8 +3,8 @@
 use core::fmt;
 
 use vcpu::{
-    DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment, SegmentAccess, SegmentName,
-    SystemRegister, Vcpu, cr0, cr4, efer, rflags,
+    ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment,
+    SegmentAccess, SegmentName, SystemRegister, Vcpu, VectorSet, cr0, cr4, efer, rflags,
 };
 
 use super::nmi::{DR6_SINGLE_STEP, SHADOW};
@@ -343,6 +343,27 @@ impl Vcpu for SvmVcpu {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.vmcb_mut().set_tsc_offset(offset);
     }
+
+    fn set_apic_view(&mut self, view: ApicView) -> ApicAssists {
+        self.choose_apic_view(view)
+    }
+
+    #[inline]
+    fn give_apic(&mut self, state: &ApicState, _eoi_exits: &VectorSet) {
+        self.give_apic_state(state);
+    }
+
+    #[inline]
+    fn take_apic(&mut self, state: &mut ApicState) {
+        self.take_apic_state(state);
+    }
+
+    fn apic_register(&self, _index: u16) -> u32 {
+        // No register is virtualized.
+        0
+    }
+
+    fn set_apic_register(&mut self, _index: u16, _value: u32) {}
 
     fn flush_tlb(&mut self) {
         self.flush();

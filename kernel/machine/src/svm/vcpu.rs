@@ -6,6 +6,7 @@
 use bitflags::bitflags;
 use vcpu::{Exit, Hpa, MemoryError, PendingEvents, Vcpu, vector};
 
+use super::apic::ApicPlan;
 use super::asid::Asid;
 use super::clean::Clean;
 use super::intercept::{tlb, virtual_interrupt};
@@ -55,6 +56,9 @@ pub struct SvmVcpu {
     /// An interrupt waits until the guest can take it, behind an exception that arose in its delivery.
     pub(super) held: bool,
     pub(super) nmi: Nmi,
+    /// What the CPU does of the local APIC now, and the interrupt that it may deliver.
+    pub(super) apic: ApicPlan,
+    pub(super) offered: Option<u8>,
     vmcb: Block,
     /// The nested tables in the VMCB stay as long as this.
     _walker: Walker,
@@ -86,6 +90,8 @@ impl SvmVcpu {
             interrupt_window: false,
             held: false,
             nmi: Nmi::new(shared.plan.nmi),
+            apic: ApicPlan::empty(),
+            offered: None,
             vmcb,
             _walker: walker,
             shared,

@@ -5,7 +5,9 @@
 
 use core::fmt;
 
+use super::apic::ApicAbilities;
 use super::instruction::InvEpt;
+use crate::without::Without;
 
 /// The capability MSRs, read once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -51,6 +53,7 @@ pub(crate) mod processor {
     pub(crate) const CR3_STORE_EXITING: u32 = 1 << 16;
     pub(crate) const CR8_LOAD_EXITING: u32 = 1 << 19;
     pub(crate) const CR8_STORE_EXITING: u32 = 1 << 20;
+    pub(crate) const USE_TPR_SHADOW: u32 = 1 << 21;
     pub(crate) const NMI_WINDOW_EXITING: u32 = 1 << 22;
     pub(crate) const USE_IO_BITMAPS: u32 = 1 << 25;
     pub(crate) const USE_MSR_BITMAPS: u32 = 1 << 28;
@@ -60,11 +63,15 @@ pub(crate) mod processor {
 
 /// Secondary processor-based controls.
 pub(crate) mod secondary {
+    pub(crate) const VIRTUALIZE_APIC_ACCESSES: u32 = 1 << 0;
     pub(crate) const ENABLE_EPT: u32 = 1 << 1;
     pub(crate) const ENABLE_RDTSCP: u32 = 1 << 3;
+    pub(crate) const VIRTUALIZE_X2APIC: u32 = 1 << 4;
     pub(crate) const ENABLE_VPID: u32 = 1 << 5;
     pub(crate) const WBINVD_EXITING: u32 = 1 << 6;
     pub(crate) const UNRESTRICTED_GUEST: u32 = 1 << 7;
+    pub(crate) const APIC_REGISTER_VIRTUALIZATION: u32 = 1 << 8;
+    pub(crate) const VIRTUAL_INTERRUPT_DELIVERY: u32 = 1 << 9;
     pub(crate) const PAUSE_LOOP_EXITING: u32 = 1 << 10;
     pub(crate) const ENABLE_INVPCID: u32 = 1 << 12;
     pub(crate) const ENCLS_EXITING: u32 = 1 << 15;
@@ -140,6 +147,8 @@ pub(crate) struct Controls {
     /// Loops with PAUSE exit.
     pub(crate) pause_loop: bool,
     pub(crate) invept_all: bool,
+    /// What the CPU can do of local APICs.
+    pub(crate) apic: ApicAbilities,
     /// CR0 bits that must be one and may be one in VMX operation; PE and PG are the guest's own.
     pub(crate) cr0_fixed: (u64, u64),
     /// The same of CR4, and machine checks on: with CR4.MCE clear one would reset the machine.
@@ -183,7 +192,7 @@ impl Choice {
 
 impl Controls {
     /// Chooses the controls, or names the first ability that is missing.
-    pub(crate) fn choose(msrs: &CapabilityMsrs) -> Result<Self, Missing> {
+    pub(crate) fn choose(msrs: &CapabilityMsrs, without: Without) -> Result<Self, Missing> {
         if msrs.basic >> BASIC_MEMORY_TYPE_SHIFT & 0xf != WRITE_BACK {
             return Err(Missing("write-back VMCS memory"));
         }
@@ -240,6 +249,7 @@ impl Controls {
         let vpid_flush = ept_vpid::INVVPID | ept_vpid::INVVPID_SINGLE;
         let vpid = msrs.ept_vpid & vpid_flush == vpid_flush && second.want(secondary::ENABLE_VPID);
 
+        let apic = ApicAbilities::found(primary.allowed_1, second.allowed_1, without);
         let (exit, entry) = Self::transitions(msrs)?;
         Ok(Self {
             pin: pin_based.value,
@@ -257,6 +267,7 @@ impl Controls {
             preemption_shift,
             pause_loop,
             invept_all,
+            apic,
             cr0_fixed: (msrs.cr0_fixed.0 & !(vcpu::cr0::PE | vcpu::cr0::PG), msrs.cr0_fixed.1),
             cr4_fixed: (msrs.cr4_fixed.0 | vcpu::cr4::MCE & msrs.cr4_fixed.1, msrs.cr4_fixed.1),
         })
@@ -317,7 +328,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_full_cpu_gets_everything() {
-        let controls = Controls::choose(&generous()).unwrap();
+        let controls = Controls::choose(&generous(), Without::empty()).unwrap();
         assert_eq!(controls.preemption_shift, Some(5));
         assert!(controls.vpid && controls.rdtscp && controls.page_1g && controls.accessed_dirty);
         assert_eq!(controls.processor & 0x0400_6172, 0x0400_6172, "demanded bits are kept");
@@ -330,7 +341,7 @@ pub(crate) mod tests {
         let cut = |f: fn(&mut CapabilityMsrs)| {
             let mut msrs = generous();
             f(&mut msrs);
-            Controls::choose(&msrs).unwrap_err().0
+            Controls::choose(&msrs, Without::empty()).unwrap_err().0
         };
         assert_eq!(
             cut(|m| m.secondary &= !(u64::from(secondary::ENABLE_EPT) << 32)),
@@ -364,7 +375,7 @@ pub(crate) mod tests {
         let mut msrs = generous();
         msrs.secondary &= !(u64::from(secondary::ENABLE_VPID | secondary::ENABLE_RDTSCP) << 32);
         msrs.ept_vpid &= !(ept_vpid::PAGE_1G | ept_vpid::ACCESSED_DIRTY);
-        let controls = Controls::choose(&msrs).unwrap();
+        let controls = Controls::choose(&msrs, Without::empty()).unwrap();
         assert!(!controls.vpid && !controls.rdtscp && !controls.page_1g && !controls.accessed_dirty);
         assert_eq!(controls.secondary & (secondary::ENABLE_VPID | secondary::ENABLE_RDTSCP), 0);
     }
@@ -372,20 +383,20 @@ pub(crate) mod tests {
     #[test]
     fn translations_are_dropped_by_what_the_cpu_has() {
         let mut msrs = generous();
-        assert_eq!(Controls::choose(&msrs).unwrap().invept(0x1000), InvEpt::Single(0x1000));
+        assert_eq!(Controls::choose(&msrs, Without::empty()).unwrap().invept(0x1000), InvEpt::Single(0x1000));
         msrs.ept_vpid &= !ept_vpid::INVEPT_SINGLE;
-        assert_eq!(Controls::choose(&msrs).unwrap().invept(0x1000), InvEpt::All);
+        assert_eq!(Controls::choose(&msrs, Without::empty()).unwrap().invept(0x1000), InvEpt::All);
     }
 
     #[test]
     fn machine_checks_stay_on_in_guests() {
-        assert_ne!(Controls::choose(&generous()).unwrap().cr4_fixed.0 & vcpu::cr4::MCE, 0);
+        assert_ne!(Controls::choose(&generous(), Without::empty()).unwrap().cr4_fixed.0 & vcpu::cr4::MCE, 0);
     }
 
     #[test]
     fn vpid_is_not_used_without_a_way_to_flush_it() {
         let mut msrs = generous();
         msrs.ept_vpid &= !ept_vpid::INVVPID_SINGLE;
-        assert!(!Controls::choose(&msrs).unwrap().vpid);
+        assert!(!Controls::choose(&msrs, Without::empty()).unwrap().vpid);
     }
 }

@@ -149,6 +149,7 @@ fn non_register(vmcs: &impl Reader) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use crate::without::Without;
     use std::collections::HashMap;
 
     use super::super::capability::tests::generous;
@@ -192,7 +193,7 @@ mod tests {
     fn blame(change: impl FnOnce(&mut HashMap<u32, u64>)) -> Option<&'static str> {
         let mut vmcs = good();
         change(&mut vmcs.0);
-        guest_state(&vmcs, &Controls::choose(&generous()).unwrap())
+        guest_state(&vmcs, &Controls::choose(&generous(), Without::empty()).unwrap())
     }
 
     #[test]
@@ -234,7 +235,7 @@ mod tests {
         let blame = |msrs, address| {
             let mut vmcs = good();
             vmcs.0.insert(field::GUEST_GS_BASE.encoding(), address);
-            guest_state(&vmcs, &Controls::choose(&msrs).unwrap())
+            guest_state(&vmcs, &Controls::choose(&msrs, Without::empty()).unwrap())
         };
         assert_eq!(blame(msrs, 0x00ff_ffff_ffff_ffff), Some("GS base is not canonical"));
         msrs.cr4_fixed.1 |= cr4::LA57;

@@ -78,6 +78,7 @@ pub(super) fn offered(
 mod tests {
     use super::super::capability::tests::generous;
     use super::*;
+    use crate::without::Without;
 
     const ALL: CpuidResult = CpuidResult { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
 
@@ -85,7 +86,7 @@ mod tests {
     fn a_feature_is_not_shown_whose_cr4_bit_cannot_be_set() {
         let mut msrs = generous();
         msrs.cr4_fixed.1 &= !(cr4::SMAP | cr4::UMIP);
-        let controls = Controls::choose(&msrs).unwrap();
+        let controls = Controls::choose(&msrs, Without::empty()).unwrap();
         let leaf7 = offered(&controls, false, 7, 0, ALL);
         assert_eq!(leaf7.ebx & (1 << 20 | 1 << 7), 1 << 7);
         assert_eq!(leaf7.ecx & 1 << 2, 0);
@@ -96,7 +97,7 @@ mod tests {
     fn five_levels_are_shown_where_cr4_takes_them_on_a_cpu_of_our_own() {
         let mut msrs = generous();
         let shown = |msrs, nested| {
-            let controls = Controls::choose(&msrs).unwrap();
+            let controls = Controls::choose(&msrs, Without::empty()).unwrap();
             offered(&controls, nested, 7, 0, ALL).ecx & features::LEAF7_ECX_LA57 != 0
         };
         assert!(!shown(msrs, false));
@@ -108,9 +109,12 @@ mod tests {
     fn instructions_without_their_control_are_not_shown() {
         let mut msrs = generous();
         msrs.secondary = 0x8a << 32;
-        assert_eq!(offered(&Controls::choose(&msrs).unwrap(), false, 0x8000_0001, 0, ALL), ALL);
+        assert_eq!(
+            offered(&Controls::choose(&msrs, Without::empty()).unwrap(), false, 0x8000_0001, 0, ALL),
+            ALL
+        );
         msrs.secondary = 0x82 << 32;
-        let controls = Controls::choose(&msrs).unwrap();
+        let controls = Controls::choose(&msrs, Without::empty()).unwrap();
         assert_eq!(offered(&controls, false, 0x8000_0001, 0, ALL).edx, !features::EXTENDED_EDX_RDTSCP);
         assert_eq!(offered(&controls, false, 7, 0, ALL).ebx & features::LEAF7_EBX_INVPCID, 0);
     }

@@ -64,6 +64,7 @@ macro_rules! fields {
 fields! {
     VPID: u16 = 0x0000;
     GUEST_ES_SELECTOR: u16 = 0x0800;
+    GUEST_INTERRUPT_STATUS: u16 = 0x0810;
     HOST_ES_SELECTOR: u16 = 0x0c00;
     HOST_CS_SELECTOR: u16 = 0x0c02;
     HOST_SS_SELECTOR: u16 = 0x0c04;
@@ -79,7 +80,10 @@ fields! {
     IO_BITMAP_B: u64 = 0x2002;
     MSR_BITMAP: u64 = 0x2004;
     TSC_OFFSET: u64 = 0x2010;
+    VIRTUAL_APIC_ADDRESS: u64 = 0x2012;
+    APIC_ACCESS_ADDRESS: u64 = 0x2014;
     EPT_POINTER: u64 = 0x201a;
+    EOI_EXIT_BITMAP0: u64 = 0x201c;
     ENCLS_BITMAP: u64 = 0x202e;
     GUEST_PHYSICAL_ADDRESS: u64 = 0x2400;
     VMCS_LINK_POINTER: u64 = 0x2800;
@@ -107,6 +111,7 @@ fields! {
     ENTRY_INTERRUPTION_INFO: u32 = 0x4016;
     ENTRY_EXCEPTION_ERROR_CODE: u32 = 0x4018;
     ENTRY_INSTRUCTION_LENGTH: u32 = 0x401a;
+    TPR_THRESHOLD: u32 = 0x401c;
     SECONDARY_CONTROLS: u32 = 0x401e;
     PLE_GAP: u32 = 0x4020;
     PLE_WINDOW: u32 = 0x4022;
@@ -185,6 +190,11 @@ pub(crate) const fn segment(name: vcpu::SegmentName) -> SegmentFields {
         access: Field::new(GUEST_ES_ACCESS.encoding() + step),
         base: Field::new(GUEST_ES_BASE.encoding() + step),
     }
+}
+
+/// One of the four fields of the EOI-exit bitmap, the lowest vectors first.
+pub(crate) const fn eoi_exits(number: u32) -> Field<u64> {
+    Field::new(EOI_EXIT_BITMAP0.encoding() + 2 * (number & 3))
 }
 
 /// One of the four guest PDPTE fields.

@@ -8,6 +8,7 @@
 // UNSAFETY: switches the CPU into VMX operation and fills the bitmaps that confine guests.
 #![allow(unsafe_code)]
 
+mod apic;
 mod capability;
 mod check;
 mod cpuid;
@@ -23,10 +24,11 @@ mod vpid;
 
 use core::fmt;
 
-use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE};
+use ::vcpu::{APIC_PAGE, AddressSpace, Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE};
 
 use spin::Once;
 
+use self::apic::{ApicAbilities, VirtualApic};
 use self::capability::{BASIC_TRUE_CONTROLS, CapabilityMsrs, Controls};
 use self::instruction::{InvEpt, invept};
 pub use self::vcpu::VmxVcpu;
@@ -35,6 +37,7 @@ use crate::extended::{self, Layout};
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::{Ept, GuestSpace, Level};
 use crate::virtualization::{self, Refusal};
+use crate::without::Without;
 use crate::{cpu, registers};
 
 /// IA32_FEATURE_CONTROL: locked; VMXON allowed outside SMX.
@@ -87,6 +90,9 @@ struct Shared {
     /// Two frames, all ones: every port exits.
     io_bitmaps: Hpa,
     msr_bitmap: Hpa,
+    /// The MSR bitmap of guests in x2APIC mode.
+    x2apic_bitmap: Hpa,
+    without: Without,
 }
 
 /// What [`Vmx::enable`] has chosen, which other CPUs follow.
@@ -105,22 +111,28 @@ impl Vmx {
     }
 
     /// Enters VMX operation on the boot CPU, or says what is missing.
-    pub fn enable() -> Result<Self, Refusal> {
+    /// The abilities `without` are not used.
+    pub fn enable(without: Without) -> Result<Self, Refusal> {
         if !Self::present() {
             return Err(Refusal::NoExtensions);
         }
         permit()?;
         // SAFETY: the CPU has VMX, so it has these MSRs.
         let msrs = unsafe { capabilities() };
-        let controls = Controls::choose(&msrs).map_err(|missing| Refusal::Missing { what: missing.0 })?;
+        let controls =
+            Controls::choose(&msrs, without).map_err(|missing| Refusal::Missing { what: missing.0 })?;
         let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
-        let (io_bitmaps, msr_bitmap) = (frames(1)?, frames(0)?);
+        let (io_bitmaps, msr_bitmap, x2apic_bitmap) = (frames(1)?, frames(0)?, frames(0)?);
         let layout = Layout::detect(false);
         enter_operation(&msrs, &controls, layout)?;
         // vCPUs use them from here on.
         let (io_bitmaps, msr_bitmap) = (io_bitmaps.keep(), msr_bitmap.keep());
-        fill_bitmaps(io_bitmaps, msr_bitmap, controls.rdtscp);
-        let shared = Shared { controls, layout, revision: revision(&msrs), io_bitmaps, msr_bitmap };
+        let x2apic_bitmap = x2apic_bitmap.keep();
+        fill_io_bitmaps(io_bitmaps);
+        fill_msr_bitmap(msr_bitmap, &controls, false);
+        fill_msr_bitmap(x2apic_bitmap, &controls, true);
+        let revision = revision(&msrs);
+        let shared = Shared { controls, layout, revision, io_bitmaps, msr_bitmap, x2apic_bitmap, without };
         SHARED.call_once(|| shared);
         Ok(Self { shared })
     }
@@ -135,7 +147,8 @@ impl Vmx {
         permit()?;
         // SAFETY: the CPU has VMX, so it has these MSRs.
         let msrs = unsafe { capabilities() };
-        let controls = Controls::choose(&msrs).map_err(|missing| Refusal::Missing { what: missing.0 })?;
+        let controls = Controls::choose(&msrs, shared.without)
+            .map_err(|missing| Refusal::Missing { what: missing.0 })?;
         let layout = Layout::detect(false);
         if controls != shared.controls || layout != shared.layout || revision(&msrs) != shared.revision {
             return Err(DIFFERS);
@@ -219,18 +232,19 @@ unsafe fn capabilities() -> CapabilityMsrs {
     }
 }
 
-/// Every port exits; every MSR exits but those that are passed.
-fn fill_bitmaps(io: Hpa, msr: Hpa, rdtscp: bool) {
+/// Every port exits.
+fn fill_io_bitmaps(io: Hpa) {
+    // SAFETY: the two frames are this module's own.
+    let io = unsafe { core::slice::from_raw_parts_mut(memory::direct_map(io), 2 * PAGE_SIZE as usize) };
+    io.fill(0xff);
+}
+
+/// Every MSR exits but those that are passed, and in x2APIC mode the registers that the CPU virtualizes.
+fn fill_msr_bitmap(msr: Hpa, controls: &Controls, x2apic: bool) {
     /// Offset of the write bits in the MSR bitmap.
     const WRITES: usize = 2048;
-    // SAFETY: the frames are this module's own: two for I/O, one for MSRs.
-    let (io, msr) = unsafe {
-        (
-            core::slice::from_raw_parts_mut(memory::direct_map(io), 2 * PAGE_SIZE as usize),
-            core::slice::from_raw_parts_mut(memory::direct_map(msr), PAGE_SIZE as usize),
-        )
-    };
-    io.fill(0xff);
+    // SAFETY: the frame is this module's own.
+    let msr = unsafe { core::slice::from_raw_parts_mut(memory::direct_map(msr), PAGE_SIZE as usize) };
     msr.fill(0xff);
     let mut pass = |number: u32, write: bool| {
         // Low MSRs at 0, those from C000_0000H at 1024 (SDM vol. 3, "MSR-Bitmap Address").
@@ -239,14 +253,28 @@ fn fill_bitmaps(io: Hpa, msr: Hpa, rdtscp: bool) {
         let byte = half + index / 8 + if write { WRITES } else { 0 };
         msr[byte] &= !(1 << (index % 8));
     };
-    for number in PASSED_MSRS {
+    for number in PASSED_MSRS.into_iter().chain(controls.rdtscp.then_some(TSC_AUX)) {
         pass(number, false);
         pass(number, true);
     }
     pass(TSC, false);
-    if rdtscp {
-        pass(TSC_AUX, false);
-        pass(TSC_AUX, true);
+    if !x2apic || !controls.apic.contains(ApicAbilities::X2APIC) {
+        return;
+    }
+    // Only what is virtualized may pass: any other access would reach the machine's own local APIC.
+    pass(apic::TASK_PRIORITY_MSR, false);
+    pass(apic::TASK_PRIORITY_MSR, true);
+    if controls.apic.contains(ApicAbilities::REGISTERS) {
+        for (first, last) in apic::READABLE_MSRS {
+            (first..=last).for_each(|number| pass(number, false));
+        }
+    }
+    if controls.apic.contains(ApicAbilities::DELIVERY) {
+        pass(apic::EOI_MSR, true);
+        pass(apic::SELF_IPI_MSR, true);
+        if controls.apic.contains(ApicAbilities::REGISTERS) {
+            pass(apic::PROCESSOR_PRIORITY_MSR, false);
+        }
     }
 }
 
@@ -256,6 +284,10 @@ impl Backend for Vmx {
 
     fn free_memory(&self) -> u64 {
         crate::memory::frames::free_bytes()
+    }
+
+    fn wants_apic_page(&self) -> bool {
+        self.shared.controls.apic.contains(ApicAbilities::ACCESSES)
     }
 
     fn create_space(&self) -> Result<Self::Space, CreateError> {
@@ -277,9 +309,10 @@ impl Backend for Vmx {
         };
         let (root, walker) = space.enter().ok_or(CreateError::Exhausted { what: "address space" })?;
         let eptp = self.eptp(root);
+        let apic = VirtualApic::new(controls.apic, space.translate(APIC_PAGE))?;
         // An earlier address space may have had the same root frame.
         invept(controls.invept(eptp));
-        Ok(VmxVcpu::new(self.shared, eptp, walker, vpid)?)
+        Ok(VmxVcpu::new(self.shared, eptp, walker, vpid, apic)?)
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
@@ -296,6 +329,9 @@ impl Backend for Vmx {
             _ => "4 KiB",
         };
         write!(f, "VMX (EPT with {largest} pages, unrestricted guest")?;
+        for name in controls.apic.names() {
+            write!(f, ", {name}")?;
+        }
         for (has, name) in [
             (controls.vpid, "VPID"),
             (controls.accessed_dirty, "EPT A/D"),

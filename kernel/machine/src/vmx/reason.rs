@@ -2,7 +2,9 @@
 //!
 //! Sources: Intel SDM vol. 3, appendix "VMX Basic Exit Reasons", and "Exit Qualification" with its tables.
 
-use vcpu::{Access, ControlRegisterAccess, Event, Gpa, Gpr, Gva, IoExit, NestedFault, SoftwareKind, vector};
+use vcpu::{
+    APIC_PAGE, Access, ControlRegisterAccess, Event, Gpa, Gpr, Gva, IoExit, NestedFault, SoftwareKind, vector,
+};
 
 pub(crate) const EXCEPTION_OR_NMI: u16 = 0;
 pub(crate) const EXTERNAL_INTERRUPT: u16 = 1;
@@ -26,12 +28,16 @@ pub(crate) const WRMSR: u16 = 32;
 pub(crate) const MWAIT: u16 = 36;
 pub(crate) const MONITOR: u16 = 39;
 pub(crate) const PAUSE: u16 = 40;
+pub(crate) const TPR_BELOW_THRESHOLD: u16 = 43;
+pub(crate) const APIC_ACCESS: u16 = 44;
+pub(crate) const VIRTUALIZED_EOI: u16 = 45;
 pub(crate) const EPT_VIOLATION: u16 = 48;
 pub(crate) const INVEPT: u16 = 50;
 pub(crate) const PREEMPTION_TIMER: u16 = 52;
 pub(crate) const INVVPID: u16 = 53;
 pub(crate) const WBINVD: u16 = 54;
 pub(crate) const XSETBV: u16 = 55;
+pub(crate) const APIC_WRITE: u16 = 56;
 pub(crate) const ENCLS: u16 = 60;
 pub(crate) const SEAMCALL: u16 = 76;
 pub(crate) const TDCALL: u16 = 77;
@@ -60,6 +66,18 @@ pub(crate) mod interruption {
 pub(crate) const fn by_instruction(reason: u16) -> bool {
     matches!(reason, CPUID..=VMXON | CONTROL_REGISTER..=WRMSR | MWAIT | MONITOR | PAUSE)
         || matches!(reason, 50 | 51 | 53..=55 | 57..=61 | 63 | 64 | 67 | 68 | SEAMCALL | TDCALL)
+}
+
+/// The qualification of an access to the local APIC's page that the CPU does not virtualize. What is no read or write by an
+/// instruction's operand counts as a fetch.
+pub(crate) const fn apic_access(qualification: u64) -> NestedFault {
+    const OFFSET: u64 = 0xfff;
+    let access = match qualification >> 12 & 0xf {
+        0 => Access::Read,
+        1 | 3 => Access::Write,
+        _ => Access::Fetch,
+    };
+    NestedFault { gpa: Gpa(APIC_PAGE.0 + (qualification & OFFSET)), access, linear: None, table_walk: false }
 }
 
 /// The qualification of an I/O instruction.

@@ -62,6 +62,7 @@ pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
         vmwrite(field::VMCS_LINK_POINTER, u64::MAX);
         vmwrite(field::HOST_RIP, enter::exit_address());
     }
+    vcpu.set_up_apic();
     host_state();
 }
 

@@ -3,8 +3,8 @@
 use core::fmt;
 
 use vcpu::{
-    DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment, SegmentAccess, SegmentName,
-    SystemRegister, Vcpu, cr0,
+    ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment,
+    SegmentAccess, SegmentName, SystemRegister, Vcpu, VectorSet, cr0,
 };
 
 use super::capability::{entry, processor};
@@ -303,6 +303,28 @@ impl Vcpu for VmxVcpu {
 
     fn set_tsc_offset(&mut self, offset: u64) {
         self.set(field::TSC_OFFSET, offset);
+    }
+
+    fn set_apic_view(&mut self, view: ApicView) -> ApicAssists {
+        self.choose_apic_view(view)
+    }
+
+    #[inline]
+    fn give_apic(&mut self, state: &ApicState, eoi_exits: &VectorSet) {
+        self.give_apic_state(state, eoi_exits);
+    }
+
+    #[inline]
+    fn take_apic(&mut self, state: &mut ApicState) {
+        self.take_apic_state(state);
+    }
+
+    fn apic_register(&self, index: u16) -> u32 {
+        self.virtual_register(index)
+    }
+
+    fn set_apic_register(&mut self, index: u16, value: u32) {
+        self.show_virtual_register(index, value);
     }
 
     fn flush_tlb(&mut self) {

@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 
 use vcpu::{Exit, MemoryError, PendingEvents};
 
+use super::apic::VirtualApic;
 use super::capability::Controls;
 use super::enter::{self, EntryBlock};
 use super::field::{self, Field, Width};
@@ -56,7 +57,8 @@ pub struct VmxVcpu {
     pub(super) shared: Shared,
     vmcs: Block,
     pub(super) vpid: Vpid,
-    eptp: u64,
+    pub(super) eptp: u64,
+    pub(super) apic: VirtualApic,
     /// The CPU that loaded it last, and how often that had forgotten its guests then.
     last_cpu: Option<(usize, u64)>,
     /// What `eptp` leads to stays as long as this.
@@ -68,7 +70,13 @@ pub struct VmxVcpu {
 
 impl VmxVcpu {
     /// A vCPU after power-up. Leaves the VMCS that is current on this CPU as it was.
-    pub(super) fn new(shared: Shared, eptp: u64, walker: Walker, vpid: Vpid) -> Result<Self, MemoryError> {
+    pub(super) fn new(
+        shared: Shared,
+        eptp: u64,
+        walker: Walker,
+        vpid: Vpid,
+        apic: VirtualApic,
+    ) -> Result<Self, MemoryError> {
         let extended = ExtendedState::new(shared.layout)?;
         let vmcs = Block::zeroed(0, FrameKind::Control)?;
         // SAFETY: the frame is ours and a whole page; the revision identifier is its first word.
@@ -89,6 +97,7 @@ impl VmxVcpu {
             vmcs,
             vpid,
             eptp,
+            apic,
             last_cpu: None,
             _walker: walker,
             extended,
@@ -142,6 +151,13 @@ impl VmxVcpu {
             self.processor_controls = wanted;
             self.set(field::PROCESSOR_CONTROLS, wanted);
         }
+    }
+
+    /// Which MSRs pass: x2APIC registers too, or not.
+    pub(super) fn use_msr_bitmap(&mut self, x2apic: bool) {
+        let bitmap = if x2apic { self.shared.x2apic_bitmap } else { self.shared.msr_bitmap };
+        // SAFETY: this vCPU's VMCS is current, and the bitmaps are frames that live as long as the backend.
+        unsafe { vmwrite(field::MSR_BITMAP, bitmap.0) };
     }
 
     pub(super) const fn controls(&self) -> &Controls {
@@ -281,6 +297,10 @@ impl VmxVcpu {
             reason::CONTROL_REGISTER => {
                 Exit::ControlRegister(Some(reason::control_register(self.get(field::EXIT_QUALIFICATION))))
             }
+            reason::APIC_WRITE => {
+                Exit::ApicWrite { index: (self.get(field::EXIT_QUALIFICATION) & 0xfff) as u16 >> 4 }
+            }
+            reason::VIRTUALIZED_EOI => Exit::ApicEoi { vector: self.get(field::EXIT_QUALIFICATION) as u8 },
             reason::XSETBV => Exit::Xsetbv,
             reason::INVD | reason::WBINVD => Exit::CacheControl,
             _ => self.decode_rare(),
@@ -294,6 +314,10 @@ impl VmxVcpu {
             reason::PREEMPTION_TIMER => {
                 registers::serve_interrupts();
                 Exit::HostEvent
+            }
+            reason::TPR_BELOW_THRESHOLD => Exit::TaskPriority,
+            reason::APIC_ACCESS => {
+                Exit::NestedFault(reason::apic_access(self.get(field::EXIT_QUALIFICATION)))
             }
             reason::TRIPLE_FAULT => Exit::TripleFault,
             reason::INIT_SIGNAL => Exit::HostEvent,

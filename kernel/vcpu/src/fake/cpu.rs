@@ -2,8 +2,10 @@
 
 use std::vec::Vec;
 
+use super::FakeApic;
 use crate::{
-    DescriptorTable, Event, PendingEvents, Registers, Segment, SegmentName, SystemRegister, power_up, rflags,
+    ApicAssists, DescriptorTable, Event, PendingEvents, Registers, Segment, SegmentName, SystemRegister,
+    power_up, rflags,
 };
 
 /// The registers of a fake vCPU.
@@ -39,13 +41,15 @@ pub struct Cpu {
     pub tsc_offset: u64,
     /// CR0 and CR4 bits that the guest owns.
     pub guest_owned: (u64, u64),
+    /// The CPU's part of the local APIC.
+    pub apic: FakeApic,
     pub(super) interrupt_window: bool,
     pub(super) nmi_window: bool,
 }
 
 const SYSTEM_REGISTERS: usize = SystemRegister::TscAux as usize + 1;
 impl Cpu {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(apic: ApicAssists) -> Self {
         let segments = SegmentName::ALL.map(Segment::at_power_up);
         let mut system = [0; SYSTEM_REGISTERS];
         system[SystemRegister::Cr0 as usize] = power_up::CR0;
@@ -69,6 +73,7 @@ impl Cpu {
             instruction_bytes: Vec::new(),
             tsc_offset: 0,
             guest_owned: (0, 0),
+            apic: FakeApic::new(apic),
             interrupt_window: false,
             nmi_window: false,
         }
@@ -92,6 +97,12 @@ impl Cpu {
     pub(super) fn deliver(&mut self) {
         if let Some(event) = self.pending.take() {
             self.delivered.push(event);
+            self.rflags &= !rflags::IF;
+        }
+        if self.interruptible()
+            && let Some(vector) = self.apic.deliver()
+        {
+            self.delivered.push(Event::Interrupt { vector });
             self.rflags &= !rflags::IF;
         }
     }

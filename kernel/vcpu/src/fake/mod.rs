@@ -9,6 +9,7 @@
 //! It is no CPU: it executes nothing and checks nothing but what the contract says about call order
 //! ([`crate::Vcpu`]: accessors only between `load` and `unload`).
 
+mod apic;
 mod cpu;
 mod host;
 mod space;
@@ -24,9 +25,11 @@ use std::vec::Vec;
 use assert_no_alloc::permit_alloc;
 
 use crate::{
-    Backend, CpuidResult, CreateError, Event, Exit, Gpa, GuestMemory, SegmentName, SystemRegister, rflags,
+    ApicAssists, Backend, CpuidResult, CreateError, Event, Exit, Gpa, GuestMemory, SegmentName,
+    SystemRegister, rflags,
 };
 
+pub use apic::FakeApic;
 pub use cpu::Cpu;
 pub use host::{Clock, FakeHost, TSC_START};
 pub use space::{Bank, FakeSpace};
@@ -134,6 +137,8 @@ pub struct FakeBackend {
     clock: Rc<Clock>,
     /// The memory behind its guests.
     pub bank: Rc<Bank>,
+    /// What its CPUs do of local APICs.
+    pub apic_assists: ApicAssists,
 }
 
 /// What vCPUs that will be made are to run; what one ran that has ended comes first.
@@ -147,6 +152,7 @@ impl FakeBackend {
             cpuid: BTreeMap::new(),
             clock: Rc::clone(clock),
             bank: Bank::new(memory),
+            apic_assists: ApicAssists::empty(),
         }
     }
 
@@ -177,6 +183,10 @@ impl Backend for FakeBackend {
         self.bank.free()
     }
 
+    fn wants_apic_page(&self) -> bool {
+        self.apic_assists.contains(ApicAssists::REGISTERS)
+    }
+
     fn create_space(&self) -> Result<FakeSpace, CreateError> {
         permit_alloc(|| Ok(FakeSpace::of(&self.bank)?))
     }
@@ -202,6 +212,7 @@ impl FakeBackend {
             return Err(CreateError::Exhausted { what: "program" });
         };
         let (programs, bank) = (Rc::clone(&self.programs), Rc::clone(&self.bank));
-        Ok(FakeVcpu::new(program, Rc::clone(&self.clock), space.clone(), vcpu::Lender { programs, bank }))
+        let lender = vcpu::Lender { programs, bank };
+        Ok(FakeVcpu::new(program, Rc::clone(&self.clock), space.clone(), lender, self.apic_assists))
     }
 }

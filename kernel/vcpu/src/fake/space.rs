@@ -177,6 +177,10 @@ impl AddressSpace for FakeSpace {
         Ok(step)
     }
 
+    fn add_apic_page(&mut self) -> Result<(), MemoryError> {
+        Ok(())
+    }
+
     fn shrink(&mut self) -> Shrink {
         if self.ranges.as_ref().is_some_and(|ranges| Rc::strong_count(ranges) > 1) {
             return Shrink::InUse;

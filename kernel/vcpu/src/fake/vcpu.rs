@@ -8,8 +8,8 @@ use assert_no_alloc::permit_alloc;
 use super::space::CONTROL_BYTES;
 use super::{Action, Bank, Clock, Cpu, FakeSpace, Guest, Journal, Program, Programs};
 use crate::{
-    DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment, SegmentName, SystemRegister, Vcpu,
-    cr0,
+    ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment,
+    SegmentName, SystemRegister, Vcpu, VectorSet, cr0,
 };
 
 /// A fake vCPU.
@@ -35,9 +35,20 @@ impl FakeVcpu {
         clock: Rc<Clock>,
         space: FakeSpace,
         lender: Lender,
+        apic: ApicAssists,
     ) -> Self {
         let program = Some(program);
-        Self { cpu: Cpu::new(), program, journal, lender, clock, space, step: 0, resets: 0, loaded: false }
+        Self {
+            cpu: Cpu::new(apic),
+            program,
+            journal,
+            lender,
+            clock,
+            space,
+            step: 0,
+            resets: 0,
+            loaded: false,
+        }
     }
 
     fn note(&self, action: Action) {
@@ -116,8 +127,8 @@ impl Vcpu for FakeVcpu {
     fn reset(&mut self) {
         self.expect_loaded();
         let delivered = core::mem::take(&mut self.cpu.delivered);
-        let tsc_offset = self.cpu.tsc_offset;
-        permit_alloc(|| self.cpu = Cpu { delivered, tsc_offset, ..Cpu::new() });
+        let (tsc_offset, able) = (self.cpu.tsc_offset, self.cpu.apic.able);
+        permit_alloc(|| self.cpu = Cpu { delivered, tsc_offset, ..Cpu::new(able) });
         self.step = 0;
         self.resets += 1;
         self.note(Action::Reset);
@@ -263,6 +274,32 @@ impl Vcpu for FakeVcpu {
         self.expect_loaded();
         self.cpu.tsc_offset = offset;
         self.note(Action::TscOffset(offset));
+    }
+
+    fn set_apic_view(&mut self, view: ApicView) -> ApicAssists {
+        self.expect_loaded();
+        assert!(self.cpu.apic.given.is_none(), "the state of the local APIC is in the CPU");
+        self.cpu.apic.view = view;
+        self.cpu.apic.assists()
+    }
+
+    fn give_apic(&mut self, state: &ApicState, eoi_exits: &VectorSet) {
+        self.expect_loaded();
+        self.cpu.apic.given = Some(*state);
+        self.cpu.apic.eoi_exits = *eoi_exits;
+    }
+
+    fn take_apic(&mut self, state: &mut ApicState) {
+        self.expect_loaded();
+        *state = self.cpu.apic.given.take().expect("it was given before");
+    }
+
+    fn apic_register(&self, index: u16) -> u32 {
+        self.cpu.apic.registers[usize::from(index)]
+    }
+
+    fn set_apic_register(&mut self, index: u16, value: u32) {
+        self.cpu.apic.registers[usize::from(index)] = value;
     }
 
     fn flush_tlb(&mut self) {

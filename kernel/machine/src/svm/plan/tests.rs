@@ -42,7 +42,7 @@ fn sets() -> impl Iterator<Item = u32> {
 fn each_ability_is_used_exactly_where_it_is_offered() {
     for edx in sets() {
         let has = |bit| edx & bit != 0;
-        let Ok(plan) = Plan::choose(&leaves(edx)) else {
+        let Ok(plan) = Plan::choose(&leaves(edx), Without::empty()) else {
             assert!(!has(svm::NESTED_PAGING), "{edx:#x}");
             continue;
         };
@@ -63,7 +63,8 @@ fn each_ability_is_used_exactly_where_it_is_offered() {
             svm::VIRTUAL_NMI,
             svm::PAUSE_FILTER,
         ];
-        assert_eq!(plan.names().count(), optional.into_iter().filter(|bit| has(*bit)).count());
+        let always = plan.apic.iter().count();
+        assert_eq!(plan.names().count(), always + optional.into_iter().filter(|bit| has(*bit)).count());
     }
 }
 
@@ -72,7 +73,7 @@ fn a_vmcb_asks_for_nothing_that_is_not_offered() {
     let addresses =
         Addresses { io_permissions: Hpa(0x1000), msr_permissions: Hpa(0x4000), root: Hpa(0x6000) };
     for edx in sets() {
-        let Ok(plan) = Plan::choose(&leaves(edx)) else { continue };
+        let Ok(plan) = Plan::choose(&leaves(edx), Without::empty()) else { continue };
         let mut vmcb = Vmcb::zeroed();
         setup::controls(&mut vmcb, &plan, addresses);
         let virtual_nmi = vmcb.virtual_interrupt() & virtual_interrupt::V_NMI_ENABLE != 0;
@@ -96,10 +97,11 @@ fn a_vmcb_asks_for_nothing_that_is_not_offered() {
 #[test]
 fn what_the_other_leaves_offer() {
     let full = leaves(svm::NESTED_PAGING);
-    let plan = Plan::choose(&full).expect("enough");
+    let plan = Plan::choose(&full, Without::empty()).expect("enough");
     assert!(plan.machine_check && plan.page_1g && plan.rdtscp);
     let none = CpuidResult::default();
-    let plan = Plan::choose(&Leaves { basic: none, extended: none, ..full }).expect("enough");
+    let plan =
+        Plan::choose(&Leaves { basic: none, extended: none, ..full }, Without::empty()).expect("enough");
     assert!(!plan.machine_check && !plan.page_1g && !plan.rdtscp);
 }
 
@@ -107,7 +109,10 @@ fn what_the_other_leaves_offer() {
 fn a_cpu_without_identifiers_is_refused() {
     for ebx in [0, 1] {
         let svm = CpuidResult { ebx, ..leaves(u32::MAX).svm };
-        assert_eq!(Plan::choose(&Leaves { svm, ..leaves(0) }), Err("address-space identifiers"));
+        assert_eq!(
+            Plan::choose(&Leaves { svm, ..leaves(0) }, Without::empty()),
+            Err("address-space identifiers")
+        );
     }
-    assert_eq!(Plan::choose(&leaves(0)), Err("nested paging (NPT)"));
+    assert_eq!(Plan::choose(&leaves(0), Without::empty()), Err("nested paging (NPT)"));
 }

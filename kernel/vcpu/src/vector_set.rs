@@ -1,25 +1,28 @@
-//! The 256-bit registers of a local APIC: ISR, TMR and IRR.
+//! Sets of interrupt vectors: what a local APIC's 256-bit registers hold.
 
-/// One bit for each vector.
+/// A set of interrupt vectors, such as ISR, TMR and IRR (SDM vol. 3, "Interrupt Acceptance for Fixed Interrupts").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct VectorBits([u64; 4]);
+pub struct VectorSet([u64; 4]);
 
-impl VectorBits {
-    pub(super) const EMPTY: Self = Self([0; 4]);
+impl VectorSet {
+    /// No vector.
+    pub const EMPTY: Self = Self([0; 4]);
 
     #[inline]
     const fn place(vector: u8) -> (usize, u64) {
         ((vector >> 6) as usize, 1 << (vector & 63))
     }
 
+    /// Whether the vector is in it.
     #[inline]
-    pub(super) const fn contains(&self, vector: u8) -> bool {
+    pub const fn contains(&self, vector: u8) -> bool {
         let (word, bit) = Self::place(vector);
         self.0[word] & bit != 0
     }
 
+    /// Adds the vector, or takes it out.
     #[inline]
-    pub(super) fn set(&mut self, vector: u8, value: bool) {
+    pub fn set(&mut self, vector: u8, value: bool) {
         let (word, bit) = Self::place(vector);
         if value {
             self.0[word] |= bit;
@@ -30,7 +33,7 @@ impl VectorBits {
 
     /// The highest vector set.
     #[inline]
-    pub(super) fn highest(&self) -> Option<u8> {
+    pub fn highest(&self) -> Option<u8> {
         for word in (0..4).rev() {
             let bits = self.0[word];
             if bits != 0 {
@@ -42,7 +45,7 @@ impl VectorBits {
 
     /// The only vector set, where there is just one.
     #[inline]
-    pub(super) fn only(&self) -> Option<u8> {
+    pub fn only(&self) -> Option<u8> {
         let vector = self.highest()?;
         let count: u32 = self.0.iter().map(|word| u32::from(*word != 0)).sum();
         (count == 1 && self.0[(vector >> 6) as usize].is_power_of_two()).then_some(vector)
@@ -50,12 +53,24 @@ impl VectorBits {
 
     /// Whether none is set.
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0 == [0; 4]
     }
 
+    /// All of it, the lowest vectors first.
+    #[inline]
+    pub const fn words(&self) -> [u64; 4] {
+        self.0
+    }
+
+    /// The set with these words, the lowest vectors first.
+    #[inline]
+    pub const fn from_words(words: [u64; 4]) -> Self {
+        Self(words)
+    }
+
     /// The 32 vectors from `index * 32` on; `index` is taken modulo 8.
-    pub(super) const fn word(&self, index: u16) -> u32 {
+    pub const fn word(&self, index: u16) -> u32 {
         let index = index & 7;
         (self.0[(index >> 1) as usize] >> (32 * (index & 1) as u32)) as u32
     }
@@ -69,7 +84,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_table(steps in prop::collection::vec(any::<(u8, bool)>(), 0..100)) {
-            let mut bits = VectorBits::EMPTY;
+            let mut bits = VectorSet::EMPTY;
             let mut table = [false; 256];
             for (vector, value) in steps {
                 bits.set(vector, value);
