@@ -4,7 +4,7 @@
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
 //! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
-//! [`shares::scenarios`] , [`stretch::scenarios`] and [`leaks::scenarios`];
+//! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`] and [`time::scenarios`];
 //! most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
@@ -24,6 +24,7 @@ pub mod shares;
 pub mod smp;
 pub mod smp_guests;
 pub mod stretch;
+pub mod time;
 
 /// All scenarios, in the order in which they are run.
 #[must_use]
@@ -37,6 +38,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(shares::scenarios());
     scenarios.extend(stretch::scenarios());
     scenarios.extend(leaks::scenarios());
+    scenarios.extend(time::scenarios());
     scenarios
 }
 

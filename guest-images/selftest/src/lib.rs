@@ -40,6 +40,7 @@ pub mod exception;
 mod global;
 pub mod interrupt;
 pub mod ioapic;
+pub mod kvm;
 pub mod memory;
 pub mod paging;
 pub mod pci;

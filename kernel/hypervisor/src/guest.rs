@@ -1,7 +1,7 @@
 //! A VM with everything around it, as an exit handler sees it, and its way to the devices.
 
 use devices::{Chipset, Width};
-use vcpu::{Backend, Gpa, Host, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
+use vcpu::{Backend, Gpa, Host, Nanos, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
 
 use crate::control::ControlState;
 use crate::mailbox::Mailboxes;
@@ -50,16 +50,32 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
         vm.with_chipset(&mut self.wiring(), run)
     }
 
+    /// Uses the chipset as it is now: its timers have caught up, however late the host's own timer is.
+    #[inline]
+    fn with_chipset_at<R>(
+        &mut self,
+        now: Nanos,
+        run: impl FnOnce(&mut Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
+    ) -> R {
+        let due = self.vm.chipset_deadline() <= now;
+        self.with_chipset(|chipset, wiring| {
+            if due {
+                chipset.advance(now, wiring);
+            }
+            run(chipset, wiring)
+        })
+    }
+
     /// IN.
     pub(crate) fn port_read(&mut self, port: u16, width: Width) -> u32 {
         let now = self.host.now();
-        self.with_chipset(|chipset, wiring| chipset.port_read(port, width, now, wiring))
+        self.with_chipset_at(now, |chipset, wiring| chipset.port_read(port, width, now, wiring))
     }
 
     /// OUT.
     pub(crate) fn port_write(&mut self, port: u16, width: Width, value: u32) {
         let now = self.host.now();
-        self.with_chipset(|chipset, wiring| chipset.port_write(port, width, value, now, wiring));
+        self.with_chipset_at(now, |chipset, wiring| chipset.port_write(port, width, value, now, wiring));
     }
 
     /// A read where there is no RAM. All ones where no device is.
@@ -69,7 +85,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             self.cpu.take_apic();
             return self.cpu.apic.mmio_read(offset, width, now);
         }
-        let found = self.with_chipset(|chipset, wiring| chipset.mmio_read(gpa, width, now, wiring));
+        let found = self.with_chipset_at(now, |chipset, wiring| chipset.mmio_read(gpa, width, now, wiring));
         found.unwrap_or_else(|| {
             self.unclaimed(gpa);
             width.mask()
@@ -87,7 +103,8 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             return;
         }
         self.cpu.attention |= Attention::INTERRUPTS;
-        let taken = self.with_chipset(|chipset, wiring| chipset.mmio_write(gpa, width, value, now, wiring));
+        let taken =
+            self.with_chipset_at(now, |chipset, wiring| chipset.mmio_write(gpa, width, value, now, wiring));
         if taken.is_none() {
             self.unclaimed(gpa);
         }
