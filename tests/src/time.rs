@@ -6,6 +6,8 @@ use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Guest, QEMU_SVM, QEMU_SVM_COUNTED, S
 const TIME: &str = "time";
 /// The guests that test the local APIC.
 const APIC: [&str; 2] = ["apic", "smp"];
+/// A guest that says a line a second.
+const SPIN: &str = "spin";
 /// A guest that wants all CPUs.
 const LOAD: &str = "load";
 
@@ -14,6 +16,7 @@ const LOAD: &str = "load";
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios =
         vec![guests(), busy(2, Tier::Ci, vec![QEMU_SVM, BOCHS_VMX]), busy(60, Tier::Full, vec![BOCHS_VMX])];
+    scenarios.extend([scaled(), unscaled()]);
     scenarios.extend(WAYS.into_iter().map(|(way, without, tier)| apic(way, without, tier)));
     scenarios
 }
@@ -47,6 +50,43 @@ fn busy(seconds: u32, tier: Tier, machines: Vec<&'static str>) -> Scenario {
             Guest::new(LOAD).in_vm("spin").cpus(2).append("load=spin"),
         ],
         steps: vec![Step::results(TIME).within(400), Step::end(TIME)],
+        checks: vec![],
+    }
+}
+
+/// A VM whose TSC runs faster than the machine's.
+fn scaled() -> Scenario {
+    let mut scenario = guests();
+    for guest in &mut scenario.guests {
+        guest.settings += "tsc-khz=330000";
+        guest.append += "tsc-khz=330000";
+    }
+    Scenario {
+        name: "time-scaled".to_owned(),
+        about: "a VM's TSC has the rate that its line says, and its clocks agree with it".to_owned(),
+        machines: vec![BOCHS_VMX],
+        ..scenario
+    }
+}
+
+/// The same on a CPU that cannot do that.
+fn unscaled() -> Scenario {
+    Scenario {
+        name: "time-unscaled".to_owned(),
+        about: "where the CPU cannot scale its TSC, a VM that asks for it is refused, and others start"
+            .to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM],
+        cpus: None,
+        options: String::new(),
+        guests: vec![
+            Guest::new(SPIN).in_vm("other-rate").settings("tsc-khz=330000"),
+            Guest::new(SPIN).append("beats=1"),
+        ],
+        steps: vec![
+            Step::kernel("vm other-rate: not started: tsc-khz=330000: this CPU cannot scale its TSC"),
+            Step::end(SPIN),
+        ],
         checks: vec![],
     }
 }

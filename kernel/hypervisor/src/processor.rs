@@ -2,17 +2,17 @@
 
 use bitflags::bitflags;
 use devices::{APIC_TIMER_HZ, Inbox, LocalApic, LocalApicConfig};
-use vcpu::{
-    ApicAssists, Backend, CreateError, Event, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu,
-};
+use vcpu::{ApicAssists, Backend, Event, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu};
 
-use crate::clock::GuestClock;
+use crate::clock::{GuestClock, TscScale};
+use crate::config::VmConfig;
 use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, Machine, Permissions};
 use crate::msr::Msrs;
 use crate::paravirtual::{Features, Paravirtual};
 use crate::run::poll::Patience;
+use crate::vm::StartError;
 
 bitflags! {
     /// Work that waits before the next entry. The hot path tests this one word.
@@ -82,11 +82,14 @@ impl<B: Backend> Processor<B> {
         host: &H,
         index: usize,
         count: usize,
-        features: Features,
-    ) -> Result<Self, CreateError> {
+        config: &VmConfig<'_>,
+    ) -> Result<Self, StartError> {
         let apic_id = index as u32;
+        let scale = tsc_scale(backend, host, config.tsc_khz)?;
+        let tsc_hz = config.tsc_khz.map_or(host.tsc_hz(), |khz| u64::from(khz) * 1000);
+        let features = config.paravirtual;
         let machine = Machine {
-            tsc_hz: host.tsc_hz(),
+            tsc_hz,
             tsc_is_steady: host.tsc_is_steady(),
             apic_timer_hz: APIC_TIMER_HZ,
             apic_id,
@@ -110,8 +113,8 @@ impl<B: Backend> Processor<B> {
             msrs: Msrs::new(&permissions),
             cpuid,
             permissions,
-            clock: GuestClock::default(),
-            paravirtual: Paravirtual::new(features, host.tsc_hz()),
+            clock: GuestClock::starting_at(host.tsc(), scale),
+            paravirtual: Paravirtual::new(features, tsc_hz),
             started: host.tsc(),
             counters: Counters::default(),
             attention: Attention::all(),
@@ -142,7 +145,7 @@ impl<B: Backend> Processor<B> {
         self.cpuid.set_apic(true);
         self.started = started;
         self.paravirtual.reset();
-        self.clock = GuestClock::starting_at(self.started);
+        self.clock = GuestClock::starting_at(self.started, self.clock.scale());
         self.restart();
     }
 
@@ -159,6 +162,9 @@ impl<B: Backend> Processor<B> {
         self.cpuid.set_cr4(0);
         self.cpuid.set_xcr0(self.vcpu.read(SystemRegister::Xcr0));
         self.vcpu.set_tsc_offset(self.clock.offset());
+        if let Some(scale) = self.clock.scale() {
+            self.vcpu.set_tsc_scale(scale.multiplier());
+        }
         self.vcpu.set_guest_owned(GUEST_OWNED_CR0, guest_owned_cr4(&self.permissions));
         self.activity = if self.is_bootstrap() { Activity::Running } else { Activity::WaitForStartup };
         self.update_apic_view();
@@ -272,6 +278,18 @@ impl<B: Backend> Processor<B> {
     pub(crate) fn deadline(&self) -> Nanos {
         self.apic.next_deadline().unwrap_or(Nanos::NEVER)
     }
+}
+
+/// How the CPU makes a TSC of this rate; `None` where it is to be the host's own.
+fn tsc_scale<B: Backend, H: Host>(
+    backend: &B,
+    host: &H,
+    khz: Option<u32>,
+) -> Result<Option<TscScale>, StartError> {
+    let Some(khz) = khz else { return Ok(None) };
+    let scaling = backend.tsc_scaling().ok_or(StartError::NoTscScaling { khz, host_hz: host.tsc_hz() })?;
+    let scale = TscScale::new(u64::from(khz) * 1000, host.tsc_hz(), scaling);
+    scale.map(Some).ok_or(StartError::NoTscScaling { khz, host_hz: host.tsc_hz() })
 }
 
 fn apic_config(apic_id: u32, permissions: &Permissions) -> LocalApicConfig {

@@ -48,6 +48,15 @@ impl fmt::Display for CreateError {
     }
 }
 
+/// Factors by which a CPU can let a guest's TSC run at another rate than the host's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TscScaling {
+    /// Bits behind the point.
+    pub fraction_bits: u8,
+    /// The largest factor.
+    pub most: u64,
+}
+
 /// One vendor's virtualization extensions, switched on. Chosen once, at boot, by type parameter.
 pub trait Backend: Sized + 'static {
     /// A virtual CPU.
@@ -57,6 +66,9 @@ pub trait Backend: Sized + 'static {
 
     /// Bytes of host memory that are free for guests now.
     fn free_memory(&self) -> u64;
+
+    /// How a guest's TSC can run at another rate than the host's; `None` where it cannot.
+    fn tsc_scaling(&self) -> Option<TscScaling>;
 
     /// Whether an address space needs [`AddressSpace::add_apic_page`] for what the CPU can do of local APICs.
     fn wants_apic_page(&self) -> bool;
@@ -182,8 +194,11 @@ pub trait Vcpu {
     /// The host's own timer is armed as well, so a backend may ignore this.
     fn set_run_deadline(&mut self, tsc: u64);
 
-    /// The guest's TSC is the host's plus this, modulo 2^64.
+    /// The guest's TSC is the host's, times the factor of [`Self::set_tsc_scale`], plus this, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
+
+    /// The factor of the guest's TSC as [`Backend::tsc_scaling`] describes it; 1 where this is never called.
+    fn set_tsc_scale(&mut self, multiplier: u64);
 
     /// The guest reaches its local APIC in this way from now on. Returns what the CPU does of it then. The state has been
     /// taken back, and the registers are to be shown anew.

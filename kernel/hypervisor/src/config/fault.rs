@@ -7,10 +7,10 @@ use devices::fw_cfg::MAX_FILE_NAME;
 use crate::paravirtual::Features;
 use crate::schedule::{MAX_POOLS, MAX_WEIGHT};
 
-use super::{MAX_CPUS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size};
+use super::{MAX_CPUS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size, TSC_KHZ};
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
+const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +35,8 @@ pub enum Fault<'a> {
     BadRestart(&'a str),
     /// A paravirtual feature is not known.
     BadParavirtual(&'a str),
+    /// The rate of the TSC is no rate.
+    BadTsc(&'a str),
     /// The memory is not a size.
     BadMemory(&'a str),
     /// The memory is too little or too much.
@@ -116,6 +118,12 @@ impl fmt::Display for ConfigError<'_> {
                 f,
                 "paravirtual='{value}' is unknown; write all, none, or names of {} with commas between them, with '-' before them for all but those",
                 Features::KNOWN
+            ),
+            Fault::BadTsc(value) => write!(
+                f,
+                "tsc-khz='{value}' is no rate; write kHz from {} to {}, or leave it out for the host's rate",
+                TSC_KHZ.start(),
+                TSC_KHZ.end()
             ),
             Fault::BadMemory(value) => {
                 write!(f, "memory='{value}' is no size; write a number with K, M or G, such as memory=256M")

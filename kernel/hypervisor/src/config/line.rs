@@ -4,7 +4,9 @@ use devices::fw_cfg::MAX_FILE_NAME;
 use loader::Protocol;
 
 use super::share::{self, Restart, Share};
-use super::{DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MIN_MEMORY, parse_size};
+use super::{
+    DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MIN_MEMORY, TSC_KHZ, parse_size,
+};
 use crate::paravirtual::Features;
 
 /// What a kernel's line says.
@@ -19,6 +21,7 @@ pub(super) struct Settings {
     /// Whether it starts with the machine.
     pub(super) starts: bool,
     pub(super) paravirtual: Features,
+    pub(super) tsc_khz: Option<u32>,
 }
 
 impl Default for Settings {
@@ -32,6 +35,7 @@ impl Default for Settings {
             restart: Restart::No,
             starts: true,
             paravirtual: Features::all(),
+            tsc_khz: None,
         }
     }
 }
@@ -121,6 +125,10 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault
         Some(("start", "no")) => settings.starts = false,
         Some(("paravirtual", value)) => {
             settings.paravirtual = Features::parse(value).ok_or(Fault::BadParavirtual(value))?;
+        }
+        Some(("tsc-khz", value)) => {
+            let khz = value.parse().ok().filter(|khz| TSC_KHZ.contains(khz));
+            settings.tsc_khz = Some(khz.ok_or(Fault::BadTsc(value))?);
         }
         Some(("vga", "text")) => settings.devices.vga_text = true,
         None if word == "fwcfg" => settings.devices.fw_cfg = true,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
-//!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [protocol=linux|pvh|multiboot]
+//!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot]
 //!     [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
@@ -43,6 +43,8 @@ pub const MAX_NAME: usize = 31;
 pub const MIN_MEMORY: u64 = 16 << 20;
 /// Most memory of a VM, in bytes.
 pub const MAX_MEMORY: u64 = 1 << 40;
+/// The rates that a VM's TSC may have, in kHz.
+pub const TSC_KHZ: core::ops::RangeInclusive<u32> = 100_000..=20_000_000;
 /// Memory of a VM that says nothing, in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
 
@@ -114,6 +116,8 @@ pub struct VmConfig<'a> {
     pub starts: bool,
     /// The paravirtual features that it is offered.
     pub paravirtual: Features,
+    /// The rate of its TSC in kHz; `None` for the host's.
+    pub tsc_khz: Option<u32>,
 }
 
 /// A VM while its modules are being collected.
@@ -167,6 +171,7 @@ pub fn collect<'a>(
                 restart: settings.restart,
                 starts: settings.starts,
                 paravirtual: settings.paravirtual,
+                tsc_khz: settings.tsc_khz,
             }),
         }
     }

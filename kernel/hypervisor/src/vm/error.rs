@@ -29,6 +29,13 @@ pub(crate) enum StartError {
     Schedule(schedule::Error),
     /// Guest memory is not where the memory map says: our error.
     NotRam(NotRam),
+    /// The CPU cannot give its TSC that rate.
+    NoTscScaling {
+        /// The rate that its line asks for, in kHz.
+        khz: u32,
+        /// The host's, in Hz.
+        host_hz: u64,
+    },
     /// A vCPU is still in use: our error.
     Busy {
         /// Its number.
@@ -52,6 +59,11 @@ impl fmt::Display for StartError {
             Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
             Self::Schedule(error) => error.fmt(f),
             Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
+            Self::NoTscScaling { khz, host_hz } => write!(
+                f,
+                "tsc-khz={khz}: this CPU cannot scale its TSC of {} kHz to that; leave tsc-khz= out",
+                host_hz / 1000
+            ),
             Self::Busy { index } => write!(f, "vCPU {index} is still in use (an error of Basalt)"),
         }
     }

@@ -130,8 +130,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         let space = self.space.read();
         let space = space.as_ref().ok_or(StartError::Busy { index: next })?;
         let mut place = slot.processor().ok_or(StartError::Busy { index: next })?;
-        let (count, features) = (self.slots.len(), self.config.paravirtual);
-        *place = Some(Processor::new(backend, space, host, next, count, features)?);
+        *place = Some(Processor::new(backend, space, host, next, self.slots.len(), &self.config)?);
         Ok(Stage::Processors { next: next + 1 })
     }
 

@@ -25,7 +25,7 @@ mod vmcb;
 use core::arch::asm;
 use core::fmt;
 
-use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE, efer};
+use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE, TscScaling, efer};
 use spin::{Mutex, Once};
 
 use self::asid::{Asid, Asids};
@@ -241,6 +241,10 @@ impl Backend for Svm {
 
     fn free_memory(&self) -> u64 {
         crate::memory::frames::free_bytes()
+    }
+
+    fn tsc_scaling(&self) -> Option<TscScaling> {
+        self.shared.plan.tsc_ratio.then_some(TscScaling { fraction_bits: 32, most: 0xff_ffff_ffff })
     }
 
     fn wants_apic_page(&self) -> bool {

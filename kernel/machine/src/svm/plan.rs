@@ -67,6 +67,8 @@ pub(super) struct Plan {
     pub(super) machine_check: bool,
     pub(super) page_1g: bool,
     pub(super) rdtscp: bool,
+    /// A guest's TSC can have another rate.
+    pub(super) tsc_ratio: bool,
     /// What the CPU does of local APICs.
     pub(super) apic: ApicPlan,
 }
@@ -75,6 +77,7 @@ pub(super) struct Plan {
 mod svm {
     pub(super) const NESTED_PAGING: u32 = 1 << 0;
     pub(super) const NEXT_RIP: u32 = 1 << 3;
+    pub(super) const TSC_RATIO: u32 = 1 << 4;
     pub(super) const VMCB_CLEAN: u32 = 1 << 5;
     pub(super) const FLUSH_BY_ASID: u32 = 1 << 6;
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
@@ -118,6 +121,7 @@ impl Plan {
             machine_check: leaves.basic.edx & MACHINE_CHECK != 0,
             page_1g: leaves.extended.edx & PAGE_1G != 0,
             rdtscp: leaves.extended.edx & cpuid_bits::EXTENDED_EDX_RDTSCP != 0,
+            tsc_ratio: offered & svm::TSC_RATIO != 0 && !without.contains(Without::TSC_SCALING),
             apic: ApicPlan::new(without),
         })
     }
@@ -131,6 +135,7 @@ impl Plan {
             (!self.clean.is_empty(), "VMCB clean bits"),
             (self.nmi == NmiBlocking::Virtual, "virtual NMI"),
             (self.pause.is_some(), "pause filter"),
+            (self.tsc_ratio, "TSC ratio"),
             (self.apic.contains(ApicPlan::TASK_PRIORITY), "virtual TPR"),
             (self.apic.contains(ApicPlan::OFFER), "virtual interrupts"),
         ]

@@ -365,6 +365,13 @@ impl Vcpu for SvmVcpu {
 
     fn set_apic_register(&mut self, _index: u16, _value: u32) {}
 
+    fn set_tsc_scale(&mut self, multiplier: u64) {
+        if self.shared.plan.tsc_ratio {
+            self.tsc_ratio = Some(multiplier);
+            self.load_tsc_ratio();
+        }
+    }
+
     fn flush_tlb(&mut self) {
         self.flush();
     }

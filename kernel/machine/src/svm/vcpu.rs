@@ -71,10 +71,21 @@ pub struct SvmVcpu {
     pub(super) hidden_cr4: u64,
     /// IA32_TSC_AUX while unloaded.
     pub(super) tsc_aux: u64,
+    /// The rate of the guest's TSC, where it is another than the host's.
+    pub(super) tsc_ratio: Option<u64>,
 }
 
 /// IA32_TSC_AUX.
 const TSC_AUX: u32 = 0xc000_0103;
+/// The TSC ratio, 8 bits before the point and 32 behind it; it counts only while a guest runs.
+const TSC_RATIO: u32 = 0xc000_0104;
+const TSC_RATIO_ONE: u64 = 1 << 32;
+
+/// To be called only where the CPU has a TSC ratio: a vCPU has one then.
+fn write_tsc_ratio(ratio: u64) {
+    // SAFETY: the CPU has this MSR, which changes nothing but what guests read as their TSC; reserved bits are clear.
+    unsafe { registers::write_msr(TSC_RATIO, ratio & 0xff_ffff_ffff) };
+}
 
 impl SvmVcpu {
     /// A vCPU after power-up in the address space with this root.
@@ -100,6 +111,7 @@ impl SvmVcpu {
             caching: 0,
             hidden_cr4: 0,
             tsc_aux: 0,
+            tsc_ratio: None,
         };
         let Shared { io_permissions, msr_permissions, plan, .. } = shared;
         let addresses = setup::Addresses { io_permissions, msr_permissions, root };
@@ -132,6 +144,7 @@ impl SvmVcpu {
             // SAFETY: the CPU has RDTSCP, hence the MSR; the kernel does not use it.
             unsafe { registers::write_msr(TSC_AUX, self.tsc_aux) };
         }
+        self.load_tsc_ratio();
         self.extended.load();
         // Another CPU may have changed the VMCB since this one kept parts of it.
         self.vmcb_mut().mark_changed(Clean::all());
@@ -186,8 +199,18 @@ impl SvmVcpu {
             // SAFETY: as in `load_state`.
             self.tsc_aux = unsafe { registers::read_msr(TSC_AUX) };
         }
+        if self.tsc_ratio.is_some() {
+            write_tsc_ratio(TSC_RATIO_ONE);
+        }
         self.loaded = false;
         cpu::vacate();
+    }
+
+    /// The ratio of a guest that has one is in the CPU while the guest is loaded; all others find it at 1.
+    pub(super) fn load_tsc_ratio(&self) {
+        if let Some(ratio) = self.tsc_ratio {
+            write_tsc_ratio(ratio);
+        }
     }
 
     pub(super) fn tsc_aux_now(&self) -> u64 {

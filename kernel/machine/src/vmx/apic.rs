@@ -82,7 +82,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The plan for a view. Registers and delivery need that accesses are virtualized.
+    /// The plan for a view. Registers and delivery need that accesses are virtualized; delivery with the page needs registers,
+    /// too, since the CPU then writes the command register without telling.
     pub(super) const fn new(able: ApicAbilities, view: ApicView) -> Self {
         let (access, bit) = match view {
             ApicView::Hidden => {
@@ -112,7 +113,8 @@ impl Plan {
             plan.secondary |= secondary::APIC_REGISTER_VIRTUALIZATION;
             plan.assists = plan.assists.union(ApicAssists::REGISTERS);
         }
-        if able.contains(ApicAbilities::DELIVERY) {
+        let silent = matches!(view, ApicView::Page) && !able.contains(ApicAbilities::REGISTERS);
+        if able.contains(ApicAbilities::DELIVERY) && !silent {
             plan.secondary |= secondary::VIRTUAL_INTERRUPT_DELIVERY;
             plan.assists = plan.assists.union(ApicAssists::DELIVERY);
         }
@@ -259,8 +261,8 @@ impl VmxVcpu {
         if plan != core::mem::replace(&mut self.apic.plan, plan) {
             self.control(processor::USE_TPR_SHADOW, plan.shadow);
             self.control(processor::CR8_LOAD_EXITING | processor::CR8_STORE_EXITING, !plan.shadow);
-            let others = self.controls().secondary & !SECONDARY;
-            self.set(field::SECONDARY_CONTROLS, others | plan.secondary);
+            self.second_control(SECONDARY & !plan.secondary, false);
+            self.second_control(plan.secondary, true);
             self.use_msr_bitmap(plan.passes_msrs);
             // Translations may be of accesses that were virtualized, or were not.
             self.flush = true;
@@ -348,5 +350,8 @@ mod tests {
         let blind = Plan::new(all - ApicAbilities::ACCESSES, ApicView::Page);
         assert_eq!((blind.secondary, blind.assists, blind.shadow), (0, ApicAssists::TASK_PRIORITY, true));
         assert_eq!(Plan::new(ApicAbilities::empty(), ApicView::Msrs), Plan::default());
+        let few = all - ApicAbilities::REGISTERS;
+        assert_eq!(Plan::new(few, ApicView::Page).assists, ApicAssists::TASK_PRIORITY);
+        assert!(Plan::new(few, ApicView::Msrs).assists.contains(ApicAssists::DELIVERY));
     }
 }

@@ -75,6 +75,7 @@ pub(crate) mod secondary {
     pub(crate) const PAUSE_LOOP_EXITING: u32 = 1 << 10;
     pub(crate) const ENABLE_INVPCID: u32 = 1 << 12;
     pub(crate) const ENCLS_EXITING: u32 = 1 << 15;
+    pub(crate) const USE_TSC_SCALING: u32 = 1 << 25;
 }
 
 /// VM-exit controls.
@@ -147,6 +148,8 @@ pub(crate) struct Controls {
     /// Loops with PAUSE exit.
     pub(crate) pause_loop: bool,
     pub(crate) invept_all: bool,
+    /// A guest's TSC can have another rate.
+    pub(crate) tsc_scaling: bool,
     /// What the CPU can do of local APICs.
     pub(crate) apic: ApicAbilities,
     /// CR0 bits that must be one and may be one in VMX operation; PE and PG are the guest's own.
@@ -267,6 +270,8 @@ impl Controls {
             preemption_shift,
             pause_loop,
             invept_all,
+            tsc_scaling: second.allowed_1 & secondary::USE_TSC_SCALING != 0
+                && !without.contains(Without::TSC_SCALING),
             apic,
             cr0_fixed: (msrs.cr0_fixed.0 & !(vcpu::cr0::PE | vcpu::cr0::PG), msrs.cr0_fixed.1),
             cr4_fixed: (msrs.cr4_fixed.0 | vcpu::cr4::MCE & msrs.cr4_fixed.1, msrs.cr4_fixed.1),

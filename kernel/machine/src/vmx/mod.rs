@@ -24,7 +24,7 @@ mod vpid;
 
 use core::fmt;
 
-use ::vcpu::{APIC_PAGE, AddressSpace, Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE};
+use ::vcpu::{APIC_PAGE, AddressSpace, Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE, TscScaling};
 
 use spin::Once;
 
@@ -286,6 +286,10 @@ impl Backend for Vmx {
         crate::memory::frames::free_bytes()
     }
 
+    fn tsc_scaling(&self) -> Option<TscScaling> {
+        self.shared.controls.tsc_scaling.then_some(TscScaling { fraction_bits: 48, most: u64::MAX })
+    }
+
     fn wants_apic_page(&self) -> bool {
         self.shared.controls.apic.contains(ApicAbilities::ACCESSES)
     }
@@ -338,6 +342,7 @@ impl Backend for Vmx {
             (controls.rdtscp, "RDTSCP"),
             (controls.preemption_shift.is_some(), "preemption timer"),
             (controls.pause_loop, "PAUSE-loop exiting"),
+            (controls.tsc_scaling, "TSC scaling"),
         ] {
             if has {
                 write!(f, ", {name}")?;

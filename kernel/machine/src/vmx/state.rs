@@ -7,7 +7,7 @@ use vcpu::{
     SegmentAccess, SegmentName, SystemRegister, Vcpu, VectorSet, cr0,
 };
 
-use super::capability::{entry, processor};
+use super::capability::{entry, processor, secondary};
 use super::vcpu::{VmxVcpu, blocking};
 use super::{field, setup};
 
@@ -325,6 +325,13 @@ impl Vcpu for VmxVcpu {
 
     fn set_apic_register(&mut self, index: u16, value: u32) {
         self.show_virtual_register(index, value);
+    }
+
+    fn set_tsc_scale(&mut self, multiplier: u64) {
+        if self.controls().tsc_scaling {
+            self.set(field::TSC_MULTIPLIER, multiplier);
+            self.second_control(secondary::USE_TSC_SCALING, true);
+        }
     }
 
     fn flush_tlb(&mut self) {

@@ -54,6 +54,8 @@ pub struct VmxVcpu {
     in_cpu: bool,
     /// Primary controls as the VMCS has them.
     processor_controls: u32,
+    /// Secondary controls as the VMCS has them.
+    secondary_controls: u32,
     pub(super) shared: Shared,
     vmcs: Block,
     pub(super) vpid: Vpid,
@@ -93,6 +95,7 @@ impl VmxVcpu {
             loaded: false,
             in_cpu: false,
             processor_controls: shared.controls.processor,
+            secondary_controls: shared.controls.secondary,
             shared,
             vmcs,
             vpid,
@@ -150,6 +153,15 @@ impl VmxVcpu {
         if wanted != self.processor_controls {
             self.processor_controls = wanted;
             self.set(field::PROCESSOR_CONTROLS, wanted);
+        }
+    }
+
+    /// Switches bits of the secondary controls, writing only a change.
+    pub(super) fn second_control(&mut self, bits: u32, on: bool) {
+        let wanted = if on { self.secondary_controls | bits } else { self.secondary_controls & !bits };
+        if wanted != self.secondary_controls {
+            self.secondary_controls = wanted;
+            self.set(field::SECONDARY_CONTROLS, wanted);
         }
     }
 

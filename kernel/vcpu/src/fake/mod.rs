@@ -26,7 +26,7 @@ use assert_no_alloc::permit_alloc;
 
 use crate::{
     ApicAssists, Backend, CpuidResult, CreateError, Event, Exit, Gpa, GuestMemory, SegmentName,
-    SystemRegister, rflags,
+    SystemRegister, TscScaling, rflags,
 };
 
 pub use apic::FakeApic;
@@ -62,6 +62,8 @@ pub enum Action {
     Write(SystemRegister, u64),
     /// [`Vcpu::set_tsc_offset`].
     TscOffset(u64),
+    /// [`Vcpu::set_tsc_scale`].
+    TscScale(u64),
     /// A flush of its translations was asked for.
     FlushTlb,
     /// [`Vcpu::set_pdptes`].
@@ -181,6 +183,10 @@ impl Backend for FakeBackend {
 
     fn free_memory(&self) -> u64 {
         self.bank.free()
+    }
+
+    fn tsc_scaling(&self) -> Option<TscScaling> {
+        Some(TscScaling { fraction_bits: 48, most: u64::MAX })
     }
 
     fn wants_apic_page(&self) -> bool {

@@ -276,6 +276,11 @@ impl Vcpu for FakeVcpu {
         self.note(Action::TscOffset(offset));
     }
 
+    fn set_tsc_scale(&mut self, multiplier: u64) {
+        self.expect_loaded();
+        self.note(Action::TscScale(multiplier));
+    }
+
     fn set_apic_view(&mut self, view: ApicView) -> ApicAssists {
         self.expect_loaded();
         assert!(self.cpu.apic.given.is_none(), "the state of the local APIC is in the CPU");

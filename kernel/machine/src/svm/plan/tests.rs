@@ -62,6 +62,7 @@ fn each_ability_is_used_exactly_where_it_is_offered() {
             svm::VMCB_CLEAN,
             svm::VIRTUAL_NMI,
             svm::PAUSE_FILTER,
+            svm::TSC_RATIO,
         ];
         let always = plan.apic.iter().count();
         assert_eq!(plan.names().count(), always + optional.into_iter().filter(|bit| has(*bit)).count());
