@@ -1,6 +1,9 @@
 //! Scenarios about time, interrupts and the paravirtual interface.
 
-use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+use crate::linux::{DEMO, READY};
+use crate::log::Log;
+use crate::report;
+use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Check, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// The guest that tests clocks and the paravirtual interface from inside.
 const TIME: &str = "time";
@@ -16,7 +19,9 @@ const LOAD: &str = "load";
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios =
         vec![guests(), busy(2, Tier::Ci, vec![QEMU_SVM, BOCHS_VMX]), busy(60, Tier::Full, vec![BOCHS_VMX])];
-    scenarios.extend([scaled(), unscaled()]);
+    scenarios.extend([scaled(), unscaled(), idle()]);
+    scenarios.push(linux(8, Tier::Ci, QEMU_SVM));
+    scenarios.push(linux(60, Tier::Full, BOCHS_VMX));
     scenarios.extend(WAYS.into_iter().map(|(way, without, tier)| apic(way, without, tier)));
     scenarios
 }
@@ -89,6 +94,116 @@ fn unscaled() -> Scenario {
         ],
         checks: vec![],
     }
+}
+
+/// Stock Linux with the interface, and its watchdog for clock sources, which a TSC without TSC_ADJUST gets.
+fn linux(seconds: u32, tier: Tier, machine: &'static str) -> Scenario {
+    let job =
+        format!("clearcpuid=tsc_adjust cpuidle_haltpoll.force=Y basalt.run=\"/jobs/paravirtual {seconds}\"");
+    Scenario {
+        name: format!("time-linux-{seconds}"),
+        about: format!(
+            "stock Linux with 4 vCPUs on 2 busy CPUs uses the paravirtual interface, {seconds} seconds long"
+        ),
+        tier,
+        machines: vec![machine],
+        cpus: Some(2),
+        options: String::new(),
+        guests: vec![
+            Guest::new(DEMO).cpus(4).append(&job),
+            Guest::new(LOAD).in_vm("spin").cpus(2).append("load=spin"),
+        ],
+        steps: vec![
+            Step::vm(DEMO, READY).within(180),
+            Step::results(DEMO).within(240),
+            Step::end(DEMO).within(60),
+        ],
+        checks: vec![Check { name: "the guest's steal time is the scheduler's", holds: steal_agrees }],
+    }
+}
+
+/// What the guest says in hundredths of a second, and what the scheduler says in ticks. The guest does not count before its
+/// kernel looks, nor while a processor of its is idle.
+fn steal_agrees(log: &Log) -> Result<(), String> {
+    const NEAR: f64 = 0.25;
+    let told =
+        log.vm(DEMO).find_map(|line| line.strip_prefix("stolen ")?.strip_suffix(" cs")?.parse::<f64>().ok());
+    let ticks = report::ticks(log, DEMO).ok_or("no report of the VM's end")?.steal;
+    let megahertz = log
+        .kernel()
+        .find_map(|line| line.split_once("clock: TSC at ")?.1.split_once(" MHz")?.0.parse::<f64>().ok());
+    let (Some(told), Some(megahertz)) = (told, megahertz) else {
+        return Err("the guest or the kernel does not say".to_owned());
+    };
+    #[expect(clippy::cast_precision_loss, reason = "seconds for a comparison")]
+    let (guest, scheduler) = (told / 100.0, ticks as f64 / megahertz / 1e6);
+    if (guest / scheduler - 1.0).abs() > NEAR {
+        return Err(format!("{guest:.2} s by the guest, {scheduler:.2} s by the scheduler"));
+    }
+    Ok(())
+}
+
+/// How often the times are told while a guest is idle, in seconds.
+const PERIOD: usize = 10;
+/// The tellings between which it is looked at: from 30 s after the boot, which takes less than 10, for 60 s.
+const IDLE: (usize, usize) = (4, 10);
+/// The guest's vCPUs, and what an idle one may do in a second.
+const VCPUS: u32 = 2;
+const WAKE_UPS: f64 = 5.0;
+const EXITS: f64 = 20.0;
+
+/// A stock Linux that has nothing to do.
+fn idle() -> Scenario {
+    let mut steps = vec![Step::vm(DEMO, READY).within(180)];
+    steps.extend((0..IDLE.1).map(|_| Step::kernel("times of 1 VMs told").within(180)));
+    Scenario {
+        name: "time-idle".to_owned(),
+        about: "an idle stock Linux wakes up and exits seldom".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM_COUNTED],
+        cpus: None,
+        options: format!("times={PERIOD}"),
+        guests: vec![Guest::new(DEMO).cpus(VCPUS).append("basalt.run=\"sleep 1000\"")],
+        steps,
+        checks: vec![
+            Check { name: "the boot took less than 10 s", holds: boots_soon },
+            Check { name: "a vCPU has at most 5 wake-ups and 20 exits a second", holds: is_idle },
+        ],
+    }
+}
+
+fn boots_soon(log: &Log) -> Result<(), String> {
+    let line =
+        log.vm(DEMO).find_map(|line| line.split_once(", up for ")?.1.strip_suffix(" s")?.parse::<f64>().ok());
+    match line {
+        Some(seconds) if seconds < 9.0 => Ok(()),
+        other => Err(format!("{other:?} s")),
+    }
+}
+
+/// Exits and wake-ups of each telling.
+fn tellings(log: &Log) -> Vec<(f64, f64)> {
+    let read = |line: &str| {
+        let (_, rest) = line.split_once(&format!("vm {DEMO}: at "))?;
+        let (exits, wakes) = rest.split_once(" exits ")?.1.split_once(" wake-ups ")?;
+        Some((exits.parse().ok()?, wakes.trim().parse().ok()?))
+    };
+    log.kernel().filter_map(read).collect()
+}
+
+fn is_idle(log: &Log) -> Result<(), String> {
+    let tellings = tellings(log);
+    // The first one is number 1.
+    let (Some(first), Some(last)) = (tellings.get(IDLE.0 - 1), tellings.get(IDLE.1 - 1)) else {
+        return Err(format!("only {} tellings", tellings.len()));
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a few seconds")]
+    let seconds = ((IDLE.1 - IDLE.0) * PERIOD) as f64 * f64::from(VCPUS);
+    let (exits, wakes) = ((last.0 - first.0) / seconds, (last.1 - first.1) / seconds);
+    if exits > EXITS || wakes > WAKE_UPS {
+        return Err(format!("{wakes:.2} wake-ups and {exits:.2} exits a second"));
+    }
+    Ok(())
 }
 
 /// What CPUs do of local APICs, switched off part by part.

@@ -260,8 +260,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     /// How long the vCPU wanted to run and could not, because others ran or it had had what its cap allows. It is `now`.
     fn kept_from_running(&self, id: VcpuId, now: u64) -> Nanos {
-        let times = self.node.scheduler.shared.times(id).unwrap_or_default();
-        let ticks = times.steal.0 + times.throttled.0;
+        let ticks = self.node.scheduler.shared.times(id).map_or(0, |times| times.steal.0);
         self.host.time_of(now) - self.host.time_of(now.saturating_sub(ticks))
     }
 
