@@ -20,6 +20,8 @@ const STOPPED: &str = "Stopped ";
 const NO_VM: &str = "What to do: give GRUB's menu entry a line such as";
 /// Where the kernel breaks itself.
 const PROVOKER: &str = "kernel/machine/src/fault/provoke.rs";
+/// Where the kernel hangs.
+const WATCHDOG: &str = "kernel/machine/src/watchdog.rs";
 const REPORT: &str = "What to do: this is an error of Basalt itself: report it";
 
 /// A fault.
@@ -128,10 +130,11 @@ impl Fault {
     }
 
     /// Whether the machine's time counts instructions, so that a limit in it means something on a busy host. A restart
-    /// waits, and UEFI's firmware takes minutes that way.
+    /// waits, as the watchdog does, and UEFI's firmware takes minutes that way.
     #[must_use]
     pub fn is_counted(&self) -> bool {
-        self.end != End::Restarts && self.machine != QEMU_UEFI
+        let waits = self.end == End::Restarts || self.options.contains("watchdog=");
+        !waits && self.machine != QEMU_UEFI
     }
 
     /// Whether all that must be said is in `text`, in order, whatever the white space: a screen breaks lines anywhere.
@@ -177,7 +180,8 @@ pub fn logged_at(log: &Log, text: &str) -> Option<f64> {
 /// All faults.
 #[must_use]
 pub fn faults() -> Vec<Fault> {
-    [virtualization(), firmware(), memory(), outputs(), exceptions(), restarts(), framebuffer()].concat()
+    [virtualization(), firmware(), memory(), outputs(), stuck(), exceptions(), restarts(), framebuffer()]
+        .concat()
 }
 
 fn virtualization() -> Vec<Fault> {
@@ -305,6 +309,38 @@ fn outputs() -> Vec<Fault> {
         .ending(End::StopsWithoutScreen),
         Fault::warning("no-serial", "fault=no-serial,no-module", "there is no serial port")
             .ending(End::StopsWithoutSerial),
+    ]
+}
+
+/// CPUs that stop looking for work.
+fn stuck() -> Vec<Fault> {
+    vec![
+        Fault::lie(
+            "stuck-cpu",
+            "fault=stuck-cpu watchdog=1",
+            &[
+                "KERNEL PANIC: CPU 1 is stuck: it has not looked for work for 1 s, at",
+                "rip=",
+                "backtrace:",
+                "on CPU 1; idle:",
+                REPORT,
+            ],
+        )
+        .with_cpus(2)
+        .ending(End::Panics { within: WATCHDOG }),
+        Fault::lie(
+            "stuck-boot-cpu",
+            "fault=stuck-boot-cpu watchdog=1",
+            &[
+                "KERNEL PANIC: CPU 0 is stuck: it has not looked for work for 1 s, at",
+                "rip=",
+                "backtrace:",
+                "on CPU 0; idle:",
+                REPORT,
+            ],
+        )
+        .with_cpus(2)
+        .ending(End::Panics { within: WATCHDOG }),
     ]
 }
 

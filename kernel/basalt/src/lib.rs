@@ -78,6 +78,7 @@ fn start_log(boot: &BootInfo, payload: &Payload<'_>, options: &Options) {
         warn!("there is no screen that the kernel can use: the log is on the serial port only");
     }
     machine::panic::set_reboot(options.reboot_on_panic);
+    machine::watchdog::set_limit(options.watchdog_s);
     logger::remember(boot);
     if boot.dropped != 0 {
         warn!("{} entries of the boot information are broken or too many and left out", boot.dropped);

@@ -4,10 +4,11 @@ use log::LevelFilter;
 use machine::clock::TscUse;
 use machine::fault;
 use machine::panic::READING_TIME_S;
+use machine::watchdog;
 use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, without=task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, watchdog=SECONDS|off, without=task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) tsc_use: TscUse,
     /// x2APIC mode is taken although firmware did not choose it.
     pub(crate) x2apic: bool,
+    /// After how many seconds a CPU counts as stuck; 0 for never.
+    pub(crate) watchdog_s: u32,
     /// Abilities of the CPU that are not used.
     pub(crate) without: Without,
 }
@@ -58,6 +61,7 @@ impl Default for Options {
             cpus: None,
             tsc_use: TscUse::IfInvariant,
             x2apic: false,
+            watchdog_s: watchdog::DEFAULT_S,
             without: Without::empty(),
         }
     }
@@ -93,6 +97,10 @@ impl Options {
             ("panic", other) => {
                 self.reboot_on_panic = Some(other.strip_prefix("reboot:")?.parse::<u16>().ok()?.into());
             }
+            ("watchdog", "off") => self.watchdog_s = 0,
+            ("watchdog", seconds) => {
+                self.watchdog_s = seconds.parse::<u16>().ok().filter(|seconds| *seconds != 0)?.into();
+            }
             ("without", names) => self.without |= Without::parse(names)?,
             ("apic", "firmware") => self.x2apic = false,
             ("apic", "x2apic") => self.x2apic = true,
@@ -119,7 +127,7 @@ mod tests {
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
         let options = parse(
-            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=x2apic,tsc-scaling",
+            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=x2apic,tsc-scaling watchdog=30",
         );
         assert_eq!(
             options,
@@ -130,6 +138,7 @@ mod tests {
                 cpus: Some(3),
                 tsc_use: TscUse::Always,
                 x2apic: false,
+                watchdog_s: 30,
                 without: Without::X2APIC | Without::TSC_SCALING
             }
         );
@@ -141,8 +150,7 @@ mod tests {
 
     #[test]
     fn unknown_words_are_named_and_change_nothing() {
-        let line =
-            "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1 cpus=0 without=x";
+        let line = "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1 cpus=0 without=x watchdog=0";
         let options = parse(line);
         assert_eq!(options, Options::default());
         let unknown: Vec<&str> = options.unknown(line.split_ascii_whitespace()).collect();
@@ -156,7 +164,8 @@ mod tests {
                 "panic=reboot:",
                 "panic=reboot:-1",
                 "cpus=0",
-                "without=x"
+                "without=x",
+                "watchdog=0"
             ]
         );
     }

@@ -16,7 +16,7 @@ use crate::apic::{ipi, local};
 use crate::clock::{Clock, clock, tsc};
 use crate::cpu::registry;
 use crate::smp::EPOCHS;
-use crate::{cpu, logger, power, screen, serial};
+use crate::{cpu, logger, power, screen, serial, watchdog};
 
 /// A PC's CPU, its own: one for each CPU, which cannot leave it.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct PcHost {
     clock: &'static Clock,
     /// What the timer is set to; [`Nanos::NEVER`] where it is off.
     armed: Nanos,
+    /// When this CPU next looks at others, where it watches some.
+    next_watch: Nanos,
     stays_on_its_cpu: PhantomData<*const ()>,
 }
 
@@ -31,7 +33,8 @@ impl PcHost {
     /// The calling CPU. `None` while its tables, the clock or the interrupt controllers are not up.
     pub fn new() -> Option<Self> {
         let clock = clock().filter(|_| cpu::is_started())?;
-        Some(Self { clock, armed: Nanos::NEVER, stays_on_its_cpu: PhantomData })
+        let next_watch = Nanos::ZERO;
+        Some(Self { clock, armed: Nanos::NEVER, next_watch, stays_on_its_cpu: PhantomData })
     }
 
     /// After its interrupt the timer is off.
@@ -117,14 +120,34 @@ impl Host for PcHost {
         self.notice_timer();
     }
 
+    #[inline]
+    fn beat(&mut self) {
+        cpu::this().watched.beat();
+        // How many CPUs there are is known late.
+        let Some(period) = watchdog::period() else { return };
+        let now = self.now();
+        if now >= self.next_watch {
+            self.next_watch = now + Nanos(period);
+            watchdog::look();
+        }
+    }
+
+    #[inline]
+    fn next_watch(&self) -> Nanos {
+        if watchdog::period().is_some() { self.next_watch } else { Nanos::NEVER }
+    }
+
     fn wait_for_interrupt(&mut self) {
         if screen::refresh() {
             // More is to be drawn: the caller looks for work and comes again.
             return self.poll_interrupts();
         }
+        watchdog::provoke();
         let number = cpu::current();
         let away = EPOCHS.leave(number);
+        cpu::this().watched.rest();
         cpu::wait_for_interrupt();
+        cpu::this().watched.beat();
         EPOCHS.come_back(number, away);
         self.notice_timer();
     }

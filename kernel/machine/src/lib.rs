@@ -36,6 +36,7 @@ pub mod stacks;
 pub mod svm;
 pub mod virtualization;
 pub mod vmx;
+pub mod watchdog;
 pub mod without;
 
 /// The first thing that Rust code does on the machine: from here on an exception is reported and not a reset.

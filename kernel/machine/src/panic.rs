@@ -62,6 +62,23 @@ pub fn epitaph(info: &PanicInfo<'_>) -> ! {
     end(if heap::was_exhausted() { HEAP_ADVICE } else { REPORT })
 }
 
+/// Prints where a CPU stands that has not looked for work for so long, and stops the machine.
+pub(crate) fn stuck(frame: &InterruptFrame, number: usize, seconds: u32) -> ! {
+    begin();
+    let _ = writeln!(
+        LastWords,
+        "\nKERNEL PANIC: CPU {number} is stuck: it has not looked for work for {seconds} s, at {:#x}",
+        frame.rip
+    );
+    frame_registers(frame);
+    control_registers();
+    // The place itself is the first of the callers.
+    let _ = writeln!(LastWords, "backtrace: {:#x}", frame.rip);
+    backtrace(frame.rbp);
+    stop::report();
+    end(REPORT)
+}
+
 /// Prints what an exception of the kernel's own knows and stops the machine.
 pub(crate) fn exception(frame: &InterruptFrame, name: &str, note: &str) -> ! {
     begin();
@@ -70,6 +87,14 @@ pub(crate) fn exception(frame: &InterruptFrame, name: &str, note: &str) -> ! {
         "\nKERNEL PANIC: {name} (vector {}, error code {:#x}) at {:#x}{note}",
         frame.vector, frame.error_code, frame.rip
     );
+    frame_registers(frame);
+    control_registers();
+    backtrace(frame.rbp);
+    stop::report();
+    end(if frame.vector == MACHINE_CHECK { HARDWARE_ADVICE } else { REPORT })
+}
+
+fn frame_registers(frame: &InterruptFrame) {
     let _ = writeln!(
         LastWords,
         "rip={:016x} rsp={:016x} rflags={:08x} cs={:04x} ss={:04x}",
@@ -81,10 +106,6 @@ pub(crate) fn exception(frame: &InterruptFrame, name: &str, note: &str) -> ! {
         }
         let _ = writeln!(LastWords);
     }
-    control_registers();
-    backtrace(frame.rbp);
-    stop::report();
-    end(if frame.vector == MACHINE_CHECK { HARDWARE_ADVICE } else { REPORT })
 }
 
 /// A panic inside a panic says so in one line and stops. One inside that says nothing, because saying it is

@@ -54,6 +54,16 @@ pub trait Host {
     /// Takes interrupts that the machine has pending, without waiting.
     fn poll_interrupts(&mut self);
 
+    /// This CPU looks for work: it is not stuck. Looks after the CPUs that it watches, too.
+    #[inline]
+    fn beat(&mut self) {}
+
+    /// When this CPU has to [`Self::beat`] although it has nothing to do, because it watches others.
+    #[inline]
+    fn next_watch(&self) -> Nanos {
+        Nanos::NEVER
+    }
+
     /// Halts this CPU until an interrupt was served.
     fn wait_for_interrupt(&mut self);
 

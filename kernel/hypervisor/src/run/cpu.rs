@@ -57,6 +57,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     /// One turn of the loop; false where there was nothing to do.
     pub(super) fn turn(&mut self) -> bool {
+        self.host.beat();
         self.rota.serve(self.host);
         let served = self.serve_requests();
         for _ in 0..MAX_HALTED {
@@ -304,7 +305,8 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             Ticks::NEVER => Nanos::NEVER,
             until => self.host.time_of(until.0),
         };
-        let until = until.min(self.rota.next_wake()).min(chance).min(self.next_end());
+        let until =
+            until.min(self.rota.next_wake()).min(chance).min(self.next_end()).min(self.host.next_watch());
         self.timer.arm(self.host, until);
         self.rota.stretch.ends(self.host.tsc(), "before a rest", self.host);
         self.host.wait_for_interrupt();

@@ -53,6 +53,7 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     /// Between two pieces of work that take long together: lets interrupts in, and serves what they tell of.
     pub(super) fn look<H: Host>(&mut self, host: &mut H, what: &str) {
         self.stretch.ends(host.tsc(), what, host);
+        host.beat();
         host.poll_interrupts();
         self.stretch.begins(host.tsc());
         self.serve(host);

@@ -7,7 +7,7 @@ use x86_64::registers::control::Cr2;
 
 use super::{InterruptFrame, interrupts};
 use crate::smp::stop;
-use crate::{panic, stacks};
+use crate::{panic, stacks, watchdog};
 
 /// Names by vector (SDM vol. 3, "Protected-Mode Exceptions and Interrupts").
 const NAMES: [&str; 32] = [
@@ -60,6 +60,7 @@ static STRAY_DEBUG_TRAPS: AtomicU64 = AtomicU64::new(0);
 pub(super) fn handle(frame: &mut InterruptFrame) {
     if frame.vector == NMI {
         stop::obey(frame);
+        watchdog::answer(frame);
         interrupts::leave_wait(frame);
         NMIS.fetch_add(1, Ordering::Relaxed);
         return;

@@ -28,6 +28,7 @@ use x86_64::{VirtAddr, instructions};
 use self::tables::CpuTables;
 use crate::stacks::CpuStacks;
 use crate::svm::SvmCpu;
+use crate::watchdog::Watched;
 
 /// What belongs to one CPU. The GS segment's base points to it.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct PerCpu {
     pub(crate) stopped_at: AtomicU64,
     /// How often translations of guests' memory had to be dropped. A vCPU that was loaded before drops its own.
     pub(crate) guests_forgotten: AtomicU64,
+    /// What the watchdog knows of it.
+    pub(crate) watched: Watched,
     /// What SVM keeps for this CPU.
     pub(crate) svm: Once<SvmCpu>,
     stacks: Once<CpuStacks>,
@@ -151,6 +154,7 @@ impl PerCpu {
             occupied: AtomicBool::new(false),
             stopped_at: AtomicU64::new(0),
             guests_forgotten: AtomicU64::new(0),
+            watched: Watched::new(),
             svm: Once::new(),
             stacks: Once::new(),
             tables: CpuTables::new(),

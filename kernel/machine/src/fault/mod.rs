@@ -133,6 +133,10 @@ faults! {
     Panic = "panic",
     /// A panic on a CPU that has just been started.
     PanicElsewhere = "panic-elsewhere",
+    /// A CPU does not look for work any more,
+    StuckCpu = "stuck-cpu",
+    /// or the boot CPU does not.
+    StuckBootCpu = "stuck-boot-cpu",
     /// CPUs do not answer start-up messages.
     SilentCpu = "silent-cpu",
     /// The other CPUs lack something that the boot CPU has.

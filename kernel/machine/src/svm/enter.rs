@@ -17,6 +17,7 @@ use crate::guest_registers::{
 // set during VMRUN, so that the host's interrupts end the run.
 global_asm!(
     ".global basalt_svm_enter",
+    ".global basalt_svm_open",
     "basalt_svm_enter:",
     push_kept_registers!(),
     "push rdx",
@@ -33,6 +34,7 @@ global_asm!(
     "xchg rdi, [rsp]",
     "mov rax, [rsp + 8]",
     "vmload rax",
+    "basalt_svm_open:",
     "stgi",
     store_guest_registers!(),
     "add rsp, 8",
@@ -42,6 +44,15 @@ global_asm!(
 
 unsafe extern "sysv64" {
     fn basalt_svm_enter(registers: *mut Registers, guest: u64, host: u64);
+    fn basalt_svm_open();
+}
+
+/// Bytes of STGI.
+const STGI_BYTES: u64 = 3;
+
+/// Whether an NMI that came at this address ended a guest's run, or came while the guest ran: such a one is taken at STGI.
+pub(crate) fn ended_by_nmi(rip: u64) -> bool {
+    rip.wrapping_sub(basalt_svm_open as *const () as u64) <= STGI_BYTES
 }
 
 /// Enters the guest of a VMCB until its next exit. RAX and RSP travel in the VMCB.

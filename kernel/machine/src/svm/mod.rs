@@ -29,6 +29,7 @@ use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE, TscScaling, efer
 use spin::{Mutex, Once};
 
 use self::asid::{Asid, Asids};
+pub(crate) use self::enter::ended_by_nmi;
 use self::plan::{Leaves, Plan};
 pub use self::vcpu::SvmVcpu;
 use crate::extended::{self, Layout};

@@ -9,7 +9,7 @@ use super::capability::processor;
 use super::field;
 use super::reason::{self, interruption};
 use super::vcpu::{VmxVcpu, blocking};
-use crate::cpu;
+use crate::{cpu, watchdog};
 
 /// Pending debug exceptions: single step.
 const PENDING_SINGLE_STEP: u64 = 1 << 14;
@@ -95,6 +95,7 @@ impl VmxVcpu {
     pub(super) fn exception(&mut self) -> Exit {
         let info = self.get(field::EXIT_INTERRUPTION_INFO);
         if interruption::kind(info) == interruption::NMI {
+            watchdog::left_guest();
             cpu::invoke_nmi();
             return Exit::HostEvent;
         }
