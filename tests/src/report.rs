@@ -46,6 +46,26 @@ impl Ticks {
     }
 }
 
+/// What a VM had done when the times were told (option `times=`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Telling {
+    /// Exits.
+    pub exits: u64,
+    /// How often a vCPU went on after it had slept.
+    pub wake_ups: u64,
+}
+
+/// All tellings of the VM named `vm`, in order.
+#[must_use]
+pub fn tellings(log: &Log, vm: &str) -> Vec<Telling> {
+    let read = |line: &str| {
+        let (_, rest) = line.split_once(&format!("vm {vm}: at "))?;
+        let (exits, wake_ups) = rest.split_once(" exits ")?.1.split_once(" wake-ups ")?;
+        Some(Telling { exits: exits.parse().ok()?, wake_ups: wake_ups.trim().parse().ok()? })
+    };
+    log.kernel().filter_map(read).collect()
+}
+
 /// The measurements that the VM named `vm` has printed.
 #[must_use]
 pub fn measurements(log: &Log, vm: &str) -> Vec<Measurement> {

@@ -181,25 +181,16 @@ fn boots_soon(log: &Log) -> Result<(), String> {
     }
 }
 
-/// Exits and wake-ups of each telling.
-fn tellings(log: &Log) -> Vec<(f64, f64)> {
-    let read = |line: &str| {
-        let (_, rest) = line.split_once(&format!("vm {DEMO}: at "))?;
-        let (exits, wakes) = rest.split_once(" exits ")?.1.split_once(" wake-ups ")?;
-        Some((exits.parse().ok()?, wakes.trim().parse().ok()?))
-    };
-    log.kernel().filter_map(read).collect()
-}
-
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 fn is_idle(log: &Log) -> Result<(), String> {
-    let tellings = tellings(log);
+    let tellings = report::tellings(log, DEMO);
     // The first one is number 1.
     let (Some(first), Some(last)) = (tellings.get(IDLE.0 - 1), tellings.get(IDLE.1 - 1)) else {
         return Err(format!("only {} tellings", tellings.len()));
     };
-    #[expect(clippy::cast_precision_loss, reason = "a few seconds")]
     let seconds = ((IDLE.1 - IDLE.0) * PERIOD) as f64 * f64::from(VCPUS);
-    let (exits, wakes) = ((last.0 - first.0) / seconds, (last.1 - first.1) / seconds);
+    let (exits, wakes) =
+        ((last.exits - first.exits) as f64 / seconds, (last.wake_ups - first.wake_ups) as f64 / seconds);
     if exits > EXITS || wakes > WAKE_UPS {
         return Err(format!("{wakes:.2} wake-ups and {exits:.2} exits a second"));
     }

@@ -44,9 +44,9 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     };
     let kernel = build::kernel()?;
     let mut plays = Vec::new();
-    for scenario in [exit_costs, same_cpu, other_cpu, lives, linux_boot] {
+    for scenario in scenarios() {
         for name in &machines {
-            plays.push(Play::prepare(scenario(), machine::profile(name)?, &kernel)?);
+            plays.push(Play::prepare(scenario.make(), machine::profile(name)?, &kernel)?);
         }
     }
     let rows = Mutex::new(Vec::new());
@@ -81,6 +81,69 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         failures => Err(Failure::new(format!("no numbers from {}", failures.join("; ")))),
     }
 }
+
+/// A thing to measure.
+#[derive(Clone, Copy)]
+struct Subject {
+    make: fn() -> Scenario,
+    /// What is switched off, and how: the end of the rows' names, options for Basalt, settings of the VM.
+    without: Option<(&'static str, &'static str, &'static str)>,
+}
+
+/// What interrupts cost with less, by the CPU or by the paravirtual interface.
+const WITHOUT: [(&str, &str, &str); 3] = [
+    ("virtual_interrupts", "without=virtual-interrupts", ""),
+    ("apic_virtualization", "without=task-priority,virtual-interrupts", ""),
+    ("paravirtual", "", "paravirtual=none"),
+];
+/// Rows that are looked at with something switched off.
+const COMPARED: [&str; 7] = [
+    "self_ipi",
+    "eoi",
+    "hlt_wake",
+    "tsc_deadline",
+    "linux_boot_exits",
+    "idle_exits_per_second",
+    "idle_wake_ups_per_second",
+];
+
+impl Subject {
+    fn make(self) -> Scenario {
+        let mut scenario = (self.make)();
+        if let Some((name, options, settings)) = self.without {
+            scenario.name += &format!("-without-{name}");
+            scenario.options = format!("{} {options}", scenario.options).trim().to_owned();
+            for guest in &mut scenario.guests {
+                guest.settings = format!("{} {settings}", guest.settings).trim().to_owned();
+            }
+        }
+        scenario
+    }
+}
+
+fn scenarios() -> Vec<Subject> {
+    let all = [exit_costs, same_cpu, other_cpu, lives, linux_boot, idle];
+    let mut subjects: Vec<_> = all.into_iter().map(|make| Subject { make, without: None }).collect();
+    for without in WITHOUT {
+        subjects.push(Subject { make: exit_costs, without: Some(without) });
+        subjects.push(Subject { make: linux_boot, without: Some(without) });
+    }
+    subjects.push(Subject { make: idle, without: WITHOUT.last().copied() });
+    subjects
+}
+
+/// An idle stock Linux with two vCPUs, for some telling of the times.
+fn idle() -> Scenario {
+    const TELLINGS: usize = 8;
+    let guest = Guest::new(DEMO).cpus(IDLE_VCPUS).append("basalt.run=\"sleep 1000\"");
+    let mut steps = vec![Step::vm(DEMO, linux::READY).within(300)];
+    steps.extend((0..TELLINGS).map(|_| Step::kernel("times of 1 VMs told").within(120)));
+    Scenario { options: "times=10".to_owned(), ..scenario("bench-idle", guest, steps) }
+}
+
+/// vCPUs of the idle Linux, and between which tellings it is looked at: from 30 s after its boot on.
+const IDLE_VCPUS: u32 = 2;
+const IDLE: (usize, usize) = (6, 8);
 
 fn exit_costs() -> Scenario {
     scenario(BENCH, Guest::new(BENCH), vec![Step::vm(BENCH, "selftest bench done:").within(300)])
@@ -125,8 +188,19 @@ fn scenario(name: &str, guest: Guest, steps: Vec<Step>) -> Scenario {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+/// The rows of a scenario, which may be one with something switched off.
 fn rows_of(machine: &str, scenario: &str, log: &Log) -> Vec<Row> {
+    let Some((name, without)) = scenario.split_once("-without-") else {
+        return all_rows_of(machine, scenario, log);
+    };
+    let mut rows = all_rows_of(machine, name, log);
+    rows.retain(|row| COMPARED.contains(&row.name.as_str()));
+    rows.iter_mut().for_each(|row| row.name += &format!("_without_{without}"));
+    rows
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn all_rows_of(machine: &str, scenario: &str, log: &Log) -> Vec<Row> {
     let row = |name: String, value: f64, unit: &str| Row {
         name,
         machine: machine.to_owned(),
@@ -136,6 +210,18 @@ fn rows_of(machine: &str, scenario: &str, log: &Log) -> Vec<Row> {
     if scenario == "bench-lives" {
         let lives = report::lives(log, BENCH);
         return lives.into_iter().map(|(name, ticks)| row(name.to_owned(), ticks as f64, "ticks")).collect();
+    }
+    if scenario == "bench-idle" {
+        let tellings = report::tellings(log, DEMO);
+        let (Some(first), Some(last)) = (tellings.get(IDLE.0 - 1), tellings.get(IDLE.1 - 1)) else {
+            return Vec::new();
+        };
+        let seconds = ((IDLE.1 - IDLE.0) * 10) as f64 * f64::from(IDLE_VCPUS);
+        let rate = |first: u64, last: u64| (last.saturating_sub(first)) as f64 / seconds;
+        return vec![
+            row("idle_exits_per_second".to_owned(), rate(first.exits, last.exits), "a vCPU"),
+            row("idle_wake_ups_per_second".to_owned(), rate(first.wake_ups, last.wake_ups), "a vCPU"),
+        ];
     }
     if scenario.starts_with(BENCH) && scenario != "bench-linux" {
         let measured = report::measurements(log, BENCH).into_iter();

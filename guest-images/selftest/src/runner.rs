@@ -70,7 +70,9 @@ pub fn baseline() {
     cpu::write_dr7(0x400);
     cpu::write_cr0(cr0::BASELINE);
     cpu::write_cr4(cr4::BASELINE);
-    cpu::write_cr8(0);
+    if cpu::read_cr8() != 0 {
+        cpu::write_cr8(0);
+    }
     if cpu::rdmsr(msr::EFER) != efer::BASELINE {
         cpu::wrmsr(msr::EFER, efer::BASELINE);
     }

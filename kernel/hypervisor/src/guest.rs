@@ -21,6 +21,8 @@ pub(crate) struct Guest<'a, 'm, B: Backend, H: Host> {
 
 /// Bytes of a local APIC's register page.
 const APIC_PAGE: u64 = vcpu::PAGE_SIZE;
+/// Bytes between two of its registers.
+const APIC_STRIDE: u64 = 16;
 
 impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     /// What devices need of the VM around them.
@@ -99,7 +101,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             self.cpu.take_apic();
             let effect = self.cpu.apic.mmio_write(offset, width, value, now);
             self.wiring().apply(effect);
-            self.cpu.show_apic();
+            self.cpu.show_written((offset / APIC_STRIDE) as u16);
             return;
         }
         self.cpu.attention |= Attention::INTERRUPTS;

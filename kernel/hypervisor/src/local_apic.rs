@@ -13,9 +13,16 @@ use crate::processor::{Attention, Processor};
 
 /// Bytes between two registers of the page.
 const STRIDE: u64 = 16;
-/// The halves of the interrupt command register, by their places in the page divided by 16.
+/// Registers by their places in the page divided by 16 (SDM vol. 3, "Local APIC Register Address Map").
+const TASK_PRIORITY: u16 = 0x8;
+const EOI: u16 = 0xb;
+const LOGICAL_DESTINATION: u16 = 0xd;
+const DESTINATION_FORMAT: u16 = 0xe;
 const COMMAND: u16 = 0x30;
 const COMMAND_HIGH: u16 = 0x31;
+const INITIAL_COUNT: u16 = 0x38;
+const DIVIDE: u16 = 0x3e;
+const SELF_IPI: u16 = 0x3f;
 /// All registers that software can read have places below this.
 const PLACES: u16 = 0x40;
 
@@ -30,12 +37,12 @@ impl<B: Backend> Processor<B> {
         }
     }
 
-    /// Hands it to the CPU, where that can do something with it.
+    /// Hands it to the CPU, where that can do something with it. `waiting`: there is an interrupt to deliver.
     #[inline]
-    pub(crate) fn give_apic(&mut self) {
-        if !self.apic_assists.is_empty() {
-            let broadcasts = self.apic.eoi_broadcasts();
-            self.vcpu.give_apic(self.apic.state(), &broadcasts);
+    pub(crate) fn give_apic(&mut self, waiting: bool) {
+        let always = !self.apic_assists.difference(ApicAssists::OFFER).is_empty();
+        if always || waiting && self.apic_assists.contains(ApicAssists::OFFER) {
+            self.vcpu.give_apic(self.apic.state(), self.apic.broadcasts_ends());
             self.apic_given = true;
         }
     }
@@ -48,8 +55,34 @@ impl<B: Backend> Processor<B> {
         self.show_apic();
     }
 
+    /// The guest has used CR8 by an exit: where the CPU can do that by itself, it does so from now on.
+    pub(crate) fn note_cr8(&mut self) {
+        if !self.apic_assists.contains(ApicAssists::TASK_PRIORITY) {
+            self.update_apic_view();
+        }
+    }
+
+    /// The guest has written a register: it reads what has come of it without an exit.
+    #[inline]
+    pub(crate) fn show_written(&mut self, index: u16) {
+        if !self.apic_assists.contains(ApicAssists::REGISTERS) {
+            return;
+        }
+        match index {
+            // These change nothing that is shown,
+            TASK_PRIORITY..=EOI | COMMAND | SELF_IPI => {}
+            // and these only themselves.
+            LOGICAL_DESTINATION | DESTINATION_FORMAT | COMMAND_HIGH | INITIAL_COUNT | DIVIDE => {
+                if let Some(value) = self.apic.shown(index) {
+                    self.vcpu.set_apic_register(index, value);
+                }
+            }
+            _ => self.show_apic(),
+        }
+    }
+
     /// Shows the guest the registers of its local APIC, where it reads them without an exit.
-    pub(crate) fn show_apic(&mut self) {
+    fn show_apic(&mut self) {
         if !self.apic_assists.contains(ApicAssists::REGISTERS) {
             return;
         }
@@ -82,9 +115,7 @@ pub(crate) fn written<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, inde
         }
         let effect = write(index);
         guest.wiring().apply(effect);
-        if index != COMMAND {
-            guest.cpu.show_apic();
-        }
+        guest.cpu.show_written(index);
     }
     Ok(Outcome::Resume)
 }

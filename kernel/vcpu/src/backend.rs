@@ -5,7 +5,7 @@ use core::fmt;
 
 use crate::{
     AddressSpace, ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Gpr,
-    MemoryError, Registers, Segment, SegmentName, SystemRegister, VectorSet,
+    MemoryError, Registers, Segment, SegmentName, SystemRegister,
 };
 
 /// The four registers that CPUID returns.
@@ -204,9 +204,9 @@ pub trait Vcpu {
     /// taken back, and the registers are to be shown anew.
     fn set_apic_view(&mut self, view: ApicView) -> ApicAssists;
 
-    /// Hands the state of the local APIC's interrupts to the CPU, for the next runs. `eoi_exits` are the vectors whose end the
-    /// I/O APIC has to hear of.
-    fn give_apic(&mut self, state: &ApicState, eoi_exits: &VectorSet);
+    /// Hands the state of the local APIC's interrupts to the CPU, for the next runs. With `broadcasts` the I/O APIC has to hear of
+    /// the ends of level-triggered ones ([`Exit::ApicEoi`]).
+    fn give_apic(&mut self, state: &ApicState, broadcasts: bool);
 
     /// Takes it back: `state` gets what the CPU has changed of it.
     fn take_apic(&mut self, state: &mut ApicState);

@@ -27,7 +27,7 @@ use local_vector::LocalVectors;
 pub use msr::{ApicMode, IA32_APIC_BASE, IA32_TSC_DEADLINE, MsrError, X2APIC_MSR_FIRST, X2APIC_MSR_LAST};
 pub use routing::Routing;
 use timer::Timer;
-use vcpu::{APIC_PAGE, ApicState, ApicView, Gpa, Nanos, VectorSet};
+use vcpu::{APIC_PAGE, ApicState, ApicView, Gpa, Nanos};
 
 /// The timer's input clock, one tick a nanosecond. CPUID leaves that name it must say the same.
 pub const APIC_TIMER_HZ: u64 = 1_000_000_000;
@@ -182,10 +182,10 @@ impl LocalApic {
         &mut self.state
     }
 
-    /// The vectors whose end the I/O APICs must hear of.
+    /// Whether the I/O APICs must hear of the ends of level-triggered interrupts.
     #[inline]
-    pub fn eoi_broadcasts(&self) -> VectorSet {
-        if self.spurious & svr::SUPPRESS_EOI_BROADCAST == 0 { self.state.level } else { VectorSet::EMPTY }
+    pub const fn broadcasts_ends(&self) -> bool {
+        self.spurious & svr::SUPPRESS_EOI_BROADCAST == 0
     }
 
     /// Whether `message` is for this APIC.
@@ -263,7 +263,7 @@ impl LocalApic {
     pub fn end_of_interrupt(&mut self) -> Option<u8> {
         let vector = self.state.in_service.highest()?;
         self.state.in_service.set(vector, false);
-        self.eoi_broadcasts().contains(vector).then_some(vector)
+        (self.broadcasts_ends() && self.state.level.contains(vector)).then_some(vector)
     }
 
     /// Whether nobody else needs to hear of the end of the interrupt that is being served, and nothing follows from it: it is

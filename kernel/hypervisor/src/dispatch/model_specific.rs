@@ -90,7 +90,7 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
                 guest.cpu.take_apic();
                 let effect = guest.cpu.apic.msr_write(msr, value, now)?;
                 guest.wiring().apply(effect);
-                guest.cpu.show_apic();
+                guest.cpu.show_written((msr - number::X2APIC_FIRST) as u16);
             }
         }
         number::TSC => {

@@ -152,15 +152,16 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         if guest.cpu.apic.init_or_startup_pending() && attend_start(guest) {
             return Some(SliceEnd::Reset);
         }
+        let mut waiting = false;
         if guest.cpu.activity != Activity::WaitForStartup {
-            deliver_interrupts(guest);
+            waiting = deliver_interrupts(guest);
             guest.cpu.end_halt_if_told();
         }
         if guest.cpu.activity != Activity::Running {
             return Some(SliceEnd::Waiting);
         }
         guest.cpu.offer_private_end(guest.space);
-        guest.cpu.give_apic();
+        guest.cpu.give_apic(waiting);
         None
     }
 
@@ -252,8 +253,9 @@ fn attend_start<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
 }
 
 /// Injects what is pending, highest first: NMI, the local APIC's vector, the 8259s'. What cannot be injected now gets a
-/// window. Where the CPU delivers what the local APIC has, that is left to it.
-fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
+/// window. Where the CPU delivers what the local APIC has, that is left to it. Returns whether the local APIC has something
+/// that could not be injected.
+fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
     let cpu = &mut *guest.cpu;
     cpu.take_apic();
     if cpu.apic.nmi_pending() {
@@ -292,4 +294,5 @@ fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) {
     cpu.attention.remove(Attention::INTERRUPTS);
     let by_cpu = cpu.apic_assists.intersects(ApicAssists::DELIVERY | ApicAssists::OFFER);
     cpu.set_interrupt_window(pic || own.is_some() && !by_cpu);
+    own.is_some()
 }

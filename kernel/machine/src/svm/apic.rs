@@ -83,7 +83,11 @@ impl Offer {
 
 impl SvmVcpu {
     pub(super) fn choose_apic_view(&mut self, view: ApicView) -> ApicAssists {
-        let plan = if view == ApicView::Hidden { ApicPlan::empty() } else { self.shared.plan.apic };
+        let mut plan = if view == ApicView::Hidden { ApicPlan::empty() } else { self.shared.plan.apic };
+        if !self.uses_cr8 {
+            // V_TPR has to be looked at again and again: it is for guests that use CR8 at all. 64-bit Linux does not.
+            plan.remove(ApicPlan::TASK_PRIORITY);
+        }
         self.apic = plan;
         let watched = if plan.contains(ApicPlan::TASK_PRIORITY) { 0 } else { CR8_READ | CR8_WRITE };
         self.watch_cr8(watched);
@@ -91,6 +95,7 @@ impl SvmVcpu {
     }
 
     fn watch_cr8(&mut self, watched: u32) {
+        self.watches_cr8 = watched != 0;
         let vmcb = self.vmcb_mut();
         let wanted = vmcb.intercept_cr() & !(CR8_READ | CR8_WRITE) | watched;
         if wanted != vmcb.intercept_cr() {
@@ -98,7 +103,26 @@ impl SvmVcpu {
         }
     }
 
+    #[inline]
     pub(super) fn give_apic_state(&mut self, state: &ApicState) {
+        let plan = self.apic;
+        if state.requests.is_empty() && self.offered.is_none() {
+            // By far the most frequent: there is nothing to offer, and nothing that a task priority masks.
+            let class =
+                if plan.contains(ApicPlan::TASK_PRIORITY) { u64::from(state.task_priority >> 4) } else { 0 };
+            let old = self.vmcb().virtual_interrupt();
+            if old & control::V_TPR != class {
+                self.vmcb_mut().set_virtual_interrupt(old & !control::V_TPR | class);
+            }
+            if self.watches_cr8 && plan.contains(ApicPlan::TASK_PRIORITY) {
+                self.watch_cr8(0);
+            }
+            return;
+        }
+        self.offer(state);
+    }
+
+    fn offer(&mut self, state: &ApicState) {
         let window = self.vmcb().intercept_1() & intercept_1::VINTR != 0;
         let offer = Offer::new(self.apic, state, window, !self.shared.plan.next_rip);
         let old = self.vmcb().virtual_interrupt();
@@ -113,6 +137,7 @@ impl SvmVcpu {
         }
     }
 
+    #[inline]
     pub(super) fn take_apic_state(&mut self, state: &mut ApicState) {
         let bits = self.vmcb().virtual_interrupt();
         if self.apic.contains(ApicPlan::TASK_PRIORITY) {

@@ -6,6 +6,8 @@ use vcpu::{Access, ControlRegisterAccess, Event, Gpa, Gpr, IoExit, NestedFault, 
 
 pub(crate) const CR_READ: u64 = 0x00;
 pub(crate) const CR_WRITE: u64 = 0x10;
+/// Writes of CR8.
+pub(crate) const CR8_WRITE: u64 = 0x18;
 pub(crate) const CR_END: u64 = 0x1f;
 pub(crate) const EXCEPTION: u64 = 0x40;
 pub(crate) const EXCEPTION_END: u64 = 0x5f;

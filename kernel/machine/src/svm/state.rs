@@ -4,7 +4,7 @@ use core::fmt;
 
 use vcpu::{
     ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment,
-    SegmentAccess, SegmentName, SystemRegister, Vcpu, VectorSet, cr0, cr4, efer, rflags,
+    SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, cr4, efer, rflags,
 };
 
 use super::nmi::{DR6_SINGLE_STEP, SHADOW};
@@ -349,7 +349,7 @@ impl Vcpu for SvmVcpu {
     }
 
     #[inline]
-    fn give_apic(&mut self, state: &ApicState, _eoi_exits: &VectorSet) {
+    fn give_apic(&mut self, state: &ApicState, _broadcasts: bool) {
         self.give_apic_state(state);
     }
 

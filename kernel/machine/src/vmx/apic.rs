@@ -271,7 +271,7 @@ impl VmxVcpu {
         plan.assists
     }
 
-    pub(super) fn give_apic_state(&mut self, state: &ApicState, eoi_exits: &VectorSet) {
+    pub(super) fn give_apic_state(&mut self, state: &ApicState, broadcasts: bool) {
         let (plan, shown) = (self.apic.plan, self.apic.shown);
         if state.task_priority != shown.task_priority {
             self.apic.write(place::TASK_PRIORITY, state.task_priority.into());
@@ -293,8 +293,9 @@ impl VmxVcpu {
         let (requested, served) = (state.requests.highest(), state.in_service.highest());
         let status = u16::from_le_bytes([requested.unwrap_or(0), served.unwrap_or(0)]);
         self.set(field::GUEST_INTERRUPT_STATUS, status);
-        if *eoi_exits != self.apic.eoi_exits {
-            self.apic.eoi_exits = *eoi_exits;
+        let eoi_exits = if broadcasts { state.level } else { VectorSet::EMPTY };
+        if eoi_exits != self.apic.eoi_exits {
+            self.apic.eoi_exits = eoi_exits;
             for (word, bits) in (0..).zip(eoi_exits.words()) {
                 self.set(field::eoi_exits(word), bits);
             }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use vcpu::{
     ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Registers, Segment,
-    SegmentAccess, SegmentName, SystemRegister, Vcpu, VectorSet, cr0,
+    SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0,
 };
 
 use super::capability::{entry, processor, secondary};
@@ -310,8 +310,8 @@ impl Vcpu for VmxVcpu {
     }
 
     #[inline]
-    fn give_apic(&mut self, state: &ApicState, eoi_exits: &VectorSet) {
-        self.give_apic_state(state, eoi_exits);
+    fn give_apic(&mut self, state: &ApicState, broadcasts: bool) {
+        self.give_apic_state(state, broadcasts);
     }
 
     #[inline]

@@ -288,10 +288,10 @@ impl Vcpu for FakeVcpu {
         self.cpu.apic.assists()
     }
 
-    fn give_apic(&mut self, state: &ApicState, eoi_exits: &VectorSet) {
+    fn give_apic(&mut self, state: &ApicState, broadcasts: bool) {
         self.expect_loaded();
         self.cpu.apic.given = Some(*state);
-        self.cpu.apic.eoi_exits = *eoi_exits;
+        self.cpu.apic.eoi_exits = if broadcasts { state.level } else { VectorSet::EMPTY };
     }
 
     fn take_apic(&mut self, state: &mut ApicState) {

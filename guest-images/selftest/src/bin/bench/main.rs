@@ -10,12 +10,14 @@
 //! - `mmio_register`: a read of the I/O APIC's data window;
 //! - `tsc_deadline`: from arming the timer in the past to the end of its handler with its EOI (in x2APIC mode where it
 //!   is offered);
+//! - `self_ipi`, `eoi`, `hlt_wake`: see `interrupt.rs`;
 //! - `ipi_self`, `ipi_round_trip_*`, `vcpu_switch`: see `switch.rs`; with `only=switch` nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 // UNSAFETY: the measured instructions stand in assembly loops.
 #![allow(unsafe_code)]
 
 mod deadline;
+mod interrupt;
 mod switch;
 
 use selftest::cpu::{self, msr, rdtsc};
@@ -117,6 +119,7 @@ fn exits() {
     ioapic::read(ioapic::VERSION);
     report("mmio_register", mmio_read, no_mmio_read);
     deadline::measure();
+    interrupt::measure();
 }
 
 fn main_program() {
