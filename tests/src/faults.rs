@@ -363,6 +363,7 @@ fn exceptions() -> Vec<Fault> {
             "fault=machine-check",
             &[
                 "KERNEL PANIC: machine check (vector 18",
+                "no bank has an error: the report came from elsewhere",
                 "What to do: the hardware reports an error of its own",
             ],
         )

@@ -22,7 +22,9 @@ use machine::svm::Svm;
 use machine::virtualization::{self, Refusal, Vendor};
 use machine::vmx::Vmx;
 use machine::without::Without;
-use machine::{acpi, apic, clock, cpu, fatal, fault, heap, logger, memory, power, screen, smp};
+use machine::{
+    acpi, apic, clock, cpu, fatal, fault, heap, logger, machine_check, memory, power, screen, smp,
+};
 use options::Options;
 use payload::Payload;
 use vcpu::Backend;
@@ -105,6 +107,8 @@ fn start_platform(boot: &BootInfo, options: &Options) -> Acpi {
     });
     screen::heed_firmware(&acpi);
     power::start(&acpi);
+    machine_check::start();
+    info!("CPUs with nothing to do wait by {}", cpu::choose_idle(options.idle));
     info!("{} CPUs, {} places for more, {} I/O APICs", acpi.processors(), acpi.places(), acpi.io_apics());
     apic::start(&acpi, options.x2apic).unwrap_or_else(|error| refuse(error, error.advice()));
     acpi

@@ -2,13 +2,14 @@
 
 use log::LevelFilter;
 use machine::clock::TscUse;
+use machine::cpu::Idle;
 use machine::fault;
 use machine::panic::READING_TIME_S;
 use machine::watchdog;
 use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, watchdog=SECONDS|off, without=task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=best|hlt, watchdog=SECONDS|off, without=task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) tsc_use: TscUse,
     /// x2APIC mode is taken although firmware did not choose it.
     pub(crate) x2apic: bool,
+    /// How CPUs wait for work.
+    pub(crate) idle: Idle,
     /// After how many seconds a CPU counts as stuck; 0 for never.
     pub(crate) watchdog_s: u32,
     /// Abilities of the CPU that are not used.
@@ -61,6 +64,7 @@ impl Default for Options {
             cpus: None,
             tsc_use: TscUse::IfInvariant,
             x2apic: false,
+            idle: Idle::Best,
             watchdog_s: watchdog::DEFAULT_S,
             without: Without::empty(),
         }
@@ -97,6 +101,8 @@ impl Options {
             ("panic", other) => {
                 self.reboot_on_panic = Some(other.strip_prefix("reboot:")?.parse::<u16>().ok()?.into());
             }
+            ("idle", "best") => self.idle = Idle::Best,
+            ("idle", "hlt") => self.idle = Idle::Hlt,
             ("watchdog", "off") => self.watchdog_s = 0,
             ("watchdog", seconds) => {
                 self.watchdog_s = seconds.parse::<u16>().ok().filter(|seconds| *seconds != 0)?.into();
@@ -127,7 +133,7 @@ mod tests {
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
         let options = parse(
-            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=x2apic,tsc-scaling watchdog=30",
+            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=x2apic,tsc-scaling watchdog=30 idle=hlt",
         );
         assert_eq!(
             options,
@@ -138,6 +144,7 @@ mod tests {
                 cpus: Some(3),
                 tsc_use: TscUse::Always,
                 x2apic: false,
+                idle: Idle::Hlt,
                 watchdog_s: 30,
                 without: Without::X2APIC | Without::TSC_SCALING
             }

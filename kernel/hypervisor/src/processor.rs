@@ -87,7 +87,11 @@ impl<B: Backend> Processor<B> {
         let apic_id = index as u32;
         let scale = tsc_scale(backend, host, config.tsc_khz)?;
         let tsc_hz = config.tsc_khz.map_or(host.tsc_hz(), |khz| u64::from(khz) * 1000);
-        let features = config.paravirtual;
+        let mut features = config.paravirtual;
+        if !host.tsc_is_steady() {
+            // The clock page goes by the TSC.
+            features.remove(Features::CLOCK);
+        }
         let machine = Machine {
             tsc_hz,
             tsc_is_steady: host.tsc_is_steady(),
@@ -96,11 +100,6 @@ impl<B: Backend> Processor<B> {
             vcpus: count as u32,
             paravirtual: features,
         };
-        let mut features = features;
-        if !host.tsc_is_steady() {
-            // The clock page goes by the TSC.
-            features.remove(Features::CLOCK);
-        }
         let cpuid = CpuidTable::new(|leaf, subleaf| backend.cpuid(leaf, subleaf), &machine);
         let permissions = cpuid.permissions();
         let apic = LocalApic::new(apic_config(apic_id, &permissions));

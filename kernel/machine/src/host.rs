@@ -60,7 +60,8 @@ impl Host for PcHost {
     }
 
     fn kick(&mut self, cpu: usize) {
-        if let Some(other) = registry::get(cpu).filter(|other| other.number != cpu::current()) {
+        let other = registry::get(cpu).filter(|other| other.number != cpu::current());
+        if let Some(other) = other.filter(|other| !other.wake_line.call()) {
             ipi::send_kick(other.apic_id.load(Ordering::Relaxed));
         }
     }

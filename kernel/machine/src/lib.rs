@@ -24,6 +24,7 @@ pub mod heap;
 pub mod host;
 pub mod limbo;
 pub mod logger;
+pub mod machine_check;
 pub mod memory;
 pub mod nested;
 pub mod panic;

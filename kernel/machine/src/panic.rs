@@ -18,7 +18,7 @@ use crate::cpu::{self, InterruptFrame};
 use crate::logger::survivor::{self, Ending};
 use crate::logger::{self, LastWords};
 use crate::smp::stop;
-use crate::{fatal, heap, power, stacks};
+use crate::{fatal, heap, machine_check, power, stacks};
 
 /// Most return addresses that are printed, and how many in a line.
 const MAX_FRAMES: usize = 24;
@@ -87,6 +87,9 @@ pub(crate) fn exception(frame: &InterruptFrame, name: &str, note: &str) -> ! {
         "\nKERNEL PANIC: {name} (vector {}, error code {:#x}) at {:#x}{note}",
         frame.vector, frame.error_code, frame.rip
     );
+    if frame.vector == MACHINE_CHECK {
+        machine_check::report(&mut LastWords);
+    }
     frame_registers(frame);
     control_registers();
     backtrace(frame.rbp);

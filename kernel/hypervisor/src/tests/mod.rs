@@ -10,5 +10,6 @@ mod ends;
 mod firmware;
 mod instructions;
 mod lifecycle;
+mod local_apic;
 mod paravirtual;
 mod registers;

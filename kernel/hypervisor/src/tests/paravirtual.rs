@@ -232,3 +232,21 @@ fn steal_time_says_who_runs_and_takes_flushes() {
     assert_eq!(super::bench::injected(&actions), vec![Event::GENERAL_PROTECTION]);
     assert!(!actions.contains(&Action::FlushTlb));
 }
+
+#[test]
+fn without_a_steady_tsc_there_is_no_clock_page() {
+    let mut bench = Bench::new();
+    bench.host.tsc_is_steady = false;
+    let journal = bench.add_vm(
+        "demo",
+        vec![
+            step(|guest| guest.cpuid(0x4000_0001, 0)),
+            step(|guest| {
+                assert_eq!(guest.cpu.registers.rax() & 1 << 3, 0, "it is not offered");
+                guest.write_msr(number::KVM_SYSTEM_TIME_NEW, 0x1001)
+            }),
+        ],
+    );
+    assert!(bench.run().logged("stopped: powered off"));
+    assert_eq!(super::bench::injected(&journal.take()), vec![Event::GENERAL_PROTECTION]);
+}

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::registers::control::Cr2;
 
-use super::{InterruptFrame, interrupts};
+use super::{InterruptFrame, wait};
 use crate::smp::stop;
 use crate::{panic, stacks, watchdog};
 
@@ -61,7 +61,7 @@ pub(super) fn handle(frame: &mut InterruptFrame) {
     if frame.vector == NMI {
         stop::obey(frame);
         watchdog::answer(frame);
-        interrupts::leave_wait(frame);
+        wait::leave_wait(frame);
         NMIS.fetch_add(1, Ordering::Relaxed);
         return;
     }

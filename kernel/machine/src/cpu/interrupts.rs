@@ -3,7 +3,7 @@
 // UNSAFETY: the stubs are assembly that saves and restores the interrupted registers.
 #![allow(unsafe_code)]
 
-use core::arch::{global_asm, naked_asm};
+use core::arch::naked_asm;
 
 use spin::Once;
 
@@ -154,43 +154,6 @@ extern "C" fn entry_common() {
         "iretq",
         entry = sym interrupt_entry,
     )
-}
-
-// STI holds interrupts back until HLT has begun, so that one that is pending ends it.
-global_asm!(
-    ".global basalt_wait",
-    ".global basalt_wait_halt",
-    "basalt_wait:",
-    "sti",
-    "basalt_wait_halt:",
-    "hlt",
-    "cli",
-    "ret",
-);
-
-unsafe extern "sysv64" {
-    fn basalt_wait();
-    fn basalt_wait_halt();
-}
-
-/// Halts until an interrupt was served, then goes on with interrupts off.
-pub(crate) fn wait_for_interrupt() {
-    // SAFETY: no lock is held where the CPU's loop waits, and every vector has a handler or does nothing.
-    unsafe { basalt_wait() };
-}
-
-/// True where an NMI that came at this address found the CPU waiting.
-pub(crate) fn is_waiting(rip: u64) -> bool {
-    let halt = basalt_wait_halt as *const () as u64;
-    rip == halt || rip == halt + 1
-}
-
-/// An NMI between STI and HLT ends STI's delay: the interrupt that was to end HLT would come before it. So HLT is
-/// passed over.
-pub(super) fn leave_wait(frame: &mut InterruptFrame) {
-    if frame.rip == basalt_wait_halt as *const () as u64 {
-        frame.rip += 1;
-    }
 }
 
 /// Where all vectors meet.

@@ -12,14 +12,17 @@ pub(crate) mod interrupts;
 pub(crate) mod registry;
 mod tables;
 mod traits;
+pub(crate) mod wait;
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 pub use features::{Features, Vendor, features};
-pub(crate) use interrupts::{InterruptFrame, set_handler, wait_for_interrupt};
+pub(crate) use interrupts::{InterruptFrame, set_handler};
 use tables::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR};
 pub(crate) use traits::{Lack, Traits};
+pub use wait::{Idle, choose_idle};
+pub(crate) use wait::{WakeLine, wait_for_interrupt};
 
 use spin::Once;
 use x86_64::registers::model_specific::GsBase;
@@ -50,6 +53,8 @@ pub(crate) struct PerCpu {
     pub(crate) stopped_at: AtomicU64,
     /// How often translations of guests' memory had to be dropped. A vCPU that was loaded before drops its own.
     pub(crate) guests_forgotten: AtomicU64,
+    /// What it watches while it waits.
+    pub(crate) wake_line: WakeLine,
     /// What the watchdog knows of it.
     pub(crate) watched: Watched,
     /// What SVM keeps for this CPU.
@@ -154,6 +159,7 @@ impl PerCpu {
             occupied: AtomicBool::new(false),
             stopped_at: AtomicU64::new(0),
             guests_forgotten: AtomicU64::new(0),
+            wake_line: WakeLine::new(),
             watched: Watched::new(),
             svm: Once::new(),
             stacks: Once::new(),

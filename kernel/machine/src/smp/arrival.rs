@@ -10,7 +10,7 @@ use spin::{Mutex, Once};
 use super::{LeftOut, Roles, tsc};
 use crate::apic::{self, ApicError};
 use crate::cpu::{self, PerCpu, Traits};
-use crate::{fault, memory};
+use crate::{fault, machine_check, memory};
 
 /// How far the CPU that is being started has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +84,7 @@ fn arrive(cpu: &PerCpu) -> Result<&'static Roles, LeftOut> {
     }
     // SAFETY: it has all that the boot CPU has, as was just seen.
     unsafe { memory::enter_on_this_cpu() };
+    machine_check::start();
     let expected = cpu.apic_id.load(Ordering::Relaxed);
     match apic::start_on_this_cpu() {
         Ok(found) if found == expected => {}

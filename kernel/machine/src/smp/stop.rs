@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::wait;
 use crate::apic::ipi;
-use crate::cpu::{self, InterruptFrame, interrupts, registry};
+use crate::cpu::{self, InterruptFrame, registry, wait as idle_wait};
 use crate::logger::LastWords;
 
 /// How long the others are waited for, in ns.
@@ -70,7 +70,7 @@ pub(crate) fn report() {
     if others().next().is_none() {
         return;
     }
-    let idle = |at: u64| interrupts::is_waiting(at);
+    let idle = |at: u64| idle_wait::is_waiting(at);
     let place = |cpu: &cpu::PerCpu| cpu.stopped_at.load(Ordering::SeqCst);
     let busy = || others().filter(move |cpu| !idle(place(cpu)));
     let _ =

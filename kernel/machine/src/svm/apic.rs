@@ -27,9 +27,10 @@ bitflags! {
 }
 
 impl ApicPlan {
-    /// Every CPU with SVM has both.
-    pub(super) const fn new(without: Without) -> Self {
-        let mut plan = Self::all();
+    /// Every CPU with SVM has both. They are left alone on one without next-RIP save, which is either one of the first or QEMU's:
+    /// that takes virtual interrupts of the task priority's own class and in the shadow of STI, and any value for CR8.
+    pub(super) const fn new(without: Without, next_rip: bool) -> Self {
+        let mut plan = if next_rip { Self::all() } else { Self::empty() };
         if without.contains(Without::TASK_PRIORITY) {
             plan = plan.difference(Self::TASK_PRIORITY);
         }
@@ -61,13 +62,12 @@ struct Offer {
 }
 
 impl Offer {
-    /// `window`: V_IRQ has another use now. `cautious`: the CPU is an emulator's (QEMU's) that takes a virtual interrupt of the
-    /// task priority's own class, and cannot write CR8 without an exit while V_IRQ is set.
-    fn new(plan: ApicPlan, state: &ApicState, window: bool, cautious: bool) -> Self {
+    /// `window`: V_IRQ has another use now.
+    fn new(plan: ApicPlan, state: &ApicState, window: bool) -> Self {
         let by_cpu = plan.contains(ApicPlan::TASK_PRIORITY);
         let priority = if by_cpu { u64::from(state.task_priority >> 4) } else { 0 };
         let masked = by_cpu && state.masked_class().is_some();
-        let held_back_by_cpu = if masked && !cautious { state.requests.highest() } else { None };
+        let held_back_by_cpu = if masked { state.requests.highest() } else { None };
         let vector = if plan.contains(ApicPlan::OFFER) && !window {
             state.pending().or(held_back_by_cpu)
         } else {
@@ -77,7 +77,7 @@ impl Offer {
         let by_priority =
             if by_cpu { u64::from(vector >> 4) << control::V_PRIORITY_SHIFT } else { control::V_IGNORE_TPR };
         let bits = priority | control::V_IRQ | by_priority | u64::from(vector) << control::V_VECTOR_SHIFT;
-        Self { bits, vector: Some(vector), watches: by_cpu && cautious }
+        Self { bits, vector: Some(vector), watches: false }
     }
 }
 
@@ -124,7 +124,7 @@ impl SvmVcpu {
 
     fn offer(&mut self, state: &ApicState) {
         let window = self.vmcb().intercept_1() & intercept_1::VINTR != 0;
-        let offer = Offer::new(self.apic, state, window, !self.shared.plan.next_rip);
+        let offer = Offer::new(self.apic, state, window);
         let old = self.vmcb().virtual_interrupt();
         let changed = if window { control::V_TPR } else { control::OFFER };
         let new = old & !changed | offer.bits;
@@ -179,7 +179,6 @@ mod tests {
             task_priority: u8,
             window: bool,
             by_cpu: bool,
-            cautious: bool,
         ) {
             let mut state =
                 ApicState { task_priority, requests: VectorSet::from_words(requests), ..ApicState::default() };
@@ -187,7 +186,7 @@ mod tests {
                 state.in_service.set(vector, true);
             }
             let plan = if by_cpu { ApicPlan::all() } else { ApicPlan::OFFER };
-            let offer = Offer::new(plan, &state, window, cautious);
+            let offer = Offer::new(plan, &state, window);
             let irq = offer.bits & control::V_IRQ != 0;
             prop_assert_eq!(irq, offer.vector.is_some());
             let above = offer.bits & control::V_IGNORE_TPR != 0

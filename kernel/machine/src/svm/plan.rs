@@ -122,7 +122,7 @@ impl Plan {
             page_1g: leaves.extended.edx & PAGE_1G != 0,
             rdtscp: leaves.extended.edx & cpuid_bits::EXTENDED_EDX_RDTSCP != 0,
             tsc_ratio: offered & svm::TSC_RATIO != 0 && !without.contains(Without::TSC_SCALING),
-            apic: ApicPlan::new(without),
+            apic: ApicPlan::new(without, offered & svm::NEXT_RIP != 0),
         })
     }
 
