@@ -9,7 +9,7 @@ use machine::watchdog;
 use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=best|hlt, watchdog=SECONDS|off, without=task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=hlt|mwait, watchdog=SECONDS|off, without=task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +64,7 @@ impl Default for Options {
             cpus: None,
             tsc_use: TscUse::IfInvariant,
             x2apic: false,
-            idle: Idle::Best,
+            idle: Idle::Hlt,
             watchdog_s: watchdog::DEFAULT_S,
             without: Without::empty(),
         }
@@ -101,7 +101,7 @@ impl Options {
             ("panic", other) => {
                 self.reboot_on_panic = Some(other.strip_prefix("reboot:")?.parse::<u16>().ok()?.into());
             }
-            ("idle", "best") => self.idle = Idle::Best,
+            ("idle", "mwait") => self.idle = Idle::Mwait,
             ("idle", "hlt") => self.idle = Idle::Hlt,
             ("watchdog", "off") => self.watchdog_s = 0,
             ("watchdog", seconds) => {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
         let options = parse(
-            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=x2apic,tsc-scaling watchdog=30 idle=hlt",
+            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=x2apic,tsc-scaling watchdog=30 idle=mwait",
         );
         assert_eq!(
             options,
@@ -144,7 +144,7 @@ mod tests {
                 cpus: Some(3),
                 tsc_use: TscUse::Always,
                 x2apic: false,
-                idle: Idle::Hlt,
+                idle: Idle::Mwait,
                 watchdog_s: 30,
                 without: Without::X2APIC | Without::TSC_SCALING
             }

@@ -47,11 +47,12 @@ static BY_MWAIT: AtomicBool = AtomicBool::new(false);
 /// How CPUs wait: the option `idle=`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Idle {
-    /// By MWAIT where the CPU has it and no other hypervisor is below, which may make it dear.
-    #[default]
-    Best,
     /// By HLT.
+    #[default]
     Hlt,
+    /// By MWAIT where the CPU has it and no other hypervisor is below, which may make it dear. Not the default: an emulated machine on
+    /// which it could be proven loses calls.
+    Mwait,
 }
 
 /// The largest line that a CPU may watch fits in a [`WakeLine`].
@@ -65,7 +66,7 @@ pub fn choose_idle(idle: Idle) -> &'static str {
     let has = registers::cpuid(0, 0).eax >= LEAF_MONITOR && registers::cpuid(1, 0).ecx & MONITOR != 0;
     let line = if has { registers::cpuid(LEAF_MONITOR, 0).ebx & 0xffff } else { 0 };
     let usable = has && (1..=LARGEST_LINE).contains(&line) && !features().hypervisor;
-    let by_mwait = usable && idle == Idle::Best;
+    let by_mwait = usable && idle == Idle::Mwait;
     BY_MWAIT.store(by_mwait, Ordering::Relaxed);
     if by_mwait { "MWAIT" } else { "HLT" }
 }
