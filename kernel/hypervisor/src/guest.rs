@@ -4,6 +4,7 @@ use devices::{Chipset, Width};
 use vcpu::{Backend, Gpa, Host, Nanos, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
 
 use crate::control::ControlState;
+use crate::local_apic;
 use crate::mailbox::Mailboxes;
 use crate::processor::{Attention, Processor};
 use crate::ratelimit::Site;
@@ -21,8 +22,6 @@ pub(crate) struct Guest<'a, 'm, B: Backend, H: Host> {
 
 /// Bytes of a local APIC's register page.
 const APIC_PAGE: u64 = vcpu::PAGE_SIZE;
-/// Bytes between two of its registers.
-const APIC_STRIDE: u64 = 16;
 
 impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     /// What devices need of the VM around them.
@@ -101,7 +100,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             self.cpu.take_apic();
             let effect = self.cpu.apic.mmio_write(offset, width, value, now);
             self.wiring().apply(effect);
-            self.cpu.show_written((offset / APIC_STRIDE) as u16);
+            self.cpu.show_written((offset / local_apic::STRIDE) as u16);
             return;
         }
         self.cpu.attention |= Attention::INTERRUPTS;

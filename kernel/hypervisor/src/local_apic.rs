@@ -12,7 +12,7 @@ use crate::guest::Guest;
 use crate::processor::{Attention, Processor};
 
 /// Bytes between two registers of the page.
-const STRIDE: u64 = 16;
+pub(crate) const STRIDE: u64 = 16;
 /// Registers by their places in the page divided by 16 (SDM vol. 3, "Local APIC Register Address Map").
 const TASK_PRIORITY: u16 = 0x8;
 const EOI: u16 = 0xb;

@@ -85,7 +85,9 @@ impl Lead<'_> {
                 vm.tell_pause();
             }
             self.ask(cpu, vm.number, Request::Resume);
-            cpu.wake_all(vm);
+            if vm.life.state() == State::Running {
+                cpu.wake_all(vm);
+            }
         }
     }
 
