@@ -100,7 +100,7 @@ fn debug_exit_is_told(log: &Log) -> Result<(), String> {
 fn memtest() -> Scenario {
     let names = ["memtest", "memtest32"];
     let texts = ["Memtest86+ v", "Pass  ", "Test #", "Errors: 0"];
-    let steps = names.iter().flat_map(|vm| texts.iter().map(|text| Step::vm(vm, text).within(90)));
+    let steps = names.iter().flat_map(|vm| texts.iter().map(|text| Step::vm(vm, text).within(300)));
     Scenario {
         name: "memtest".to_owned(),
         about: "Memtest86+, 64 and 32 bits, shows its VGA text screen and begins a pass".to_owned(),
