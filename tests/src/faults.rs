@@ -21,7 +21,7 @@ const NO_VM: &str = "What to do: give GRUB's menu entry a line such as";
 /// Where the kernel breaks itself.
 const PROVOKER: &str = "kernel/machine/src/fault/provoke.rs";
 /// Where the kernel hangs.
-const WATCHDOG: &str = "kernel/machine/src/watchdog.rs";
+const WATCHDOG: &str = "kernel/machine/src/watchdog/mod.rs";
 const REPORT: &str = "What to do: this is an error of Basalt itself: report it";
 
 /// A fault.
@@ -341,6 +341,31 @@ fn stuck() -> Vec<Fault> {
         )
         .with_cpus(2)
         .ending(End::Panics { within: WATCHDOG }),
+        // Nobody is left who could watch, but the HPET.
+        Fault::lie(
+            "stuck-only-cpu",
+            "fault=stuck-boot-cpu watchdog=1",
+            &[
+                "KERNEL PANIC: CPU 0 is stuck: it has not looked for work for 1 s, at",
+                "rip=",
+                "backtrace:",
+                REPORT,
+            ],
+        )
+        .ending(End::Panics { within: WATCHDOG }),
+        Fault::lie(
+            "stuck-cpus",
+            "fault=stuck-cpus watchdog=1",
+            &[
+                "KERNEL PANIC: CPU ",
+                " is stuck: it has not looked for work for 1 s, at",
+                "rip=",
+                "backtrace:",
+                REPORT,
+            ],
+        )
+        .with_cpus(2)
+        .ending(End::Panics { within: WATCHDOG }),
     ]
 }
 
@@ -369,6 +394,12 @@ fn exceptions() -> Vec<Fault> {
         )
         .ending(End::Panics { within: PROVOKER }),
         Fault::warning("nmi", "fault=nmi,no-module", "1 non-maskable interrupt"),
+        Fault::lie(
+            "stray-nmi",
+            "fault=stray-nmi",
+            &["1 non-maskable interrupts that Basalt did not send (the chipset names no cause)"],
+        )
+        .ending(End::GoesOn),
         Fault::lie(
             "early-panic",
             "fault=early-panic",

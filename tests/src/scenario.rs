@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::log::{Log, Source};
+use crate::stretch;
 
 /// The machine on which everything is tested.
 pub const QEMU_SVM: &str = "qemu-svm";
@@ -42,6 +43,17 @@ impl Tier {
     }
 }
 
+/// A build of Basalt.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Kernel {
+    /// The one for users.
+    Users,
+    /// Breaks itself on request (`fault=NAME`).
+    WithFaults,
+    /// Tells the longest stretch without a look for pending work.
+    Measuring,
+}
+
 /// A boot, what is done with it, and what must hold.
 pub struct Scenario {
     /// Its name, as in `cargo xtask test NAME`.
@@ -62,6 +74,18 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// Looked at when all steps are done.
     pub checks: Vec<Check>,
+}
+
+impl Scenario {
+    /// The kernel that it wants.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        match self.options.contains("fault=") {
+            _ if self.name == stretch::NAME => Kernel::Measuring,
+            true => Kernel::WithFaults,
+            false => Kernel::Users,
+        }
+    }
 }
 
 /// A VM of a scenario.

@@ -4,15 +4,10 @@
 use crate::log::Log;
 use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
-const NAME: &str = "smp-stretch";
+/// The scenario.
+pub(crate) const NAME: &str = "smp-stretch";
 /// The bound of the design, 100 us, for a CPU of an instruction a nanosecond. Both emulators count a tick an instruction.
 const BOUND_TICKS: u64 = 100_000;
-
-/// Whether the scenario of this name wants the kernel that measures.
-#[must_use]
-pub fn is_measured(scenario: &str) -> bool {
-    scenario == NAME
-}
 
 /// The scenarios of this module.
 #[must_use]

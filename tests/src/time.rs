@@ -19,7 +19,7 @@ const LOAD: &str = "load";
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios =
         vec![guests(), busy(2, Tier::Ci, vec![QEMU_SVM, BOCHS_VMX]), busy(60, Tier::Full, vec![BOCHS_VMX])];
-    scenarios.extend([scaled(), unscaled(), idle()]);
+    scenarios.extend([scaled(), unscaled(), idle(), nmis()]);
     scenarios.push(linux(8, Tier::Ci, QEMU_SVM));
     scenarios.push(linux(60, Tier::Full, BOCHS_VMX));
     scenarios.extend(WAYS.into_iter().map(|(way, without, tier)| apic(way, without, tier)));
@@ -195,6 +195,39 @@ fn is_idle(log: &Log) -> Result<(), String> {
         return Err(format!("{wakes:.2} wake-ups and {exits:.2} exits a second"));
     }
     Ok(())
+}
+
+/// Non-maskable interrupts of the host's come at every point of the kernel and of its guests, which do not notice.
+fn nmis() -> Scenario {
+    let guests = ["exceptions", "exits"];
+    Scenario {
+        name: "time-nmis".to_owned(),
+        about: "a thousand NMIs a second of the host's harm no guest, and are told of in reason".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: None,
+        // Bochs delivers a virtual interrupt to a guest that has interrupts off when one of the host's comes then.
+        options: "fault=nmi-storm without=virtual-interrupts".to_owned(),
+        guests: guests.map(Guest::new).into(),
+        steps: guests
+            .iter()
+            .map(|guest| Step::results(guest).within(240))
+            .chain(guests.iter().map(|guest| Step::end(guest)))
+            .collect(),
+        checks: vec![Check { name: "there were hundreds, told at most a dozen times", holds: nmis_are_told }],
+    }
+}
+
+fn nmis_are_told(log: &Log) -> Result<(), String> {
+    let told: Vec<u32> = log
+        .kernel()
+        .filter_map(|line| line.split_once(" non-maskable interrupts that Basalt did not send"))
+        .filter_map(|(before, _)| before.rsplit_once(' ')?.1.parse().ok())
+        .collect();
+    match told.iter().max() {
+        Some(most) if *most >= 400 && told.len() <= 12 => Ok(()),
+        _ => Err(format!("told at {told:?}")),
+    }
 }
 
 /// What CPUs do of local APICs, switched off part by part.

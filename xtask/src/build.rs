@@ -2,45 +2,36 @@
 
 use std::path::PathBuf;
 
+use ::tests::scenario::Kernel;
+
 use crate::failure::{Context, Failure, Result};
 use crate::toolchain::{self, Toolchain};
 use crate::{paths, process, progress};
 
-/// Builds the kernel. Gives `target/basalt.elf`, with its line tables.
+/// Builds the kernel for users. Gives `target/basalt.elf`, with its line tables.
 pub(crate) fn kernel() -> Result<PathBuf> {
-    let toolchain = Toolchain::find()?;
-    progress::step("building the kernel", || {
-        process::run(toolchain.cargo_build().args(["--package", "boot"])).map_err(compile_errors)
-    })?;
-    let built = Toolchain::binaries().join("boot");
-    let kernel = paths::target().join("basalt.elf");
-    paths::write(&kernel, &paths::read_bytes(&built)?)?;
-    Ok(kernel)
+    kernel_for(Kernel::Users)
 }
 
-/// Builds the kernel with boot faults on request, for tests. Gives `target/basalt-faults.elf`.
-pub(crate) fn kernel_with_faults() -> Result<PathBuf> {
+/// Builds one of the kernels, a file of its own in `target`.
+pub(crate) fn kernel_for(kernel: Kernel) -> Result<PathBuf> {
+    let (title, features, file): (_, &[&str], _) = match kernel {
+        Kernel::Users => ("building the kernel", &[], "basalt.elf"),
+        Kernel::WithFaults => {
+            ("building the kernel with boot faults", &["--features", "faults"], "basalt-faults.elf")
+        }
+        Kernel::Measuring => {
+            ("building the kernel that measures itself", &["--features", "stretch"], "basalt-stretch.elf")
+        }
+    };
     let toolchain = Toolchain::find()?;
-    progress::step("building the kernel with boot faults", || {
-        process::run(toolchain.cargo_build().args(["--package", "boot", "--features", "faults"]))
+    progress::step(title, || {
+        process::run(toolchain.cargo_build().args(["--package", "boot"]).args(features))
             .map_err(compile_errors)
     })?;
-    let kernel = paths::target().join("basalt-faults.elf");
-    paths::write(&kernel, &paths::read_bytes(&Toolchain::binaries().join("boot"))?)?;
-    Ok(kernel)
-}
-
-/// Builds the kernel that measures how long it goes on without a look for pending work. Gives
-/// `target/basalt-stretch.elf`.
-pub(crate) fn kernel_that_measures() -> Result<PathBuf> {
-    let toolchain = Toolchain::find()?;
-    progress::step("building the kernel that measures itself", || {
-        process::run(toolchain.cargo_build().args(["--package", "boot", "--features", "stretch"]))
-            .map_err(compile_errors)
-    })?;
-    let kernel = paths::target().join("basalt-stretch.elf");
-    paths::write(&kernel, &paths::read_bytes(&Toolchain::binaries().join("boot"))?)?;
-    Ok(kernel)
+    let file = paths::target().join(file);
+    paths::write(&file, &paths::read_bytes(&Toolchain::binaries().join("boot"))?)?;
+    Ok(file)
 }
 
 /// Builds the selftest guests.

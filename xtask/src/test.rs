@@ -4,9 +4,11 @@ mod faults;
 mod host;
 mod matrix;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Mutex;
 
-use ::tests::scenario::{BOCHS_VMX, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+use ::tests::scenario::{BOCHS_VMX, Guest, Kernel, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 use crate::cli::TestOptions;
 use crate::failure::{Failure, Result};
@@ -121,9 +123,12 @@ fn is_known(name: &str, chosen: &[Scenario], with_host: bool) -> bool {
 
 /// Slow machines first, so that none is left running alone at the end.
 fn emulate(scenarios: Vec<Scenario>, machine: Option<&str>, tally: &Mutex<Tally>) -> Result<()> {
-    let kernel = build::kernel()?;
-    let measured = scenarios.iter().any(|scenario| ::tests::stretch::is_measured(&scenario.name));
-    let measuring = measured.then(build::kernel_that_measures).transpose()?;
+    let mut kernels = BTreeMap::new();
+    for kind in scenarios.iter().map(Scenario::kernel).chain([Kernel::Users]) {
+        if let Entry::Vacant(kernel) = kernels.entry(kind) {
+            kernel.insert(build::kernel_for(kind)?);
+        }
+    }
     let mut pairs = Vec::new();
     for scenario in scenarios {
         let machines = machine.map_or_else(|| scenario.machines.clone(), |machine| vec![machine]);
@@ -135,8 +140,8 @@ fn emulate(scenarios: Vec<Scenario>, machine: Option<&str>, tally: &Mutex<Tally>
     for (machine, scenario) in pairs {
         let scenario = all_scenarios()?.into_iter().find(|other| other.name == scenario);
         let Some(scenario) = scenario else { continue };
-        let measuring = measuring.as_ref().filter(|_| ::tests::stretch::is_measured(&scenario.name));
-        plays.push(Play::prepare(scenario, machine::profile(&machine)?, measuring.unwrap_or(&kernel))?);
+        let Some(kernel) = kernels.get(&scenario.kernel()) else { continue };
+        plays.push(Play::prepare(scenario, machine::profile(&machine)?, kernel)?);
     }
     plays.sort_by_key(|play| std::cmp::Reverse(play.machine.patience));
     play::carry_out_all(

@@ -23,7 +23,7 @@ use machine::virtualization::{self, Refusal, Vendor};
 use machine::vmx::Vmx;
 use machine::without::Without;
 use machine::{
-    acpi, apic, clock, cpu, fatal, fault, heap, logger, machine_check, memory, power, screen, smp,
+    acpi, apic, clock, cpu, fatal, fault, heap, logger, machine_check, memory, power, screen, smp, watchdog,
 };
 use options::Options;
 use payload::Payload;
@@ -80,7 +80,7 @@ fn start_log(boot: &BootInfo, payload: &Payload<'_>, options: &Options) {
         warn!("there is no screen that the kernel can use: the log is on the serial port only");
     }
     machine::panic::set_reboot(options.reboot_on_panic);
-    machine::watchdog::set_limit(options.watchdog_s);
+    watchdog::set_limit(options.watchdog_s);
     logger::remember(boot);
     if boot.dropped != 0 {
         warn!("{} entries of the boot information are broken or too many and left out", boot.dropped);
@@ -164,6 +164,7 @@ fn start_hypervisor(machine: &Machine<'_>, payload: &Payload<'static>) -> ! {
 impl Machine<'_> {
     fn start_cpus(&self, join: fn() -> Result<(), Refusal>) {
         smp::start(self.boot, self.acpi, self.cpus, Roles { join, run: crew::serve });
+        watchdog::start(self.acpi);
     }
 }
 

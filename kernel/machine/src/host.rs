@@ -124,6 +124,7 @@ impl Host for PcHost {
     #[inline]
     fn beat(&mut self) {
         cpu::this().watched.beat();
+        watchdog::tell_strays();
         // How many CPUs there are is known late.
         let Some(period) = watchdog::period() else { return };
         let now = self.now();

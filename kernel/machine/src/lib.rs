@@ -22,6 +22,7 @@ pub mod fault;
 mod guest_registers;
 pub mod heap;
 pub mod host;
+mod hpet;
 pub mod limbo;
 pub mod logger;
 pub mod machine_check;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ::tests::faults::{self, End, Fault, GROUP, LIMIT_S};
 use ::tests::log::Log;
+use ::tests::scenario::Kernel;
 use ::tests::scenario::Tier;
 
 use crate::console::{Console, News};
@@ -74,7 +75,7 @@ pub(super) fn list() {
 pub(super) fn run(faults: Vec<Fault>) -> Result<(usize, Vec<String>)> {
     let start = Instant::now();
     let released = has_faults(&build::kernel()?)?;
-    let kernel = build::kernel_with_faults()?;
+    let kernel = build::kernel_for(Kernel::WithFaults)?;
     let mut boots = Vec::new();
     for fault in faults {
         boots.push(Boot::prepare(fault, &kernel)?);

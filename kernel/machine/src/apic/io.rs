@@ -35,6 +35,8 @@ const ABSENT: u32 = u32::MAX;
 /// Delivery mode: system-management interrupt. Such a pin is firmware's.
 const DELIVERY_MODE: u32 = 7 << 8;
 const DELIVERY_SMI: u32 = 2 << 8;
+/// Delivery mode: non-maskable interrupt, which has no vector.
+const DELIVERY_NMI: u32 = 4 << 8;
 
 /// An I/O APIC with its registers mapped.
 struct IoApic {
@@ -92,22 +94,34 @@ pub(super) fn start(info: &IoApicInfo) -> Result<(), MapError> {
     Ok(())
 }
 
-/// Delivers an interrupt to `vector` on the CPU with this APIC id. False where no I/O APIC serves it or the
-/// CPU is out of its reach.
-pub(super) fn route(interrupt: IsaInterrupt, vector: u8, apic_id: u32) -> bool {
+/// What a pin does with its interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Delivery {
+    /// An interrupt of this vector.
+    Vector(u8),
+    /// A non-maskable interrupt.
+    Nmi,
+}
+
+/// Delivers an interrupt to the CPU with this APIC id. False where no I/O APIC serves it, the CPU is out of its reach, or it
+/// is a level, which an NMI cannot be.
+pub(super) fn route(interrupt: IsaInterrupt, delivery: Delivery, apic_id: u32) -> bool {
     let mut io_apics = IO_APICS.lock();
     let served = io_apics.iter_mut().find_map(|io_apic| {
         let pin = interrupt.gsi.checked_sub(io_apic.gsi_base)?;
         (pin < io_apic.pins).then_some((io_apic, pin))
     });
     let Some((io_apic, pin)) = served else { return false };
-    if apic_id > LARGEST_DESTINATION {
+    if apic_id > LARGEST_DESTINATION || delivery == Delivery::Nmi && interrupt.level {
         return false;
     }
-    let mut low = u32::from(vector);
+    let mut low = match delivery {
+        Delivery::Vector(vector) => u32::from(vector),
+        Delivery::Nmi => DELIVERY_NMI,
+    };
     low |= if interrupt.level { LEVEL } else { 0 };
     low |= if interrupt.active_low { ACTIVE_LOW } else { 0 };
-    // SAFETY: the caller has set a handler for the vector. The upper half comes first, while the entry is
+    // SAFETY: the caller has set a handler for the vector, and NMIs have one. The upper half comes first, while the entry is
     // masked.
     unsafe {
         io_apic.write(REDIRECTION + 2 * pin + 1, apic_id << DESTINATION_SHIFT);

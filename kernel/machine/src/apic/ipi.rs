@@ -31,9 +31,9 @@ pub(crate) fn send_kick(apic_id: u32) {
     local::send(apic_id, ASSERT | u32::from(KICK_VECTOR));
 }
 
-/// Sends a non-maskable interrupt.
+/// Sends a non-maskable interrupt. An NMI's handler may do so, too.
 pub(crate) fn send_nmi(apic_id: u32) {
-    local::send(apic_id, ASSERT | DELIVERY_NMI);
+    local::send_between(apic_id, ASSERT | DELIVERY_NMI);
 }
 
 /// Makes a CPU wait for a start-up message, wherever it is.

@@ -199,11 +199,23 @@ pub(super) fn send(apic_id: u32, command: u32) {
     }
     // The message before must be on its way.
     let _ = (0..SEND_PATIENCE).find(|_| read(Register::Command) & SEND_PENDING == 0);
-    // SAFETY: as above; an interrupt handler sends nothing, so the two halves stay together.
+    // SAFETY: as above. Interrupt handlers send nothing, and an NMI's by `send_between`, so the two halves stay together.
     unsafe {
         write(Register::CommandDestination, apic_id << XAPIC_ID_SHIFT);
         write(Register::Command, command);
     }
+}
+
+/// The same from an NMI's handler, which may stand between the two halves of another message.
+pub(super) fn send_between(apic_id: u32, command: u32) {
+    if is_x2apic() {
+        return send(apic_id, command);
+    }
+    let kept = read(Register::CommandDestination);
+    send(apic_id, command);
+    let _ = (0..SEND_PATIENCE).find(|_| read(Register::Command) & SEND_PENDING == 0);
+    // SAFETY: this half alone sends nothing.
+    unsafe { write(Register::CommandDestination, kept) };
 }
 
 /// x2APIC mode, once on, ends only at a reset.

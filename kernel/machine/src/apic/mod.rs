@@ -14,6 +14,7 @@ use core::sync::atomic::Ordering;
 
 use log::{info, warn};
 
+use self::io::Delivery;
 use crate::acpi::{Acpi, IsaInterrupt};
 use crate::cpu;
 use crate::memory::MapError;
@@ -27,6 +28,8 @@ const CONSOLE_VECTOR: u8 = 0x30;
 const SPURIOUS_VECTOR: u8 = 0xff;
 /// Where the silenced 8259s would deliver: sixteen vectors.
 const PIC_VECTORS: u8 = 0x20;
+/// The ISA interrupt of the PIT.
+const PIT_INTERRUPT: usize = 0;
 /// The ISA interrupt of the first serial port.
 const COM1_INTERRUPT: usize = 4;
 
@@ -102,10 +105,16 @@ pub(crate) fn start_on_this_cpu() -> Result<u32, ApicError> {
     local::start_as_boot_cpu(TIMER_VECTOR, SPURIOUS_VECTOR)
 }
 
+/// Makes the interrupt of the PIT, or of the timer in its place, a non-maskable one of the calling CPU's. False where that
+/// cannot be done.
+pub(crate) fn route_pit_as_nmi(acpi: &Acpi) -> bool {
+    io::route(acpi.madt.isa[PIT_INTERRUPT], Delivery::Nmi, local::id())
+}
+
 fn route_console(interrupt: IsaInterrupt) {
     if !serial::is_there() {
         info!("no serial port");
-    } else if io::route(interrupt, CONSOLE_VECTOR, local::id()) {
+    } else if io::route(interrupt, Delivery::Vector(CONSOLE_VECTOR), local::id()) {
         serial::enable_interrupts();
     } else {
         warn!("no I/O APIC serves interrupt {}: the console takes no input", interrupt.gsi);

@@ -36,13 +36,14 @@ use vcpu::Nanos;
 
 use self::counter::{Counter, Cpu};
 use self::judge::{MegaHertz, Verdict};
-use self::reference::{Hpet, Pit, PmTimer, Steady};
+use self::reference::{Pit, PmTimer, Steady};
 use self::scale::Scale;
 use self::steady::SteadyClock;
 use crate::acpi::Acpi;
 use crate::apic::local;
 use crate::cpu;
 use crate::fault::lies;
+use crate::hpet::Hpet;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 

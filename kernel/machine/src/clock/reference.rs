@@ -1,35 +1,19 @@
 //! The machine's timers of known rate: HPET, ACPI timer, PIT.
 //!
-//! Source: IA-PC HPET Specification, "Register Overview"; ACPI Specification, "Power Management Timer"; Intel 8254 data
+//! Source: ACPI Specification, "Power Management Timer"; Intel 8254 data
 //! sheet, "Mode 2: Rate Generator" and "Counter Latch Command".
 
-// UNSAFETY: reads and programs timers through I/O ports and device memory.
+// UNSAFETY: reads and programs timers through I/O ports.
 #![allow(unsafe_code)]
 
 use core::cell::Cell;
-use core::ptr::NonNull;
 
-use vcpu::Hpa;
 use x86_64::instructions::port::Port;
 
 use super::counter::Counter;
 use crate::acpi;
 use crate::fault::lies;
-use crate::memory::map_mmio;
-
-/// Length of the HPET's registers.
-const HPET_BYTES: u64 = 1024;
-/// General capabilities: the upper half is the period of a tick in femtoseconds.
-const HPET_PERIOD: usize = 0x004;
-/// General configuration.
-const HPET_CONFIGURATION: usize = 0x010;
-/// General configuration: the main counter counts.
-const HPET_ENABLE: u32 = 1 << 0;
-/// The main counter, lower half.
-const HPET_COUNTER: usize = 0x0f0;
-/// Periods that the specification allows: at most 100 ns.
-const HPET_PERIODS_FS: core::ops::RangeInclusive<u32> = 1..=100_000_000;
-const FEMTOSECONDS_PER_SECOND: u64 = 1_000_000_000_000_000;
+use crate::hpet::Hpet;
 
 /// The timers' names, for the log.
 pub(super) const HPET: &str = "the HPET";
@@ -60,44 +44,13 @@ const SPEAKER: u8 = 1 << 1;
 /// Port B: the bits that can be written. The others tell something, or clear an NMI's cause when written.
 const PORT_B_WRITABLE: u8 = 0x0f;
 
-/// The high precision event timer's main counter, of which the lower 32 bits serve: not every HPET has more, nor reads
-/// more in one piece.
-#[derive(Debug)]
-pub(super) struct Hpet {
-    registers: NonNull<u8>,
-    hz: u64,
-}
-
-// SAFETY: the registers are mapped for good, and each access is one aligned word, from whatever CPU.
-unsafe impl Send for Hpet {}
-// SAFETY: as above.
-unsafe impl Sync for Hpet {}
-
-impl Hpet {
-    /// The timer whose registers firmware says are there. `None` where none answers.
-    pub(super) fn new(at: Hpa) -> Option<Self> {
-        let registers = map_mmio(at, HPET_BYTES).ok()?;
-        let timer = Self { registers, hz: 0 };
-        let period_fs = timer.register(HPET_PERIOD);
-        // Nobody there reads as all ones or as zero.
-        let hz =
-            FEMTOSECONDS_PER_SECOND / u64::from(Some(period_fs).filter(|it| HPET_PERIODS_FS.contains(it))?);
-        Some(Self { hz, ..timer })
-    }
-
-    fn register(&self, offset: usize) -> u32 {
-        // SAFETY: `new` mapped the registers for good; the offsets are of aligned words within. Reading has no effect.
-        unsafe { self.registers.as_ptr().add(offset).cast::<u32>().read_volatile() }
-    }
-}
-
 impl Counter for Hpet {
     fn name(&self) -> &'static str {
         HPET
     }
 
     fn hz(&self) -> u64 {
-        self.hz
+        self.hz()
     }
 
     fn mask(&self) -> u32 {
@@ -105,19 +58,12 @@ impl Counter for Hpet {
     }
 
     fn start(&self) {
-        let configuration = self.register(HPET_CONFIGURATION);
-        if configuration & HPET_ENABLE == 0 {
-            let enabled = configuration | HPET_ENABLE;
-            // SAFETY: as in `register`; it lets the counter count. The comparators' interrupts are masked in the I/O APIC.
-            unsafe {
-                self.registers.as_ptr().add(HPET_CONFIGURATION).cast::<u32>().write_volatile(enabled);
-            }
-        }
+        self.start();
     }
 
     #[inline]
     fn read(&self) -> u32 {
-        self.register(HPET_COUNTER) & lies::counting()
+        self.count() & lies::counting()
     }
 }
 

@@ -135,8 +135,14 @@ faults! {
     PanicElsewhere = "panic-elsewhere",
     /// A CPU does not look for work any more,
     StuckCpu = "stuck-cpu",
-    /// or the boot CPU does not.
+    /// or the boot CPU does not,
     StuckBootCpu = "stuck-boot-cpu",
+    /// or none does.
+    StuckCpus = "stuck-cpus",
+    /// A non-maskable interrupt once all is up.
+    StrayNmi = "stray-nmi",
+    /// They come all the time.
+    NmiStorm = "nmi-storm",
     /// CPUs do not answer start-up messages.
     SilentCpu = "silent-cpu",
     /// The other CPUs lack something that the boot CPU has.

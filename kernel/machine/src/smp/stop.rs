@@ -12,6 +12,7 @@ use super::wait;
 use crate::apic::ipi;
 use crate::cpu::{self, InterruptFrame, registry, wait as idle_wait};
 use crate::logger::LastWords;
+use crate::watchdog;
 
 /// How long the others are waited for, in ns.
 const PATIENCE_NS: u64 = 100_000_000;
@@ -26,6 +27,7 @@ static STOPPER: AtomicUsize = AtomicUsize::new(NOBODY);
 /// Stops all other CPUs, for good, and waits a moment until they stand. Where another CPU does this already, it stops
 /// the one that calls.
 pub(crate) fn others() {
+    watchdog::silence();
     let own = own_number();
     match STOPPER.compare_exchange(NOBODY, own, Ordering::SeqCst, Ordering::SeqCst) {
         Ok(_) => {}

@@ -1,17 +1,28 @@
 //! The kernel's watchdog: a CPU that no longer looks for work is stuck, and says where, instead of standing silent.
 //!
-//! Every CPU beats when it looks. The first CPU watches the others, the second one the first, a few times a second, and counts
-//! looks at a CPU rather than time, so that a machine that stood still as a whole accuses nobody. A CPU without a beat for
-//! [`STRIKES`] looks gets an NMI, which comes through wherever it is, and there tells its place as a panic does. One that is held
-//! by a guest is only freed by that, and goes on. A machine with one CPU has nobody who could watch it.
+//! Every CPU beats when it looks. All of them are watched a few times a second: by the first CPU in NMIs that a timer of the
+//! chipset's sends it ([`timer`]), so that it notices even that it is stuck itself; on a machine without such a timer the first CPU
+//! watches the others when it looks for work, and the second one the first. Looks at a CPU are counted rather than time, so that a
+//! machine that stood still as a whole accuses nobody. A CPU without a beat for [`STRIKES`] looks gets an NMI, which comes
+//! through wherever it is, and there tells its place as a panic does. One that is held by a guest is only freed by that, and goes on.
+//!
+//! NMIs that are neither the watchdog's nor a panic's are counted, and told when a CPU looks for work ([`stray`]).
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+mod stray;
+pub(crate) mod timer;
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::apic::ipi;
 use crate::cpu::{self, InterruptFrame, PerCpu, registry};
 use crate::fault::{self, Fault};
 use crate::{panic, svm};
 
+pub(crate) use self::stray::tell as tell_strays;
+pub use self::timer::start;
+
+/// Whose messages those of all these modules are, in the log.
+const TARGET: &str = "watchdog";
 /// Looks without a beat until a CPU counts as stuck, and until it is given up because it does not even take an NMI.
 const STRIKES: u32 = 10;
 const LOST: u32 = STRIKES + 3;
@@ -33,6 +44,8 @@ pub(crate) struct Watched {
     strikes: AtomicU32,
     /// The beats at which it is accused; 0 where it is not.
     accused: AtomicU64,
+    /// The NMI that its handler gets next has been dealt with: it ended a guest's run.
+    answered: AtomicBool,
 }
 
 impl Watched {
@@ -42,6 +55,7 @@ impl Watched {
             seen: AtomicU64::new(0),
             strikes: AtomicU32::new(0),
             accused: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
         }
     }
 
@@ -76,10 +90,10 @@ impl Watched {
         self.accused.store(self.seen.load(Ordering::Relaxed), Ordering::SeqCst);
     }
 
-    /// Whether it is accused and still where it was then. It is not accused any more.
-    fn is_guilty(&self) -> bool {
+    /// Whether it is still where it was when it was accused; `None` where it is not accused. It is not any more.
+    fn verdict(&self) -> Option<bool> {
         let accused = self.accused.swap(0, Ordering::SeqCst);
-        accused != 0 && accused == self.beats.load(Ordering::Relaxed)
+        (accused != 0).then(|| accused == self.beats.load(Ordering::Relaxed))
     }
 }
 
@@ -88,24 +102,40 @@ pub fn set_limit(seconds: u32) {
     LIMIT_S.store(seconds, Ordering::Relaxed);
 }
 
-/// How often a watcher looks, in nanoseconds; `None` where the calling CPU watches nobody.
-pub(crate) fn period() -> Option<u64> {
-    let limit = LIMIT_S.load(Ordering::Relaxed);
-    let watches = cpu::current() < 2 && cpu::count() > 1 && limit != 0;
-    watches.then(|| u64::from(limit) * MILLIS_IN_STRIKE * NANOS_PER_MILLI)
+/// Watches nobody any more: the machine is being stopped, and the CPU that does it looks for nothing else.
+pub(crate) fn silence() {
+    set_limit(0);
 }
 
-/// Looks at the CPUs that the calling one watches.
+/// Nanoseconds between two looks; `None` where nobody watches.
+fn distance_ns() -> Option<u64> {
+    let limit = LIMIT_S.load(Ordering::Relaxed);
+    (limit != 0).then(|| u64::from(limit) * MILLIS_IN_STRIKE * NANOS_PER_MILLI)
+}
+
+/// How often the calling CPU looks at others when it looks for work, in nanoseconds; `None` where it does not.
+pub(crate) fn period() -> Option<u64> {
+    let watches = cpu::current() < 2 && cpu::count() > 1 && !timer::is_heard();
+    distance_ns().filter(|_| watches)
+}
+
+/// Looks at the CPUs that the calling one watches when it looks for work.
 pub(crate) fn look() {
     let own = cpu::current();
-    let watched = |cpu: &&PerCpu| if own == 0 { cpu.number != 0 } else { cpu.number == 0 };
-    for cpu in (0..cpu::count()).filter_map(registry::get).filter(watched) {
+    look_at(own, |cpu| if own == 0 { cpu.number != 0 } else { cpu.number == 0 });
+}
+
+/// Looks at some of the CPUs. `own` is the calling one, which is accused but needs no NMI.
+fn look_at(own: usize, watched: impl Fn(&PerCpu) -> bool) {
+    for cpu in (0..cpu::count()).filter_map(registry::get).filter(|cpu| watched(cpu)) {
         match cpu.watched.look() {
             STRIKES => {
                 cpu.watched.accuse();
-                ipi::send_nmi(cpu.apic_id.load(Ordering::Relaxed));
+                if cpu.number != own {
+                    ipi::send_nmi(cpu.apic_id.load(Ordering::Relaxed));
+                }
             }
-            LOST => {
+            LOST if cpu.number != own => {
                 panic!("CPU {} is stuck, and takes no NMI either: its hardware may be broken", cpu.number)
             }
             _ => {}
@@ -113,38 +143,77 @@ pub(crate) fn look() {
     }
 }
 
+/// In an NMI of this CPU: where its timer sent it, looks at all CPUs. False where it did not.
+fn tick(cpu: &PerCpu) -> bool {
+    let ticks = timer::has_sent(cpu.number);
+    if ticks && LIMIT_S.load(Ordering::Relaxed) != 0 {
+        look_at(cpu.number, |_| true);
+    }
+    ticks
+}
+
 /// Called for each NMI, on the stack of the CPU that got it: does not come back where that is stuck in the kernel.
 pub(crate) fn answer(frame: &InterruptFrame) {
     let Some(cpu) = registry::owner_of(&raw const *frame as u64) else { return };
-    if svm::ended_by_nmi(frame.rip) {
-        // GS is the kernel's again there.
-        return left_guest();
+    if cpu.watched.answered.swap(false, Ordering::Relaxed) {
+        return;
     }
-    if cpu.watched.is_guilty() {
-        panic::stuck(frame, cpu.number, LIMIT_S.load(Ordering::Relaxed));
+    if svm::ended_by_nmi(frame.rip) {
+        return free(cpu);
+    }
+    let ticks = tick(cpu);
+    match cpu.watched.verdict() {
+        Some(true) => panic::stuck(frame, cpu.number, LIMIT_S.load(Ordering::Relaxed)),
+        Some(false) => {}
+        None if ticks => {}
+        None => stray::count(),
     }
 }
 
-/// An NMI has ended a guest's run: a CPU that is accused was held by the guest, and is free now.
+/// An NMI has ended a guest's run, and the CPU has not run its handler yet.
 pub(crate) fn left_guest() {
     let cpu = cpu::this();
-    if cpu.watched.is_guilty() {
-        log::error!(
+    free(cpu);
+    cpu.watched.answered.store(true, Ordering::Relaxed);
+}
+
+/// An NMI has ended a guest's run on this CPU: one that is accused was held by the guest, and is free now.
+fn free(cpu: &PerCpu) {
+    let ticks = tick(cpu);
+    match cpu.watched.verdict() {
+        Some(true) => log::error!(
             "CPU {} was held by a guest for {} s: its timer and kicks do not end the guest's run here; an NMI did",
             cpu.number,
             LIMIT_S.load(Ordering::Relaxed)
-        );
+        ),
+        Some(false) => {}
+        None if ticks => {}
+        None => stray::count(),
     }
 }
 
 /// Is stuck, where a test asks for that.
 #[inline]
 pub(crate) fn provoke() {
-    const SOON: u64 = 100;
+    const SOON: u64 = 2;
     let stuck = fault::is(Fault::StuckCpu) && cpu::current() == 1
-        || fault::is(Fault::StuckBootCpu) && cpu::current() == 0;
-    if stuck && cpu::this().watched.beats.load(Ordering::Relaxed) > SOON {
+        || fault::is(Fault::StuckBootCpu) && cpu::current() == 0
+        || fault::is(Fault::StuckCpus);
+    let soon = stuck || fault::is(Fault::StrayNmi);
+    if !soon || cpu::this().watched.beats.load(Ordering::Relaxed) <= SOON {
+        return;
+    }
+    if stuck {
         hang();
+    }
+    provoke_stray();
+}
+
+/// Sends itself one NMI.
+fn provoke_stray() {
+    static SENT: AtomicBool = AtomicBool::new(false);
+    if !SENT.swap(true, Ordering::Relaxed) {
+        ipi::send_nmi(cpu::this().apic_id.load(Ordering::Relaxed));
     }
 }
 
@@ -185,13 +254,13 @@ mod tests {
     #[test]
     fn who_has_gone_on_meanwhile_is_not_guilty() {
         let cpu = Watched::new();
-        assert!(!cpu.is_guilty());
+        assert_eq!(cpu.verdict(), None);
         cpu.beat();
         while cpu.look() < STRIKES {}
         cpu.accuse();
-        assert!(cpu.is_guilty() && !cpu.is_guilty(), "once");
+        assert_eq!((cpu.verdict(), cpu.verdict()), (Some(true), None), "once");
         cpu.accuse();
         cpu.beat();
-        assert!(!cpu.is_guilty());
+        assert_eq!(cpu.verdict(), Some(false));
     }
 }
