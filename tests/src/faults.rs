@@ -20,8 +20,6 @@ const STOPPED: &str = "Stopped ";
 const NO_VM: &str = "What to do: give GRUB's menu entry a line such as";
 /// Where the kernel breaks itself.
 const PROVOKER: &str = "kernel/machine/src/fault/provoke.rs";
-/// Where the kernel hangs.
-const WATCHDOG: &str = "kernel/machine/src/watchdog/mod.rs";
 const REPORT: &str = "What to do: this is an error of Basalt itself: report it";
 
 /// A fault.
@@ -327,7 +325,7 @@ fn stuck() -> Vec<Fault> {
             ],
         )
         .with_cpus(2)
-        .ending(End::Panics { within: WATCHDOG }),
+        .ending(End::Panics { within: PROVOKER }),
         Fault::lie(
             "stuck-boot-cpu",
             "fault=stuck-boot-cpu watchdog=1",
@@ -340,7 +338,7 @@ fn stuck() -> Vec<Fault> {
             ],
         )
         .with_cpus(2)
-        .ending(End::Panics { within: WATCHDOG }),
+        .ending(End::Panics { within: PROVOKER }),
         // Nobody is left who could watch, but the HPET.
         Fault::lie(
             "stuck-only-cpu",
@@ -352,7 +350,7 @@ fn stuck() -> Vec<Fault> {
                 REPORT,
             ],
         )
-        .ending(End::Panics { within: WATCHDOG }),
+        .ending(End::Panics { within: PROVOKER }),
         Fault::lie(
             "stuck-cpus",
             "fault=stuck-cpus watchdog=1",
@@ -365,7 +363,7 @@ fn stuck() -> Vec<Fault> {
             ],
         )
         .with_cpus(2)
-        .ending(End::Panics { within: WATCHDOG }),
+        .ending(End::Panics { within: PROVOKER }),
     ]
 }
 
@@ -400,6 +398,8 @@ fn exceptions() -> Vec<Fault> {
             &["1 non-maskable interrupts that Basalt did not send (the chipset names no cause)"],
         )
         .ending(End::GoesOn),
+        Fault::lie("stray-vectors", "fault=stray-vectors", &["all vectors came, and none is left"])
+            .ending(End::GoesOn),
         Fault::lie(
             "early-panic",
             "fault=early-panic",

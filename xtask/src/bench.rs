@@ -96,6 +96,11 @@ const WITHOUT: [(&str, &str, &str); 3] = [
     ("apic_virtualization", "without=task-priority,virtual-interrupts", ""),
     ("paravirtual", "", "paravirtual=none"),
 ];
+/// The name of [`PLAIN`].
+const ALL: &str = "all";
+/// Everything that spares exits of interrupts and time switched off, for a Linux boot by reasons.
+const PLAIN: (&str, &str, &str) =
+    (ALL, "without=task-priority,virtual-interrupts poll=0", "paravirtual=none");
 /// Rows that are looked at with something switched off.
 const COMPARED: [&str; 7] = [
     "self_ipi",
@@ -129,6 +134,7 @@ fn scenarios() -> Vec<Subject> {
         subjects.push(Subject { make: linux_boot, without: Some(without) });
     }
     subjects.push(Subject { make: idle, without: WITHOUT.last().copied() });
+    subjects.push(Subject { make: linux_boot, without: Some(PLAIN) });
     subjects
 }
 
@@ -194,7 +200,9 @@ fn rows_of(machine: &str, scenario: &str, log: &Log) -> Vec<Row> {
         return all_rows_of(machine, scenario, log);
     };
     let mut rows = all_rows_of(machine, name, log);
-    rows.retain(|row| COMPARED.contains(&row.name.as_str()));
+    rows.retain(|row| {
+        COMPARED.contains(&row.name.as_str()) || without == ALL && row.name.starts_with("linux_boot_exits_")
+    });
     rows.iter_mut().for_each(|row| row.name += &format!("_without_{without}"));
     rows
 }

@@ -16,7 +16,7 @@ use crate::apic::{ipi, local};
 use crate::clock::{Clock, clock, tsc};
 use crate::cpu::registry;
 use crate::smp::EPOCHS;
-use crate::{cpu, logger, power, screen, serial, watchdog};
+use crate::{cpu, fault, logger, power, screen, serial, watchdog};
 
 /// A PC's CPU, its own: one for each CPU, which cannot leave it.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl Host for PcHost {
             // More is to be drawn: the caller looks for work and comes again.
             return self.poll_interrupts();
         }
-        watchdog::provoke();
+        fault::when_idle();
         let number = cpu::current();
         let away = EPOCHS.leave(number);
         cpu::this().watched.rest();

@@ -31,6 +31,12 @@ pub(crate) fn send_kick(apic_id: u32) {
     local::send(apic_id, ASSERT | u32::from(KICK_VECTOR));
 }
 
+/// Interrupts a CPU with any vector, for tests.
+#[cfg(feature = "faults")]
+pub(crate) fn send_vector(apic_id: u32, vector: u8) {
+    local::send(apic_id, ASSERT | u32::from(vector));
+}
+
 /// Sends a non-maskable interrupt. An NMI's handler may do so, too.
 pub(crate) fn send_nmi(apic_id: u32) {
     local::send_between(apic_id, ASSERT | DELIVERY_NMI);

@@ -25,6 +25,8 @@ enum Register {
     Spurious = 0xf0,
     /// The first of eight, with 32 vectors each.
     InService = 0x100,
+    #[cfg(feature = "faults")]
+    Requested = 0x200,
     CorrectedMachineCheck = 0x2f0,
     Command = 0x300,
     /// Only in memory: in x2APIC mode it is the upper half of [`Self::Command`].
@@ -250,6 +252,13 @@ pub(crate) fn end_unexpected(vector: u8) {
     {
         end_of_interrupt();
     }
+}
+
+/// True where no interrupt is in service, nor waits.
+#[cfg(feature = "faults")]
+pub(crate) fn is_quiet() -> bool {
+    let none = |first| (0..u32::BITS as u8 / 4).all(|index| read_array(first, index) == 0);
+    none(Register::InService) && none(Register::Requested)
 }
 
 /// True where the timer counts at a rate of its own, and not by the TSC.

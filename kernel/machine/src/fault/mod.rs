@@ -15,9 +15,9 @@ pub(crate) mod lies;
 mod provoke;
 
 #[cfg(feature = "faults")]
-pub(crate) use self::provoke::on_another_cpu;
-#[cfg(feature = "faults")]
 pub use self::provoke::{at_first, when_started};
+#[cfg(feature = "faults")]
+pub(crate) use self::provoke::{on_another_cpu, when_idle};
 
 /// Chooses the faults that a command line asks for. Nothing without the feature.
 #[cfg(not(feature = "faults"))]
@@ -30,6 +30,10 @@ pub const fn at_first() {}
 /// Provokes what comes when clock and interrupts are up. Nothing without the feature.
 #[cfg(not(feature = "faults"))]
 pub const fn when_started() {}
+
+/// Provokes what comes while guests run. Nothing without the feature.
+#[cfg(not(feature = "faults"))]
+pub(crate) const fn when_idle() {}
 
 /// Provokes what comes on a CPU that has just been started. Nothing without the feature.
 #[cfg(not(feature = "faults"))]
@@ -141,7 +145,9 @@ faults! {
     StuckCpus = "stuck-cpus",
     /// A non-maskable interrupt once all is up.
     StrayNmi = "stray-nmi",
-    /// They come all the time.
+    /// Interrupts of all vectors, once all is up.
+    StrayVectors = "stray-vectors",
+    /// NMIs come all the time.
     NmiStorm = "nmi-storm",
     /// CPUs do not answer start-up messages.
     SilentCpu = "silent-cpu",

@@ -3,8 +3,12 @@
 use core::arch::asm;
 use core::fmt;
 use core::hint::black_box;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use log::{error, info};
 
 use super::{Fault, is};
+use crate::apic::{ipi, local};
 use crate::cpu;
 
 /// An address that no page table of the kernel maps: not canonical low memory, not a window in use.
@@ -55,6 +59,57 @@ pub fn when_started() {
 pub(crate) fn on_another_cpu() {
     if is(Fault::PanicElsewhere) {
         panic!("the fault panic-elsewhere was asked for");
+    }
+}
+
+/// Provokes what comes while guests run, on a CPU that has nothing to do.
+#[inline]
+pub(crate) fn when_idle() {
+    // The CPU has begun to look for work, so that it is watched.
+    const SOON: u64 = 2;
+    if cpu::this().watched.beats() <= SOON {
+        return;
+    }
+    let boots = cpu::current() == 0;
+    if is(Fault::StuckCpus) || is(Fault::StuckBootCpu) && boots || is(Fault::StuckCpu) && cpu::current() == 1
+    {
+        hang();
+    }
+    if is(Fault::StrayNmi) && boots {
+        once(|| ipi::send_nmi(local::id()));
+    }
+    if is(Fault::StrayVectors) && boots {
+        stray_vectors();
+    }
+}
+
+/// Without PAUSE, at which an emulator would let others go on that have nothing to do.
+#[inline(never)]
+fn hang() {
+    static TURNS: AtomicU64 = AtomicU64::new(0);
+    loop {
+        TURNS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Only the first call does anything.
+fn once(run: impl FnOnce()) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if !DONE.swap(true, Ordering::Relaxed) {
+        run();
+    }
+}
+
+/// Sends itself an interrupt of each vector, most of them nobody's, and later says whether any is left, which would hold back
+/// others.
+fn stray_vectors() {
+    const FIRST: u8 = 0x20;
+    static LOOKS: AtomicU64 = AtomicU64::new(0);
+    match LOOKS.fetch_add(1, Ordering::Relaxed) {
+        0 => (FIRST..=u8::MAX).for_each(|vector| ipi::send_vector(local::id(), vector)),
+        1 if local::is_quiet() => info!("all vectors came, and none is left"),
+        1 => error!("an interrupt is left"),
+        _ => {}
     }
 }
 

@@ -15,7 +15,6 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::apic::ipi;
 use crate::cpu::{self, InterruptFrame, PerCpu, registry};
-use crate::fault::{self, Fault};
 use crate::{panic, svm};
 
 pub(crate) use self::stray::tell as tell_strays;
@@ -71,6 +70,12 @@ impl Watched {
     pub(crate) fn rest(&self) {
         let next = (self.beats.load(Ordering::Relaxed) | 1) + 1;
         self.beats.store(next, Ordering::Relaxed);
+    }
+
+    /// How often it has looked for work, or gone to rest.
+    #[cfg(feature = "faults")]
+    pub(crate) fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
     }
 
     /// The watcher's look: how many in a row have found no beat of a CPU that does not rest.
@@ -189,40 +194,6 @@ fn free(cpu: &PerCpu) {
         Some(false) => {}
         None if ticks => {}
         None => stray::count(),
-    }
-}
-
-/// Is stuck, where a test asks for that.
-#[inline]
-pub(crate) fn provoke() {
-    const SOON: u64 = 2;
-    let stuck = fault::is(Fault::StuckCpu) && cpu::current() == 1
-        || fault::is(Fault::StuckBootCpu) && cpu::current() == 0
-        || fault::is(Fault::StuckCpus);
-    let soon = stuck || fault::is(Fault::StrayNmi);
-    if !soon || cpu::this().watched.beats.load(Ordering::Relaxed) <= SOON {
-        return;
-    }
-    if stuck {
-        hang();
-    }
-    provoke_stray();
-}
-
-/// Sends itself one NMI.
-fn provoke_stray() {
-    static SENT: AtomicBool = AtomicBool::new(false);
-    if !SENT.swap(true, Ordering::Relaxed) {
-        ipi::send_nmi(cpu::this().apic_id.load(Ordering::Relaxed));
-    }
-}
-
-/// Without PAUSE, at which an emulator would let others go on that have nothing to do.
-#[inline(never)]
-fn hang() {
-    static TURNS: AtomicU64 = AtomicU64::new(0);
-    loop {
-        TURNS.fetch_add(1, Ordering::Relaxed);
     }
 }
 
