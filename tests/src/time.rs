@@ -206,8 +206,7 @@ fn nmis() -> Scenario {
         tier: Tier::Ci,
         machines: vec![QEMU_SVM, BOCHS_VMX],
         cpus: None,
-        // Bochs delivers a virtual interrupt to a guest that has interrupts off when one of the host's comes then.
-        options: "fault=nmi-storm without=virtual-interrupts".to_owned(),
+        options: "fault=nmi-storm".to_owned(),
         guests: guests.map(Guest::new).into(),
         steps: guests
             .iter()
@@ -230,10 +229,11 @@ fn nmis_are_told(log: &Log) -> Result<(), String> {
     }
 }
 
-/// What CPUs do of local APICs, switched off part by part.
-const WAYS: [(&str, &str, Tier); 7] = [
+/// What CPUs do of local APICs, all of it and part by part.
+const WAYS: [(&str, &str, Tier); 8] = [
+    ("all", "nothing", Tier::Ci),
     ("none", "task-priority,virtual-interrupts", Tier::Ci),
-    ("no-delivery", "virtual-interrupts", Tier::Ci),
+    ("no-delivery", "virtual-interrupts", Tier::Full),
     ("no-priority", "task-priority", Tier::Full),
     ("no-registers", "apic-registers", Tier::Full),
     ("no-accesses", "apic-accesses", Tier::Full),
@@ -251,7 +251,7 @@ fn apic(way: &str, without: &str, tier: Tier) -> Scenario {
         tier,
         machines: if tier == Tier::Ci { vec![BOCHS_VMX] } else { vec![BOCHS_VMX, BOCHS_SVM] },
         cpus: None,
-        options: format!("without={without}"),
+        options: format!("without=nothing without={without}"),
         guests: vec![Guest::new(APIC[0]), Guest::new(APIC[1]).cpus(4).append("cpus=4")],
         steps: vec![
             Step::results(APIC[0]).within(240),

@@ -43,6 +43,11 @@ pub(crate) struct Launch<'a> {
 }
 
 impl Profile {
+    /// It boots the images that most others do: it has no options of its own.
+    pub(crate) fn shares_images(&self) -> bool {
+        self.options == profiles::SHARED
+    }
+
     /// It takes the kernel and a boot archive, instead of an image.
     pub(crate) fn boots_archive(&self) -> bool {
         self.qemu.as_ref().is_some_and(qemu::Settings::boots_archive)

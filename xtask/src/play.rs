@@ -55,7 +55,8 @@ impl Play {
             .collect::<Result<Vec<_>>>()?;
         let mut recipe = Recipe { kernel: kernel.to_path_buf(), options: scenario.options.clone(), guests };
         recipe.suit(&machine);
-        let suited = recipe.guests.iter().any(|guest| guest.selftest) && !machine.selftest_options.is_empty();
+        let suited = recipe.guests.iter().any(|guest| guest.selftest) && !machine.selftest_options.is_empty()
+            || !machine.shares_images();
         let name = match suited {
             true => format!("{}-{}", scenario.name, machine.name),
             false => scenario.name.clone(),

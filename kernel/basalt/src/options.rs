@@ -9,7 +9,7 @@ use machine::watchdog;
 use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=hlt|mwait, watchdog=SECONDS|off, without=task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=hlt|mwait, watchdog=SECONDS|off, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +107,7 @@ impl Options {
             ("watchdog", seconds) => {
                 self.watchdog_s = seconds.parse::<u16>().ok().filter(|seconds| *seconds != 0)?.into();
             }
+            ("without", "nothing") => self.without = Without::empty(),
             ("without", names) => self.without |= Without::parse(names)?,
             ("apic", "firmware") => self.x2apic = false,
             ("apic", "x2apic") => self.x2apic = true,
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
         let options = parse(
-            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=x2apic,tsc-scaling watchdog=30 idle=mwait",
+            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=task-priority without=nothing without=x2apic,tsc-scaling watchdog=30 idle=mwait",
         );
         assert_eq!(
             options,

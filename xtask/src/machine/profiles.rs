@@ -17,6 +17,9 @@ const AXES: &str = "axes";
 const ABOUT: &str = "about";
 const QEMU: &str = "qemu";
 
+/// Options of all machines that boot the same images.
+pub(super) const SHARED: &str = "tsc=trust";
+
 /// A machine, as its profile describes it.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,9 +141,13 @@ mod tests {
             assert!(profile.qemu.is_some() != profile.bochs.is_some(), "{}", profile.name);
             mebibytes(&profile.memory).expect("a size");
         }
+        assert!(
+            profiles.iter().filter(|profile| !profile.shares_images()).count() <= 3,
+            "most boot the same ones"
+        );
         for pair in profiles.windows(2) {
             assert_ne!(pair[0].name, pair[1].name);
-            assert_eq!(pair[0].options, pair[1].options, "they boot the same images");
+            assert!(pair[0].options.starts_with(SHARED), "{}", pair[0].options);
         }
     }
 

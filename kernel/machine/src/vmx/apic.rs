@@ -51,6 +51,10 @@ impl ApicAbilities {
                 found |= bit;
             }
         }
+        // Alone they cost more than they save: an x2APIC interrupt to itself 1803 instructions instead of 1065.
+        if !found.contains(Self::DELIVERY) {
+            found.remove(Self::REGISTERS);
+        }
         // All others need the first.
         if found.contains(Self::TPR_SHADOW) { found } else { Self::empty() }
     }
@@ -333,7 +337,7 @@ mod tests {
         assert!(ApicAbilities::found(0, u32::MAX, Without::empty()).is_empty());
         assert_eq!(ApicAbilities::found(u32::MAX, 0, Without::empty()), ApicAbilities::TPR_SHADOW);
         let few = ApicAbilities::found(u32::MAX, u32::MAX, Without::X2APIC | Without::VIRTUAL_INTERRUPTS);
-        assert_eq!(few, all - ApicAbilities::X2APIC - ApicAbilities::DELIVERY);
+        assert_eq!(few, ApicAbilities::TPR_SHADOW | ApicAbilities::ACCESSES);
         assert_eq!(all.names().count(), 5);
     }
 
