@@ -156,7 +156,7 @@ fn exit_costs() -> Scenario {
     with_everything(scenario(BENCH, Guest::new(BENCH), steps))
 }
 
-/// With what the machine's profile leaves alone, too: one vCPU is interrupted too seldom to suffer.
+/// With what the machine's profile leaves alone, too: these guests are interrupted too seldom to suffer.
 fn with_everything(scenario: Scenario) -> Scenario {
     Scenario { options: "without=nothing".to_owned(), ..scenario }
 }
@@ -165,13 +165,13 @@ fn with_everything(scenario: Scenario) -> Scenario {
 fn same_cpu() -> Scenario {
     let guest = Guest::new(BENCH).cpus(2).append("only=switch share=yes");
     let steps = vec![Step::vm(BENCH, "selftest bench done:").within(300)];
-    Scenario { cpus: Some(1), ..scenario("bench-same-cpu", guest, steps) }
+    Scenario { cpus: Some(1), ..with_everything(scenario("bench-same-cpu", guest, steps)) }
 }
 
 fn other_cpu() -> Scenario {
     let guest = Guest::new(BENCH).cpus(2).append("only=switch");
     let steps = vec![Step::vm(BENCH, "selftest bench done:").within(300)];
-    Scenario { cpus: Some(2), ..scenario("bench-other-cpu", guest, steps) }
+    Scenario { cpus: Some(2), ..with_everything(scenario("bench-other-cpu", guest, steps)) }
 }
 
 /// A VM that is made and destroyed.
