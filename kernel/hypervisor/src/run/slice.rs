@@ -149,6 +149,9 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
                 return Some(SliceEnd::Over);
             }
         }
+        if is_settled(guest.cpu, work) {
+            return None;
+        }
         if guest.cpu.apic.init_or_startup_pending() && attend_start(guest) {
             return Some(SliceEnd::Reset);
         }
@@ -227,6 +230,13 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             guest.cpu.vcpu.set_run_deadline(guest.host.tsc_of(next));
         }
     }
+}
+
+/// Whether the CPU has the state of the vCPU's interrupts still, and nothing has come up that it does not know of.
+#[inline]
+fn is_settled<B: Backend>(cpu: &Processor<B>, work: Attention) -> bool {
+    let news = (work | cpu.attention).contains(Attention::INTERRUPTS);
+    cpu.apic_given && !news && cpu.activity == Activity::Running
 }
 
 /// INIT and start-up messages. True where the VM's first processor got an INIT: the machine starts over.
