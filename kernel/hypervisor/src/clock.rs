@@ -165,7 +165,7 @@ mod tests {
             prop_assert_eq!(clock.guest_tsc(start), 0);
             let second = clock.guest_tsc(start + host_khz * 1000);
             // The factor's last bit, in each of the host's ticks, and the counter's at both ends.
-            let rounding = 2 + (host_khz * 1000 >> scaling.fraction_bits);
+            let rounding = 2 + ((host_khz * 1000) >> scaling.fraction_bits);
             prop_assert!(second.abs_diff(guest_khz * 1000) <= rounding, "{second} ticks in a second");
             let at = clock.host_deadline(ahead, start).expect("not so far");
             prop_assert!(clock.guest_tsc(at) >= ahead);
