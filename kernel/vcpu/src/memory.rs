@@ -30,6 +30,10 @@ pub trait GuestMemory {
     /// One single-copy atomic read of an aligned 64-bit word. A misaligned address is rounded down.
     fn load_u64(&self, gpa: Gpa) -> Result<u64, NotRam>;
 
+    /// One single-copy atomic write of an aligned 32-bit word, seen behind all that was written before. A misaligned address is
+    /// rounded down.
+    fn store_u32(&self, gpa: Gpa, value: u32) -> Result<(), NotRam>;
+
     /// Atomic compare-and-exchange of an aligned word of 4 or 8 bytes. `Ok(Ok(()))` where it was exchanged,
     /// `Ok(Err(actual))` where memory held something else. A misaligned address is rounded down.
     fn compare_exchange(

@@ -232,6 +232,14 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
         Ok(unsafe { AtomicU64::from_ptr(host.cast()) }.load(Ordering::Relaxed))
     }
 
+    #[inline]
+    fn store_u32(&self, gpa: Gpa, value: u32) -> Result<(), NotRam> {
+        let (host, _) = self.locate(Gpa(gpa.0 & !3))?;
+        // SAFETY: as in `load_u32`.
+        unsafe { AtomicU32::from_ptr(host.cast()) }.store(value, Ordering::Release);
+        Ok(())
+    }
+
     fn compare_exchange(
         &self,
         gpa: Gpa,

@@ -133,6 +133,10 @@ impl GuestMemory for FakeSpace {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    fn store_u32(&self, gpa: Gpa, value: u32) -> Result<(), NotRam> {
+        self.write(Gpa(gpa.0 & !3), &value.to_le_bytes())
+    }
+
     fn compare_exchange(
         &self,
         gpa: Gpa,

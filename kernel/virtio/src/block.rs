@@ -1,0 +1,297 @@
+//! The block device: requests against an [`Image`], carried out in pieces.
+//!
+//! Source: VIRTIO 1.2, "Block Device".
+
+use arrayvec::ArrayVec;
+use vcpu::GuestMemory;
+
+use crate::STEP_BYTES;
+use crate::image::{self, Image};
+use crate::memory::behind;
+use crate::queue::{Broken, Chain, Cursor};
+
+/// The device's type, and its PCI class: mass storage, other.
+pub(crate) const TYPE: u16 = 2;
+pub(crate) const CLASS: u32 = 0x01_80_00;
+/// Bytes of a sector, in which requests count.
+pub const SECTOR: u64 = 512;
+/// Characters of a serial number.
+pub const SERIAL_BYTES: usize = 20;
+
+/// Features.
+mod feature {
+    pub(super) const SEG_MAX: u64 = 1 << 2;
+    pub(super) const READ_ONLY: u64 = 1 << 5;
+    pub(super) const BLOCK_SIZE: u64 = 1 << 6;
+    pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const TOPOLOGY: u64 = 1 << 10;
+    pub(super) const MULTI_QUEUE: u64 = 1 << 12;
+    pub(super) const DISCARD: u64 = 1 << 13;
+    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
+}
+
+/// Types of requests.
+mod kind {
+    pub(super) const IN: u32 = 0;
+    pub(super) const OUT: u32 = 1;
+    pub(super) const FLUSH: u32 = 4;
+    pub(super) const GET_ID: u32 = 8;
+    pub(super) const DISCARD: u32 = 11;
+    pub(super) const WRITE_ZEROES: u32 = 13;
+}
+
+/// How a request ends.
+const OK: u8 = 0;
+const IO_ERROR: u8 = 1;
+const UNSUPPORTED: u8 = 2;
+
+/// Bytes of a request's header, and of a range to be discarded or zeroed.
+const HEADER_BYTES: u32 = 16;
+const RANGE_BYTES: u32 = 16;
+/// A range's flag: it need not be kept allocated.
+const MAY_UNMAP: u32 = 1;
+/// Data buffers of a request at most: what a chain has beside header and status.
+const MOST_SEGMENTS: u32 = crate::queue::MAX_SEGMENTS as u32 - 2;
+/// Sectors that one request discards or zeroes at most: the device does it in pieces.
+const MOST_ZEROED: u32 = 1 << 17;
+/// What is read and written best: a page, in sectors of the logical size.
+const PAGE_EXPONENT: u8 = 3;
+
+/// A disk.
+#[derive(Debug)]
+pub struct Block<I> {
+    image: I,
+    read_only: bool,
+    serial: [u8; SERIAL_BYTES],
+}
+
+/// What is done with bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verb {
+    Read,
+    Write,
+    Zero,
+}
+
+/// A request under way, and where in the image and in its buffers it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Work {
+    verb: Verb,
+    offset: u64,
+    left: u32,
+    data: Cursor,
+    /// Bytes of data that the device has written, by its own account.
+    written: u32,
+}
+
+/// What a request has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// There is more to do.
+    More(Work),
+    /// It is done: so many bytes of its buffers were written.
+    Done(u32),
+}
+
+impl<I: Image> Block<I> {
+    /// A disk with the whole sectors of an image. Of the serial number the first [`SERIAL_BYTES`] bytes count.
+    pub fn new(image: I, read_only: bool, serial: &str) -> Self {
+        let mut padded = [0; SERIAL_BYTES];
+        padded.iter_mut().zip(serial.bytes()).for_each(|(place, byte)| *place = byte);
+        Self { image, read_only, serial: padded }
+    }
+
+    fn sectors(&self) -> u64 {
+        self.image.bytes() / SECTOR
+    }
+
+    pub(crate) const fn features(&self) -> u64 {
+        let either =
+            if self.read_only { feature::READ_ONLY } else { feature::DISCARD | feature::WRITE_ZEROES };
+        either
+            | feature::SEG_MAX
+            | feature::BLOCK_SIZE
+            | feature::FLUSH
+            | feature::TOPOLOGY
+            | feature::MULTI_QUEUE
+    }
+
+    /// The device's configuration, for a driver that reads it with so many queues.
+    pub(crate) fn configuration(&self, queues: usize) -> ArrayVec<u8, 64> {
+        let mut bytes = ArrayVec::new();
+        let mut put = |part: &[u8]| {
+            // There is room for all of it.
+            let _ = bytes.try_extend_from_slice(part);
+        };
+        put(&self.sectors().to_le_bytes());
+        // size_max, which is not offered.
+        put(&0_u32.to_le_bytes());
+        put(&MOST_SEGMENTS.to_le_bytes());
+        // Geometry, which is not offered.
+        put(&[0; 4]);
+        put(&(SECTOR as u32).to_le_bytes());
+        // Topology: physical blocks, aligned; least and best sizes.
+        put(&[PAGE_EXPONENT, 0]);
+        put(&1_u16.to_le_bytes());
+        put(&(1_u32 << PAGE_EXPONENT).to_le_bytes());
+        // Writeback, which is not offered, and a byte that is unused.
+        put(&[0; 2]);
+        put(&(queues as u16).to_le_bytes());
+        // Discard: sectors, ranges, alignment. Zeroes: sectors, ranges, may unmap, three unused.
+        for number in [MOST_ZEROED, 1, 1, MOST_ZEROED, 1] {
+            put(&number.to_le_bytes());
+        }
+        put(&[1, 0, 0, 0]);
+        bytes
+    }
+
+    /// Begins a request.
+    ///
+    /// # Errors
+    /// [`Broken`] where it has no header or no place for its status: nothing can be answered.
+    pub(crate) fn begin<M: GuestMemory>(&self, chain: &Chain, memory: &M) -> Result<Next, Broken> {
+        let mut header = [0; HEADER_BYTES as usize];
+        let mut input = chain.readable();
+        input.read(chain, memory, &mut header)?;
+        let room = chain.writable_bytes().checked_sub(1).ok_or(Broken::Request)?;
+        let given = chain.readable_bytes() - HEADER_BYTES;
+        let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        let sector = header.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let work = match kind {
+            kind::IN => self.transfer(Verb::Read, sector, room, chain.writable()),
+            kind::OUT if !self.read_only => self.transfer(Verb::Write, sector, given, input),
+            kind::OUT => Err(IO_ERROR),
+            // What was written is in the image.
+            kind::FLUSH => return finish(chain, memory, OK, 0),
+            kind::GET_ID => return self.identify(chain, memory, room),
+            kind::DISCARD | kind::WRITE_ZEROES if self.read_only => Err(IO_ERROR),
+            kind::DISCARD | kind::WRITE_ZEROES => self.range(chain, memory, input, given, kind)?,
+            _ => Err(UNSUPPORTED),
+        };
+        match work {
+            Ok(work) => Ok(Next::More(work)),
+            Err(status) => finish(chain, memory, status, 0),
+        }
+    }
+
+    /// A transfer of whole sectors inside the disk.
+    fn transfer(&self, verb: Verb, sector: u64, bytes: u32, data: Cursor) -> Result<Work, u8> {
+        let offset = self.checked(sector, bytes)?;
+        Ok(Work { verb, offset, left: bytes, data, written: 0 })
+    }
+
+    /// The offset of a sector from which on there are so many bytes.
+    fn checked(&self, sector: u64, bytes: u32) -> Result<u64, u8> {
+        let sectors = u64::from(bytes) / SECTOR;
+        let end = sector.checked_add(sectors).ok_or(IO_ERROR)?;
+        if !u64::from(bytes).is_multiple_of(SECTOR) || end > self.sectors() {
+            return Err(IO_ERROR);
+        }
+        Ok(sector * SECTOR)
+    }
+
+    /// One range that is discarded, for which nothing is done, or zeroed.
+    fn range<M: GuestMemory>(
+        &self,
+        chain: &Chain,
+        memory: &M,
+        mut input: Cursor,
+        given: u32,
+        kind: u32,
+    ) -> Result<Result<Work, u8>, Broken> {
+        if given != RANGE_BYTES {
+            return Ok(Err(UNSUPPORTED));
+        }
+        let mut range = [0; RANGE_BYTES as usize];
+        input.read(chain, memory, &mut range)?;
+        let word = |at: usize| {
+            let bytes = range.get(at..).and_then(|rest| rest.first_chunk::<4>());
+            bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+        };
+        let sector = u64::from(word(4)) << 32 | u64::from(word(0));
+        let (sectors, flags) = (word(8), word(12));
+        let allowed = if kind == kind::WRITE_ZEROES { MAY_UNMAP } else { 0 };
+        if flags & !allowed != 0 {
+            return Ok(Err(UNSUPPORTED));
+        }
+        if sectors > MOST_ZEROED {
+            return Ok(Err(IO_ERROR));
+        }
+        let zeroed = if kind == kind::WRITE_ZEROES { sectors * SECTOR as u32 } else { 0 };
+        let work = self.transfer(Verb::Zero, sector, sectors * SECTOR as u32, Cursor::default());
+        Ok(work.map(|work| Work { left: zeroed, ..work }))
+    }
+
+    fn identify<M: GuestMemory>(&self, chain: &Chain, memory: &M, room: u32) -> Result<Next, Broken> {
+        let length = (room as usize).min(SERIAL_BYTES);
+        let serial = self.serial.get(..length).unwrap_or_default();
+        match chain.writable().write(chain, memory, serial) {
+            Ok(()) => finish(chain, memory, OK, length as u32),
+            Err(_) => finish(chain, memory, IO_ERROR, 0),
+        }
+    }
+
+    /// Does a piece of a request: at most [`STEP_BYTES`].
+    ///
+    /// # Errors
+    /// [`Broken`] where the status has no place in memory.
+    pub(crate) fn go_on<M: GuestMemory>(
+        &self,
+        mut work: Work,
+        chain: &Chain,
+        memory: &M,
+    ) -> Result<Next, Broken> {
+        let mut budget = STEP_BYTES.min(work.left);
+        while budget != 0 {
+            let Ok(bytes) = self.piece(&mut work, budget, chain, memory) else {
+                return finish(chain, memory, IO_ERROR, work.written);
+            };
+            budget -= bytes;
+        }
+        if work.left == 0 { finish(chain, memory, OK, work.written) } else { Ok(Next::More(work)) }
+    }
+
+    /// Moves what lies together, at most `most` bytes.
+    fn piece<M: GuestMemory>(
+        &self,
+        work: &mut Work,
+        most: u32,
+        chain: &Chain,
+        memory: &M,
+    ) -> Result<u32, Failed> {
+        let bytes = match work.verb {
+            Verb::Zero => {
+                image::zero(&self.image, work.offset, most).map_err(|_| Failed)?;
+                most
+            }
+            Verb::Read => {
+                let part = work.data.next(chain, most).ok_or(Failed)?;
+                image::to_guest(&self.image, work.offset, memory, part.gpa, part.length)
+                    .map_err(|_| Failed)?;
+                work.written += part.length;
+                part.length
+            }
+            Verb::Write => {
+                let part = work.data.next(chain, most).ok_or(Failed)?;
+                image::from_guest(&self.image, work.offset, memory, part.gpa, part.length)
+                    .map_err(|_| Failed)?;
+                part.length
+            }
+        };
+        work.offset += u64::from(bytes);
+        work.left -= bytes;
+        Ok(bytes)
+    }
+}
+
+/// A piece was not moved: the guest has no RAM there, or the image ends.
+struct Failed;
+
+/// Writes the status, the last byte of what can be written.
+fn finish<M: GuestMemory>(chain: &Chain, memory: &M, status: u8, written: u32) -> Result<Next, Broken> {
+    let mut place = chain.writable();
+    place.skip(chain, chain.writable_bytes().checked_sub(1).ok_or(Broken::Request)?);
+    let at = place.next(chain, 1).ok_or(Broken::Request)?;
+    memory.write(behind(at.gpa, 0), &[status])?;
+    Ok(Next::Done(written + 1))
+}

@@ -1,0 +1,345 @@
+//! A virtio device with all that is around it: registers, queues, interrupts.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use devices::Width;
+use devices::pci::ConfigSpace;
+use spin::Mutex;
+use vcpu::GuestMemory;
+
+use crate::block::{self, Block, Next};
+use crate::entropy::{self, Random};
+use crate::image::Image;
+use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals};
+use crate::pci::{self, Configured, NOTIFY_STRIDE, PAGE_SHIFT, page};
+use crate::queue::{Broken, Chain, Queue};
+use crate::transport::{Effect, Registers, feature, register, status};
+use crate::{MAX_QUEUES, STEP_BYTES};
+
+/// What kind of device a function is.
+#[derive(Debug)]
+pub enum Kind<I> {
+    /// A disk.
+    Block(Block<I>),
+    /// A source of random bytes.
+    Entropy,
+}
+
+impl<I: Image> Kind<I> {
+    const fn identity(&self) -> (u16, u32) {
+        match self {
+            Self::Block(_) => (block::TYPE, block::CLASS),
+            Self::Entropy => (entropy::TYPE, entropy::CLASS),
+        }
+    }
+
+    const fn features(&self) -> u64 {
+        match self {
+            Self::Block(disk) => disk.features(),
+            Self::Entropy => 0,
+        }
+    }
+}
+
+/// What a step has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// There may be more to do.
+    More,
+    /// Nothing is left to do until the driver tells of something.
+    Idle,
+}
+
+/// A queue with its place in the device.
+#[derive(Debug)]
+struct Place {
+    queue: Option<Queue>,
+    vector: u16,
+    chain: Chain,
+    /// The request of `chain` is under way.
+    work: Option<block::Work>,
+}
+
+/// A request counts as so many bytes at least, so that many small ones are a step, too.
+const REQUEST_BYTES: u32 = 2048;
+/// Where the BAR is while the function does not answer there.
+const NOWHERE: u64 = u64::MAX;
+
+/// A virtio device on the PCI bus.
+#[derive(Debug)]
+pub struct Function<I> {
+    kind: Kind<I>,
+    registers: Mutex<Registers>,
+    interrupts: Interrupts,
+    places: Vec<Mutex<Place>>,
+    /// The BAR's address, or [`NOWHERE`].
+    base: AtomicU64,
+    /// A bit for each queue of which the driver, or a step, says that there may be something.
+    rung: AtomicU32,
+    /// The driver is ready, and the queues are in order.
+    live: AtomicBool,
+    /// The function may reach memory.
+    master: AtomicBool,
+    /// A queue made no sense; until the driver resets the device.
+    broken: AtomicBool,
+    /// How often that was so.
+    breakdowns: AtomicU32,
+}
+
+impl<I: Image> Function<I> {
+    /// A device with so many queues. `None` where there is no memory for them.
+    pub fn new(kind: Kind<I>, queues: usize) -> Option<Self> {
+        let queues = queues.clamp(1, MAX_QUEUES);
+        let mut places = Vec::new();
+        places.try_reserve_exact(queues).ok()?;
+        for _ in 0..queues {
+            let place = Place { queue: None, vector: NO_VECTOR, chain: Chain::default(), work: None };
+            places.push(Mutex::new(place));
+        }
+        Some(Self {
+            registers: Mutex::new(Registers::new(kind.features() | feature::COMMON, queues)),
+            kind,
+            interrupts: Interrupts::new(),
+            places,
+            base: AtomicU64::new(NOWHERE),
+            rung: AtomicU32::new(0),
+            live: AtomicBool::new(false),
+            master: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            breakdowns: AtomicU32::new(0),
+        })
+    }
+
+    /// Its configuration space after power-up.
+    pub fn config_space(&self) -> ConfigSpace {
+        let (device_type, class) = self.kind.identity();
+        pci::config_space(device_type, class)
+    }
+
+    /// The configuration space is this now.
+    pub fn configure(&self, configured: &Configured, signals: &mut impl Signals) {
+        self.base.store(configured.base.unwrap_or(NOWHERE), SeqCst);
+        self.master.store(configured.master, SeqCst);
+        self.interrupts.switch(configured.switches, signals);
+    }
+
+    /// The offset of an address into the BAR, where it is in there.
+    #[inline]
+    pub fn offset(&self, gpa: u64) -> Option<u64> {
+        let offset = gpa.wrapping_sub(self.base.load(SeqCst));
+        (offset < pci::BAR_BYTES.into()).then_some(offset)
+    }
+
+    /// Whether there may be something to do.
+    #[inline]
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(SeqCst) != 0 && self.live.load(SeqCst) && self.master.load(SeqCst)
+    }
+
+    /// How often a driver has broken the device.
+    pub fn breakdowns(&self) -> u32 {
+        self.breakdowns.load(SeqCst)
+    }
+
+    /// Back to the state after power-up, the PCI function's part included.
+    pub fn power_up(&self, signals: &mut impl Signals) {
+        let mut registers = self.registers.lock();
+        // Zero is a reset, whatever the state.
+        let _ = registers.write(register::STATUS, Width::Byte, 0);
+        self.forget();
+        self.interrupts.reset(true, signals);
+        self.base.store(NOWHERE, SeqCst);
+        self.master.store(false, SeqCst);
+    }
+
+    /// Nothing is under way behind this.
+    fn forget(&self) {
+        self.live.store(false, SeqCst);
+        for place in &self.places {
+            let mut place = place.lock();
+            (place.queue, place.work, place.vector) = (None, None, NO_VECTOR);
+        }
+        self.rung.store(0, SeqCst);
+        self.broken.store(false, SeqCst);
+    }
+
+    /// Reads in the BAR. All ones where nothing is read that way.
+    pub fn read(&self, offset: u64, width: Width, signals: &mut impl Signals) -> u64 {
+        let (page, at) = (offset >> PAGE_SHIFT, offset & ((1 << PAGE_SHIFT) - 1));
+        let found = match page {
+            page::COMMON => self.read_common(at, width),
+            page::ISR if at == 0 => Some(self.interrupts.read_isr(signals).into()),
+            page::DEVICE => self.read_device(at, width),
+            page::TABLE => self.read_words(at, width, |at| self.interrupts.read_table(at)),
+            page::PENDING => self.read_words(at, width, |at| Some(self.interrupts.read_pending(at))),
+            _ => None,
+        };
+        found.unwrap_or(width.mask())
+    }
+
+    fn read_common(&self, at: u64, width: Width) -> Option<u64> {
+        let value = self.registers.lock().read(at, width, self.interrupts.configuration_vector())?;
+        let broken = at == register::STATUS && self.broken.load(SeqCst);
+        Some(if broken { value | u64::from(status::NEEDS_RESET) } else { value })
+    }
+
+    fn read_device(&self, at: u64, width: Width) -> Option<u64> {
+        let Kind::Block(disk) = &self.kind else { return None };
+        let bytes = disk.configuration(self.places.len());
+        let part = bytes.get(at as usize..)?.get(..width.bytes().into())?;
+        Some(part.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    }
+
+    fn read_words(&self, at: u64, width: Width, read: impl Fn(u64) -> Option<u32>) -> Option<u64> {
+        match width {
+            Width::Dword if at.is_multiple_of(4) => read(at).map(u64::from),
+            Width::Qword if at.is_multiple_of(8) => {
+                Some(u64::from(read(at + 4)?) << 32 | u64::from(read(at)?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes in the BAR. What nothing takes is lost.
+    pub fn write(&self, offset: u64, width: Width, value: u64, signals: &mut impl Signals) {
+        let (page, at) = (offset >> PAGE_SHIFT, offset & ((1 << PAGE_SHIFT) - 1));
+        match page {
+            page::NOTIFY => self.ring((at / NOTIFY_STRIDE) as usize),
+            page::COMMON => self.write_common(at, width, value, signals),
+            page::TABLE => self.write_table(at, width, value, signals),
+            _ => {}
+        }
+    }
+
+    /// The driver tells that there is something in a queue.
+    #[inline]
+    pub fn ring(&self, queue: usize) {
+        if queue < self.places.len() {
+            self.rung.fetch_or(1 << queue, SeqCst);
+        }
+    }
+
+    fn write_table(&self, at: u64, width: Width, value: u64, signals: &mut impl Signals) {
+        match width {
+            Width::Dword if at.is_multiple_of(4) => {
+                let _ = self.interrupts.write_table(at, value as u32, signals);
+            }
+            Width::Qword if at.is_multiple_of(8) => {
+                let _ = self.interrupts.write_table(at, value as u32, signals);
+                let _ = self.interrupts.write_table(at + 4, (value >> 32) as u32, signals);
+            }
+            _ => {}
+        }
+    }
+
+    fn write_common(&self, at: u64, width: Width, value: u64, signals: &mut impl Signals) {
+        let mut registers = self.registers.lock();
+        match registers.write(at, width, value).unwrap_or(Effect::None) {
+            Effect::None => {}
+            Effect::Reset => {
+                self.forget();
+                self.interrupts.reset(false, signals);
+            }
+            Effect::Live => self.live.store(!self.broken.load(SeqCst), SeqCst),
+            Effect::ConfigurationVector(vector) => self.interrupts.set_configuration_vector(vector),
+            Effect::Vector { queue, vector } => {
+                if let Some(place) = self.places.get(queue) {
+                    place.lock().vector = vector;
+                }
+            }
+            Effect::Enable { queue, layout, abilities } => {
+                if let Some(place) = self.places.get(queue) {
+                    match Queue::new(layout, abilities) {
+                        Ok(made) => place.lock().queue = Some(made),
+                        Err(_) => self.break_down(signals),
+                    }
+                }
+            }
+        }
+    }
+
+    /// A queue makes no sense: only a reset helps.
+    fn break_down(&self, signals: &mut impl Signals) {
+        self.live.store(false, SeqCst);
+        if !self.broken.swap(true, SeqCst) {
+            self.breakdowns.fetch_add(1, SeqCst);
+            self.interrupts.raise(Signal::Configuration, NO_VECTOR, signals);
+        }
+    }
+
+    /// Does some of what there is to do, about as much as copying [`STEP_BYTES`] takes.
+    pub fn step<M: GuestMemory, S: Signals + Random>(&self, memory: &M, signals: &mut S) -> Progress {
+        if !self.is_rung() {
+            return Progress::Idle;
+        }
+        let rung = self.rung.load(SeqCst);
+        let index = rung.trailing_zeros() as usize;
+        let Some(place) = self.places.get(index) else { return Progress::Idle };
+        // Who comes to this queue while another CPU is at it has nothing to do.
+        let Some(mut place) = place.try_lock() else { return Progress::Idle };
+        self.rung.fetch_and(!(1 << index), SeqCst);
+        let served = self.serve(&mut place, memory, signals);
+        let told = match &mut place.queue {
+            Some(queue) => queue.wants_interrupt(memory),
+            None => Ok(false),
+        };
+        let vector = place.vector;
+        if matches!(served, Ok(Progress::More)) {
+            self.rung.fetch_or(1 << index, SeqCst);
+        }
+        // Before a reset can come in between.
+        match (served, told) {
+            (Ok(_), Ok(told)) => {
+                if told {
+                    self.interrupts.raise(Signal::Queue, vector, signals);
+                }
+            }
+            _ => self.break_down(signals),
+        }
+        drop(place);
+        if self.is_rung() { Progress::More } else { Progress::Idle }
+    }
+
+    /// Serves a queue until the step is full.
+    fn serve<M: GuestMemory>(
+        &self,
+        place: &mut Place,
+        memory: &M,
+        random: &mut impl Random,
+    ) -> Result<Progress, Broken> {
+        let Place { queue: Some(queue), chain, work, .. } = place else { return Ok(Progress::Idle) };
+        let mut budget = STEP_BYTES;
+        while self.live.load(SeqCst) {
+            if work.is_none() && queue.take(memory, chain)?.is_none() {
+                return Ok(Progress::Idle);
+            }
+            let next = match &self.kind {
+                Kind::Entropy => Next::Done(entropy::serve(chain, memory, random)?),
+                Kind::Block(disk) => match work.take() {
+                    Some(begun) => disk.go_on(begun, chain, memory)?,
+                    None => match disk.begin(chain, memory)? {
+                        // What is small is done at once.
+                        Next::More(begun) => disk.go_on(begun, chain, memory)?,
+                        done => done,
+                    },
+                },
+            };
+            let bytes = match next {
+                Next::More(begun) => {
+                    *work = Some(begun);
+                    return Ok(Progress::More);
+                }
+                Next::Done(written) => {
+                    queue.give(memory, chain.head(), written)?;
+                    written.max(chain.readable_bytes())
+                }
+            };
+            match budget.checked_sub(bytes.max(REQUEST_BYTES)) {
+                Some(left) => budget = left,
+                None => return Ok(Progress::More),
+            }
+        }
+        Ok(Progress::Idle)
+    }
+}

@@ -1,0 +1,96 @@
+//! What a block device keeps its bytes in.
+
+use vcpu::{Gpa, GuestMemory, NotRam};
+
+/// A range reaches behind the end of an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfImage;
+
+/// Why a copy between an image and a guest was not made, or not wholly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CopyError {
+    /// The range reaches behind the image's end.
+    Image(OutOfImage),
+    /// The guest has no RAM there.
+    Guest(NotRam),
+}
+
+impl From<NotRam> for CopyError {
+    fn from(error: NotRam) -> Self {
+        Self::Guest(error)
+    }
+}
+
+/// Bytes that outlive the VM. Several users at a time may read and write; who writes and reads the same bytes at the same time
+/// finds some of either, as on a disk.
+pub trait Image {
+    /// How many bytes there are.
+    fn bytes(&self) -> u64;
+
+    /// Copies out of the image.
+    ///
+    /// # Errors
+    /// [`OutOfImage`]; the buffer's content is unspecified then.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage>;
+
+    /// Copies into the image.
+    ///
+    /// # Errors
+    /// [`OutOfImage`]; nothing was written then.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfImage>;
+}
+
+/// Bytes that travel between image and guest at a time.
+const BOUNCE: usize = 4096;
+
+/// Copies from the image to the guest.
+pub(crate) fn to_guest<I: Image, M: GuestMemory>(
+    image: &I,
+    mut offset: u64,
+    memory: &M,
+    mut gpa: Gpa,
+    mut length: u32,
+) -> Result<(), CopyError> {
+    let mut bounce = [0; BOUNCE];
+    while length != 0 {
+        let size = length.min(BOUNCE as u32);
+        let part = bounce.get_mut(..size as usize).unwrap_or_default();
+        image.read(offset, part).map_err(CopyError::Image)?;
+        memory.write(gpa, part)?;
+        (offset, gpa) = (offset + u64::from(size), crate::memory::behind(gpa, size.into()));
+        length -= size;
+    }
+    Ok(())
+}
+
+/// Copies from the guest to the image.
+pub(crate) fn from_guest<I: Image, M: GuestMemory>(
+    image: &I,
+    mut offset: u64,
+    memory: &M,
+    mut gpa: Gpa,
+    mut length: u32,
+) -> Result<(), CopyError> {
+    let mut bounce = [0; BOUNCE];
+    while length != 0 {
+        let size = length.min(BOUNCE as u32);
+        let part = bounce.get_mut(..size as usize).unwrap_or_default();
+        memory.read(gpa, part)?;
+        image.write(offset, part).map_err(CopyError::Image)?;
+        (offset, gpa) = (offset + u64::from(size), crate::memory::behind(gpa, size.into()));
+        length -= size;
+    }
+    Ok(())
+}
+
+/// Fills a part of the image with zeros.
+pub(crate) fn zero<I: Image>(image: &I, mut offset: u64, mut length: u32) -> Result<(), OutOfImage> {
+    const ZEROS: [u8; BOUNCE] = [0; BOUNCE];
+    while length != 0 {
+        let size = length.min(BOUNCE as u32);
+        image.write(offset, ZEROS.get(..size as usize).unwrap_or_default())?;
+        offset += u64::from(size);
+        length -= size;
+    }
+    Ok(())
+}

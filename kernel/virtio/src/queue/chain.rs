@@ -1,0 +1,213 @@
+//! A request's buffers.
+//!
+//! Source: VIRTIO 1.2, "The Virtqueue Descriptor Table", "Indirect Descriptors".
+
+use arrayvec::ArrayVec;
+use vcpu::{Gpa, GuestMemory};
+
+use super::{Broken, DESCRIPTOR_BYTES, Layout, MAX_SIZE};
+use crate::memory::behind;
+
+/// Buffers of a request at most: a chain is no longer than its queue.
+pub const MAX_SEGMENTS: usize = MAX_SIZE as usize;
+
+/// Descriptor flags.
+mod flag {
+    pub(super) const NEXT: u16 = 1 << 0;
+    pub(super) const WRITE: u16 = 1 << 1;
+    pub(super) const INDIRECT: u16 = 1 << 2;
+}
+
+/// A buffer in guest memory. Whether there is memory shows with its use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segment {
+    /// First byte.
+    pub gpa: Gpa,
+    /// Bytes.
+    pub length: u32,
+}
+
+/// A descriptor, as read.
+struct Descriptor {
+    gpa: u64,
+    length: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    fn read<M: GuestMemory>(memory: &M, table: Gpa, index: u16) -> Result<Self, Broken> {
+        let mut bytes = [0; DESCRIPTOR_BYTES as usize];
+        memory.read(behind(table, DESCRIPTOR_BYTES * u64::from(index)), &mut bytes)?;
+        let [low, high] = [bytes.first_chunk(), bytes.last_chunk()]
+            .map(|half: Option<&[u8; 8]>| half.map_or(0, |half| u64::from_le_bytes(*half)));
+        Ok(Self { gpa: low, length: high as u32, flags: (high >> 32) as u16, next: (high >> 48) as u16 })
+    }
+}
+
+/// A request: buffers that the device reads, then buffers that it writes.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    head: u16,
+    segments: ArrayVec<Segment, MAX_SEGMENTS>,
+    /// How many of them are to be read, and bytes of these and of the others.
+    readable: usize,
+    bytes: [u64; 2],
+}
+
+impl Chain {
+    /// Reads the chain that begins with descriptor `head`.
+    pub(super) fn read<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        layout: &Layout,
+        indirect: bool,
+        head: u16,
+    ) -> Result<(), Broken> {
+        *self = Self { head, ..Self::default() };
+        let (mut table, mut size, mut index, mut nested) = (layout.descriptors, layout.size, head, false);
+        loop {
+            if index >= size {
+                return Err(Broken::Descriptor);
+            }
+            let found = Descriptor::read(memory, table, index)?;
+            if found.flags & flag::INDIRECT != 0 {
+                if !indirect || nested || found.flags & (flag::NEXT | flag::WRITE) != 0 {
+                    return Err(Broken::Indirect);
+                }
+                let entries = u64::from(found.length) / DESCRIPTOR_BYTES;
+                if !u64::from(found.length).is_multiple_of(DESCRIPTOR_BYTES) || entries == 0 {
+                    return Err(Broken::Indirect);
+                }
+                // A longer table may be there, but not a longer chain.
+                size = u16::try_from(entries).unwrap_or(u16::MAX);
+                (table, index, nested) = (Gpa(found.gpa), 0, true);
+                continue;
+            }
+            self.add(&found, layout.size)?;
+            if found.flags & flag::NEXT == 0 {
+                return Ok(());
+            }
+            index = found.next;
+        }
+    }
+
+    fn add(&mut self, found: &Descriptor, most: u16) -> Result<(), Broken> {
+        let writable = found.flags & flag::WRITE != 0;
+        if self.segments.len() >= usize::from(most) {
+            return Err(Broken::Length);
+        }
+        if !writable && self.readable != self.segments.len() {
+            return Err(Broken::Order);
+        }
+        let [readable, written] = &mut self.bytes;
+        let bytes = if writable { written } else { readable };
+        *bytes += u64::from(found.length);
+        if *bytes > u64::from(u32::MAX) {
+            return Err(Broken::Length);
+        }
+        self.segments
+            .try_push(Segment { gpa: Gpa(found.gpa), length: found.length })
+            .map_err(|_| Broken::Length)?;
+        self.readable += usize::from(!writable);
+        Ok(())
+    }
+
+    /// The first descriptor, by which the request is given back.
+    pub const fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Bytes to be read.
+    pub const fn readable_bytes(&self) -> u32 {
+        self.bytes[0] as u32
+    }
+
+    /// Bytes that can be written.
+    pub const fn writable_bytes(&self) -> u32 {
+        self.bytes[1] as u32
+    }
+
+    /// What is to be read, from its first byte on.
+    pub fn readable(&self) -> Cursor {
+        Cursor { segment: 0, end: self.readable, offset: 0 }
+    }
+
+    /// What can be written, from its first byte on.
+    pub fn writable(&self) -> Cursor {
+        Cursor { segment: self.readable, end: self.segments.len(), offset: 0 }
+    }
+}
+
+/// A place in the readable or the writable part of a chain. Drivers lay out requests as they like, so nothing is said by where
+/// a buffer ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cursor {
+    segment: usize,
+    end: usize,
+    offset: u32,
+}
+
+impl Cursor {
+    /// The next bytes that lie together, at most `most` of them, and goes on behind them. `None` at the end.
+    pub fn next(&mut self, chain: &Chain, most: u32) -> Option<Segment> {
+        while self.segment < self.end {
+            let segment = chain.segments.get(self.segment)?;
+            let left = segment.length.saturating_sub(self.offset);
+            if left == 0 {
+                self.segment += 1;
+                self.offset = 0;
+                continue;
+            }
+            let length = left.min(most);
+            let found = Segment { gpa: behind(segment.gpa, self.offset.into()), length };
+            self.offset += length;
+            return (length != 0).then_some(found);
+        }
+        None
+    }
+
+    /// Goes on behind the next `bytes` bytes, or to the end.
+    pub fn skip(&mut self, chain: &Chain, mut bytes: u32) {
+        while bytes != 0
+            && let Some(passed) = self.next(chain, bytes)
+        {
+            bytes -= passed.length;
+        }
+    }
+
+    /// Copies the next bytes out of guest memory.
+    ///
+    /// # Errors
+    /// [`Broken::Request`] where there are fewer, [`Broken::NotRam`].
+    pub fn read<M: GuestMemory>(
+        &mut self,
+        chain: &Chain,
+        memory: &M,
+        buffer: &mut [u8],
+    ) -> Result<(), Broken> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let part = self.next(chain, (buffer.len() - done) as u32).ok_or(Broken::Request)?;
+            let end = done + part.length as usize;
+            memory.read(part.gpa, buffer.get_mut(done..end).ok_or(Broken::Request)?)?;
+            done = end;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into guest memory.
+    ///
+    /// # Errors
+    /// [`Broken::Request`] where there is less room, [`Broken::NotRam`].
+    pub fn write<M: GuestMemory>(&mut self, chain: &Chain, memory: &M, bytes: &[u8]) -> Result<(), Broken> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let part = self.next(chain, (bytes.len() - done) as u32).ok_or(Broken::Request)?;
+            let end = done + part.length as usize;
+            memory.write(part.gpa, bytes.get(done..end).ok_or(Broken::Request)?)?;
+            done = end;
+        }
+        Ok(())
+    }
+}
