@@ -228,6 +228,8 @@ pub struct Step {
     pub awaited: Awaited,
     /// What is typed when it has come. `\x01` is Ctrl-A.
     pub send: Option<&'static str>,
+    /// It may have come before what earlier steps waited for: what several VMs say has no order.
+    pub anywhere: bool,
     /// A safety bound in real time, before the machine's patience is taken into account.
     pub limit: Duration,
 }
@@ -290,8 +292,14 @@ impl Step {
         Self { limit: Duration::from_secs(seconds), ..self }
     }
 
+    /// Also where it came before what earlier steps waited for. The next step goes on from there.
+    #[must_use]
+    pub fn anywhere(self) -> Self {
+        Self { anywhere: true, ..self }
+    }
+
     fn new(from: Speaker, awaited: Awaited) -> Self {
-        Self { from, awaited, send: None, limit: LIMIT }
+        Self { from, awaited, send: None, anywhere: false, limit: LIMIT }
     }
 }
 

@@ -113,6 +113,9 @@ impl Play {
 
     /// Waits for what the step waits for. Gives the reason if it does not come.
     fn wait(&self, console: &mut Console, step: &Step, cursor: &mut Cursor) -> Result<Option<String>> {
+        if step.anywhere {
+            *cursor = Cursor::default();
+        }
         let limit = step.limit * self.machine.patience;
         let start = Instant::now();
         loop {

@@ -80,7 +80,8 @@ impl<'m> Lead<'m> {
         if cpu.host.now() < self.next {
             return;
         }
-        self.rates.look(cpu.node, cpu.host);
+        let rota = &mut cpu.rota;
+        self.rates.look(cpu.node, cpu.host, |host| rota.look(host, "a line of the times"));
         cpu.rota.look(cpu.host, "the lists' counters");
         for _ in 0..PIECES {
             self.serve_lines(cpu);

@@ -62,18 +62,24 @@ impl Rates {
         rates
     }
 
-    /// Looks at the counters when it is time.
-    pub(super) fn look<B: Backend, H: Host>(&mut self, node: &Node<'_, B>, host: &H) {
+    /// Looks at the counters when it is time. `between` is called between two lines, so that this is never long.
+    pub(super) fn look<B: Backend, H: Host>(
+        &mut self,
+        node: &Node<'_, B>,
+        host: &mut H,
+        mut between: impl FnMut(&mut H),
+    ) {
         let now = host.now();
         if now >= self.next {
             self.next = now + PERIOD;
             self.count(node, host.tsc());
+            between(host);
         }
         if let Some((at, period)) = self.tell
             && now >= at
         {
             self.tell = Some((at + period, period));
-            tell(node, host.tsc());
+            tell(node, host, between);
         }
     }
 
@@ -116,10 +122,10 @@ fn count<B: Backend>(node: &Node<'_, B>, vm: &Vm<'_, B>) -> Counts {
     Counts { exits, charged: times.charged.0, steal: times.steal.0 }
 }
 
-/// One line a VM, all for the same moment, and one that says that these were all.
-fn tell<B: Backend>(node: &Node<'_, B>, tsc: u64) {
+/// One line a VM, each with its moment, and one that says that these were all.
+fn tell<B: Backend, H: Host>(node: &Node<'_, B>, host: &mut H, mut between: impl FnMut(&mut H)) {
     for vm in &node.vms {
-        let times = vm.times(&node.scheduler.shared);
+        let (times, tsc) = (vm.times(&node.scheduler.shared), host.tsc());
         log::info!(
             "vm {}: at {tsc}: charged {} steal {} throttled {} exits {} wake-ups {}",
             vm.config.name,
@@ -129,6 +135,7 @@ fn tell<B: Backend>(node: &Node<'_, B>, tsc: u64) {
             vm.slots.iter().map(Slot::exits).sum::<u64>(),
             vm.slots.iter().map(Slot::wakes).sum::<u64>()
         );
+        between(host);
     }
     log::info!("times of {} VMs told", node.vms.len());
 }
