@@ -18,6 +18,7 @@ mod exit;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod host;
+mod image;
 mod memory;
 pub mod power_up;
 mod registers;
@@ -30,6 +31,7 @@ pub use backend::{Backend, CpuidResult, CreateError, TscScaling, Vcpu};
 pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
 pub use host::Host;
+pub use image::{Image, OutOfImage};
 pub use memory::{AddressSpace, GuestMemory, MemoryError, NotRam, Shrink, WordSize};
 pub use registers::{
     DescriptorTable, DescriptorTableName, Gpr, Registers, Segment, SegmentAccess, SegmentName,

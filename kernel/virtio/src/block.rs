@@ -3,10 +3,10 @@
 //! Source: VIRTIO 1.2, "Block Device".
 
 use arrayvec::ArrayVec;
-use vcpu::GuestMemory;
+use vcpu::{GuestMemory, Image};
 
 use crate::STEP_BYTES;
-use crate::image::{self, Image};
+use crate::image;
 use crate::memory::behind;
 use crate::queue::{Broken, Chain, Cursor};
 

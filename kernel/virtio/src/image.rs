@@ -1,10 +1,6 @@
-//! What a block device keeps its bytes in.
+//! Copies between an image and a guest.
 
-use vcpu::{Gpa, GuestMemory, NotRam};
-
-/// A range reaches behind the end of an image.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OutOfImage;
+use vcpu::{Gpa, GuestMemory, Image, NotRam, OutOfImage};
 
 /// Why a copy between an image and a guest was not made, or not wholly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,25 +15,6 @@ impl From<NotRam> for CopyError {
     fn from(error: NotRam) -> Self {
         Self::Guest(error)
     }
-}
-
-/// Bytes that outlive the VM. Several users at a time may read and write; who writes and reads the same bytes at the same time
-/// finds some of either, as on a disk.
-pub trait Image {
-    /// How many bytes there are.
-    fn bytes(&self) -> u64;
-
-    /// Copies out of the image.
-    ///
-    /// # Errors
-    /// [`OutOfImage`]; the buffer's content is unspecified then.
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage>;
-
-    /// Copies into the image.
-    ///
-    /// # Errors
-    /// [`OutOfImage`]; nothing was written then.
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfImage>;
 }
 
 /// Bytes that travel between image and guest at a time.

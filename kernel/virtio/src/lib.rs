@@ -9,7 +9,7 @@
 //! - **Locks**, in this order: a function's registers, then one of its queues, then (in the caller's [`Signals`]) the chipset, then the
 //!   function's interrupts. A queue's lock is held for one step; a reset waits for it, so that nothing is under way afterwards.
 //!
-//! Not its job: where a disk's bytes are kept ([`Image`] says what it needs of that), which devices a VM has, guest memory
+//! Not its job: where a disk's bytes are kept ([`vcpu::Image`]), which devices a VM has, guest memory
 //! itself, and the PCI bus.
 //!
 //! Source: Virtual I/O Device (VIRTIO) Version 1.2; each module names its sections.
@@ -31,7 +31,6 @@ mod tests;
 pub mod transport;
 
 pub use function::{Function, Kind, Progress};
-pub use image::{Image, OutOfImage};
 pub use interrupts::{Signal, Signals};
 
 /// Bytes that one step copies at most.

@@ -7,14 +7,14 @@ use std::vec::Vec;
 use devices::Width;
 use devices::pci::register as pci_register;
 use proptest::prelude::*;
-use vcpu::{Gpa, GuestMemory};
+use vcpu::{Gpa, GuestMemory, Image, OutOfImage};
 
 use crate::block::Block;
 use crate::entropy::Random;
 use crate::pci::{self, PAGE_SHIFT, page};
 use crate::queue::driver::{BUFFERS, Buffer, Driver};
 use crate::transport::{feature, register, status};
-use crate::{Function, Image, Kind, OutOfImage, Progress, STEP_BYTES, Signals};
+use crate::{Function, Kind, Progress, STEP_BYTES, Signals};
 
 struct Bytes(RefCell<Vec<u8>>);
 

@@ -4,7 +4,7 @@
 
 use super::aml::{Encoded, IsaInterrupt, isa_device, ports};
 use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Window};
-use crate::chipset::{COM1, isa_line};
+use crate::chipset::{COM1, FIRST_PCI_GSI, PCI_LINES, isa_line};
 use crate::pci::{Ecam, PciBus};
 use crate::pm::PowerManagement;
 use crate::power::SystemControlA;
@@ -23,8 +23,7 @@ const HEADER_LENGTH: u32 = 36;
 
 /// PCI devices of bus 0 and pins of each for which interrupts are routed: pin p of device d to GSI 16 + (d + p) % 4.
 const PCI_DEVICES: u32 = 32;
-const PCI_PINS: u32 = 4;
-const FIRST_PCI_GSI: u32 = 16;
+const PCI_PINS: u32 = PCI_LINES as u32;
 
 /// The table.
 pub(super) fn build(config: &AcpiConfig) -> Sdt {
@@ -95,7 +94,7 @@ fn interrupt_routing() -> PackageBuilder {
         for pin in 0..PCI_PINS {
             let mut entry = PackageBuilder::new();
             let all_functions = device << 16 | 0xffff;
-            for value in [all_functions, pin, 0, FIRST_PCI_GSI + (device + pin) % PCI_PINS] {
+            for value in [all_functions, pin, 0, u32::from(FIRST_PCI_GSI) + (device + pin) % PCI_PINS] {
                 entry.add_element(&value);
             }
             routing.add_element(&entry);

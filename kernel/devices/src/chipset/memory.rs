@@ -78,8 +78,8 @@ impl Chipset<'_> {
         let piece = Ecam::piece(offset, width);
         for index in (0..width.bytes()).step_by(piece.bytes().into()) {
             let part = (value >> (8 * index) & piece.mask()) as u32;
-            // What was written matters to functions with BARs, of which there are none yet.
-            let _ = self.pci.ecam_write(offset + u64::from(index), piece, part);
+            let written = self.pci.ecam_write(offset + u64::from(index), piece, part);
+            self.note_configured(written);
         }
     }
 }

@@ -11,12 +11,12 @@ mod ports;
 #[cfg(test)]
 mod tests;
 
-use crate::bus::{BusCounters, IntervalMap, Width, read_by_bytes, write_by_bytes};
+use crate::bus::{BusCounters, IntervalMap, IoError, Width, read_by_bytes, write_by_bytes};
 use crate::clock::earlier;
 use crate::i8042::I8042;
 use crate::ioapic::IoApic;
 use crate::message::{ApicBus, ApicMessage};
-use crate::pci::PciBus;
+use crate::pci::{AddFunctionError, ConfigSpace, ConfigWrite, FunctionAddress, PciBus};
 use crate::pic::PicPair;
 use crate::pit::Pit;
 use crate::pm::PowerManagement;
@@ -45,6 +45,10 @@ pub mod isa_line {
 
 /// The I/O APIC pin (global system interrupt) of the timer.
 pub const TIMER_GSI: u8 = 2;
+/// The first of the pins of the PCI bus' interrupts, which devices share in turns.
+pub(crate) const FIRST_PCI_GSI: u8 = 16;
+/// How many these are.
+pub(crate) const PCI_LINES: usize = 4;
 
 /// What the chipset needs of the world around it.
 pub trait Environment: ApicBus + ConsoleSink {}
@@ -79,6 +83,10 @@ pub struct Chipset<'a> {
     system_control_a: SystemControlA,
     /// Levels of the ISA lines as last driven.
     lines: u16,
+    /// For each of the four interrupts of the PCI bus, the devices that drive it: a bit each.
+    pci_lines: [u32; PCI_LINES],
+    /// The function whose configuration was written last, until somebody asks.
+    configured: Option<FunctionAddress>,
     power: Option<PowerEvent>,
     counters: BusCounters,
 }
@@ -107,6 +115,8 @@ impl Chipset<'_> {
             reset_control: ResetControl::default(),
             system_control_a: SystemControlA::default(),
             lines: 1 << isa_line::TIMER,
+            pci_lines: [0; PCI_LINES],
+            configured: None,
             power: None,
             counters: BusCounters::default(),
         }
@@ -193,6 +203,46 @@ impl Chipset<'_> {
         if due(self.pm.next_deadline()) {
             self.pm.advance(now);
             self.drive(isa_line::SCI, self.pm.sci(), env);
+        }
+    }
+
+    /// Adds a function to the PCI bus, until the next reset.
+    ///
+    /// # Errors
+    /// The address is taken, or the bus is full.
+    pub fn add_pci_function(
+        &mut self,
+        address: FunctionAddress,
+        space: ConfigSpace,
+    ) -> Result<(), AddFunctionError> {
+        self.pci.add(address, space)
+    }
+
+    /// A function whose configuration the guest has written since the last call, with what it is now. The host bridge's means
+    /// nothing to anybody.
+    #[inline]
+    pub fn take_configured(&mut self) -> Option<(FunctionAddress, &ConfigSpace)> {
+        let address = self.configured.take()?;
+        Some((address, self.pci.function(address)?))
+    }
+
+    /// Drives pin INTA of a device on the PCI bus. Where its interrupt arrives is in the ACPI tables (`_PRT`).
+    pub fn drive_pci(&mut self, function: FunctionAddress, high: bool, env: &mut impl Environment) {
+        let index = usize::from(function.device()) % PCI_LINES;
+        let Some(drivers) = self.pci_lines.get_mut(index) else { return };
+        let bit = 1 << function.device();
+        let after = if high { *drivers | bit } else { *drivers & !bit };
+        let before = core::mem::replace(drivers, after);
+        if (before != 0) != (after != 0) {
+            self.ioapic.set_line(FIRST_PCI_GSI + index as u8, after != 0, env);
+        }
+    }
+
+    fn note_configured(&mut self, written: Result<ConfigWrite, IoError>) {
+        if let Ok(ConfigWrite { function, .. }) = written
+            && function != FunctionAddress::HOST_BRIDGE
+        {
+            self.configured = Some(function);
         }
     }
 

@@ -248,8 +248,8 @@ impl Chipset<'_> {
                 self.note_power(event);
             }
             PciBus::DATA.. => {
-                // What was written matters to functions with BARs, of which there are none yet.
-                let _ = self.pci.write_data(offset - PciBus::DATA, width, value);
+                let written = self.pci.write_data(offset - PciBus::DATA, width, value);
+                self.note_configured(written);
             }
             _ => return Err(IoError::Width { offset, width }),
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::message::ApicMessage;
-use crate::pci::Ecam;
+use crate::pci::{Ecam, Header, register};
 use proptest::prelude::*;
 use vcpu::Gpa;
 extern crate std;
@@ -251,6 +251,58 @@ fn pci_configuration_shares_its_ports_with_the_reset_register() {
     assert_eq!(machine.read(0xcfe, Width::Word), 0x0600);
     assert_eq!(machine.inb(0xcff), 0x06);
     assert_eq!(machine.read(0xcfe, Width::Dword), 0xffff_0600, "past the register nobody answers");
+}
+
+fn function() -> ConfigSpace {
+    let header =
+        Header { vendor: 1, device: 2, revision: 0, class: 0xff_00_00, subsystem_vendor: 0, subsystem: 0 };
+    ConfigSpace::new(&header)
+}
+
+#[test]
+fn devices_share_a_line_of_the_pci_bus() {
+    let mut machine = Machine::new();
+    let (first, second) = (FunctionAddress::new(0, 1, 0), FunctionAddress::new(0, 5, 0));
+    // GSI 17, level-triggered, active low as PCI has it.
+    machine.ioapic(0x10 + 2 * 17, 0xa051);
+    machine.chipset.drive_pci(first, true, &mut machine.world);
+    machine.chipset.drive_pci(second, true, &mut machine.world);
+    assert_eq!(machine.world.messages.len(), 1);
+    machine.chipset.drive_pci(first, false, &mut machine.world);
+    machine.chipset.eoi_broadcast(0x51, &mut machine.world);
+    assert_eq!(machine.world.messages.len(), 2, "the other still drives it");
+    machine.chipset.drive_pci(second, false, &mut machine.world);
+    machine.chipset.eoi_broadcast(0x51, &mut machine.world);
+    assert_eq!(machine.world.messages.len(), 2);
+}
+
+#[test]
+fn writes_of_a_functions_configuration_are_told_once() {
+    let mut machine = Machine::new();
+    let address = FunctionAddress::new(0, 3, 0);
+    machine.chipset.add_pci_function(address, function()).unwrap();
+    assert_eq!(machine.chipset.add_pci_function(address, function()), Err(AddFunctionError::Taken(address)));
+    machine.out(PciBus::PORT, Width::Dword, 0x8000_1804);
+    machine.out(PciBus::PORT + PciBus::DATA, Width::Word, 6);
+    let (found, space) = machine.chipset.take_configured().expect("written");
+    assert_eq!((found, space.read(register::COMMAND, Width::Word)), (address, 6));
+    assert!(machine.chipset.take_configured().is_none());
+    machine.chipset.mmio_write(
+        Gpa(Ecam::BASE.0 + (3 << 15) + 4),
+        Width::Word,
+        2,
+        machine.now,
+        &mut machine.world,
+    );
+    assert!(machine.chipset.take_configured().is_some());
+    // The host bridge and functions that are not there matter to nobody.
+    for selector in [0x8000_0004, 0x8000_2004] {
+        machine.out(PciBus::PORT, Width::Dword, selector);
+        machine.out(PciBus::PORT + PciBus::DATA, Width::Word, 6);
+        assert!(machine.chipset.take_configured().is_none());
+    }
+    machine.chipset.reset(machine.now);
+    assert_eq!(machine.chipset.add_pci_function(address, function()), Ok(()), "a reset has taken it off");
 }
 
 #[test]
