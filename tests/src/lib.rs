@@ -4,7 +4,7 @@
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
 //! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
-//! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`] and [`time::scenarios`];
+//! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`], [`time::scenarios`] and [`virtio::scenarios`];
 //! most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
@@ -25,6 +25,7 @@ pub mod smp;
 pub mod smp_guests;
 pub mod stretch;
 pub mod time;
+pub mod virtio;
 
 /// All scenarios, in the order in which they are run.
 #[must_use]
@@ -39,6 +40,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(stretch::scenarios());
     scenarios.extend(leaks::scenarios());
     scenarios.extend(time::scenarios());
+    scenarios.extend(virtio::scenarios());
     scenarios
 }
 

@@ -22,14 +22,16 @@
 //! jobs = "jobs"                   # a folder of scripts: /jobs (may be left out)
 //! programs = [{ debian = "stress-ng", file = "usr/bin/stress-ng" }]   # programs of Debian packages, with the
 //!                                 # libraries that they need: /bin (may be left out)
+//! drivers = ["virtio_blk"]        # modules of the kernel's package, with those that they need: /lib/drivers (may be left out)
 //!
 //! [[module]]                      # more modules of the VM (may be left out)
 //! words = "module -- its line"    # what their line says behind the VM's name
-//! file = "content"
+//! file = "content"                # or: blank = "64M", nothing but zeros
 //! ```
 
 mod cpio;
 mod debian;
+mod drivers;
 mod elf;
 mod initramfs;
 mod programs;
@@ -43,7 +45,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::failure::{Context, Failure, Result};
-use crate::{build, paths};
+use crate::{build, machine, paths};
 
 /// The guest that is run when none is named.
 pub(crate) const DEFAULT: &str = "demo";
@@ -79,8 +81,11 @@ pub(crate) struct Guest {
 pub(crate) struct Module {
     /// The words of its line, behind the VM's name.
     pub(crate) words: String,
-    /// Its content.
+    /// Its content, beside the description.
+    #[serde(default)]
     pub(crate) file: PathBuf,
+    /// Or its size (`64M`), where it is nothing but zeros.
+    pub(crate) blank: Option<String>,
 }
 
 impl Guest {
@@ -205,12 +210,21 @@ fn from_description(path: &Path) -> Result<Guest> {
     };
     let initrd = match &description.initrd {
         None => None,
-        Some(InitrdSource::Busybox(contents)) => Some(initramfs::build(&description.name, folder, contents)?),
+        Some(InitrdSource::Busybox(contents)) => {
+            let kernel = match &description.kernel {
+                KernelSource::Debian(package) | KernelSource::Bzimage(package) => Some(package.as_str()),
+                KernelSource::File(_) | KernelSource::Package(_) => None,
+            };
+            Some(initramfs::build(&description.name, folder, contents, kernel)?)
+        }
         Some(InitrdSource::File(file)) => Some(existing(folder.join(file), path)?),
     };
     let mut modules = description.module;
     for module in &mut modules {
-        module.file = existing(folder.join(&module.file), path)?;
+        module.file = match &module.blank {
+            Some(size) => blank(size)?,
+            None => existing(folder.join(&module.file), path)?,
+        };
     }
     Ok(Guest {
         name: description.name,
@@ -223,6 +237,14 @@ fn from_description(path: &Path) -> Result<Guest> {
         cmdline: description.cmdline,
         selftest: false,
     })
+}
+
+/// A file of zeros.
+fn blank(size: &str) -> Result<PathBuf> {
+    let bytes = machine::mebibytes(size)? as usize * (1 << 20);
+    let file = paths::target().join("guests/blank").join(size);
+    paths::write(&file, &vec![0; bytes])?;
+    Ok(file)
 }
 
 fn existing(file: PathBuf, named_in: &Path) -> Result<PathBuf> {

@@ -219,7 +219,7 @@ fn module_lines(
     if let Some(initrd) = initrd {
         lines.push(format!("{} vm={name} initrd", in_image(initrd)?));
     }
-    for Module { words, file } in modules {
+    for Module { words, file, .. } in modules {
         lines.push(format!("{} vm={name} {}", in_image(file)?, quote(words)));
     }
     Ok(lines.iter().map(|line| line.trim_end().to_owned()).collect())
@@ -305,8 +305,11 @@ mod tests {
         let mut guest = guest("demo");
         guest.settings = "protocol=pvh e9".to_owned();
         guest.initrd = None;
-        guest.modules =
-            vec![Module { words: "module -- two words".to_owned(), file: PathBuf::from("/x/file") }];
+        guest.modules = vec![Module {
+            words: "module -- two words".to_owned(),
+            file: PathBuf::from("/x/file"),
+            blank: None,
+        }];
         let files: Vec<_> = guest_files(&guest).collect();
         let lines = module_lines(&guest, &files, arguments).expect("in the image");
         assert!(lines[0].contains(" memory=256M protocol=pvh e9 kernel -- console=ttyS0 "), "{lines:?}");

@@ -8,6 +8,7 @@ use crate::local_apic;
 use crate::mailbox::Mailboxes;
 use crate::processor::{Attention, Processor};
 use crate::ratelimit::Site;
+use crate::virtio_bus::{Socket, address};
 use crate::vm::Vm;
 use crate::wiring::{Own, Wiring};
 
@@ -86,6 +87,9 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             self.cpu.take_apic();
             return self.cpu.apic.mmio_read(offset, width, now);
         }
+        if let Some((index, offset)) = self.vm.virtio.find(gpa) {
+            return self.virtio_read(index, offset, width);
+        }
         let found = self.with_chipset_at(now, |chipset, wiring| chipset.mmio_read(gpa, width, now, wiring));
         found.unwrap_or_else(|| {
             self.unclaimed(gpa);
@@ -103,11 +107,29 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             self.cpu.show_written((offset / local_apic::STRIDE) as u16);
             return;
         }
+        if let Some((index, offset)) = self.vm.virtio.find(gpa) {
+            return self.virtio_write(index, offset, width, value);
+        }
         self.cpu.attention |= Attention::INTERRUPTS;
         let taken =
             self.with_chipset_at(now, |chipset, wiring| chipset.mmio_write(gpa, width, value, now, wiring));
         if taken.is_none() {
             self.unclaimed(gpa);
+        }
+    }
+
+    fn virtio_read(&mut self, index: usize, offset: u64, width: Width) -> u64 {
+        let vm = self.vm;
+        let Some(function) = vm.virtio.get(index) else { return width.mask() };
+        function.read(offset, width, &mut Socket { at: address(index), wiring: &mut self.wiring() })
+    }
+
+    fn virtio_write(&mut self, index: usize, offset: u64, width: Width, value: u64) {
+        let vm = self.vm;
+        let Some(function) = vm.virtio.get(index) else { return };
+        function.write(offset, width, value, &mut Socket { at: address(index), wiring: &mut self.wiring() });
+        if function.is_rung() {
+            self.cpu.attention |= Attention::DEVICES;
         }
     }
 

@@ -51,6 +51,7 @@ mod serial_line;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod virtio_bus;
 mod vm;
 mod wiring;
 

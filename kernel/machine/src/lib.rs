@@ -23,6 +23,7 @@ mod guest_registers;
 pub mod heap;
 pub mod host;
 mod hpet;
+pub mod image;
 pub mod limbo;
 pub mod logger;
 pub mod machine_check;

@@ -5,7 +5,7 @@ use core::fmt;
 
 use crate::{
     AddressSpace, ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Gpr,
-    MemoryError, Registers, Segment, SegmentName, SystemRegister,
+    Image, MemoryError, Registers, Segment, SegmentName, SystemRegister,
 };
 
 /// The four registers that CPUID returns.
@@ -63,6 +63,11 @@ pub trait Backend: Sized + 'static {
     type Vcpu: Vcpu;
     /// A guest-physical address space.
     type Space: AddressSpace;
+    /// A boot module that can be written to.
+    type Image<'m>: Image;
+
+    /// Makes an image of a boot module, whose bytes it begins with.
+    fn create_image<'m>(&self, module: &'m [u8]) -> Result<Self::Image<'m>, CreateError>;
 
     /// Bytes of host memory that are free for guests now.
     fn free_memory(&self) -> u64;

@@ -13,7 +13,7 @@ pub(crate) const CLASS: u32 = 0xff_00_00;
 pub(crate) const MOST_BYTES: u32 = 4096;
 
 /// Bytes that nobody can guess.
-pub trait Random {
+pub trait Random: Send {
     /// Fills the buffer.
     fn fill(&mut self, buffer: &mut [u8]);
 }
@@ -25,7 +25,7 @@ pub trait Random {
 pub(crate) fn serve<M: GuestMemory>(
     chain: &Chain,
     memory: &M,
-    random: &mut impl Random,
+    random: &mut dyn Random,
 ) -> Result<u32, Broken> {
     let mut bounce = [0; 256];
     let (mut place, mut done) = (chain.writable(), 0);

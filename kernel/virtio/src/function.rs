@@ -1,6 +1,8 @@
 //! A virtio device with all that is around it: registers, queues, interrupts.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use devices::Width;
@@ -17,26 +19,34 @@ use crate::transport::{Effect, Registers, feature, register, status};
 use crate::{MAX_QUEUES, STEP_BYTES};
 
 /// What kind of device a function is.
-#[derive(Debug)]
 pub enum Kind<I> {
     /// A disk.
     Block(Block<I>),
     /// A source of random bytes.
-    Entropy,
+    Entropy(Mutex<Box<dyn Random>>),
+}
+
+impl<I> fmt::Debug for Kind<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Block(_) => "Block",
+            Self::Entropy(_) => "Entropy",
+        })
+    }
 }
 
 impl<I: Image> Kind<I> {
     const fn identity(&self) -> (u16, u32) {
         match self {
             Self::Block(_) => (block::TYPE, block::CLASS),
-            Self::Entropy => (entropy::TYPE, entropy::CLASS),
+            Self::Entropy(_) => (entropy::TYPE, entropy::CLASS),
         }
     }
 
     const fn features(&self) -> u64 {
         match self {
             Self::Block(disk) => disk.features(),
-            Self::Entropy => 0,
+            Self::Entropy(_) => 0,
         }
     }
 }
@@ -268,7 +278,7 @@ impl<I: Image> Function<I> {
     }
 
     /// Does some of what there is to do, about as much as copying [`STEP_BYTES`] takes.
-    pub fn step<M: GuestMemory, S: Signals + Random>(&self, memory: &M, signals: &mut S) -> Progress {
+    pub fn step<M: GuestMemory>(&self, memory: &M, signals: &mut impl Signals) -> Progress {
         if !self.is_rung() {
             return Progress::Idle;
         }
@@ -278,7 +288,7 @@ impl<I: Image> Function<I> {
         // Who comes to this queue while another CPU is at it has nothing to do.
         let Some(mut place) = place.try_lock() else { return Progress::Idle };
         self.rung.fetch_and(!(1 << index), SeqCst);
-        let served = self.serve(&mut place, memory, signals);
+        let served = self.serve(&mut place, memory);
         let told = match &mut place.queue {
             Some(queue) => queue.wants_interrupt(memory),
             None => Ok(false),
@@ -301,12 +311,7 @@ impl<I: Image> Function<I> {
     }
 
     /// Serves a queue until the step is full.
-    fn serve<M: GuestMemory>(
-        &self,
-        place: &mut Place,
-        memory: &M,
-        random: &mut impl Random,
-    ) -> Result<Progress, Broken> {
+    fn serve<M: GuestMemory>(&self, place: &mut Place, memory: &M) -> Result<Progress, Broken> {
         let Place { queue: Some(queue), chain, work, .. } = place else { return Ok(Progress::Idle) };
         let mut budget = STEP_BYTES;
         while self.live.load(SeqCst) {
@@ -314,7 +319,7 @@ impl<I: Image> Function<I> {
                 return Ok(Progress::Idle);
             }
             let next = match &self.kind {
-                Kind::Entropy => Next::Done(entropy::serve(chain, memory, random)?),
+                Kind::Entropy(random) => Next::Done(entropy::serve(chain, memory, &mut **random.lock())?),
                 Kind::Block(disk) => match work.take() {
                     Some(begun) => disk.go_on(begun, chain, memory)?,
                     None => match disk.begin(chain, memory)? {

@@ -1,13 +1,14 @@
 //! Whole devices against a driver.
 
-use std::cell::RefCell;
 use std::vec;
 use std::vec::Vec;
 
 use devices::Width;
 use devices::pci::register as pci_register;
 use proptest::prelude::*;
-use vcpu::{Gpa, GuestMemory, Image, OutOfImage};
+use spin::Mutex;
+use vcpu::fake::FakeImage;
+use vcpu::{Gpa, GuestMemory};
 
 use crate::block::Block;
 use crate::entropy::Random;
@@ -15,30 +16,6 @@ use crate::pci::{self, PAGE_SHIFT, page};
 use crate::queue::driver::{BUFFERS, Buffer, Driver};
 use crate::transport::{feature, register, status};
 use crate::{Function, Kind, Progress, STEP_BYTES, Signals};
-
-struct Bytes(RefCell<Vec<u8>>);
-
-impl Image for Bytes {
-    fn bytes(&self) -> u64 {
-        self.0.borrow().len() as u64
-    }
-
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage> {
-        let bytes = self.0.borrow();
-        let from =
-            bytes.get(offset as usize..).and_then(|rest| rest.get(..buffer.len())).ok_or(OutOfImage)?;
-        buffer.copy_from_slice(from);
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfImage> {
-        let mut all = self.0.borrow_mut();
-        let to =
-            all.get_mut(offset as usize..).and_then(|rest| rest.get_mut(..bytes.len())).ok_or(OutOfImage)?;
-        to.copy_from_slice(bytes);
-        Ok(())
-    }
-}
 
 /// What a function has told the VM.
 #[derive(Default)]
@@ -57,7 +34,10 @@ impl Signals for Told {
     }
 }
 
-impl Random for Told {
+/// Not very.
+struct Dice;
+
+impl Random for Dice {
     fn fill(&mut self, buffer: &mut [u8]) {
         buffer.fill(0x5a);
     }
@@ -73,13 +53,13 @@ const BASE: u32 = 0xc000_0000;
 
 /// A device with its driver.
 struct Bench {
-    function: Function<Bytes>,
+    function: Function<FakeImage>,
     driver: Driver,
     told: Told,
 }
 
 impl Bench {
-    fn new(kind: Kind<Bytes>) -> Self {
+    fn new(kind: Kind<FakeImage>) -> Self {
         let function = Function::new(kind, 2).expect("memory");
         let mut space = function.config_space();
         pci::place(&mut space, BASE);
@@ -92,8 +72,8 @@ impl Bench {
     }
 
     fn disk(read_only: bool) -> Self {
-        let content = (0..DISK_BYTES).map(|at| (at / 512) as u8).collect();
-        let mut bench = Self::new(Kind::Block(Block::new(Bytes(RefCell::new(content)), read_only, "serial")));
+        let content: Vec<_> = (0..DISK_BYTES).map(|at| (at / 512) as u8).collect();
+        let mut bench = Self::new(Kind::Block(Block::new(FakeImage::new(&content), read_only, "serial")));
         bench.start();
         bench
     }
@@ -351,7 +331,7 @@ fn a_function_that_may_not_reach_memory_does_not() {
 
 #[test]
 fn features_are_settled_before_anything_works() {
-    let mut bench = Bench::new(Kind::Entropy);
+    let mut bench = Bench::new(Kind::Entropy(Mutex::new(Box::new(Dice))));
     bench.common(register::STATUS, Width::Byte, 0xb);
     assert_eq!(bench.status(), 3, "without VERSION_1 nothing is settled");
     bench.common(register::STATUS, Width::Byte, 0xf);
@@ -366,7 +346,7 @@ fn features_are_settled_before_anything_works() {
 
 #[test]
 fn entropy_fills_buffers() {
-    let mut bench = Bench::new(Kind::Entropy);
+    let mut bench = Bench::new(Kind::Entropy(Mutex::new(Box::new(Dice))));
     bench.start();
     let head = bench.driver.offer_chain(&[(DATA, 300, true), (DATA + 300, 9000, true)]);
     bench.ring();
@@ -409,7 +389,7 @@ fn acts() -> impl Strategy<Value = Act> {
 proptest! {
     #[test]
     fn no_guest_harms_more_than_its_device(acts in prop::collection::vec(acts(), 1..120), entropy: bool) {
-        let mut bench = if entropy { Bench::new(Kind::Entropy) } else { Bench::disk(false) };
+        let mut bench = if entropy { Bench::new(Kind::Entropy(Mutex::new(Box::new(Dice)))) } else { Bench::disk(false) };
         for act in acts {
             match act {
                 Act::Write { offset, width, value } => bench.function.write(offset, width, value, &mut bench.told),

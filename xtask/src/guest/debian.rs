@@ -44,7 +44,8 @@ fn folder(package: &str) -> PathBuf {
     paths::target().join("guests/debian").join(package)
 }
 
-fn unpack_kernel(package: &str) -> Result<PathBuf> {
+/// Fetches the package of a kernel, or the one that it stands for, and unpacks it. Gives the folder.
+pub(super) fn unpack_kernel(package: &str) -> Result<PathBuf> {
     let folder = folder(package);
     if folder.is_dir() {
         return Ok(folder);

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::cpio::Archive;
 use super::debian;
+use super::drivers;
 use super::programs::{self, Program};
 use crate::failure::{Context, Result};
 use crate::{paths, process};
@@ -24,10 +25,17 @@ pub(super) struct Contents {
     jobs: Option<PathBuf>,
     #[serde(default)]
     programs: Vec<Program>,
+    #[serde(default)]
+    drivers: Vec<String>,
 }
 
-/// Builds the archive for `guest`, whose description lies in `folder`. Gives its path.
-pub(super) fn build(guest: &str, folder: &Path, contents: &Contents) -> Result<PathBuf> {
+/// Builds the archive for `guest`, whose description lies in `folder` and whose kernel is in a Debian package. Gives its path.
+pub(super) fn build(
+    guest: &str,
+    folder: &Path,
+    contents: &Contents,
+    kernel: Option<&str>,
+) -> Result<PathBuf> {
     let busybox = debian::unpack(BUSYBOX_PACKAGE)?.join(BUSYBOX);
     let applets = process::text(Command::new(&busybox).arg("--list"))?;
     let mut archive = Archive::default();
@@ -37,6 +45,7 @@ pub(super) fn build(guest: &str, folder: &Path, contents: &Contents) -> Result<P
         add_jobs(&mut archive, &folder.join(jobs))?;
     }
     programs::add(&mut archive, &contents.programs)?;
+    drivers::add(&mut archive, kernel, &contents.drivers)?;
     let archive = archive.finish();
     let path = paths::target().join("guests").join(guest).join("initrd");
     paths::write(&path, &archive)?;

@@ -3,14 +3,17 @@
 use core::fmt;
 
 use devices::fw_cfg::MAX_FILE_NAME;
+use virtio::block::{SECTOR, SERIAL_BYTES};
 
 use crate::paravirtual::Features;
 use crate::schedule::{MAX_POOLS, MAX_WEIGHT};
 
-use super::{MAX_CPUS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size, TSC_KHZ};
+use super::{
+    MAX_CPUS, MAX_DISKS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size, TSC_KHZ,
+};
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module or fwcfg=NAME";
+const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +52,14 @@ pub enum Fault<'a> {
     BadFile(&'a str),
     /// There are more files for the firmware than it can be told of.
     ManyFiles,
+    /// A word that only a disk's line may have.
+    OnlyForDisk(&'a str),
+    /// The serial number of a disk cannot be one.
+    BadSerial(&'a str),
+    /// A disk of less than one sector.
+    SmallDisk,
+    /// There are more disks than a VM can have.
+    ManyDisks,
     /// There are more modules for the kernel than it can be told of.
     ManyModules,
     /// An initrd without a kernel.
@@ -82,7 +93,7 @@ impl fmt::Display for ConfigError<'_> {
                 "'{word}' is unknown; write {KNOWN}, and the guest's own words after ' -- '"
             ),
             Fault::NoKind => {
-                f.write_str("says not what it is; write one of 'kernel', 'initrd', 'module' and 'fwcfg=NAME' after the settings")
+                f.write_str("says not what it is; write one of 'kernel', 'initrd', 'module', 'disk' and 'fwcfg=NAME' after the settings")
             }
             Fault::OnlyForKernel(word) => write!(f, "'{word}' has its place in the line of the VM's kernel"),
             Fault::BadProtocol(value) => write!(
@@ -100,6 +111,13 @@ impl fmt::Display for ConfigError<'_> {
             Fault::ManyFiles => {
                 write!(f, "this VM has more than {MAX_FILES} files for its firmware; leave some out")
             }
+            Fault::OnlyForDisk(word) => write!(f, "'{word}' has its place in the line of a disk"),
+            Fault::BadSerial(text) => write!(
+                f,
+                "'{text}' is no serial number; write 1 to {SERIAL_BYTES} printable characters, such as serial=disk1"
+            ),
+            Fault::SmallDisk => write!(f, "the disk is smaller than a sector of {SECTOR} bytes; give it a larger file"),
+            Fault::ManyDisks => write!(f, "this VM has more than {MAX_DISKS} disks; leave some out"),
             Fault::ManyModules => {
                 write!(f, "this VM has more than {MAX_MODULES} modules; leave some out")
             }

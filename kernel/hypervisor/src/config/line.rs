@@ -2,6 +2,7 @@
 
 use devices::fw_cfg::MAX_FILE_NAME;
 use loader::Protocol;
+use virtio::block::SERIAL_BYTES;
 
 use super::share::{self, Restart, Share};
 use super::{
@@ -47,6 +48,7 @@ pub(super) enum Kind<'a> {
     Initrd,
     Module { command_line: &'a str },
     File { name: &'a str },
+    Disk { read_only: bool, serial: &'a str },
 }
 
 /// The words that say what a module is.
@@ -56,6 +58,7 @@ enum Role<'a> {
     Initrd,
     Module,
     File(&'a str),
+    Disk,
 }
 
 /// Reads one line. The name is told even where the rest is wrong, so that its VM does not start half.
@@ -77,12 +80,14 @@ fn parse_settings<'a>(
 ) -> Result<Kind<'a>, Fault<'a>> {
     let mut role = None;
     let mut settings = Settings::default();
-    let mut kernel_only = None;
+    let (mut kernel_only, mut disk_only) = (None, None);
+    let (mut read_only, mut serial) = (false, "");
     for word in words {
         let named = match word {
             "kernel" => Some(Role::Kernel),
             "initrd" => Some(Role::Initrd),
             "module" => Some(Role::Module),
+            "disk" => Some(Role::Disk),
             _ => word.strip_prefix("fwcfg=").map(Role::File),
         };
         if named.is_some() {
@@ -92,18 +97,31 @@ fn parse_settings<'a>(
             role = named;
             continue;
         }
+        if word == "readonly" || word.starts_with("serial=") {
+            match word.strip_prefix("serial=") {
+                Some(text) if is_serial(text) => serial = text,
+                Some(text) => return Err(Fault::BadSerial(text)),
+                None => read_only = true,
+            }
+            disk_only = Some(word);
+            continue;
+        }
         parse_setting(word, &mut settings)?;
         kernel_only = Some(word);
     }
     let text = command_line.unwrap_or_default();
+    if let Some(word) = disk_only.filter(|_| role.is_some_and(|role| role != Role::Disk)) {
+        return Err(Fault::OnlyForDisk(word));
+    }
     match (role, kernel_only) {
         (Some(Role::Kernel), _) => Ok(Kind::Kernel { settings, command_line: text }),
         (None, _) => Err(Fault::NoKind),
         (_, Some(word)) => Err(Fault::OnlyForKernel(word)),
-        (Some(Role::Initrd | Role::File(_)), None) if command_line.is_some() => {
+        (Some(Role::Initrd | Role::File(_) | Role::Disk), None) if command_line.is_some() => {
             Err(Fault::OnlyForKernel("--"))
         }
         (Some(Role::Initrd), None) => Ok(Kind::Initrd),
+        (Some(Role::Disk), None) => Ok(Kind::Disk { read_only, serial }),
         (Some(Role::Module), None) => Ok(Kind::Module { command_line: text }),
         (Some(Role::File(name)), None) if is_file_name(name) => Ok(Kind::File { name }),
         (Some(Role::File(name)), None) => Err(Fault::BadFile(name)),
@@ -169,6 +187,10 @@ fn parse_cpus(value: &str) -> Result<usize, Fault<'_>> {
 
 fn is_file_name(name: &str) -> bool {
     (1..=MAX_FILE_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_serial(text: &str) -> bool {
+    (1..=SERIAL_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// A port's number, in hexadecimal as ports are known.

@@ -7,6 +7,7 @@
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
 //! vm=NAME fwcfg=NAME OF THE FILE
+//! vm=NAME disk [readonly] [serial=TEXT]
 //! ```
 //!
 //! Modules come in any order, those of one VM's kernel in the order of their lines. A line that is wrong costs its VM, with
@@ -24,6 +25,7 @@ mod tests;
 use arrayvec::ArrayVec;
 
 use loader::{BootModule, Protocol};
+use virtio::block::SECTOR;
 
 use crate::paravirtual::Features;
 
@@ -62,6 +64,20 @@ pub const MAX_MODULES: usize = loader::MAX_MODULES - 1;
 
 /// Files for one VM's firmware at most.
 pub const MAX_FILES: usize = 16;
+
+/// Disks of one VM at most.
+pub const MAX_DISKS: usize = 8;
+
+/// A disk of a VM: a boot module's bytes, and what the VM writes over them until the machine is switched off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Disk<'a> {
+    /// Its content at first.
+    pub bytes: &'a [u8],
+    /// Nothing can be written to it.
+    pub read_only: bool,
+    /// Its serial number, which guests show, printable ASCII.
+    pub serial: &'a str,
+}
 
 /// Devices of a VM that others have not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -106,6 +122,8 @@ pub struct VmConfig<'a> {
     pub modules: ArrayVec<BootModule<'a>, MAX_MODULES>,
     /// Files for its firmware.
     pub files: ArrayVec<NamedFile<'a>, MAX_FILES>,
+    /// Its disks, in the order of their lines.
+    pub disks: ArrayVec<Disk<'a>, MAX_DISKS>,
     /// Its devices.
     pub devices: DeviceOptions,
     /// Its share of the CPUs.
@@ -128,6 +146,7 @@ struct Draft<'a> {
     initrd: Option<&'a [u8]>,
     modules: ArrayVec<BootModule<'a>, MAX_MODULES>,
     files: ArrayVec<NamedFile<'a>, MAX_FILES>,
+    disks: ArrayVec<Disk<'a>, MAX_DISKS>,
     broken: bool,
 }
 
@@ -166,6 +185,7 @@ pub fn collect<'a>(
                 initrd: draft.initrd,
                 modules: draft.modules,
                 files: draft.files,
+                disks: draft.disks,
                 devices: settings.devices,
                 share: settings.share,
                 restart: settings.restart,
@@ -193,6 +213,7 @@ fn draft_of<'a, 'd>(
                 initrd: None,
                 modules: ArrayVec::new(),
                 files: ArrayVec::new(),
+                disks: ArrayVec::new(),
                 broken: false,
             };
             drafts.try_push(draft).map_err(|_| Fault::TooMany)?;
@@ -222,6 +243,10 @@ fn add<'a>(
         }
         Ok(Kind::File { name }) => {
             draft.files.try_push(NamedFile { name, bytes }).err().map(|_| Fault::ManyFiles)
+        }
+        Ok(Kind::Disk { .. }) if (bytes.len() as u64) < SECTOR => Some(Fault::SmallDisk),
+        Ok(Kind::Disk { read_only, serial }) => {
+            draft.disks.try_push(Disk { bytes, read_only, serial }).err().map(|_| Fault::ManyDisks)
         }
     };
     match too_many {

@@ -48,9 +48,9 @@ fn each_fault_names_its_culprit_and_a_remedy() {
         ("vm=A kernel", "'A' is no name"),
         ("vm=a-name-that-is-longer-than-thirty-one kernel", "no name"),
         ("vm= kernel", "'' is no name"),
-        ("vm=a", "'kernel', 'initrd', 'module' and 'fwcfg=NAME'"),
-        ("vm=a kernel initrd", "'kernel', 'initrd', 'module' and"),
-        ("vm=a kernel fwcfg=x", "'kernel', 'initrd', 'module' and"),
+        ("vm=a", "'kernel', 'initrd', 'module', 'disk' and 'fwcfg=NAME'"),
+        ("vm=a kernel initrd", "'kernel', 'initrd', 'module', 'disk' and"),
+        ("vm=a kernel fwcfg=x", "'kernel', 'initrd', 'module', 'disk' and"),
         ("vm=a fwcfg=", "'' is no name of a file"),
         ("vm=a e9 fwcfg=x", "'e9' has its place"),
         ("vm=a kernel debug-exit=501", "debug-exit='501' is no port"),
@@ -67,6 +67,10 @@ fn each_fault_names_its_culprit_and_a_remedy() {
         ("vm=a memory=99999999999999999999G kernel", "is no size"),
         ("vm=a initrd memory=64M", "'memory=64M' has its place"),
         ("vm=a initrd -- x", "'--' has its place"),
+        ("vm=a disk cpus=2", "'cpus=2' has its place"),
+        ("vm=a kernel readonly", "'readonly' has its place in the line of a disk"),
+        ("vm=a disk serial=more-than-twenty-characters", "is no serial number"),
+        ("vm=a disk", "smaller than a sector"),
         ("vm=a initrd", "VM a has no kernel"),
     ];
     for (line, part) in cases {
@@ -86,6 +90,21 @@ fn a_broken_line_costs_the_whole_vm() {
     let (vms, errors) = collect_all(&[module("vm=a kernel", b"k"), module("vm=a kernel", b"l")]);
     assert!(vms.is_empty());
     assert_eq!(errors[0].fault, Fault::Twice("kernel"));
+}
+
+#[test]
+fn disks_come_in_the_order_of_their_lines() {
+    let (vms, errors) = collect_all(&[
+        module("vm=a disk readonly", &[1; 512]),
+        module("vm=a kernel", b"k"),
+        module("vm=a serial=number-2 disk", &[2; 600]),
+    ]);
+    assert!(errors.is_empty(), "{errors:?}");
+    let [first, second] = vms[0].disks.as_slice() else { panic!("two disks") };
+    assert_eq!((first.bytes[0], first.read_only, first.serial), (1, true, ""));
+    assert_eq!((second.bytes.len(), second.read_only, second.serial), (600, false, "number-2"));
+    let lines: Vec<_> = (0..9).map(|_| module("vm=a disk", &[0; 512])).collect();
+    assert_eq!(collect_all(&lines).1[0].fault, Fault::ManyDisks);
 }
 
 #[test]

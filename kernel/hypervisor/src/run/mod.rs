@@ -126,7 +126,8 @@ impl<'m, B: Backend> Node<'m, B> {
                 *home = cpu;
             }
         })?;
-        let vm = Vm::new(host, config, id).inspect_err(|_| self.scheduler.remove_vm(id, now))?;
+        let vm =
+            Vm::new(host, &self.backend, config, id).inspect_err(|_| self.scheduler.remove_vm(id, now))?;
         for (slot, home) in vm.slots.iter().zip(homes) {
             slot.set_home(home);
         }

@@ -114,7 +114,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
 
     /// Does the work that waits before the next entry.
     fn attend<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
-        let work = core::mem::replace(&mut guest.cpu.attention, Attention::empty());
+        let mut work = core::mem::replace(&mut guest.cpu.attention, Attention::empty());
         if work.contains(Attention::HOST) {
             if guest.vm.life.is_closed() {
                 return Some(SliceEnd::Halting);
@@ -141,6 +141,13 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             && let Some(end) = self.let_devices_work(guest)
         {
             return Some(end);
+        }
+        if work.intersects(Attention::DEVICES | Attention::HOST) && guest.vm.virtio.is_rung() {
+            if let Some(end) = self.serve_queues(guest) {
+                return Some(end);
+            }
+            // The looks in between were at the timer, too.
+            work |= Attention::HOST;
         }
         if work.intersects(Attention::TIME | Attention::DEVICES | Attention::HOST) {
             let now = guest.host.now();
@@ -202,6 +209,23 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             vm.device_work(guest.space, &mut guest.wiring());
             if vm.console_stalls() {
                 return Some(SliceEnd::Waiting);
+            }
+        }
+        None
+    }
+
+    /// Serves the queues of virtio devices, in bounded steps, until they are empty or the turn is over. What is left then is for
+    /// the VM's next turn. Of a queue that another CPU is at, that CPU takes care.
+    #[cold]
+    fn serve_queues<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
+        let vm = guest.vm;
+        while vm.queue_work(guest.space, &mut guest.wiring()) {
+            self.rota.look(guest.host, "a step of a queue");
+            if vm.life.is_closed() {
+                return Some(SliceEnd::Halting);
+            }
+            if guest.host.now() >= self.end || guest.host.must_forget_guests() {
+                return Some(SliceEnd::Over);
             }
         }
         None

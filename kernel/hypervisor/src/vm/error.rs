@@ -36,6 +36,11 @@ pub(crate) enum StartError {
         /// The host's, in Hz.
         host_hz: u64,
     },
+    /// No memory for a device's queues.
+    NoQueues {
+        /// How many.
+        queues: usize,
+    },
     /// A vCPU is still in use: our error.
     Busy {
         /// Its number.
@@ -57,6 +62,9 @@ impl fmt::Display for StartError {
                 "two files for the firmware have the same name, or one has that of a file of Basalt's; rename it",
             ),
             Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
+            Self::NoQueues { queues } => {
+                write!(f, "no memory for a device with {queues} queues; start fewer VMs or give the machine more")
+            }
             Self::Schedule(error) => error.fmt(f),
             Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
             Self::NoTscScaling { khz, host_hz } => write!(

@@ -15,6 +15,7 @@ use devices::acpi::AcpiTables;
 use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PowerEvent, Vga};
 use spin::{Mutex, RwLock};
 use vcpu::{Backend, Host, Nanos};
+use virtio::Progress;
 
 use crate::config::{Restart, VmConfig};
 use crate::firmware::add_devices;
@@ -24,6 +25,7 @@ use crate::ratelimit::{RateLimits, Site};
 use crate::schedule::{Shared, Times, VcpuId, VmId};
 use crate::serial_line::SerialLine;
 use crate::stop::StopReason;
+use crate::virtio_bus::{OnBoard, Socket, VirtioBus, address};
 use crate::wiring::Wiring;
 pub(crate) use error::StartError;
 use life::{Life, Request, State, Task};
@@ -74,6 +76,7 @@ pub(crate) struct Vm<'m, B: Backend> {
     /// When it may start anew; a time that has passed where it need not wait.
     waits_until: AtomicU64,
     chipset: Mutex<Chipset<'m>>,
+    pub(crate) virtio: VirtioBus<B::Image<'m>>,
     signals: Signals,
     limits: Mutex<RateLimits>,
     /// Who gets the next message for the lowest priority.
@@ -83,7 +86,12 @@ pub(crate) struct Vm<'m, B: Backend> {
 impl<'m, B: Backend> Vm<'m, B> {
     /// A VM that is not started: what it takes to have it in the list, and its chipset. Memory and vCPUs come with the
     /// start.
-    pub(crate) fn new<H: Host>(host: &H, config: VmConfig<'m>, id: VmId) -> Result<Self, StartError> {
+    pub(crate) fn new<H: Host>(
+        host: &H,
+        backend: &B,
+        config: VmConfig<'m>,
+        id: VmId,
+    ) -> Result<Self, StartError> {
         let mut map = MemoryMap::new(config.memory);
         if config.devices.vga_text {
             map = map.with_text_memory();
@@ -100,6 +108,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             number: id.index(),
             id,
             tables: task::tables(config.cpus)?,
+            virtio: VirtioBus::new(backend, &config)?,
             config,
             map,
             space: RwLock::new(None),
@@ -125,8 +134,10 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Devices as after power-up.
     fn reset_chipset(&self, now: Nanos) {
+        self.virtio.power_up();
         let mut chipset = self.chipset.lock();
         chipset.reset(now);
+        self.virtio.plug(&mut chipset);
         self.mirror(&chipset);
     }
 
@@ -189,6 +200,11 @@ impl<'m, B: Backend> Vm<'m, B> {
             // The serial port may have room now. Only who holds the chipset empties the ring.
             self.serial.feed(|byte| chipset.receive(byte, wiring));
         }
+        if let Some((at, space)) = chipset.take_configured() {
+            let configured = virtio::pci::configured(space);
+            let mut signals = OnBoard { at, chipset: &mut chipset, wiring: &mut *wiring };
+            self.virtio.configure(at, &configured, &mut signals);
+        }
         let power = chipset.take_power_event();
         let before = (self.signals.pic.load(SeqCst), self.chipset_deadline());
         self.mirror(&chipset);
@@ -229,6 +245,12 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// Does a step of that work.
     pub(crate) fn device_work<H: Host>(&self, space: &B::Space, wiring: &mut Wiring<'_, 'm, B, H>) {
         self.with_chipset(wiring, |chipset, wiring| chipset.work(space, wiring));
+    }
+
+    /// Does a step of what drivers have told virtio devices of. False where nothing is left to do.
+    pub(crate) fn queue_work<H: Host>(&self, space: &B::Space, wiring: &mut Wiring<'_, 'm, B, H>) -> bool {
+        let Some((index, function)) = self.virtio.rung() else { return false };
+        function.step(space, &mut Socket { at: address(index), wiring }) == Progress::More
     }
 
     /// The 8259 pair's output to the processor (INTR).

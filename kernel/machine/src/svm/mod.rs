@@ -33,6 +33,7 @@ pub(crate) use self::enter::ended_by_nmi;
 use self::plan::{Leaves, Plan};
 pub use self::vcpu::SvmVcpu;
 use crate::extended::{self, Layout};
+use crate::image::ModuleImage;
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::{GuestSpace, Level, Npt};
 use crate::virtualization::{self, Refusal, features as cpuid_bits};
@@ -239,6 +240,11 @@ fn fill_permission_maps(io: Hpa, msr: Hpa, rdtscp: bool) {
 impl Backend for Svm {
     type Vcpu = SvmVcpu;
     type Space = GuestSpace<Npt>;
+    type Image<'m> = ModuleImage<'m>;
+
+    fn create_image<'m>(&self, module: &'m [u8]) -> Result<ModuleImage<'m>, CreateError> {
+        Ok(ModuleImage::new(module)?)
+    }
 
     fn free_memory(&self) -> u64 {
         crate::memory::frames::free_bytes()

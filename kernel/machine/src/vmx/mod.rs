@@ -34,6 +34,7 @@ use self::instruction::{InvEpt, invept};
 pub use self::vcpu::VmxVcpu;
 use self::vpid::Vpid;
 use crate::extended::{self, Layout};
+use crate::image::ModuleImage;
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::{Ept, GuestSpace, Level};
 use crate::virtualization::{self, Refusal};
@@ -281,6 +282,11 @@ fn fill_msr_bitmap(msr: Hpa, controls: &Controls, x2apic: bool) {
 impl Backend for Vmx {
     type Vcpu = VmxVcpu;
     type Space = GuestSpace<Ept>;
+    type Image<'m> = ModuleImage<'m>;
+
+    fn create_image<'m>(&self, module: &'m [u8]) -> Result<ModuleImage<'m>, CreateError> {
+        Ok(ModuleImage::new(module)?)
+    }
 
     fn free_memory(&self) -> u64 {
         crate::memory::frames::free_bytes()

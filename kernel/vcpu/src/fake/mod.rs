@@ -12,6 +12,7 @@
 mod apic;
 mod cpu;
 mod host;
+mod image;
 mod space;
 mod vcpu;
 
@@ -32,6 +33,7 @@ use crate::{
 pub use apic::FakeApic;
 pub use cpu::Cpu;
 pub use host::{Clock, FakeHost, TSC_START};
+pub use image::FakeImage;
 pub use space::{Bank, FakeSpace};
 pub use vcpu::FakeVcpu;
 
@@ -180,6 +182,11 @@ impl fmt::Debug for FakeBackend {
 impl Backend for FakeBackend {
     type Vcpu = FakeVcpu;
     type Space = FakeSpace;
+    type Image<'m> = FakeImage;
+
+    fn create_image<'m>(&self, module: &'m [u8]) -> Result<FakeImage, CreateError> {
+        Ok(FakeImage::new(module))
+    }
 
     fn free_memory(&self) -> u64 {
         self.bank.free()

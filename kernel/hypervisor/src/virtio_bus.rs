@@ -1,0 +1,144 @@
+//! A VM's virtio devices: which there are, where they are on the PCI bus, and their wires to the rest of the VM.
+//!
+//! A device has no lock of the VM's: an access to its registers finds it by the address of its BAR, and a doorbell is a bit that is
+//! set. What it says to the VM goes to the local APICs as a message, or through the chipset as a line.
+
+use alloc::vec::Vec;
+
+use devices::pci::FunctionAddress;
+use devices::{ApicBus, Chipset, msi};
+use vcpu::{Backend, Gpa, Host, Image};
+use virtio::block::Block;
+use virtio::pci::{BAR_BYTES, Configured, place};
+use virtio::{Function, Kind, Signals};
+
+use crate::config::VmConfig;
+use crate::memory_map::PCI_MEMORY;
+use crate::vm::StartError;
+use crate::wiring::Wiring;
+
+/// The device on bus 0 that is the first of them; the host bridge is before it.
+const FIRST_DEVICE: usize = 1;
+/// Queues of a disk at most.
+const DISK_QUEUES: usize = 8;
+
+/// The devices.
+pub(crate) struct VirtioBus<I> {
+    functions: Vec<Function<I>>,
+}
+
+impl<I: Image> VirtioBus<I> {
+    /// Those that the VM's lines ask for.
+    pub(crate) fn new<'m, B: Backend<Image<'m> = I>>(
+        backend: &B,
+        config: &VmConfig<'m>,
+    ) -> Result<Self, StartError> {
+        let mut functions = Vec::with_capacity(config.disks.len());
+        for disk in &config.disks {
+            let image = backend.create_image(disk.bytes)?;
+            let kind = Kind::Block(Block::new(image, disk.read_only, disk.serial));
+            let queues = config.cpus.min(DISK_QUEUES);
+            functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
+        }
+        Ok(Self { functions })
+    }
+
+    /// Which device's registers are there, and the offset into them.
+    #[inline]
+    pub(crate) fn find(&self, gpa: Gpa) -> Option<(usize, u64)> {
+        self.functions.iter().enumerate().find_map(|(index, it)| Some((index, it.offset(gpa.0)?)))
+    }
+
+    /// Whether a driver has told of something that nobody has looked at.
+    #[inline]
+    pub(crate) fn is_rung(&self) -> bool {
+        self.functions.iter().any(Function::is_rung)
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&Function<I>> {
+        self.functions.get(index)
+    }
+
+    /// A device with something to do.
+    pub(crate) fn rung(&self) -> Option<(usize, &Function<I>)> {
+        self.functions.iter().enumerate().find(|(_, function)| function.is_rung())
+    }
+
+    /// All devices as after power-up.
+    pub(crate) fn power_up(&self) {
+        self.functions.iter().for_each(|function| function.power_up(&mut Unplugged));
+    }
+
+    /// Puts all devices on the bus of a chipset that was reset, with their registers where firmware would put them.
+    pub(crate) fn plug(&self, chipset: &mut Chipset<'_>) {
+        for (index, function) in self.functions.iter().enumerate() {
+            let mut space = function.config_space();
+            place(&mut space, PCI_MEMORY.first as u32 + index as u32 * BAR_BYTES);
+            // There are fewer devices than the bus holds, and their places are free.
+            let _ = chipset.add_pci_function(address(index), space);
+        }
+    }
+
+    /// The guest has configured a function of the bus.
+    pub(crate) fn configure(&self, at: FunctionAddress, configured: &Configured, signals: &mut impl Signals) {
+        let index = usize::from(at.device()).checked_sub(FIRST_DEVICE);
+        if let Some(function) = index.and_then(|index| self.functions.get(index)) {
+            function.configure(configured, signals);
+        }
+    }
+}
+
+/// Where a device is on the bus.
+pub(crate) const fn address(index: usize) -> FunctionAddress {
+    FunctionAddress::new(0, (FIRST_DEVICE + index) as u8, 0)
+}
+
+/// A device's wires, for who does not hold the chipset.
+pub(crate) struct Socket<'a, 'w, 'm, B: Backend, H: Host> {
+    pub(crate) at: FunctionAddress,
+    pub(crate) wiring: &'a mut Wiring<'w, 'm, B, H>,
+}
+
+impl<B: Backend, H: Host> Signals for Socket<'_, '_, '_, B, H> {
+    fn message(&mut self, address: u64, data: u32) {
+        send(self.wiring, address, data);
+    }
+
+    fn line(&mut self, high: bool) {
+        let (vm, at) = (self.wiring.vm, self.at);
+        vm.with_chipset(self.wiring, |chipset, wiring| chipset.drive_pci(at, high, wiring));
+    }
+}
+
+/// The same for who holds it.
+pub(crate) struct OnBoard<'a, 'w, 'm, B: Backend, H: Host> {
+    pub(crate) at: FunctionAddress,
+    pub(crate) chipset: &'a mut Chipset<'m>,
+    pub(crate) wiring: &'a mut Wiring<'w, 'm, B, H>,
+}
+
+impl<B: Backend, H: Host> Signals for OnBoard<'_, '_, '_, B, H> {
+    fn message(&mut self, address: u64, data: u32) {
+        send(self.wiring, address, data);
+    }
+
+    fn line(&mut self, high: bool) {
+        self.chipset.drive_pci(self.at, high, self.wiring);
+    }
+}
+
+/// A message to an address that is no local APIC's goes nowhere.
+fn send<B: Backend, H: Host>(wiring: &mut Wiring<'_, '_, B, H>, address: u64, data: u32) {
+    if let Some(message) = msi(address, data) {
+        wiring.deliver(message);
+    }
+}
+
+/// No wires: the machine is being reset, and its lines are.
+struct Unplugged;
+
+impl Signals for Unplugged {
+    fn message(&mut self, _address: u64, _data: u32) {}
+
+    fn line(&mut self, _high: bool) {}
+}

@@ -1,0 +1,166 @@
+//! Disks of boot modules. The module itself stays as it is (the kernel maps it read-only); what is written goes to memory of its
+//! own, taken where it is first written to. It is kept as long as the image, which is as long as its VM is on the list.
+
+// UNSAFETY: copies to and from frames by address.
+#![allow(unsafe_code)]
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::ptr;
+
+use spin::Mutex;
+use vcpu::{Image, MemoryError, OutOfImage, PAGE_SIZE};
+
+use crate::memory::direct_map;
+use crate::memory::frames::{Block, FrameKind};
+
+/// Frames of a block, as a power of two, and its bytes.
+const ORDER: u8 = 4;
+const BLOCK_BYTES: usize = (PAGE_SIZE as usize) << ORDER;
+
+/// A boot module that can be written to.
+#[derive(Debug)]
+pub struct ModuleImage<'m> {
+    base: &'m [u8],
+    /// What was written: a block for each stretch of [`BLOCK_BYTES`].
+    written: Mutex<Vec<Option<Block>>>,
+}
+
+/// The piece of a range that is in one block: the block, where in it, and bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Piece {
+    block: usize,
+    at: usize,
+    length: usize,
+}
+
+/// The pieces of a range.
+fn pieces(offset: usize, length: usize) -> impl Iterator<Item = Piece> {
+    let (mut next, end) = (offset, offset + length);
+    core::iter::from_fn(move || {
+        let at = next % BLOCK_BYTES;
+        let piece = Piece { block: next / BLOCK_BYTES, at, length: (BLOCK_BYTES - at).min(end - next) };
+        next += piece.length;
+        (piece.length != 0).then_some(piece)
+    })
+}
+
+impl<'m> ModuleImage<'m> {
+    /// # Errors
+    /// [`MemoryError::OutOfFrames`] where there is no memory for the list of blocks.
+    pub(crate) fn new(base: &'m [u8]) -> Result<Self, MemoryError> {
+        let count = base.len().div_ceil(BLOCK_BYTES);
+        let mut written = Vec::new();
+        written.try_reserve_exact(count).map_err(|_| MemoryError::OutOfFrames {
+            wanted: (count * size_of::<Option<Block>>()) as u64,
+            free: 0,
+        })?;
+        written.resize_with(count, || None);
+        Ok(Self { base, written: Mutex::new(written) })
+    }
+
+    /// The range inside the module, where it is.
+    fn range(&self, offset: u64, length: usize) -> Result<usize, OutOfImage> {
+        let start = usize::try_from(offset).map_err(|_| OutOfImage)?;
+        let end = start.checked_add(length).ok_or(OutOfImage)?;
+        if end > self.base.len() { Err(OutOfImage) } else { Ok(start) }
+    }
+
+    /// A block with what the module has there.
+    fn copied(&self, block: usize) -> Option<Block> {
+        let fresh = Block::zeroed(ORDER, FrameKind::Kernel).ok()?;
+        let from = self.base.get(block * BLOCK_BYTES..)?;
+        let length = from.len().min(BLOCK_BYTES);
+        // SAFETY: the block's frames are BLOCK_BYTES of RAM of its own; the module is elsewhere.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), direct_map(fresh.start()), length) };
+        Some(fresh)
+    }
+}
+
+impl Image for ModuleImage<'_> {
+    fn bytes(&self) -> u64 {
+        self.base.len() as u64
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage> {
+        let start = self.range(offset, buffer.len())?;
+        let mut done = 0;
+        let written = self.written.lock();
+        for piece in pieces(start, buffer.len()) {
+            let to = buffer.get_mut(done..done + piece.length).ok_or(OutOfImage)?;
+            match written.get(piece.block) {
+                Some(Some(block)) => {
+                    // SAFETY: the piece is inside the block, which is kept while the lock is held; `to` is as long.
+                    unsafe {
+                        ptr::copy_nonoverlapping(
+                            direct_map(block.start()).add(piece.at),
+                            to.as_mut_ptr(),
+                            to.len(),
+                        );
+                    }
+                }
+                _ => {
+                    let from = self.base.get(start + done..start + done + piece.length).ok_or(OutOfImage)?;
+                    to.copy_from_slice(from);
+                }
+            }
+            done += piece.length;
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfImage> {
+        let start = self.range(offset, bytes.len())?;
+        let mut done = 0;
+        let mut written = self.written.lock();
+        for piece in pieces(start, bytes.len()) {
+            let from = bytes.get(done..done + piece.length).ok_or(OutOfImage)?;
+            let place = written.get_mut(piece.block).ok_or(OutOfImage)?;
+            if place.is_none() {
+                *place = self.copied(piece.block);
+            }
+            let block = place.as_ref().ok_or(OutOfImage)?;
+            // SAFETY: as in `read`.
+            unsafe {
+                ptr::copy_nonoverlapping(from.as_ptr(), direct_map(block.start()).add(piece.at), from.len());
+            }
+            done += piece.length;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_outside_is_refused() {
+        let image = ModuleImage::new(&[7; 1000]).expect("memory");
+        let mut buffer = [0; 10];
+        assert_eq!(image.read(990, &mut buffer), Ok(()));
+        assert_eq!(buffer, [7; 10]);
+        for offset in [991, 1000, u64::MAX, u64::MAX - 5] {
+            assert_eq!(image.read(offset, &mut buffer), Err(OutOfImage));
+            assert_eq!(image.write(offset, &buffer), Err(OutOfImage));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_the_range(offset in 0_usize..1 << 20, length in 0_usize..1 << 19) {
+            let all: Vec<_> = pieces(offset, length).collect();
+            let mut next = offset;
+            for piece in &all {
+                prop_assert_eq!(piece.block * BLOCK_BYTES + piece.at, next);
+                prop_assert!(piece.at + piece.length <= BLOCK_BYTES && piece.length > 0);
+                next += piece.length;
+            }
+            prop_assert_eq!(next, offset + length);
+        }
+    }
+}
