@@ -184,7 +184,7 @@ impl Backend for FakeBackend {
     type Space = FakeSpace;
     type Image<'m> = FakeImage;
 
-    fn create_image<'m>(&self, module: &'m [u8]) -> Result<FakeImage, CreateError> {
+    fn create_image(&self, module: &[u8]) -> Result<FakeImage, CreateError> {
         Ok(FakeImage::new(module))
     }
 
