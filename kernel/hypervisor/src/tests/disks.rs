@@ -1,0 +1,157 @@
+//! A disk from a guest's instructions to its bytes and back to an interrupt, without a heap.
+
+use std::vec;
+use std::vec::Vec;
+
+use vcpu::fake::Guest;
+use vcpu::{Access, Event, Exit, Gpa, GuestMemory, NestedFault};
+
+use super::bench::{Bench, Step, halt, kernel, step};
+
+/// Where the first device's registers are.
+const BAR: u64 = 0xc000_0000;
+const NOTIFY: u64 = BAR + 0x3000;
+const DESCRIPTORS: u64 = 0x10_0000;
+const DRIVER: u64 = 0x10_1000;
+const DEVICE: u64 = 0x10_2000;
+const BUFFER: u64 = 0x10_3000;
+const VECTOR: u8 = 0x51;
+
+/// MOV [RBX], CL, CX or ECX.
+fn store(guest: &mut Guest<'_>, gpa: u64, bytes: u8, value: u64) -> Exit {
+    guest.place_code(match bytes {
+        1 => &[0x88, 0x0b],
+        2 => &[0x66, 0x89, 0x0b],
+        _ => &[0x89, 0x0b],
+    });
+    guest.cpu.registers.set_rbx(gpa);
+    guest.cpu.registers.set_rcx(value);
+    Exit::NestedFault(NestedFault { gpa: Gpa(gpa), access: Access::Write, linear: None, table_walk: false })
+}
+
+fn stores(all: &[(u64, u8, u64)]) -> Vec<Step> {
+    let one = |&(gpa, bytes, value): &(u64, u8, u64)| step(move |guest| store(guest, gpa, bytes, value));
+    all.iter().map(one).collect()
+}
+
+/// From here on the CPU tells how long instructions are, and none need be there.
+fn told(guest: &mut Guest<'_>) {
+    guest.cpu.instruction_length = Some(1);
+}
+
+/// The local APIC in x2APIC mode, pin 17 of the I/O APIC as a level, the function's memory and bus mastering on.
+fn board() -> Vec<Step> {
+    let mut steps = vec![
+        step(|guest| guest.write_msr(0x1b, 0xfee0_0d00)),
+        step(|guest| guest.write_msr(0x80f, 0x1ff)),
+        step(|guest| guest.port_write(0xcf8, 4, 0x8000_0804)),
+        step(|guest| guest.port_write(0xcfc, 2, 6)),
+    ];
+    steps.extend(stores(&[(0xfec0_0000, 4, 0x32), (0xfec0_0010, 4, 0xa000 | u64::from(VECTOR))]));
+    steps
+}
+
+/// As a driver takes the device into use.
+fn driver() -> Vec<Step> {
+    stores(&[
+        (BAR + 0x14, 1, 3),
+        (BAR + 0x08, 4, 1),
+        (BAR + 0x0c, 4, 1),
+        (BAR + 0x14, 1, 0xb),
+        (BAR + 0x18, 2, 8),
+        (BAR + 0x20, 4, DESCRIPTORS),
+        (BAR + 0x28, 4, DRIVER),
+        (BAR + 0x30, 4, DEVICE),
+        (BAR + 0x1c, 2, 1),
+        (BAR + 0x14, 1, 0xf),
+    ])
+}
+
+fn describe(guest: &Guest<'_>, index: u64, gpa: u64, length: u32, flags: u16) {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&gpa.to_le_bytes());
+    bytes[8..12].copy_from_slice(&length.to_le_bytes());
+    bytes[12..14].copy_from_slice(&flags.to_le_bytes());
+    bytes[14..].copy_from_slice(&(index as u16 + 1).to_le_bytes());
+    guest.memory.write(Gpa(DESCRIPTORS + 16 * index), &bytes).unwrap();
+}
+
+/// Offers a read of one sector, and tells.
+fn read_sector(guest: &mut Guest<'_>, sector: u64) -> Exit {
+    const NEXT: u16 = 1;
+    const WRITE: u16 = 2;
+    guest.memory.write(Gpa(BUFFER + 8), &sector.to_le_bytes()).unwrap();
+    describe(guest, 0, BUFFER, 16, NEXT);
+    describe(guest, 1, BUFFER + 0x200, 512, NEXT | WRITE);
+    describe(guest, 2, BUFFER + 0x100, 1, WRITE);
+    guest.memory.write(Gpa(DRIVER + 2), &[1, 0, 0, 0]).unwrap();
+    store(guest, NOTIFY, 2, 0)
+}
+
+fn bytes<const N: usize>(guest: &Guest<'_>, gpa: u64) -> [u8; N] {
+    let mut bytes = [0; N];
+    guest.memory.read(Gpa(gpa), &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_guest_reads_its_disk_and_is_interrupted() {
+    let mut bench = Bench::new();
+    let mut steps = board();
+    steps.extend(driver());
+    steps.push(step(|guest| read_sector(guest, 1)));
+    steps.push(step(|guest| {
+        told(guest);
+        halt(guest)
+    }));
+    steps.push(step(|guest| {
+        assert_eq!(guest.cpu.delivered, [Event::Interrupt { vector: VECTOR }]);
+        assert_eq!(bytes(guest, BUFFER + 0x200), [0xd1; 512]);
+        // Head 0 is used, and 513 bytes were written.
+        assert_eq!(bytes(guest, DEVICE + 2), [1, 0, 0, 0, 0, 0, 1, 2]);
+        Exit::Pause
+    }));
+    bench.add_vm("demo", steps);
+    bench.add_module("vm=demo disk", &[[0xd0; 512], [0xd1; 512]].concat());
+    let run = bench.run();
+    assert!(run.logged("powered off"), "{:#?}", run.log);
+    assert_eq!(run.count("vm demo: exits halt"), 1);
+}
+
+#[test]
+fn a_broken_ring_stops_nothing_but_its_device() {
+    let mut bench = Bench::new();
+    let mut steps = board();
+    steps.extend(driver());
+    steps.push(step(|guest| {
+        guest.memory.write(Gpa(DRIVER + 2), &[99, 0]).unwrap();
+        store(guest, NOTIFY, 2, 0)
+    }));
+    // MOV AL, [RBX]: the status says it.
+    steps.push(step(|guest| {
+        guest.place_code(&[0x8a, 0x03]);
+        guest.cpu.registers.set_rbx(BAR + 0x14);
+        let gpa = Gpa(BAR + 0x14);
+        Exit::NestedFault(NestedFault { gpa, access: Access::Read, linear: None, table_walk: false })
+    }));
+    steps.push(step(|guest| {
+        assert_eq!(guest.cpu.registers.rax() & 0xff, 0x4f);
+        told(guest);
+        Exit::Pause
+    }));
+    bench.add_vm("demo", steps);
+    bench.add_module("vm=demo disk", &[0; 1024]);
+    let run = bench.run();
+    assert!(run.logged("powered off"), "{:#?}", run.log);
+}
+
+#[test]
+fn a_disk_that_is_none_costs_its_vm() {
+    let mut bench = Bench::new();
+    bench.add_vm("good", vec![]);
+    bench.add_module("vm=bad kernel", &kernel());
+    bench.add_module("vm=bad disk", &[0; 100]);
+    let run = bench.run();
+    assert!(run.logged("smaller than a sector"), "{:#?}", run.log);
+    assert!(run.logged("vm good: stopped: powered off"), "{:#?}", run.log);
+}
