@@ -51,6 +51,10 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
             look();
         }
     }
+    let breakdowns = vm.virtio.breakdowns();
+    if breakdowns > 0 {
+        log::info!("vm {name}: devices broken by their drivers {breakdowns}");
+    }
     log::info!("vm {name}: {} exits in all", counters.total());
     let (ticks, times) = (counters.ticks, vm.times(scheduled));
     log::info!(

@@ -64,6 +64,11 @@ impl<I: Image> VirtioBus<I> {
         self.functions.iter().enumerate().find(|(_, function)| function.is_rung())
     }
 
+    /// How often drivers have broken their devices by rings that made no sense.
+    pub(crate) fn breakdowns(&self) -> u32 {
+        self.functions.iter().map(Function::breakdowns).sum()
+    }
+
     /// All devices as after power-up.
     pub(crate) fn power_up(&self) {
         self.functions.iter().for_each(|function| function.power_up(&mut Unplugged));

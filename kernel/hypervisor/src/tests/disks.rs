@@ -143,6 +143,7 @@ fn a_broken_ring_stops_nothing_but_its_device() {
     bench.add_module("vm=demo disk", &[0; 1024]);
     let run = bench.run();
     assert!(run.logged("powered off"), "{:#?}", run.log);
+    assert_eq!(run.count("vm demo: devices broken by their drivers"), 1);
 }
 
 #[test]
