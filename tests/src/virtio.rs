@@ -10,6 +10,7 @@ const DISK: &str = "disk";
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
     vec![
+        reboot(),
         disks("virtio-disks", Tier::Ci, vec![QEMU_SVM, BOCHS_VMX]),
         disks("virtio-everywhere", Tier::Full, vec![BOCHS_SVM]),
     ]
@@ -30,6 +31,23 @@ fn disks(name: &str, tier: Tier, machines: Vec<&'static str>) -> Scenario {
             Step::vm(DISK, "basalt-demo job done: 0").within(60),
             Step::end(DISK).within(60),
         ],
+        checks: vec![],
+    }
+}
+
+/// The guest restarts while both of its disks are busy.
+fn reboot() -> Scenario {
+    let job =
+        "basalt.run=\"dd if=/dev/zero of=/dev/vda bs=64k & dd if=/dev/vdb of=/dev/null bs=4k & reboot\"";
+    Scenario {
+        name: "virtio-reboot".to_owned(),
+        about: "stock Linux restarts in the middle of reads and writes, and finds its disks again".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest::new(DISK).append(job)],
+        steps: (0..4).map(|_| Step::vm(DISK, READY).within(180)).collect(),
         checks: vec![],
     }
 }
