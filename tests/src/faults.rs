@@ -342,7 +342,7 @@ fn stuck() -> Vec<Fault> {
         // Nobody is left who could watch, but the HPET.
         Fault::lie(
             "stuck-only-cpu",
-            "fault=stuck-boot-cpu watchdog=1",
+            "fault=stuck-boot-cpu watchdog=1 watchdog=nmi",
             &[
                 "KERNEL PANIC: CPU 0 is stuck: it has not looked for work for 1 s, at",
                 "rip=",
@@ -353,7 +353,7 @@ fn stuck() -> Vec<Fault> {
         .ending(End::Panics { within: PROVOKER }),
         Fault::lie(
             "stuck-cpus",
-            "fault=stuck-cpus watchdog=1",
+            "fault=stuck-cpus watchdog=1 watchdog=nmi",
             &[
                 "KERNEL PANIC: CPU ",
                 " is stuck: it has not looked for work for 1 s, at",

@@ -9,7 +9,7 @@ use machine::watchdog;
 use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=hlt|mwait, watchdog=SECONDS|off, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=hlt|mwait, watchdog=SECONDS|off|nmi, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) idle: Idle,
     /// After how many seconds a CPU counts as stuck; 0 for never.
     pub(crate) watchdog_s: u32,
+    /// A timer's non-maskable interrupts watch them.
+    pub(crate) watchdog_nmi: bool,
     /// Abilities of the CPU that are not used.
     pub(crate) without: Without,
 }
@@ -66,6 +68,7 @@ impl Default for Options {
             x2apic: false,
             idle: Idle::Hlt,
             watchdog_s: watchdog::DEFAULT_S,
+            watchdog_nmi: false,
             without: Without::empty(),
         }
     }
@@ -104,6 +107,7 @@ impl Options {
             ("idle", "mwait") => self.idle = Idle::Mwait,
             ("idle", "hlt") => self.idle = Idle::Hlt,
             ("watchdog", "off") => self.watchdog_s = 0,
+            ("watchdog", "nmi") => self.watchdog_nmi = true,
             ("watchdog", seconds) => {
                 self.watchdog_s = seconds.parse::<u16>().ok().filter(|seconds| *seconds != 0)?.into();
             }
@@ -147,6 +151,7 @@ mod tests {
                 x2apic: false,
                 idle: Idle::Mwait,
                 watchdog_s: 30,
+                watchdog_nmi: false,
                 without: Without::X2APIC | Without::TSC_SCALING
             }
         );

@@ -18,7 +18,7 @@ use crate::cpu::{self, InterruptFrame, PerCpu, registry};
 use crate::{panic, svm};
 
 pub(crate) use self::stray::tell as tell_strays;
-pub use self::timer::start;
+pub use self::timer::{start, want};
 
 /// Whose messages those of all these modules are, in the log.
 const TARGET: &str = "watchdog";

@@ -24,8 +24,15 @@ const STORM: u32 = 1000;
 static TIMER: Once<(Hpet, u32)> = Once::new();
 /// Its counter at the last NMI.
 static LAST: AtomicU32 = AtomicU32::new(0);
+/// The user wants it.
+static WANTED: AtomicBool = AtomicBool::new(false);
 /// One has come.
 static HEARD: AtomicBool = AtomicBool::new(false);
+
+/// Says that the timer is to be used. Not without being asked: on an emulator a guest has lost a wake-up with the first of its NMIs.
+pub fn want() {
+    WANTED.store(true, Ordering::Relaxed);
+}
 
 /// Has the calling CPU, the first one, get NMIs by which it watches itself and all others, where the machine has what it takes.
 pub fn start(acpi: &Acpi) {
@@ -33,12 +40,12 @@ pub fn start(acpi: &Acpi) {
         info!(target: TARGET, "off");
         return;
     };
-    let by = if arm(acpi, nanos) {
+    let by = if WANTED.load(Ordering::Relaxed) && arm(acpi, nanos) {
         "the HPET's non-maskable interrupts watch all CPUs"
     } else if crate::cpu::count() > 1 {
-        "CPUs watch each other, as there is no HPET that could do it"
+        "CPUs watch each other"
     } else {
-        "none, as this machine has no HPET that could watch its only CPU"
+        "none, as there is one CPU (watchdog=nmi watches it)"
     };
     info!(target: TARGET, "{by}");
 }
