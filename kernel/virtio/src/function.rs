@@ -70,8 +70,8 @@ struct Place {
     work: Option<block::Work>,
 }
 
-/// A request counts as so many bytes at least, so that many small ones are a step, too.
-const REQUEST_BYTES: u32 = 2048;
+/// Each buffer of a request counts as so many bytes at least, so that a step has few small ones: reading a descriptor takes time, too.
+const BUFFER_BYTES: u32 = 768;
 /// Where the BAR is while the function does not answer there.
 const NOWHERE: u64 = u64::MAX;
 
@@ -339,7 +339,7 @@ impl<I: Image> Function<I> {
                     written.max(chain.readable_bytes())
                 }
             };
-            match budget.checked_sub(bytes.max(REQUEST_BYTES)) {
+            match budget.checked_sub(bytes.max(BUFFER_BYTES * chain.buffers() as u32)) {
                 Some(left) => budget = left,
                 None => return Ok(Progress::More),
             }

@@ -20,44 +20,49 @@ impl From<NotRam> for CopyError {
 /// Bytes that travel between image and guest at a time.
 const BOUNCE: usize = 4096;
 
-/// Copies from the image to the guest.
-pub(crate) fn to_guest<I: Image, M: GuestMemory>(
-    image: &I,
+/// Calls `copy` with a bounce buffer for each piece of a range, the image's offset and the guest's address of it.
+fn in_pieces(
     mut offset: u64,
-    memory: &M,
     mut gpa: Gpa,
     mut length: u32,
+    mut copy: impl FnMut(u64, Gpa, &mut [u8]) -> Result<(), CopyError>,
 ) -> Result<(), CopyError> {
     let mut bounce = [0; BOUNCE];
     while length != 0 {
         let size = length.min(BOUNCE as u32);
-        let part = bounce.get_mut(..size as usize).unwrap_or_default();
-        image.read(offset, part).map_err(CopyError::Image)?;
-        memory.write(gpa, part)?;
+        copy(offset, gpa, bounce.get_mut(..size as usize).unwrap_or_default())?;
         (offset, gpa) = (offset + u64::from(size), crate::memory::behind(gpa, size.into()));
         length -= size;
     }
     Ok(())
 }
 
+/// Copies from the image to the guest.
+pub(crate) fn to_guest<I: Image, M: GuestMemory>(
+    image: &I,
+    offset: u64,
+    memory: &M,
+    gpa: Gpa,
+    length: u32,
+) -> Result<(), CopyError> {
+    in_pieces(offset, gpa, length, |offset, gpa, bytes| {
+        image.read(offset, bytes).map_err(CopyError::Image)?;
+        Ok(memory.write(gpa, bytes)?)
+    })
+}
+
 /// Copies from the guest to the image.
 pub(crate) fn from_guest<I: Image, M: GuestMemory>(
     image: &I,
-    mut offset: u64,
+    offset: u64,
     memory: &M,
-    mut gpa: Gpa,
-    mut length: u32,
+    gpa: Gpa,
+    length: u32,
 ) -> Result<(), CopyError> {
-    let mut bounce = [0; BOUNCE];
-    while length != 0 {
-        let size = length.min(BOUNCE as u32);
-        let part = bounce.get_mut(..size as usize).unwrap_or_default();
-        memory.read(gpa, part)?;
-        image.write(offset, part).map_err(CopyError::Image)?;
-        (offset, gpa) = (offset + u64::from(size), crate::memory::behind(gpa, size.into()));
-        length -= size;
-    }
-    Ok(())
+    in_pieces(offset, gpa, length, |offset, gpa, bytes| {
+        memory.read(gpa, bytes)?;
+        image.write(offset, bytes).map_err(CopyError::Image)
+    })
 }
 
 /// Fills a part of the image with zeros.

@@ -1,7 +1,7 @@
 //! The kernel's watchdog: a CPU that no longer looks for work is stuck, and says where, instead of standing silent.
 //!
-//! Every CPU beats when it looks. All of them are watched a few times a second: by the first CPU in NMIs that a timer of the
-//! chipset's sends it ([`timer`]), so that it notices even that it is stuck itself; on a machine without such a timer the first CPU
+//! Every CPU beats when it looks. All of them are watched a few times a second: where the user wants it, by the first CPU in NMIs that a timer of
+//! the chipset's sends it ([`timer`]), so that it notices even that it is stuck itself; otherwise the first CPU
 //! watches the others when it looks for work, and the second one the first. Looks at a CPU are counted rather than time, so that a
 //! machine that stood still as a whole accuses nobody. A CPU without a beat for [`STRIKES`] looks gets an NMI, which comes
 //! through wherever it is, and there tells its place as a panic does. One that is held by a guest is only freed by that, and goes on.

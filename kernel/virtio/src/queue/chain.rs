@@ -118,6 +118,11 @@ impl Chain {
         self.head
     }
 
+    /// How many buffers it has.
+    pub fn buffers(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Bytes to be read.
     pub const fn readable_bytes(&self) -> u32 {
         self.bytes[0] as u32
