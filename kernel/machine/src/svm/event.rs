@@ -8,6 +8,7 @@ use vcpu::{Event, Exit, SystemRegister, Vcpu, cr0, rflags, vector};
 use super::code;
 use super::intercept::{intercept_1, virtual_interrupt};
 use super::nmi::{Nmi, SHADOW};
+use super::plan::Injection;
 use super::vcpu::{After, Before, SvmVcpu};
 
 /// DR7.GD.
@@ -42,6 +43,12 @@ impl SvmVcpu {
     /// An exit interrupted a delivery.
     #[cold]
     pub(super) fn keep_interrupted(&mut self, delivery: u64) {
+        if self.after.contains(After::INTERRUPT)
+            && self.vmcb().virtual_interrupt() & virtual_interrupt::V_IRQ != 0
+        {
+            // It is that of V_IRQ, whatever its kind is said to be (QEMU: an exception), and `settle_interrupt` repeats it.
+            return;
+        }
         let Some(event) = code::interrupted(delivery) else { return };
         self.pending.set_interrupted(event);
         self.before |= Before::EVENTS;
@@ -88,7 +95,36 @@ impl SvmVcpu {
                 }
             }
         }
-        self.vmcb_mut().set_event_injection(code::injection(event, protected));
+        match event {
+            Event::Interrupt { vector } if self.shared.plan.injection == Injection::VirtualInterrupt => {
+                self.deliver_by_virtual_interrupt(vector);
+            }
+            _ => self.vmcb_mut().set_event_injection(code::injection(event, protected)),
+        }
+    }
+
+    /// The guest takes an interrupt by V_IRQ with this entry, as nothing holds it back. A window has to wait for that.
+    fn deliver_by_virtual_interrupt(&mut self, vector: u8) {
+        debug_assert!(self.can_take_interrupt());
+        self.open_window(false);
+        let vmcb = self.vmcb_mut();
+        let control = vmcb.virtual_interrupt() & !virtual_interrupt::VECTOR;
+        vmcb.set_virtual_interrupt(control | WINDOW | u64::from(vector) << virtual_interrupt::V_VECTOR_SHIFT);
+        self.after |= After::INTERRUPT;
+    }
+
+    /// After a run in which V_IRQ delivered an interrupt: where it did not, because the host had one of its own or the delivery
+    /// met a nested fault, the next entry does.
+    pub(super) fn settle_interrupt(&mut self) {
+        let vmcb = self.vmcb_mut();
+        let control = vmcb.virtual_interrupt();
+        vmcb.set_virtual_interrupt(control & !(WINDOW | virtual_interrupt::VECTOR));
+        if control & virtual_interrupt::V_IRQ != 0 {
+            let vector = (control >> virtual_interrupt::V_VECTOR_SHIFT) as u8;
+            self.pending.set_interrupted(Event::Interrupt { vector });
+            self.before |= Before::EVENTS;
+        }
+        self.open_window(self.interrupt_window || self.held);
     }
 
     /// RFLAGS.IF is set and nothing shadows it.

@@ -56,8 +56,9 @@ pub(crate) mod virtual_interrupt {
     pub(crate) const V_INTR_MASKING: u64 = 1 << 24;
     pub(crate) const V_NMI_ENABLE: u64 = 1 << 26;
     pub(crate) const V_VECTOR_SHIFT: u32 = 32;
+    pub(crate) const VECTOR: u64 = 0xff << V_VECTOR_SHIFT;
     /// All that offers an interrupt, and the task priority.
-    pub(crate) const OFFER: u64 = V_TPR | V_IRQ | V_PRIORITY_HIGHEST | V_IGNORE_TPR | 0xff << V_VECTOR_SHIFT;
+    pub(crate) const OFFER: u64 = V_TPR | V_IRQ | V_PRIORITY_HIGHEST | V_IGNORE_TPR | VECTOR;
 }
 
 /// TLB_CONTROL.

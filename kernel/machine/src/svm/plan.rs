@@ -39,6 +39,16 @@ pub(super) enum NmiBlocking {
     ByIret,
 }
 
+/// How an interrupt that the guest can take at once goes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Injection {
+    /// By EVENTINJ.
+    Event,
+    /// By V_IRQ, which every CPU with SVM has. For those without next-RIP save, of which QEMU is one: that may deliver the
+    /// interrupt of an EVENTINJ a second time, when its handler already runs.
+    VirtualInterrupt,
+}
+
 /// When a loop with PAUSE exits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PauseFilter {
@@ -57,6 +67,7 @@ pub(super) struct Plan {
     pub(super) clean: Clean,
     pub(super) flush: Flush,
     pub(super) nmi: NmiBlocking,
+    pub(super) injection: Injection,
     pub(super) pause: Option<PauseFilter>,
     /// The address of the next instruction is in the VMCB.
     pub(super) next_rip: bool,
@@ -111,6 +122,11 @@ impl Plan {
             clean: if offered & svm::VMCB_CLEAN != 0 { Clean::all() } else { Clean::empty() },
             flush: if offered & svm::FLUSH_BY_ASID != 0 { Flush::ByAsid } else { Flush::NewAsid },
             nmi: if offered & svm::VIRTUAL_NMI != 0 { NmiBlocking::Virtual } else { NmiBlocking::ByIret },
+            injection: if offered & svm::NEXT_RIP != 0 {
+                Injection::Event
+            } else {
+                Injection::VirtualInterrupt
+            },
             pause: if offered & svm::PAUSE_FILTER != 0 {
                 Some(PauseFilter { count: PAUSE_COUNT, threshold })
             } else {

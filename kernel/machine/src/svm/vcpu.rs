@@ -40,6 +40,8 @@ bitflags! {
         const WINDOW_HELD = 1 << 1;
         /// A single step is under way.
         const STEP = 1 << 2;
+        /// V_IRQ delivers an interrupt.
+        const INTERRUPT = 1 << 3;
     }
 }
 
@@ -306,6 +308,9 @@ impl SvmVcpu {
         }
         if after.contains(After::WINDOW_HELD) {
             vmcb.set_virtual_interrupt(vmcb.virtual_interrupt() | virtual_interrupt::V_IRQ);
+        }
+        if after.contains(After::INTERRUPT) {
+            self.settle_interrupt();
         }
         if !after.contains(After::STEP) {
             return Settled::Decode;

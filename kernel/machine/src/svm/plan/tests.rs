@@ -52,6 +52,7 @@ fn each_ability_is_used_exactly_where_it_is_offered() {
         assert_eq!(plan.clean, if has(svm::VMCB_CLEAN) { Clean::all() } else { Clean::empty() });
         assert_eq!(plan.flush == Flush::ByAsid, has(svm::FLUSH_BY_ASID));
         assert_eq!(plan.nmi == NmiBlocking::Virtual, has(svm::VIRTUAL_NMI));
+        assert_eq!(plan.injection == Injection::Event, has(svm::NEXT_RIP));
         assert_eq!(plan.pause.is_some(), has(svm::PAUSE_FILTER));
         let timed = plan.pause.is_some_and(|filter| filter.threshold != 0);
         assert_eq!(timed, has(svm::PAUSE_FILTER) && has(svm::PAUSE_FILTER_THRESHOLD));
