@@ -1,9 +1,10 @@
 //! External interrupts: every delivery is logged, acknowledged as the test said, and shown to its hook. Each processor has
 //! its own expectations, counts and log.
 
+use crate::cpu::flag;
 use crate::exception::Frame;
 use crate::smp::MAX_CPUS;
-use crate::{PerCpu, apic, cpu, pic, smp};
+use crate::{PerCpu, TestResult, apic, cpu, pic, smp, verdict};
 
 /// How a delivery is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +30,8 @@ struct State {
     logged: usize,
     last_rip: u64,
     stray: Option<u8>,
+    /// A vector that came while RFLAGS.IF was clear.
+    masked: Option<u8>,
     draining: bool,
 }
 
@@ -40,6 +43,7 @@ const NEW: State = State {
     logged: 0,
     last_rip: 0,
     stray: None,
+    masked: None,
     draining: false,
 };
 static STATE: PerCpu<State> = PerCpu::new([NEW; MAX_CPUS]);
@@ -54,6 +58,7 @@ pub fn reset() {
         state.logged = 0;
         state.last_rip = 0;
         state.stray = None;
+        state.masked = None;
         state.draining = false;
     });
 }
@@ -80,10 +85,27 @@ pub fn count_on(cpu: usize, vector: u8) -> u32 {
     unsafe { (&raw const (*STATE.of(cpu)).counts[usize::from(vector)]).read_volatile() }
 }
 
-/// The first vector that nobody expected on another processor.
-pub fn stray_on(cpu: usize) -> Option<u8> {
+/// What came to a processor that must not come, as far as its job is done.
+///
+/// # Errors
+/// A vector that nobody expected, or one that came with interrupts off.
+pub fn verdict_on(cpu: usize) -> TestResult {
     // SAFETY: as in `count_on`.
-    unsafe { (&raw const (*STATE.of(cpu)).stray).read_volatile() }
+    let (stray, masked) = unsafe {
+        let state = STATE.of(cpu);
+        ((&raw const (*state).stray).read_volatile(), (&raw const (*state).masked).read_volatile())
+    };
+    if let Some(vector) = masked {
+        return Err(verdict::fail(format_args!(
+            "processor {cpu} got an interrupt with RFLAGS.IF clear, vector {vector:#x}"
+        )));
+    }
+    match stray {
+        Some(vector) => {
+            Err(verdict::fail(format_args!("stray interrupt on processor {cpu}, vector {vector:#x}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The vectors delivered but the spurious one, in order, as far as the log reaches.
@@ -96,11 +118,6 @@ pub fn log() -> &'static [u8] {
 /// The instruction pointer that the last delivery saved.
 pub fn last_rip() -> u64 {
     STATE.with(|state| state.last_rip)
-}
-
-/// The first vector that nobody expected.
-pub fn stray() -> Option<u8> {
-    STATE.with(|state| state.stray)
 }
 
 pub(crate) fn dispatch(frame: &mut Frame) {
@@ -121,6 +138,10 @@ pub(crate) fn dispatch(frame: &mut Frame) {
         let acknowledge = state.acknowledge[usize::from(vector)];
         if acknowledge == Acknowledge::Unexpected {
             state.stray.get_or_insert(vector);
+        }
+        // What nobody acknowledges may be an INT instruction's.
+        if acknowledge != Acknowledge::Nothing && frame.rflags & flag::IF == 0 {
+            state.masked.get_or_insert(vector);
         }
         (acknowledge, state.hooks[usize::from(vector)])
     });

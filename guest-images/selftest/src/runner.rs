@@ -3,7 +3,7 @@
 use crate::cpu::{cr0, cr4, efer, msr};
 use crate::{
     TestResult, Verdict, apic, boot, catch, cpu, descriptor, exception, interrupt, ioapic, memory, paging,
-    pic, pit, platform, println, rtc, serial, tsc, verdict,
+    pic, pit, platform, println, rtc, serial, smp, tsc, verdict,
 };
 
 /// One test.
@@ -101,13 +101,9 @@ fn run_one(test: &Test) -> TestResult {
     baseline();
     let outcome = exception::catch_value(test.run);
     cpu::cli();
-    let stray = interrupt::stray();
     match outcome {
         Err(exception) => Err(Verdict::Exception(exception)),
-        Ok(Ok(())) => match stray {
-            Some(vector) => Err(verdict::fail(format_args!("stray interrupt, vector {vector:#x}"))),
-            None => Ok(()),
-        },
+        Ok(Ok(())) => interrupt::verdict_on(smp::current()),
         Ok(outcome) => outcome,
     }
 }

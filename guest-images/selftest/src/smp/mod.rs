@@ -226,12 +226,7 @@ pub fn finish(cpu: usize) -> TestResult {
     if let Some(exception) = unsafe { FAULTS.of(cpu).read_volatile() } {
         return Err(verdict::fail(format_args!("{exception} on processor {cpu}")));
     }
-    match interrupt::stray_on(cpu) {
-        Some(vector) => {
-            Err(verdict::fail(format_args!("stray interrupt on processor {cpu}, vector {vector:#x}")))
-        }
-        None => Ok(()),
-    }
+    interrupt::verdict_on(cpu)
 }
 
 /// Lets a processor do a job, and waits.
