@@ -315,7 +315,7 @@ fn stuck() -> Vec<Fault> {
     vec![
         Fault::lie(
             "stuck-cpu",
-            "fault=stuck-cpu watchdog=1",
+            "fault=stuck-cpu watchdog=1 watchdog=peers",
             &[
                 "KERNEL PANIC: CPU 1 is stuck: it has not looked for work for 1 s, at",
                 "rip=",
@@ -328,7 +328,7 @@ fn stuck() -> Vec<Fault> {
         .ending(End::Panics { within: PROVOKER }),
         Fault::lie(
             "stuck-boot-cpu",
-            "fault=stuck-boot-cpu watchdog=1",
+            "fault=stuck-boot-cpu watchdog=1 watchdog=peers",
             &[
                 "KERNEL PANIC: CPU 0 is stuck: it has not looked for work for 1 s, at",
                 "rip=",
@@ -342,7 +342,7 @@ fn stuck() -> Vec<Fault> {
         // Nobody is left who could watch, but the HPET.
         Fault::lie(
             "stuck-only-cpu",
-            "fault=stuck-boot-cpu watchdog=1 watchdog=nmi",
+            "fault=stuck-boot-cpu watchdog=1",
             &[
                 "KERNEL PANIC: CPU 0 is stuck: it has not looked for work for 1 s, at",
                 "rip=",
@@ -353,7 +353,7 @@ fn stuck() -> Vec<Fault> {
         .ending(End::Panics { within: PROVOKER }),
         Fault::lie(
             "stuck-cpus",
-            "fault=stuck-cpus watchdog=1 watchdog=nmi",
+            "fault=stuck-cpus watchdog=1",
             &[
                 "KERNEL PANIC: CPU ",
                 " is stuck: it has not looked for work for 1 s, at",

@@ -206,7 +206,7 @@ fn nmis() -> Scenario {
         tier: Tier::Ci,
         machines: vec![QEMU_SVM, BOCHS_VMX],
         cpus: None,
-        options: "fault=nmi-storm watchdog=nmi".to_owned(),
+        options: "fault=nmi-storm".to_owned(),
         guests: guests.map(Guest::new).into(),
         steps: guests
             .iter()

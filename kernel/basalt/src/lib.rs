@@ -81,9 +81,7 @@ fn start_log(boot: &BootInfo, payload: &Payload<'_>, options: &Options) {
     }
     machine::panic::set_reboot(options.reboot_on_panic);
     watchdog::set_limit(options.watchdog_s);
-    if options.watchdog_nmi {
-        watchdog::want();
-    }
+    watchdog::set_watcher(options.watcher);
     logger::remember(boot);
     if boot.dropped != 0 {
         warn!("{} entries of the boot information are broken or too many and left out", boot.dropped);

@@ -5,11 +5,11 @@ use machine::clock::TscUse;
 use machine::cpu::Idle;
 use machine::fault;
 use machine::panic::READING_TIME_S;
-use machine::watchdog;
+use machine::watchdog::{self, Watcher};
 use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=hlt|mwait, watchdog=SECONDS|off|nmi, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=hlt|mwait, watchdog=SECONDS|off|nmi|peers, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,8 +51,8 @@ pub(crate) struct Options {
     pub(crate) idle: Idle,
     /// After how many seconds a CPU counts as stuck; 0 for never.
     pub(crate) watchdog_s: u32,
-    /// A timer's non-maskable interrupts watch them.
-    pub(crate) watchdog_nmi: bool,
+    /// Who looks whether they are.
+    pub(crate) watcher: Watcher,
     /// Abilities of the CPU that are not used.
     pub(crate) without: Without,
 }
@@ -68,7 +68,7 @@ impl Default for Options {
             x2apic: false,
             idle: Idle::Hlt,
             watchdog_s: watchdog::DEFAULT_S,
-            watchdog_nmi: false,
+            watcher: Watcher::default(),
             without: Without::empty(),
         }
     }
@@ -107,7 +107,8 @@ impl Options {
             ("idle", "mwait") => self.idle = Idle::Mwait,
             ("idle", "hlt") => self.idle = Idle::Hlt,
             ("watchdog", "off") => self.watchdog_s = 0,
-            ("watchdog", "nmi") => self.watchdog_nmi = true,
+            ("watchdog", "nmi") => self.watcher = Watcher::Timer,
+            ("watchdog", "peers") => self.watcher = Watcher::Peers,
             ("watchdog", seconds) => {
                 self.watchdog_s = seconds.parse::<u16>().ok().filter(|seconds| *seconds != 0)?.into();
             }
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
         let options = parse(
-            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=task-priority without=nothing without=x2apic,tsc-scaling watchdog=30 idle=mwait",
+            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=task-priority without=nothing without=x2apic,tsc-scaling watchdog=30 watchdog=peers idle=mwait",
         );
         assert_eq!(
             options,
@@ -151,7 +152,7 @@ mod tests {
                 x2apic: false,
                 idle: Idle::Mwait,
                 watchdog_s: 30,
-                watchdog_nmi: false,
+                watcher: Watcher::Peers,
                 without: Without::X2APIC | Without::TSC_SCALING
             }
         );

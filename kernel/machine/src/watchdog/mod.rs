@@ -1,8 +1,8 @@
 //! The kernel's watchdog: a CPU that no longer looks for work is stuck, and says where, instead of standing silent.
 //!
-//! Every CPU beats when it looks. All of them are watched a few times a second: where the user wants it, by the first CPU in NMIs that a timer of
-//! the chipset's sends it ([`timer`]), so that it notices even that it is stuck itself; otherwise the first CPU
-//! watches the others when it looks for work, and the second one the first. Looks at a CPU are counted rather than time, so that a
+//! Every CPU beats when it looks. All of them are watched a few times a second: by the first CPU in NMIs that a timer of the
+//! chipset's sends it ([`timer`]), so that it notices even that it is stuck itself; where there is no such timer, or the user wants none, the
+//! first CPU watches the others when it looks for work, and the second one the first. Looks at a CPU are counted rather than time, so that a
 //! machine that stood still as a whole accuses nobody. A CPU without a beat for [`STRIKES`] looks gets an NMI, which comes
 //! through wherever it is, and there tells its place as a panic does. One that is held by a guest is only freed by that, and goes on.
 //!
@@ -18,7 +18,7 @@ use crate::cpu::{self, InterruptFrame, PerCpu, registry};
 use crate::{panic, svm};
 
 pub(crate) use self::stray::tell as tell_strays;
-pub use self::timer::{start, want};
+pub use self::timer::start;
 
 /// Whose messages those of all these modules are, in the log.
 const TARGET: &str = "watchdog";
@@ -29,6 +29,19 @@ const LOST: u32 = STRIKES + 3;
 pub const DEFAULT_S: u32 = 10;
 const MILLIS_IN_STRIKE: u64 = 1000 / STRIKES as u64;
 const NANOS_PER_MILLI: u64 = 1_000_000;
+
+/// Who watches: the option `watchdog=`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Watcher {
+    /// The NMIs of a timer, where the machine has one that can send them.
+    #[default]
+    Timer,
+    /// The CPUs each other, for machines whose timer cannot be trusted to.
+    Peers,
+}
+
+/// The CPUs watch each other even where a timer could do it.
+static ONLY_PEERS: AtomicBool = AtomicBool::new(false);
 
 /// Seconds until a CPU counts as stuck; 0 for a watchdog that sleeps.
 static LIMIT_S: AtomicU32 = AtomicU32::new(DEFAULT_S);
@@ -105,6 +118,11 @@ impl Watched {
 /// Says after how many seconds a CPU counts as stuck; 0 for never.
 pub fn set_limit(seconds: u32) {
     LIMIT_S.store(seconds, Ordering::Relaxed);
+}
+
+/// Says who watches from [`start`] on.
+pub fn set_watcher(watcher: Watcher) {
+    ONLY_PEERS.store(watcher == Watcher::Peers, Ordering::Relaxed);
 }
 
 /// Watches nobody any more: the machine is being stopped, and the CPU that does it looks for nothing else.

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use log::info;
 use spin::Once;
 
-use super::{TARGET, distance_ns};
+use super::{ONLY_PEERS, TARGET, distance_ns};
 use crate::acpi::Acpi;
 use crate::apic;
 use crate::fault::{self, Fault};
@@ -24,15 +24,8 @@ const STORM: u32 = 1000;
 static TIMER: Once<(Hpet, u32)> = Once::new();
 /// Its counter at the last NMI.
 static LAST: AtomicU32 = AtomicU32::new(0);
-/// The user wants it.
-static WANTED: AtomicBool = AtomicBool::new(false);
 /// One has come.
 static HEARD: AtomicBool = AtomicBool::new(false);
-
-/// Says that the timer is to be used. Not without being asked: on an emulator a guest has lost a wake-up with the first of its NMIs.
-pub fn want() {
-    WANTED.store(true, Ordering::Relaxed);
-}
 
 /// Has the calling CPU, the first one, get NMIs by which it watches itself and all others, where the machine has what it takes.
 pub fn start(acpi: &Acpi) {
@@ -40,12 +33,12 @@ pub fn start(acpi: &Acpi) {
         info!(target: TARGET, "off");
         return;
     };
-    let by = if WANTED.load(Ordering::Relaxed) && arm(acpi, nanos) {
+    let by = if !ONLY_PEERS.load(Ordering::Relaxed) && arm(acpi, nanos) {
         "the HPET's non-maskable interrupts watch all CPUs"
     } else if crate::cpu::count() > 1 {
         "CPUs watch each other"
     } else {
-        "none, as there is one CPU (watchdog=nmi watches it)"
+        "none, as no HPET can watch the only CPU"
     };
     info!(target: TARGET, "{by}");
 }
