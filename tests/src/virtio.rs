@@ -3,34 +3,50 @@
 use crate::linux::READY;
 use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Guest, QEMU_SVM, Scenario, Step, Tier};
 
-/// Stock Linux with two disks.
-const DISK: &str = "disk";
+/// Stock Linux with drivers for all devices.
+const VIRTIO: &str = "virtio";
+
+/// The guest's jobs: what each tries.
+const JOBS: [(&str, &str); 2] = [
+    ("disks", "stock Linux finds its disks, and what it writes is what it reads"),
+    ("entropy", "stock Linux gets random bytes"),
+];
 
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![
+    let names: Vec<&str> = JOBS.iter().map(|(name, _)| *name).collect();
+    let mut all = vec![
         reboot(),
-        disks("virtio-disks", Tier::Ci, vec![QEMU_SVM, BOCHS_VMX]),
-        disks("virtio-everywhere", Tier::Full, vec![BOCHS_SVM]),
-    ]
+        jobs(
+            "virtio-devices",
+            "stock Linux uses all its virtio devices",
+            &names,
+            Tier::Ci,
+            &[QEMU_SVM, BOCHS_VMX],
+        ),
+    ];
+    all.extend(JOBS.iter().map(|(name, about)| {
+        jobs(&format!("virtio-{name}"), about, &[name], Tier::Full, &[QEMU_SVM, BOCHS_VMX, BOCHS_SVM])
+    }));
+    all
 }
 
-fn disks(name: &str, tier: Tier, machines: Vec<&'static str>) -> Scenario {
+/// Some of the guest's jobs, one after the other.
+fn jobs(name: &str, about: &str, jobs: &[&str], tier: Tier, machines: &[&'static str]) -> Scenario {
+    let run: Vec<String> = jobs.iter().map(|job| format!("/jobs/{job}")).collect();
+    let mut steps = vec![Step::vm(VIRTIO, READY).within(180)];
+    steps.extend(jobs.iter().map(|_| Step::results(VIRTIO).within(240)));
+    steps.extend([Step::vm(VIRTIO, "basalt-demo job done: 0").within(60), Step::end(VIRTIO).within(60)]);
     Scenario {
         name: name.to_owned(),
-        about: "stock Linux finds its disks, and what it writes is what it reads".to_owned(),
+        about: about.to_owned(),
         tier,
-        machines,
+        machines: machines.to_vec(),
         cpus: None,
         options: String::new(),
-        guests: vec![Guest::new(DISK).append("basalt.run=/jobs/disks")],
-        steps: vec![
-            Step::vm(DISK, READY).within(180),
-            Step::results(DISK).within(180),
-            Step::vm(DISK, "basalt-demo job done: 0").within(60),
-            Step::end(DISK).within(60),
-        ],
+        guests: vec![Guest::new(VIRTIO).append(&format!("basalt.run=\"{}\"", run.join(" && ")))],
+        steps,
         checks: vec![],
     }
 }
@@ -46,8 +62,8 @@ fn reboot() -> Scenario {
         machines: vec![QEMU_SVM],
         cpus: None,
         options: String::new(),
-        guests: vec![Guest::new(DISK).append(job)],
-        steps: (0..4).map(|_| Step::vm(DISK, READY).within(180)).collect(),
+        guests: vec![Guest::new(VIRTIO).append(job)],
+        steps: (0..4).map(|_| Step::vm(VIRTIO, READY).within(180)).collect(),
         checks: vec![],
     }
 }

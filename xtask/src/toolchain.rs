@@ -18,7 +18,9 @@ use crate::{packages, paths, process, progress};
 /// The target of everything that runs without an operating system.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
-const CODE_GENERATION: &str = "-C relocation-model=static -C force-frame-pointers=yes";
+/// The kernel and its dependencies use no vector registers.
+const CODE_GENERATION: &str =
+    "-C relocation-model=static -C force-frame-pointers=yes --cfg chacha20_backend=\"soft\"";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
 const SECONDS_A_DAY: u64 = 86_400;

@@ -3,10 +3,12 @@
 //! A device has no lock of the VM's: an access to its registers finds it by the address of its BAR, and a doorbell is a bit that is
 //! set. What it says to the VM goes to the local APICs as a message, or through the chipset as a line.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use devices::pci::FunctionAddress;
 use devices::{ApicBus, Chipset, msi};
+use spin::Mutex;
 use vcpu::{Backend, Gpa, Host, Image};
 use virtio::block::Block;
 use virtio::pci::{BAR_BYTES, Configured, place};
@@ -33,12 +35,25 @@ impl<I: Image> VirtioBus<I> {
         backend: &B,
         config: &VmConfig<'m>,
     ) -> Result<Self, StartError> {
-        let mut functions = Vec::with_capacity(config.disks.len());
+        let mut functions = Vec::with_capacity(config.disks.len() + 1);
         for disk in &config.disks {
             let image = backend.create_image(disk.bytes)?;
             let kind = Kind::Block(Block::new(image, disk.read_only, disk.serial));
             let queues = config.cpus.min(DISK_QUEUES);
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
+        }
+        if config.rng {
+            match backend.create_random() {
+                Some(random) => {
+                    let kind = Kind::Entropy(Mutex::new(Box::new(random)));
+                    functions.push(Function::new(kind, 1).ok_or(StartError::NoQueues { queues: 1 })?);
+                }
+                None => log::warn!(
+                    target: "virtio",
+                    "vm {}: it has no entropy device, as this CPU has neither RDSEED nor RDRAND to begin one with",
+                    config.name
+                ),
+            }
         }
         Ok(Self { functions })
     }

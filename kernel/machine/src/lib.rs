@@ -31,6 +31,7 @@ pub mod memory;
 pub mod nested;
 pub mod panic;
 pub mod power;
+pub mod random;
 mod registers;
 pub mod screen;
 pub mod serial;

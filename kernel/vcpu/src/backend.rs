@@ -5,7 +5,7 @@ use core::fmt;
 
 use crate::{
     AddressSpace, ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Gpr,
-    Image, MemoryError, Registers, Segment, SegmentName, SystemRegister,
+    Image, MemoryError, Random, Registers, Segment, SegmentName, SystemRegister,
 };
 
 /// The four registers that CPUID returns.
@@ -68,6 +68,12 @@ pub trait Backend: Sized + 'static {
 
     /// Makes an image of a boot module, whose bytes it begins with.
     fn create_image<'m>(&self, module: &'m [u8]) -> Result<Self::Image<'m>, CreateError>;
+
+    /// A source of random bytes.
+    type Random: Random + 'static;
+
+    /// Makes a source of random bytes, which shares nothing with others. `None` where this CPU has nothing to begin one with.
+    fn create_random(&self) -> Option<Self::Random>;
 
     /// Bytes of host memory that are free for guests now.
     fn free_memory(&self) -> u64;

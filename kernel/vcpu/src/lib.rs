@@ -21,6 +21,7 @@ mod host;
 mod image;
 mod memory;
 pub mod power_up;
+mod random;
 mod registers;
 mod time;
 mod vector_set;
@@ -33,6 +34,7 @@ pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, Nested
 pub use host::Host;
 pub use image::{Image, OutOfImage};
 pub use memory::{AddressSpace, GuestMemory, MemoryError, NotRam, Shrink, WordSize};
+pub use random::Random;
 pub use registers::{
     DescriptorTable, DescriptorTableName, Gpr, Registers, Segment, SegmentAccess, SegmentName,
     SystemRegister, cr0, cr4, efer, rflags,

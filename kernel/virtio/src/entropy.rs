@@ -2,7 +2,7 @@
 //!
 //! Source: VIRTIO 1.2, "Entropy Device".
 
-use vcpu::GuestMemory;
+use vcpu::{GuestMemory, Random};
 
 use crate::queue::{Broken, Chain};
 
@@ -11,12 +11,6 @@ pub(crate) const TYPE: u16 = 4;
 pub(crate) const CLASS: u32 = 0xff_00_00;
 /// Bytes that a request gets at most: random bytes cost more than copied ones, and a driver asks again.
 pub(crate) const MOST_BYTES: u32 = 4096;
-
-/// Bytes that nobody can guess.
-pub trait Random: Send {
-    /// Fills the buffer.
-    fn fill(&mut self, buffer: &mut [u8]);
-}
 
 /// Carries a request out. Returns how many bytes were written.
 ///

@@ -8,10 +8,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use devices::Width;
 use devices::pci::ConfigSpace;
 use spin::Mutex;
-use vcpu::{GuestMemory, Image};
+use vcpu::{GuestMemory, Image, Random};
 
 use crate::block::{self, Block, Next};
-use crate::entropy::{self, Random};
+use crate::entropy;
 use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals};
 use crate::pci::{self, Configured, NOTIFY_STRIDE, PAGE_SHIFT, page};
 use crate::queue::{Broken, Chain, Queue};

@@ -8,10 +8,9 @@ use devices::pci::register as pci_register;
 use proptest::prelude::*;
 use spin::Mutex;
 use vcpu::fake::FakeImage;
-use vcpu::{Gpa, GuestMemory};
+use vcpu::{Gpa, GuestMemory, Random};
 
 use crate::block::Block;
-use crate::entropy::Random;
 use crate::pci::{self, PAGE_SHIFT, page};
 use crate::queue::driver::{BUFFERS, Buffer, Driver};
 use crate::transport::{feature, register, status};

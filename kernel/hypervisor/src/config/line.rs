@@ -16,6 +16,8 @@ pub(super) struct Settings {
     pub(super) cpus: usize,
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
+    /// It has an entropy device.
+    pub(super) rng: bool,
     pub(super) devices: DeviceOptions,
     pub(super) share: Share,
     pub(super) restart: Restart,
@@ -31,6 +33,7 @@ impl Default for Settings {
             cpus: 1,
             memory: DEFAULT_MEMORY,
             protocol: None,
+            rng: true,
             devices: DeviceOptions::default(),
             share: Share::default(),
             restart: Restart::No,
@@ -148,6 +151,8 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault
             let khz = value.parse().ok().filter(|khz| TSC_KHZ.contains(khz));
             settings.tsc_khz = Some(khz.ok_or(Fault::BadTsc(value))?);
         }
+        Some(("rng", "yes")) => settings.rng = true,
+        Some(("rng", "no")) => settings.rng = false,
         Some(("vga", "text")) => settings.devices.vga_text = true,
         None if word == "fwcfg" => settings.devices.fw_cfg = true,
         None if word == "e9" => settings.devices.debug_console = true,

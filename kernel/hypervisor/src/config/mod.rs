@@ -3,7 +3,7 @@
 //! ```text
 //! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
 //!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot]
-//!     [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
+//!     [rng=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
 //! vm=NAME fwcfg=NAME OF THE FILE
@@ -124,6 +124,8 @@ pub struct VmConfig<'a> {
     pub files: ArrayVec<NamedFile<'a>, MAX_FILES>,
     /// Its disks, in the order of their lines.
     pub disks: ArrayVec<Disk<'a>, MAX_DISKS>,
+    /// It has an entropy device.
+    pub rng: bool,
     /// Its devices.
     pub devices: DeviceOptions,
     /// Its share of the CPUs.
@@ -186,6 +188,7 @@ pub fn collect<'a>(
                 modules: draft.modules,
                 files: draft.files,
                 disks: draft.disks,
+                rng: settings.rng,
                 devices: settings.devices,
                 share: settings.share,
                 restart: settings.restart,

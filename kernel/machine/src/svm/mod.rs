@@ -36,6 +36,7 @@ use crate::extended::{self, Layout};
 use crate::image::ModuleImage;
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::{GuestSpace, Level, Npt};
+use crate::random::Generator;
 use crate::virtualization::{self, Refusal, features as cpuid_bits};
 use crate::without::Without;
 use crate::{cpu, registers};
@@ -241,9 +242,14 @@ impl Backend for Svm {
     type Vcpu = SvmVcpu;
     type Space = GuestSpace<Npt>;
     type Image<'m> = ModuleImage<'m>;
+    type Random = Generator;
 
     fn create_image<'m>(&self, module: &'m [u8]) -> Result<ModuleImage<'m>, CreateError> {
         Ok(ModuleImage::new(module)?)
+    }
+
+    fn create_random(&self) -> Option<Generator> {
+        Generator::new()
     }
 
     fn free_memory(&self) -> u64 {

@@ -37,6 +37,7 @@ use crate::extended::{self, Layout};
 use crate::image::ModuleImage;
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::nested::{Ept, GuestSpace, Level};
+use crate::random::Generator;
 use crate::virtualization::{self, Refusal};
 use crate::without::Without;
 use crate::{cpu, registers};
@@ -283,9 +284,14 @@ impl Backend for Vmx {
     type Vcpu = VmxVcpu;
     type Space = GuestSpace<Ept>;
     type Image<'m> = ModuleImage<'m>;
+    type Random = Generator;
 
     fn create_image<'m>(&self, module: &'m [u8]) -> Result<ModuleImage<'m>, CreateError> {
         Ok(ModuleImage::new(module)?)
+    }
+
+    fn create_random(&self) -> Option<Generator> {
+        Generator::new()
     }
 
     fn free_memory(&self) -> u64 {

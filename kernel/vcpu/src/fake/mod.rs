@@ -13,6 +13,7 @@ mod apic;
 mod cpu;
 mod host;
 mod image;
+mod random;
 mod space;
 mod vcpu;
 
@@ -34,6 +35,7 @@ pub use apic::FakeApic;
 pub use cpu::Cpu;
 pub use host::{Clock, FakeHost, TSC_START};
 pub use image::FakeImage;
+pub use random::FakeRandom;
 pub use space::{Bank, FakeSpace};
 pub use vcpu::FakeVcpu;
 
@@ -186,6 +188,12 @@ impl Backend for FakeBackend {
 
     fn create_image(&self, module: &[u8]) -> Result<FakeImage, CreateError> {
         Ok(FakeImage::new(module))
+    }
+
+    type Random = FakeRandom;
+
+    fn create_random(&self) -> Option<FakeRandom> {
+        Some(FakeRandom::default())
     }
 
     fn free_memory(&self) -> u64 {
