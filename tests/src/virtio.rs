@@ -18,6 +18,8 @@ pub fn scenarios() -> Vec<Scenario> {
     let names: Vec<&str> = JOBS.iter().map(|(name, _)| *name).collect();
     let mut all = vec![
         reboot(),
+        link("virtio-link", Tier::Ci, &[QEMU_SVM]),
+        link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
         jobs(
             "virtio-devices",
             "stock Linux uses all its virtio devices",
@@ -46,6 +48,33 @@ fn jobs(name: &str, about: &str, jobs: &[&str], tier: Tier, machines: &[&'static
         cpus: None,
         options: String::new(),
         guests: vec![Guest::new(VIRTIO).append(&format!("basalt.run=\"{}\"", run.join(" && ")))],
+        steps,
+        checks: vec![],
+    }
+}
+
+/// Two guests on a cable.
+fn link(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
+    let guest = |vm: &str, own: u32| {
+        Guest::new(VIRTIO).in_vm(vm).settings("net=cable").append(&format!("basalt.run=\"/jobs/link {own}\""))
+    };
+    let mut steps = vec![];
+    for vm in ["one", "two"] {
+        steps.extend([
+            Step::vm(vm, READY).within(180).anywhere(),
+            Step::results(vm).within(400).anywhere(),
+            Step::vm(vm, "basalt-demo job done: 0").within(60).anywhere(),
+            Step::end(vm).within(60).anywhere(),
+        ]);
+    }
+    Scenario {
+        name: name.to_owned(),
+        about: "two stock Linux guests talk over a cable: all offloads, several queues, VLANs, drivers that go and come".to_owned(),
+        tier,
+        machines: machines.to_vec(),
+        cpus: Some(2),
+        options: String::new(),
+        guests: vec![guest("one", 1), guest("two", 2)],
         steps,
         checks: vec![],
     }

@@ -35,6 +35,7 @@ mod firmware;
 mod guest;
 mod instruction;
 mod linear;
+mod links;
 mod local_apic;
 mod mailbox;
 pub mod memory_map;

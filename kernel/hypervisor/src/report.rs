@@ -51,6 +51,10 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
             look();
         }
     }
+    let lost = vm.virtio.lost_frames();
+    if lost > 0 {
+        log::info!("vm {name}: frames lost by network devices {lost}");
+    }
     let breakdowns = vm.virtio.breakdowns();
     if breakdowns > 0 {
         log::info!("vm {name}: devices broken by their drivers {breakdowns}");

@@ -5,16 +5,19 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use devices::pci::FunctionAddress;
 use devices::{ApicBus, Chipset, msi};
 use spin::Mutex;
 use vcpu::{Backend, Gpa, Host, Image};
 use virtio::block::Block;
+use virtio::net::Net;
 use virtio::pci::{BAR_BYTES, Configured, place};
 use virtio::{Function, Kind, Signals};
 
-use crate::config::VmConfig;
+use crate::config::{VmConfig, address_of};
+use crate::links::Links;
 use crate::memory_map::PCI_MEMORY;
 use crate::vm::StartError;
 use crate::wiring::Wiring;
@@ -24,9 +27,14 @@ const FIRST_DEVICE: usize = 1;
 /// Queues of a disk at most.
 const DISK_QUEUES: usize = 8;
 
+/// Pairs of queues of a network device at most.
+const NIC_PAIRS: usize = 4;
+
 /// The devices.
 pub(crate) struct VirtioBus<I> {
     functions: Vec<Function<I>>,
+    /// Which has the next turn, so that none is passed over for long.
+    turn: AtomicUsize,
 }
 
 impl<I: Image> VirtioBus<I> {
@@ -34,13 +42,20 @@ impl<I: Image> VirtioBus<I> {
     pub(crate) fn new<'m, B: Backend<Image<'m> = I>>(
         backend: &B,
         config: &VmConfig<'m>,
+        (links, vm): (&mut Links<'m>, usize),
     ) -> Result<Self, StartError> {
-        let mut functions = Vec::with_capacity(config.disks.len() + 1);
+        let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 1);
         for disk in &config.disks {
             let image = backend.create_image(disk.bytes)?;
             let kind = Kind::Block(Block::new(image, disk.read_only, disk.serial));
             let queues = config.cpus.min(DISK_QUEUES);
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
+        }
+        for (number, nic) in config.nics.iter().enumerate() {
+            let mac = nic.mac.unwrap_or_else(|| address_of(config.name, number));
+            let net = Net::new(links.plug(nic.network, vm)?, mac, nic.mtu, config.cpus.min(NIC_PAIRS));
+            let queues = net.queues();
+            functions.push(Function::new(Kind::Net(net), queues).ok_or(StartError::NoQueues { queues })?);
         }
         if config.rng {
             match backend.create_random() {
@@ -55,7 +70,7 @@ impl<I: Image> VirtioBus<I> {
                 ),
             }
         }
-        Ok(Self { functions })
+        Ok(Self { functions, turn: AtomicUsize::new(0) })
     }
 
     /// Which device's registers are there, and the offset into them.
@@ -74,9 +89,17 @@ impl<I: Image> VirtioBus<I> {
         self.functions.get(index)
     }
 
-    /// A device with something to do.
+    /// A device with something to do: they take turns.
     pub(crate) fn rung(&self) -> Option<(usize, &Function<I>)> {
-        self.functions.iter().enumerate().find(|(_, function)| function.is_rung())
+        let (count, turn) = (self.functions.len(), self.turn.fetch_add(1, SeqCst));
+        (0..count)
+            .map(|step| turn.wrapping_add(step) % count)
+            .find_map(|index| Some((index, self.functions.get(index).filter(|it| it.is_rung())?)))
+    }
+
+    /// Frames that network devices have lost.
+    pub(crate) fn lost_frames(&self) -> u64 {
+        self.functions.iter().map(Function::lost_frames).sum()
     }
 
     /// How often drivers have broken their devices by rings that made no sense.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use arrayvec::ArrayVec;
 use devices::Width;
 use devices::pci::ConfigSpace;
 use spin::Mutex;
@@ -13,6 +14,7 @@ use vcpu::{GuestMemory, Image, Random};
 use crate::block::{self, Block, Next};
 use crate::entropy;
 use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals};
+use crate::net::{self, Net, Received, Role};
 use crate::pci::{self, Configured, NOTIFY_STRIDE, PAGE_SHIFT, page};
 use crate::queue::{Broken, Chain, Queue};
 use crate::transport::{Effect, Registers, feature, register, status};
@@ -24,6 +26,8 @@ pub enum Kind<I> {
     Block(Block<I>),
     /// A source of random bytes.
     Entropy(Mutex<Box<dyn Random>>),
+    /// A network.
+    Net(Net),
 }
 
 impl<I> fmt::Debug for Kind<I> {
@@ -31,6 +35,7 @@ impl<I> fmt::Debug for Kind<I> {
         f.write_str(match self {
             Self::Block(_) => "Block",
             Self::Entropy(_) => "Entropy",
+            Self::Net(_) => "Net",
         })
     }
 }
@@ -40,6 +45,7 @@ impl<I: Image> Kind<I> {
         match self {
             Self::Block(_) => (block::TYPE, block::CLASS),
             Self::Entropy(_) => (entropy::TYPE, entropy::CLASS),
+            Self::Net(_) => (net::TYPE, net::CLASS),
         }
     }
 
@@ -47,7 +53,21 @@ impl<I: Image> Kind<I> {
         match self {
             Self::Block(disk) => disk.features(),
             Self::Entropy(_) => 0,
+            Self::Net(net) => net.offered(),
         }
+    }
+
+    /// The configuration that a driver reads, with so many queues.
+    fn configuration(&self, queues: usize) -> ArrayVec<u8, 64> {
+        match self {
+            Self::Block(disk) => disk.configuration(queues),
+            Self::Entropy(_) => ArrayVec::new(),
+            Self::Net(net) => net.configuration(),
+        }
+    }
+
+    const fn as_net(&self) -> Option<&Net> {
+        if let Self::Net(net) = self { Some(net) } else { None }
     }
 }
 
@@ -84,6 +104,8 @@ pub struct Function<I> {
     places: Vec<Mutex<Place>>,
     /// The BAR's address, or [`NOWHERE`].
     base: AtomicU64,
+    /// Which queue has the next turn, so that none is passed over for long.
+    turn: AtomicU32,
     /// A bit for each queue of which the driver, or a step, says that there may be something.
     rung: AtomicU32,
     /// The driver is ready, and the queues are in order.
@@ -112,6 +134,7 @@ impl<I: Image> Function<I> {
             interrupts: Interrupts::new(),
             places,
             base: AtomicU64::new(NOWHERE),
+            turn: AtomicU32::new(0),
             rung: AtomicU32::new(0),
             live: AtomicBool::new(false),
             master: AtomicBool::new(false),
@@ -143,7 +166,14 @@ impl<I: Image> Function<I> {
     /// Whether there may be something to do.
     #[inline]
     pub fn is_rung(&self) -> bool {
-        self.rung.load(SeqCst) != 0 && self.live.load(SeqCst) && self.master.load(SeqCst)
+        (self.rung.load(SeqCst) != 0 || self.kind.as_net().is_some_and(Net::has_news))
+            && self.live.load(SeqCst)
+            && self.master.load(SeqCst)
+    }
+
+    /// Frames that a network device has lost, where it is one.
+    pub fn lost_frames(&self) -> u64 {
+        self.kind.as_net().map_or(0, Net::lost)
     }
 
     /// How often a driver has broken the device.
@@ -165,6 +195,9 @@ impl<I: Image> Function<I> {
     /// Nothing is under way behind this.
     fn forget(&self) {
         self.live.store(false, SeqCst);
+        if let Kind::Net(net) = &self.kind {
+            net.reset();
+        }
         for place in &self.places {
             let mut place = place.lock();
             (place.queue, place.work, place.vector) = (None, None, NO_VECTOR);
@@ -194,8 +227,7 @@ impl<I: Image> Function<I> {
     }
 
     fn read_device(&self, at: u64, width: Width) -> Option<u64> {
-        let Kind::Block(disk) = &self.kind else { return None };
-        let bytes = disk.configuration(self.places.len());
+        let bytes = self.kind.configuration(self.places.len());
         let part = bytes.get(at as usize..)?.get(..width.bytes().into())?;
         Some(part.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
@@ -250,7 +282,13 @@ impl<I: Image> Function<I> {
                 self.forget();
                 self.interrupts.reset(false, signals);
             }
-            Effect::Live => self.live.store(!self.broken.load(SeqCst), SeqCst),
+            Effect::Live => {
+                let features = registers.features();
+                if let Kind::Net(net) = &self.kind {
+                    net.go_live(features);
+                }
+                self.live.store(!self.broken.load(SeqCst), SeqCst);
+            }
             Effect::ConfigurationVector(vector) => self.interrupts.set_configuration_vector(vector),
             Effect::Vector { queue, vector } => {
                 if let Some(place) = self.places.get(queue) {
@@ -282,13 +320,22 @@ impl<I: Image> Function<I> {
         if !self.is_rung() {
             return Progress::Idle;
         }
+        if let Kind::Net(net) = &self.kind {
+            if net.take_link_change() {
+                self.interrupts.raise(Signal::Configuration, NO_VECTOR, signals);
+            }
+            if net.has_news() {
+                self.receive(net, memory, signals);
+            }
+        }
         let rung = self.rung.load(SeqCst);
-        let index = rung.trailing_zeros() as usize;
-        let Some(place) = self.places.get(index) else { return Progress::Idle };
+        let turn = self.turn.fetch_add(1, SeqCst) % u32::BITS;
+        let index = ((rung.rotate_right(turn).trailing_zeros() + turn) % u32::BITS) as usize;
+        let Some(place) = self.places.get(index).filter(|_| rung != 0) else { return self.progress() };
         // Who comes to this queue while another CPU is at it has nothing to do.
         let Some(mut place) = place.try_lock() else { return Progress::Idle };
         self.rung.fetch_and(!(1 << index), SeqCst);
-        let served = self.serve(&mut place, memory);
+        let served = self.serve(index, &mut place, memory);
         let told = match &mut place.queue {
             Some(queue) => queue.wants_interrupt(memory),
             None => Ok(false),
@@ -307,11 +354,71 @@ impl<I: Image> Function<I> {
             _ => self.break_down(signals),
         }
         drop(place);
+        self.progress()
+    }
+
+    fn progress(&self) -> Progress {
         if self.is_rung() { Progress::More } else { Progress::Idle }
     }
 
+    /// Receives frames until the step is full.
+    fn receive<M: GuestMemory>(&self, net: &Net, memory: &M, signals: &mut impl Signals) {
+        let (mut budget, mut used) = (STEP_BYTES, 0_u32);
+        while self.live.load(SeqCst)
+            && let Some((frame, pair)) = net.next_frame()
+        {
+            let index = 2 * pair;
+            let Some(mut place) = self.places.get(index).and_then(Mutex::try_lock) else { break };
+            let Place { queue: Some(queue), chain, .. } = &mut *place else {
+                net.is_deaf();
+                break;
+            };
+            match frame.receive(queue, chain, memory) {
+                Ok(Received::Bytes(bytes)) => {
+                    used |= 1 << index;
+                    match budget.checked_sub(bytes.max(BUFFER_BYTES)) {
+                        Some(left) => budget = left,
+                        None => break,
+                    }
+                }
+                Ok(Received::Waits) => break,
+                Err(_) => {
+                    drop(place);
+                    self.break_down(signals);
+                    break;
+                }
+            }
+        }
+        self.tell(used, memory, signals);
+    }
+
+    /// Interrupts for what some queues have given back.
+    fn tell<M: GuestMemory>(&self, queues: u32, memory: &M, signals: &mut impl Signals) {
+        for (_, place) in self.places.iter().enumerate().filter(|(index, _)| queues >> index & 1 != 0) {
+            let mut place = place.lock();
+            let Some(queue) = &mut place.queue else { continue };
+            match queue.wants_interrupt(memory) {
+                Ok(true) => self.interrupts.raise(Signal::Queue, place.vector, signals),
+                Ok(false) => {}
+                Err(_) => {
+                    drop(place);
+                    self.break_down(signals);
+                    return;
+                }
+            }
+        }
+    }
+
     /// Serves a queue until the step is full.
-    fn serve<M: GuestMemory>(&self, place: &mut Place, memory: &M) -> Result<Progress, Broken> {
+    fn serve<M: GuestMemory>(&self, index: usize, place: &mut Place, memory: &M) -> Result<Progress, Broken> {
+        let role = self.kind.as_net().map(|net| net.role(index));
+        if let Kind::Net(net) = &self.kind
+            && role == Some(Role::Receive)
+        {
+            // The frames themselves come by `receive`.
+            net.is_fed();
+            return Ok(Progress::Idle);
+        }
         let Place { queue: Some(queue), chain, work, .. } = place else { return Ok(Progress::Idle) };
         let mut budget = STEP_BYTES;
         while self.live.load(SeqCst) {
@@ -320,6 +427,11 @@ impl<I: Image> Function<I> {
             }
             let next = match &self.kind {
                 Kind::Entropy(random) => Next::Done(entropy::serve(chain, memory, &mut **random.lock())?),
+                Kind::Net(net) => match role {
+                    Some(Role::Transmit) => Next::Sent(net.transmit(chain, memory)?),
+                    Some(Role::Control) => Next::Done(net.command(chain, memory)?),
+                    _ => return Ok(Progress::Idle),
+                },
                 Kind::Block(disk) => match work.take() {
                     Some(begun) => disk.go_on(begun, chain, memory)?,
                     None => match disk.begin(chain, memory)? {
@@ -337,6 +449,10 @@ impl<I: Image> Function<I> {
                 Next::Done(written) => {
                     queue.give(memory, chain.head(), written)?;
                     written.max(chain.readable_bytes())
+                }
+                Next::Sent(bytes) => {
+                    queue.give(memory, chain.head(), 0)?;
+                    bytes
                 }
             };
             match budget.checked_sub(bytes.max(BUFFER_BYTES * chain.buffers() as u32)) {

@@ -9,11 +9,12 @@ use crate::paravirtual::Features;
 use crate::schedule::{MAX_POOLS, MAX_WEIGHT};
 
 use super::{
-    MAX_CPUS, MAX_DISKS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size, TSC_KHZ,
+    MAX_CPUS, MAX_DISKS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_NICS, MAX_VMS, MIN_MEMORY, Size,
+    TSC_KHZ,
 };
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, rng=no, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
+const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, net=NETWORK, mac=ADDRESS, mtu=N, rng=no, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +57,16 @@ pub enum Fault<'a> {
     OnlyForDisk(&'a str),
     /// The serial number of a disk cannot be one.
     BadSerial(&'a str),
+    /// No name of a network.
+    BadNetwork(&'a str),
+    /// A word of a network device before there is one.
+    NoNetwork(&'a str),
+    /// There are more network devices than a VM can have.
+    ManyNics,
+    /// No address of a network device.
+    BadMac(&'a str),
+    /// No size of packets.
+    BadMtu(&'a str),
     /// A disk of less than one sector.
     SmallDisk,
     /// There are more disks than a VM can have.
@@ -116,6 +127,17 @@ impl fmt::Display for ConfigError<'_> {
                 f,
                 "'{text}' is no serial number; write 1 to {SERIAL_BYTES} printable characters, such as serial=disk1"
             ),
+            Fault::BadNetwork(name) => write!(
+                f,
+                "'{name}' is no name of a network; write 1 to {MAX_NAME} of the characters a-z, 0-9 and '-' after net="
+            ),
+            Fault::NoNetwork(word) => write!(f, "'{word}' belongs behind the net=NETWORK that it is for"),
+            Fault::ManyNics => write!(f, "this VM has more than {MAX_NICS} network devices; leave some out"),
+            Fault::BadMac(text) => write!(
+                f,
+                "'{text}' is no address of a network device; write six bytes such as mac=02:00:00:00:00:01, the first of them even"
+            ),
+            Fault::BadMtu(text) => write!(f, "mtu='{text}' is no number from 68 to 65535; write mtu=1500, or leave it out"),
             Fault::SmallDisk => write!(f, "the disk is smaller than a sector of {SECTOR} bytes; give it a larger file"),
             Fault::ManyDisks => write!(f, "this VM has more than {MAX_DISKS} disks; leave some out"),
             Fault::ManyModules => {

@@ -1,9 +1,11 @@
 //! Reads one module's line.
 
+use arrayvec::ArrayVec;
 use devices::fw_cfg::MAX_FILE_NAME;
 use loader::Protocol;
 use virtio::block::SERIAL_BYTES;
 
+use super::nic::{self, MAX_NICS, Nic};
 use super::share::{self, Restart, Share};
 use super::{
     DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MIN_MEMORY, TSC_KHZ, parse_size,
@@ -11,11 +13,12 @@ use super::{
 use crate::paravirtual::Features;
 
 /// What a kernel's line says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Settings {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Settings<'a> {
     pub(super) cpus: usize,
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
+    pub(super) nics: ArrayVec<Nic<'a>, MAX_NICS>,
     /// It has an entropy device.
     pub(super) rng: bool,
     pub(super) devices: DeviceOptions,
@@ -27,12 +30,13 @@ pub(super) struct Settings {
     pub(super) tsc_khz: Option<u32>,
 }
 
-impl Default for Settings {
+impl Default for Settings<'_> {
     fn default() -> Self {
         Self {
             cpus: 1,
             memory: DEFAULT_MEMORY,
             protocol: None,
+            nics: ArrayVec::new(),
             rng: true,
             devices: DeviceOptions::default(),
             share: Share::default(),
@@ -45,9 +49,9 @@ impl Default for Settings {
 }
 
 /// What one module is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Kind<'a> {
-    Kernel { settings: Settings, command_line: &'a str },
+    Kernel { settings: Settings<'a>, command_line: &'a str },
     Initrd,
     Module { command_line: &'a str },
     File { name: &'a str },
@@ -132,8 +136,11 @@ fn parse_settings<'a>(
 }
 
 /// Reads a word of a kernel's line.
-fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault<'a>> {
+fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), Fault<'a>> {
     if let Some(read) = share::parse(word, &mut settings.share) {
+        return read;
+    }
+    if let Some(read) = nic::parse(word, &mut settings.nics) {
         return read;
     }
     match word.split_once('=') {

@@ -3,7 +3,7 @@
 //! ```text
 //! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
 //!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot]
-//!     [rng=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
+//!     [net=NETWORK [mac=ADDRESS] [mtu=N]]... [rng=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
 //! vm=NAME fwcfg=NAME OF THE FILE
@@ -16,6 +16,7 @@
 
 mod fault;
 mod line;
+mod nic;
 mod options;
 mod share;
 mod size;
@@ -31,6 +32,8 @@ use crate::paravirtual::Features;
 
 pub use fault::{ConfigError, Fault};
 use line::{Kind, Settings, parse_line};
+pub(crate) use nic::address_of;
+pub use nic::{MAX_NICS, Nic};
 pub use options::{End, FirstView, Options};
 pub use share::{Restart, Share};
 pub use size::{Size, parse_size};
@@ -124,6 +127,8 @@ pub struct VmConfig<'a> {
     pub files: ArrayVec<NamedFile<'a>, MAX_FILES>,
     /// Its disks, in the order of their lines.
     pub disks: ArrayVec<Disk<'a>, MAX_DISKS>,
+    /// Its network devices, in the order of their words.
+    pub nics: ArrayVec<Nic<'a>, MAX_NICS>,
     /// It has an entropy device.
     pub rng: bool,
     /// Its devices.
@@ -144,7 +149,7 @@ pub struct VmConfig<'a> {
 struct Draft<'a> {
     name: &'a str,
     line: &'a str,
-    kernel: Option<(&'a [u8], Settings, &'a str)>,
+    kernel: Option<(&'a [u8], Settings<'a>, &'a str)>,
     initrd: Option<&'a [u8]>,
     modules: ArrayVec<BootModule<'a>, MAX_MODULES>,
     files: ArrayVec<NamedFile<'a>, MAX_FILES>,
@@ -188,6 +193,7 @@ pub fn collect<'a>(
                 modules: draft.modules,
                 files: draft.files,
                 disks: draft.disks,
+                nics: settings.nics,
                 rng: settings.rng,
                 devices: settings.devices,
                 share: settings.share,

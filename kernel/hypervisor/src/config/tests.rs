@@ -71,6 +71,12 @@ fn each_fault_names_its_culprit_and_a_remedy() {
         ("vm=a kernel readonly", "'readonly' has its place in the line of a disk"),
         ("vm=a disk serial=more-than-twenty-characters", "is no serial number"),
         ("vm=a disk", "smaller than a sector"),
+        ("vm=a kernel net=LAN", "'LAN' is no name of a network"),
+        ("vm=a kernel mtu=1500 net=lan", "'mtu=1500' belongs behind"),
+        ("vm=a kernel net=lan mac=03:00:00:00:00:01", "is no address"),
+        ("vm=a kernel net=lan mtu=67", "mtu='67' is no number"),
+        ("vm=a kernel net=a net=b net=c net=d net=e", "more than 4 network devices"),
+        ("vm=a disk net=lan", "'net=lan' has its place"),
         ("vm=a initrd", "VM a has no kernel"),
     ];
     for (line, part) in cases {

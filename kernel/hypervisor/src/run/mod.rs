@@ -16,12 +16,15 @@ mod work;
 
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use vcpu::{Backend, Host, Nanos};
+use virtio::net::wire::Calls;
 
 use crate::config::{self, End, MAX_VMS, Module, Options, Size, VmConfig};
 use crate::console::Console;
+use crate::links::Links;
 use crate::mailbox::Mailboxes;
 use crate::schedule::{self, Pool, VcpuId};
 use crate::scheduler::{Scheduler, ticks};
@@ -48,6 +51,8 @@ pub enum Ended {
 pub struct Node<'m, B: Backend> {
     backend: B,
     vms: Vec<Vm<'m, B>>,
+    /// VMs for whose network devices something has come.
+    calls: Arc<Calls>,
     mailboxes: Mailboxes,
     scheduler: Scheduler,
     options: NodeOptions<'m>,
@@ -83,6 +88,7 @@ impl<'m, B: Backend> Node<'m, B> {
         let mut node = Self {
             backend,
             vms: Vec::with_capacity(MAX_VMS),
+            calls: Arc::default(),
             mailboxes: Mailboxes::new(scheduler.cpus()),
             scheduler,
             options: NodeOptions {
@@ -95,11 +101,11 @@ impl<'m, B: Backend> Node<'m, B> {
             tsc_hz: host.tsc_hz(),
         };
         // VMs begin on different CPUs, and the vCPUs of each are spread.
-        let mut first = 0;
+        let (mut first, mut links) = (0, Links::new(&node.calls));
         for config in config::collect(modules, |error| log::error!("{error}")) {
             let (name, memory, count) = (config.name, config.memory, config.cpus);
             let starts = config.starts;
-            match node.add_vm(host, config, first) {
+            match node.add_vm(host, config, first, &mut links) {
                 Ok(vm) => {
                     first += count;
                     if starts {
@@ -118,6 +124,7 @@ impl<'m, B: Backend> Node<'m, B> {
         host: &H,
         config: VmConfig<'m>,
         first: usize,
+        links: &mut Links<'m>,
     ) -> Result<&Vm<'m, B>, StartError> {
         let now = ticks(host);
         let mut homes = [0; config::MAX_CPUS];
@@ -126,8 +133,8 @@ impl<'m, B: Backend> Node<'m, B> {
                 *home = cpu;
             }
         })?;
-        let vm =
-            Vm::new(host, &self.backend, config, id).inspect_err(|_| self.scheduler.remove_vm(id, now))?;
+        let vm = Vm::new(host, &self.backend, config, id, links)
+            .inspect_err(|_| self.scheduler.remove_vm(id, now))?;
         for (slot, home) in vm.slots.iter().zip(homes) {
             slot.set_home(home);
         }

@@ -39,6 +39,7 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
                 self.wake(host, vm, vcpu);
             }
         });
+        self.answer_calls(host);
         let now = host.now();
         for vm in &node.vms {
             if vm.chipset_deadline() <= now && vm.home() == self.here && !vm.life.is_closed() {
@@ -47,6 +48,21 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         }
         if self.sleepers.next() <= now {
             self.wake_sleepers(host, now);
+        }
+    }
+
+    /// Has VMs look for whose devices something has come from other VMs.
+    #[inline]
+    pub(super) fn answer_calls<H: Host>(&self, host: &mut H) {
+        let mut called = self.node.calls.take();
+        while called != 0 {
+            let vm = self.node.vms.get(called.trailing_zeros() as usize);
+            called &= called - 1;
+            let Some(vm) = vm.filter(|vm| !vm.life.is_closed()) else { continue };
+            if let Some(slot) = vm.slots.first() {
+                slot.inbox.nudge();
+                vm.poke(0, &self.node.mailboxes, host);
+            }
         }
     }
 

@@ -228,6 +228,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
                 return Some(SliceEnd::Over);
             }
         }
+        self.rota.answer_calls(guest.host);
         None
     }
 

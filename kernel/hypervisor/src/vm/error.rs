@@ -2,12 +2,14 @@
 
 use core::fmt;
 
+use arrayvec::ArrayString;
 use devices::PortTaken;
 use devices::acpi::AcpiError;
 use devices::fw_cfg::FileError;
 use loader::LoadError;
 use vcpu::{CreateError, MemoryError, NotRam};
 
+use crate::config::MAX_NAME;
 use crate::schedule;
 
 /// Why a VM could not be made or started.
@@ -41,6 +43,16 @@ pub(crate) enum StartError {
         /// How many.
         queues: usize,
     },
+    /// No memory for a network.
+    NoCable {
+        /// Its name.
+        network: ArrayString<MAX_NAME>,
+    },
+    /// A network joins two VMs already.
+    NetworkFull {
+        /// Its name.
+        network: ArrayString<MAX_NAME>,
+    },
     /// A vCPU is still in use: our error.
     Busy {
         /// Its number.
@@ -65,6 +77,13 @@ impl fmt::Display for StartError {
             Self::NoQueues { queues } => {
                 write!(f, "no memory for a device with {queues} queues; start fewer VMs or give the machine more")
             }
+            Self::NoCable { network } => {
+                write!(f, "no memory for the network {network}; start fewer VMs or give the machine more")
+            }
+            Self::NetworkFull { network } => write!(
+                f,
+                "net={network}: two VMs are on this network already, and a network is a cable between two; give this VM another"
+            ),
             Self::Schedule(error) => error.fmt(f),
             Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
             Self::NoTscScaling { khz, host_hz } => write!(

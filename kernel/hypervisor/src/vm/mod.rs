@@ -19,6 +19,7 @@ use virtio::Progress;
 
 use crate::config::{Restart, VmConfig};
 use crate::firmware::add_devices;
+use crate::links::Links;
 use crate::mailbox::Mailboxes;
 use crate::memory_map::MemoryMap;
 use crate::ratelimit::{RateLimits, Site};
@@ -91,6 +92,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         backend: &B,
         config: VmConfig<'m>,
         id: VmId,
+        links: &mut Links<'m>,
     ) -> Result<Self, StartError> {
         let mut map = MemoryMap::new(config.memory);
         if config.devices.vga_text {
@@ -108,7 +110,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             number: id.index(),
             id,
             tables: task::tables(config.cpus)?,
-            virtio: VirtioBus::new(backend, &config)?,
+            virtio: VirtioBus::new(backend, &config, (links, id.index()))?,
             config,
             map,
             space: RwLock::new(None),

@@ -172,6 +172,15 @@ impl Cursor {
         None
     }
 
+    /// Where the next two bytes are, and goes on behind them.
+    ///
+    /// # Errors
+    /// [`Broken::Request`] where there are none.
+    pub(crate) fn two_bytes(&mut self, chain: &Chain) -> Result<[Gpa; 2], Broken> {
+        let mut one = || self.next(chain, 1).map(|part| part.gpa).ok_or(Broken::Request);
+        Ok([one()?, one()?])
+    }
+
     /// Goes on behind the next `bytes` bytes, or to the end.
     pub fn skip(&mut self, chain: &Chain, mut bytes: u32) {
         while bytes != 0

@@ -18,6 +18,7 @@ pub(crate) const RAM: u64 = 1 << 20;
 const DESCRIPTORS: u64 = 0x1000;
 const DRIVER: u64 = 0x2002;
 const DEVICE: u64 = 0x3004;
+const QUEUE_BYTES: u64 = 0x4000;
 pub(crate) const BUFFERS: u64 = 0x1_0000;
 
 /// A buffer: address, length, whether the device writes it.
@@ -35,7 +36,22 @@ impl Driver {
     pub(crate) fn new(size: u16) -> Self {
         let mut memory = FakeSpace::with_memory(RAM);
         memory.grow_all(Gpa(0), RAM).expect("there is memory");
-        let layout = Layout { size, descriptors: Gpa(DESCRIPTORS), driver: Gpa(DRIVER), device: Gpa(DEVICE) };
+        Self::at(memory, 0, size)
+    }
+
+    /// Another queue in the same memory. There is room for three in all.
+    pub(crate) fn beside(&self, number: u64) -> Self {
+        Self::at(self.memory.clone(), number, self.layout.size)
+    }
+
+    fn at(memory: FakeSpace, number: u64, size: u16) -> Self {
+        let base = number * QUEUE_BYTES;
+        let layout = Layout {
+            size,
+            descriptors: Gpa(DESCRIPTORS + base),
+            driver: Gpa(DRIVER + base),
+            device: Gpa(DEVICE + base),
+        };
         Self { memory, layout, offered: 0, collected: 0, next_descriptor: 0 }
     }
 
@@ -61,7 +77,7 @@ impl Driver {
 
     /// Writes a descriptor into the queue's own table.
     pub(crate) fn own(&self, index: u16, buffer: (u64, u32), flags: u16, next: u16) {
-        self.describe(DESCRIPTORS, index, buffer, flags, next);
+        self.describe(self.layout.descriptors.0, index, buffer, flags, next);
     }
 
     /// Makes a chain of these buffers from the next descriptors on and offers it. Returns its head.
@@ -82,37 +98,37 @@ impl Driver {
     /// Makes the chain that begins with `head` available.
     pub(crate) fn offer(&mut self, head: u16) {
         let slot = u64::from(self.offered % self.layout.size);
-        self.put(DRIVER + 4 + 2 * slot, &head.to_le_bytes());
+        self.put(self.layout.driver.0 + 4 + 2 * slot, &head.to_le_bytes());
         self.offered = self.offered.wrapping_add(1);
         self.set_index(self.offered);
     }
 
     pub(crate) fn set_index(&self, index: u16) {
-        self.put(DRIVER + 2, &index.to_le_bytes());
+        self.put(self.layout.driver.0 + 2, &index.to_le_bytes());
     }
 
     /// Wants no interrupts.
     pub(crate) fn set_flags(&self, flags: u16) {
-        self.put(DRIVER, &flags.to_le_bytes());
+        self.put(self.layout.driver.0, &flags.to_le_bytes());
     }
 
     /// Wants an interrupt once the device has used the entry of this index.
     pub(crate) fn set_event(&self, index: u16) {
-        self.put(DRIVER + 4 + 2 * u64::from(self.layout.size), &index.to_le_bytes());
+        self.put(self.layout.driver.0 + 4 + 2 * u64::from(self.layout.size), &index.to_le_bytes());
     }
 
     /// From which index on the device wants to be told.
     pub(crate) fn device_event(&self) -> u16 {
-        self.word(DEVICE + 4 + 8 * u64::from(self.layout.size))
+        self.word(self.layout.device.0 + 4 + 8 * u64::from(self.layout.size))
     }
 
     /// What the device has given back since the last call: heads, and bytes written.
     pub(crate) fn collect(&mut self) -> Vec<(u32, u32)> {
         let mut found = Vec::new();
-        while self.word(DEVICE + 2) != self.collected {
+        while self.word(self.layout.device.0 + 2) != self.collected {
             let mut bytes = [0; 8];
             let slot = u64::from(self.collected % self.layout.size);
-            self.memory.read(Gpa(DEVICE + 4 + 8 * slot), &mut bytes).expect("RAM");
+            self.memory.read(Gpa(self.layout.device.0 + 4 + 8 * slot), &mut bytes).expect("RAM");
             let entry = u64::from_le_bytes(bytes);
             found.push((entry as u32, (entry >> 32) as u32));
             self.collected = self.collected.wrapping_add(1);

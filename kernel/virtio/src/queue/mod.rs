@@ -153,13 +153,28 @@ impl Queue {
     /// # Errors
     /// [`Broken::NotRam`].
     pub fn give<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Broken> {
+        self.put(memory, head, written)?;
+        self.publish(memory)
+    }
+
+    /// Writes the entry by which a request is given back; the driver does not see it yet.
+    fn put<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Broken> {
         let at = RING_HEADER + USED_BYTES * u64::from(self.used & (self.layout.size - 1));
         let entry = u64::from(written) << 32 | u64::from(head);
         memory.write(behind(self.layout.device, at), &entry.to_le_bytes())?;
         self.used = self.used.wrapping_add(1);
+        Ok(())
+    }
+
+    fn publish<M: GuestMemory>(&self, memory: &M) -> Result<(), Broken> {
         // Flags, which are zero, and index are one word, so that the index is seen behind the entry.
         memory.store_u32(self.layout.device, u32::from(self.used) << 16)?;
         Ok(())
+    }
+
+    /// Requests that are taken and given back together, or not at all: the queue is as before where [`Batch::publish`] is not reached.
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch { now: *self, queue: self }
     }
 
     /// Whether the driver wants an interrupt for what was given back since the last call.
@@ -187,5 +202,40 @@ impl Queue {
 
     const fn flags_shift(&self) -> u64 {
         8 * (self.layout.driver.0 & 2)
+    }
+}
+
+/// Requests that belong together.
+#[derive(Debug)]
+pub struct Batch<'q> {
+    queue: &'q mut Queue,
+    now: Queue,
+}
+
+impl Batch<'_> {
+    /// As [`Queue::take`].
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn take<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<Option<()>, Broken> {
+        self.now.take(memory, chain)
+    }
+
+    /// As [`Queue::give`], but the driver does not see it yet.
+    ///
+    /// # Errors
+    /// [`Broken::NotRam`].
+    pub fn give<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Broken> {
+        self.now.put(memory, head, written)
+    }
+
+    /// Shows the driver all that was given back.
+    ///
+    /// # Errors
+    /// [`Broken::NotRam`].
+    pub fn publish<M: GuestMemory>(self, memory: &M) -> Result<(), Broken> {
+        self.now.publish(memory)?;
+        *self.queue = self.now;
+        Ok(())
     }
 }
