@@ -55,7 +55,9 @@ impl<I: Image> VirtioBus<I> {
             let mac = nic.mac.unwrap_or_else(|| address_of(config.name, number));
             let net = Net::new(links.plug(nic.network, vm)?, mac, nic.mtu, config.cpus.min(NIC_PAIRS));
             let queues = net.queues();
-            functions.push(Function::new(Kind::Net(net), queues).ok_or(StartError::NoQueues { queues })?);
+            functions.push(
+                Function::new(Kind::Net(Box::new(net)), queues).ok_or(StartError::NoQueues { queues })?,
+            );
         }
         if config.rng {
             match backend.create_random() {

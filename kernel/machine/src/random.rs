@@ -58,10 +58,10 @@ impl Source {
         unsafe {
             match self {
                 Self::Rdseed => {
-                    asm!("rdseed {}", "setc {}", out(reg) word, out(reg_byte) given, options(nomem, nostack))
+                    asm!("rdseed {}", "setc {}", out(reg) word, out(reg_byte) given, options(nomem, nostack));
                 }
                 Self::Rdrand => {
-                    asm!("rdrand {}", "setc {}", out(reg) word, out(reg_byte) given, options(nomem, nostack))
+                    asm!("rdrand {}", "setc {}", out(reg) word, out(reg_byte) given, options(nomem, nostack));
                 }
             }
         }

@@ -8,9 +8,9 @@ use virtio::block::{SECTOR, SERIAL_BYTES};
 use crate::paravirtual::Features;
 use crate::schedule::{MAX_POOLS, MAX_WEIGHT};
 
+use super::nic::NicFault;
 use super::{
-    MAX_CPUS, MAX_DISKS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_NICS, MAX_VMS, MIN_MEMORY, Size,
-    TSC_KHZ,
+    MAX_CPUS, MAX_DISKS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size, TSC_KHZ,
 };
 
 /// The words of a line, for messages.
@@ -57,16 +57,8 @@ pub enum Fault<'a> {
     OnlyForDisk(&'a str),
     /// The serial number of a disk cannot be one.
     BadSerial(&'a str),
-    /// No name of a network.
-    BadNetwork(&'a str),
-    /// A word of a network device before there is one.
-    NoNetwork(&'a str),
-    /// There are more network devices than a VM can have.
-    ManyNics,
-    /// No address of a network device.
-    BadMac(&'a str),
-    /// No size of packets.
-    BadMtu(&'a str),
+    /// A network device cannot be as its words say.
+    Nic(NicFault<'a>),
     /// A disk of less than one sector.
     SmallDisk,
     /// There are more disks than a VM can have.
@@ -119,30 +111,16 @@ impl fmt::Display for ConfigError<'_> {
                 "'{name}' is no name of a file for the firmware; write 1 to {MAX_FILE_NAME} printable characters, \
                  such as fwcfg=opt/NAME"
             ),
-            Fault::ManyFiles => {
-                write!(f, "this VM has more than {MAX_FILES} files for its firmware; leave some out")
-            }
+            Fault::ManyFiles => too_many(f, MAX_FILES, "files for its firmware"),
             Fault::OnlyForDisk(word) => write!(f, "'{word}' has its place in the line of a disk"),
             Fault::BadSerial(text) => write!(
                 f,
                 "'{text}' is no serial number; write 1 to {SERIAL_BYTES} printable characters, such as serial=disk1"
             ),
-            Fault::BadNetwork(name) => write!(
-                f,
-                "'{name}' is no name of a network; write 1 to {MAX_NAME} of the characters a-z, 0-9 and '-' after net="
-            ),
-            Fault::NoNetwork(word) => write!(f, "'{word}' belongs behind the net=NETWORK that it is for"),
-            Fault::ManyNics => write!(f, "this VM has more than {MAX_NICS} network devices; leave some out"),
-            Fault::BadMac(text) => write!(
-                f,
-                "'{text}' is no address of a network device; write six bytes such as mac=02:00:00:00:00:01, the first of them even"
-            ),
-            Fault::BadMtu(text) => write!(f, "mtu='{text}' is no number from 68 to 65535; write mtu=1500, or leave it out"),
+            Fault::Nic(fault) => fault.fmt(f),
             Fault::SmallDisk => write!(f, "the disk is smaller than a sector of {SECTOR} bytes; give it a larger file"),
-            Fault::ManyDisks => write!(f, "this VM has more than {MAX_DISKS} disks; leave some out"),
-            Fault::ManyModules => {
-                write!(f, "this VM has more than {MAX_MODULES} modules; leave some out")
-            }
+            Fault::ManyDisks => too_many(f, MAX_DISKS, "disks"),
+            Fault::ManyModules => too_many(f, MAX_MODULES, "modules"),
             Fault::BadCpus(value) => {
                 write!(f, "cpus='{value}' is no number from 1 to {MAX_CPUS}; write cpus=1")
             }
@@ -182,4 +160,8 @@ impl fmt::Display for ConfigError<'_> {
             Fault::TooMany => write!(f, "there are more than {MAX_VMS} VMs; leave some out"),
         }
     }
+}
+
+fn too_many(f: &mut fmt::Formatter<'_>, most: usize, what: &str) -> fmt::Result {
+    write!(f, "this VM has more than {most} {what}; leave some out")
 }

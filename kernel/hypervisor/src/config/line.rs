@@ -50,6 +50,7 @@ impl Default for Settings<'_> {
 
 /// What one module is.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Kind<'a> {
     Kernel { settings: Settings<'a>, command_line: &'a str },
     Initrd,
@@ -141,7 +142,7 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), F
         return read;
     }
     if let Some(read) = nic::parse(word, &mut settings.nics) {
-        return read;
+        return read.map_err(Fault::Nic);
     }
     match word.split_once('=') {
         Some(("cpus", value)) => settings.cpus = parse_cpus(value)?,

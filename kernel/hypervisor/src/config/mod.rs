@@ -33,7 +33,7 @@ use crate::paravirtual::Features;
 pub use fault::{ConfigError, Fault};
 use line::{Kind, Settings, parse_line};
 pub(crate) use nic::address_of;
-pub use nic::{MAX_NICS, Nic};
+pub use nic::{MAX_NICS, Nic, NicFault};
 pub use options::{End, FirstView, Options};
 pub use share::{Restart, Share};
 pub use size::{Size, parse_size};

@@ -1,9 +1,11 @@
 //! Network devices in a kernel's line: `net=NETWORK`, and what the words behind it say of that one.
 
+use core::fmt;
+
 use arrayvec::ArrayVec;
 use virtio::net::Mac;
 
-use super::Fault;
+use super::MAX_NAME;
 use super::line::is_name;
 
 /// Network devices of one VM at most.
@@ -22,26 +24,61 @@ pub struct Nic<'a> {
     pub mtu: Option<u16>,
 }
 
+/// What is wrong with the words of a network device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NicFault<'a> {
+    /// No name of a network.
+    BadNetwork(&'a str),
+    /// A word of a network device before there is one.
+    NoNetwork(&'a str),
+    /// There are more network devices than a VM can have.
+    ManyNics,
+    /// No address of a network device.
+    BadMac(&'a str),
+    /// No size of packets.
+    BadMtu(&'a str),
+}
+
+impl fmt::Display for NicFault<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadNetwork(name) => write!(
+                f,
+                "'{name}' is no name of a network; write 1 to {MAX_NAME} of the characters a-z, 0-9 and '-' after net="
+            ),
+            Self::NoNetwork(word) => write!(f, "'{word}' belongs behind the net=NETWORK that it is for"),
+            Self::ManyNics => write!(f, "this VM has more than {MAX_NICS} network devices; leave some out"),
+            Self::BadMac(text) => write!(
+                f,
+                "'{text}' is no address of a network device; write six bytes such as mac=02:00:00:00:00:01, the first of them even"
+            ),
+            Self::BadMtu(text) => {
+                write!(f, "mtu='{text}' is no number from 68 to 65535; write mtu=1500, or leave it out")
+            }
+        }
+    }
+}
+
 /// Reads a word of a network device. `None` where it is none of these.
 pub(super) fn parse<'a>(
     word: &'a str,
     nics: &mut ArrayVec<Nic<'a>, MAX_NICS>,
-) -> Option<Result<(), Fault<'a>>> {
+) -> Option<Result<(), NicFault<'a>>> {
     let (key, value) = word.split_once('=')?;
-    let last = nics.last_mut().ok_or(Fault::NoNetwork(word));
+    let last = nics.last_mut().ok_or(NicFault::NoNetwork(word));
     Some(match key {
-        "net" if !is_name(value) => Err(Fault::BadNetwork(value)),
+        "net" if !is_name(value) => Err(NicFault::BadNetwork(value)),
         "net" => {
             let nic = Nic { network: value, mac: None, mtu: None };
-            nics.try_push(nic).map_err(|_| Fault::ManyNics)
+            nics.try_push(nic).map_err(|_| NicFault::ManyNics)
         }
         "mac" => last.and_then(|nic| {
-            nic.mac = Some(parse_mac(value).ok_or(Fault::BadMac(value))?);
+            nic.mac = Some(parse_mac(value).ok_or(NicFault::BadMac(value))?);
             Ok(())
         }),
         "mtu" => last.and_then(|nic| {
             let mtu = value.parse().ok().filter(|mtu| MTUS.contains(mtu));
-            nic.mtu = Some(mtu.ok_or(Fault::BadMtu(value))?);
+            nic.mtu = Some(mtu.ok_or(NicFault::BadMtu(value))?);
             Ok(())
         }),
         _ => return None,

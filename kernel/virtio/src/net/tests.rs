@@ -63,7 +63,7 @@ fn pair(without: [u64; 2], mtu: Option<u16>) -> ([End; 2], Arc<Calls>) {
 impl End {
     fn new(net: Net, without: u64) -> Self {
         let queues = net.queues();
-        let function = Function::new(Kind::Net(net), queues).expect("memory");
+        let function = Function::new(Kind::Net(Box::new(net)), queues).expect("memory");
         let mut space = function.config_space();
         space.write(pci_register::COMMAND, Width::Word, 6);
         let mut told = Told { messages: vec![] };

@@ -1,75 +1,26 @@
 //! A virtio device with all that is around it: registers, queues, interrupts.
 
-use alloc::boxed::Box;
+mod kind;
+mod receive;
+
 use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use arrayvec::ArrayVec;
 use devices::Width;
 use devices::pci::ConfigSpace;
 use spin::Mutex;
-use vcpu::{GuestMemory, Image, Random};
+use vcpu::{GuestMemory, Image};
 
-use crate::block::{self, Block, Next};
+pub use kind::Kind;
+
+use crate::block::{self, Next};
 use crate::entropy;
 use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals};
-use crate::net::{self, Net, Received, Role};
+use crate::net::{Net, Role};
 use crate::pci::{self, Configured, NOTIFY_STRIDE, PAGE_SHIFT, page};
 use crate::queue::{Broken, Chain, Queue};
 use crate::transport::{Effect, Registers, feature, register, status};
 use crate::{MAX_QUEUES, STEP_BYTES};
-
-/// What kind of device a function is.
-pub enum Kind<I> {
-    /// A disk.
-    Block(Block<I>),
-    /// A source of random bytes.
-    Entropy(Mutex<Box<dyn Random>>),
-    /// A network.
-    Net(Net),
-}
-
-impl<I> fmt::Debug for Kind<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Block(_) => "Block",
-            Self::Entropy(_) => "Entropy",
-            Self::Net(_) => "Net",
-        })
-    }
-}
-
-impl<I: Image> Kind<I> {
-    const fn identity(&self) -> (u16, u32) {
-        match self {
-            Self::Block(_) => (block::TYPE, block::CLASS),
-            Self::Entropy(_) => (entropy::TYPE, entropy::CLASS),
-            Self::Net(_) => (net::TYPE, net::CLASS),
-        }
-    }
-
-    const fn features(&self) -> u64 {
-        match self {
-            Self::Block(disk) => disk.features(),
-            Self::Entropy(_) => 0,
-            Self::Net(net) => net.offered(),
-        }
-    }
-
-    /// The configuration that a driver reads, with so many queues.
-    fn configuration(&self, queues: usize) -> ArrayVec<u8, 64> {
-        match self {
-            Self::Block(disk) => disk.configuration(queues),
-            Self::Entropy(_) => ArrayVec::new(),
-            Self::Net(net) => net.configuration(),
-        }
-    }
-
-    const fn as_net(&self) -> Option<&Net> {
-        if let Self::Net(net) = self { Some(net) } else { None }
-    }
-}
 
 /// What a step has come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -359,54 +310,6 @@ impl<I: Image> Function<I> {
 
     fn progress(&self) -> Progress {
         if self.is_rung() { Progress::More } else { Progress::Idle }
-    }
-
-    /// Receives frames until the step is full.
-    fn receive<M: GuestMemory>(&self, net: &Net, memory: &M, signals: &mut impl Signals) {
-        let (mut budget, mut used) = (STEP_BYTES, 0_u32);
-        while self.live.load(SeqCst)
-            && let Some((frame, pair)) = net.next_frame()
-        {
-            let index = 2 * pair;
-            let Some(mut place) = self.places.get(index).and_then(Mutex::try_lock) else { break };
-            let Place { queue: Some(queue), chain, .. } = &mut *place else {
-                net.is_deaf();
-                break;
-            };
-            match frame.receive(queue, chain, memory) {
-                Ok(Received::Bytes(bytes)) => {
-                    used |= 1 << index;
-                    match budget.checked_sub(bytes.max(BUFFER_BYTES)) {
-                        Some(left) => budget = left,
-                        None => break,
-                    }
-                }
-                Ok(Received::Waits) => break,
-                Err(_) => {
-                    drop(place);
-                    self.break_down(signals);
-                    break;
-                }
-            }
-        }
-        self.tell(used, memory, signals);
-    }
-
-    /// Interrupts for what some queues have given back.
-    fn tell<M: GuestMemory>(&self, queues: u32, memory: &M, signals: &mut impl Signals) {
-        for (_, place) in self.places.iter().enumerate().filter(|(index, _)| queues >> index & 1 != 0) {
-            let mut place = place.lock();
-            let Some(queue) = &mut place.queue else { continue };
-            match queue.wants_interrupt(memory) {
-                Ok(true) => self.interrupts.raise(Signal::Queue, place.vector, signals),
-                Ok(false) => {}
-                Err(_) => {
-                    drop(place);
-                    self.break_down(signals);
-                    return;
-                }
-            }
-        }
     }
 
     /// Serves a queue until the step is full.
