@@ -118,7 +118,7 @@ impl End {
     }
 
     fn ring(&mut self, queue: usize) {
-        self.function.write(page::NOTIFY << PAGE_SHIFT | 4 * queue as u64, Width::Word, 0, &mut self.told);
+        self.function.write(page::NOTIFY << PAGE_SHIFT | (4 * queue as u64), Width::Word, 0, &mut self.told);
     }
 
     fn work(&mut self) {
@@ -351,7 +351,7 @@ fn frames_beyond_the_mtu_are_none() {
     assert_eq!(a.read(page::DEVICE, 10, Width::Word), 1400);
     b.feed(8, 4096);
     a.send([0; HEADER], &frame(MACS[1], 1419));
-    a.send([0; HEADER], &frame(MACS[1], 13.max(14)));
+    a.send([0; HEADER], &frame(MACS[1], 14));
     a.send([0; HEADER], &frame(MACS[1], 1418));
     assert_eq!(b.received(4096, 0).len(), 2);
     assert_eq!(a.function.lost_frames(), 1);
