@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Measure the cost of exits, and of a Linux boot
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchOptions),
+    /// Look for inputs that break what reads bytes of guests
+    #[command(after_help = FUZZ_EXAMPLES)]
+    Fuzz(FuzzOptions),
 }
 
 const IMAGE_EXAMPLES: &str = "\
@@ -64,6 +67,27 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   cargo xtask bench
   cargo xtask bench --machine bochs-vmx --json bench.json";
+
+const FUZZ_EXAMPLES: &str = "\
+What a run finds worth keeping stays in target/fuzz, and the next run goes on from there.
+
+Examples:
+  cargo xtask fuzz all --seconds 60
+  cargo xtask fuzz virtqueue virtio-net
+  cargo xtask fuzz virtio-blk --input target/fuzz/found/virtio-blk/crash-...";
+
+#[derive(Args)]
+pub(crate) struct FuzzOptions {
+    /// The targets: names of folders in tests/fuzz/corpus, or `all`
+    #[arg(value_name = "TARGET", required = true)]
+    pub(crate) targets: Vec<String>,
+    /// How long each is run
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) seconds: u32,
+    /// Try this input only, and show all that is said about it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+}
 
 /// What an image holds.
 #[derive(Args)]
@@ -161,6 +185,8 @@ mod tests {
             "x run --machine qemu-svm --headless --until ready --timeout 600",
             "x test linux-boot --machine bochs-svm",
             "x bench --json out.json",
+            "x fuzz all --seconds 60",
+            "x fuzz virtio-blk --input file",
             "x image --output x.img --guest demo",
             "x image --pvh",
             "x run --option -x --guest-append -y",

@@ -1,4 +1,4 @@
-//! Basalt's build, image, run, test, bench and check commands: `cargo xtask --help`.
+//! Basalt's build, image, run, test, fuzz, bench and check commands: `cargo xtask --help`.
 //!
 //! Everything that is generated lies below `target/`; nothing outside it is touched, except that missing
 //! Debian packages are installed when xtask runs as root.
@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod console;
 mod failure;
+mod fuzz;
 mod guest;
 mod image;
 mod interrupt;
@@ -38,6 +39,11 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Test(options) => match test::run(&options) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(failure) => Err(failure),
+        },
+        Command::Fuzz(options) => match fuzz::run(&options) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,
             Err(failure) => Err(failure),

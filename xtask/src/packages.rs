@@ -65,6 +65,9 @@ pub(crate) const DEBIAN_RUST: &[Tool] = &[
 /// Debian's linker, where the toolchain brings none.
 pub(crate) const LINKER: &[Tool] = &[program("ld.lld", "lld")];
 
+/// A compiler for the fuzzing engine.
+pub(crate) const CPP: &[Tool] = &[program("c++", "g++")];
+
 /// A decompressor for a distribution kernel's payload.
 pub(crate) const ZSTD: &[Tool] = &[program("zstd", "zstd")];
 /// As [`ZSTD`].

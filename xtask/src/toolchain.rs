@@ -107,6 +107,13 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// The target of programs for this machine.
+pub(crate) fn host() -> Result<String> {
+    let said = rustc(&["-vV"]);
+    let host = said.as_deref().and_then(|said| said.lines().find_map(|line| line.strip_prefix("host: ")));
+    host.map(str::to_owned).ok_or_else(|| Failure::new("rustc does not say what machine this is"))
+}
+
 fn rustc(arguments: &[&str]) -> Option<String> {
     let mut command = Command::new("rustc");
     command.current_dir(paths::root()).args(arguments);

@@ -1,0 +1,109 @@
+//! Devices under a guest that does anything, and then behaves.
+
+use std::sync::Arc;
+
+use spin::Mutex;
+use vcpu::fake::{FakeImage, FakeRandom};
+use virtio::Kind;
+use virtio::block::Block;
+use virtio::net::Net;
+use virtio::net::wire::{Calls, cable};
+
+use crate::acts::acts;
+use crate::guest::{Buffer, FREE, Guest};
+
+const SECTORS: usize = 64;
+const DATA: u64 = FREE + 0x1000;
+const STATUS: u64 = FREE + 0x800;
+const OUT: u32 = 1;
+const IN: u32 = 0;
+
+const fn buffer(gpa: u64, length: u32, writable: bool) -> Buffer {
+    Buffer { gpa, length, writable }
+}
+
+/// A disk request of one sector.
+fn transfer(guest: &mut Guest, kind: u32, sector: u64) {
+    guest.put(FREE, &[&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat());
+    guest.put(STATUS, &[0xee]);
+    guest.offer(0, &[buffer(FREE, 16, false), buffer(DATA, 512, kind == IN), buffer(STATUS, 1, true)]);
+    guest.ring(0);
+    guest.work();
+    assert_eq!(guest.collect(0), Some(if kind == IN { 513 } else { 1 }));
+    assert_eq!(guest.get::<1>(STATUS), [0]);
+}
+
+/// A disk.
+pub(crate) fn block(bytes: &[u8]) {
+    let image = FakeImage::new(&[0x5a; SECTORS * 512]);
+    let mut guest = Guest::new(Kind::Block(Block::new(image, false, "fuzz")), 2);
+    acts(bytes).iter().for_each(|act| guest.act(act));
+    guest.work();
+    guest.start_over();
+    guest.put(DATA, &[0xa5; 512]);
+    transfer(&mut guest, OUT, 7);
+    guest.put(DATA, &[0; 512]);
+    transfer(&mut guest, IN, 7);
+    assert_eq!(guest.get::<512>(DATA), [0xa5; 512]);
+    assert!(!guest.is_broken());
+}
+
+/// An entropy device.
+pub(crate) fn entropy(bytes: &[u8]) {
+    let mut guest = Guest::new(Kind::Entropy(Mutex::new(Box::new(FakeRandom::default()))), 1);
+    acts(bytes).iter().for_each(|act| guest.act(act));
+    guest.work();
+    guest.start_over();
+    guest.offer(0, &[buffer(DATA, 64, true)]);
+    guest.ring(0);
+    guest.work();
+    assert_eq!(guest.collect(0), Some(64));
+    assert_ne!(guest.get::<64>(DATA), [0; 64]);
+}
+
+const RX: usize = 0;
+const TX: usize = 1;
+const FRAME: u32 = 60;
+const HEADER: u32 = 12;
+
+/// A frame from one to the other arrives.
+fn exchange(from: &mut Guest, to: &mut Guest) {
+    to.offer(RX, &[buffer(DATA, 2048, true)]);
+    to.ring(RX);
+    to.work();
+    from.put(DATA, &[0; HEADER as usize]);
+    from.put(DATA + u64::from(HEADER), &[0x77; FRAME as usize]);
+    from.offer(TX, &[buffer(DATA, HEADER + FRAME, false)]);
+    from.ring(TX);
+    from.work();
+    to.work();
+    assert_eq!((from.collect(TX), to.collect(RX)), (Some(0), Some(HEADER + FRAME)));
+    assert_eq!(to.get::<60>(DATA + u64::from(HEADER)), [0x77; 60]);
+}
+
+/// A network device whose guest does anything; at the other end of its cable is one that behaves, and finds it whole again.
+pub(crate) fn net(bytes: &[u8]) {
+    let [own, other] = cable(&Arc::<Calls>::default()).expect("there is memory");
+    let guest = |plug, last| {
+        let net = Net::new(plug, [2, 0, 0, 0, 0, last], None, 1);
+        let queues = net.queues();
+        Guest::new(Kind::Net(Box::new(net)), queues)
+    };
+    let (mut wild, mut tame) = (guest(own, 1), guest(other, 2));
+    tame.start(0);
+    for at in 0..8 {
+        tame.offer(RX, &[buffer(FREE + at * 2048, 2048, true)]);
+    }
+    tame.ring(RX);
+    for act in acts(bytes) {
+        wild.act(&act);
+        tame.work();
+    }
+    wild.work();
+    tame.work();
+    assert!(!tame.is_broken(), "nothing that the other does breaks it");
+    wild.start_over();
+    tame.start_over();
+    exchange(&mut wild, &mut tame);
+    exchange(&mut tame, &mut wild);
+}
