@@ -27,8 +27,10 @@
 //! [[module]]                      # more modules of the VM (may be left out)
 //! words = "module -- its line"    # what their line says behind the VM's name
 //! file = "content"                # or: blank = "64M", nothing but zeros
+//!                                 # or: bootable = { kernel = "PACKAGE", cmdline = "...", busybox = { as above } }, a disk with GRUB
 //! ```
 
+mod bootable;
 mod cpio;
 mod debian;
 mod drivers;
@@ -43,6 +45,8 @@ pub(crate) use elf::compact;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use bootable::Bootable;
 
 use crate::failure::{Context, Failure, Result};
 use crate::{build, machine, paths};
@@ -86,6 +90,15 @@ pub(crate) struct Module {
     pub(crate) file: PathBuf,
     /// Or its size (`64M`), where it is nothing but zeros.
     pub(crate) blank: Option<String>,
+    /// Or what is on it, where it is a disk that firmware boots.
+    bootable: Option<Bootable>,
+}
+
+impl Module {
+    /// One with this line and content.
+    pub(crate) fn of_file(words: &str, file: PathBuf) -> Self {
+        Self { words: words.to_owned(), file, blank: None, bootable: None }
+    }
 }
 
 impl Guest {
@@ -221,9 +234,10 @@ fn from_description(path: &Path) -> Result<Guest> {
     };
     let mut modules = description.module;
     for module in &mut modules {
-        module.file = match &module.blank {
-            Some(size) => blank(size)?,
-            None => existing(folder.join(&module.file), path)?,
+        module.file = match (&module.blank, &module.bootable) {
+            (Some(size), _) => blank(size)?,
+            (None, Some(bootable)) => bootable.make(&description.name, folder)?,
+            (None, None) => existing(folder.join(&module.file), path)?,
         };
     }
     Ok(Guest {

@@ -305,11 +305,7 @@ mod tests {
         let mut guest = guest("demo");
         guest.settings = "protocol=pvh e9".to_owned();
         guest.initrd = None;
-        guest.modules = vec![Module {
-            words: "module -- two words".to_owned(),
-            file: PathBuf::from("/x/file"),
-            blank: None,
-        }];
+        guest.modules = vec![Module::of_file("module -- two words", PathBuf::from("/x/file"))];
         let files: Vec<_> = guest_files(&guest).collect();
         let lines = module_lines(&guest, &files, arguments).expect("in the image");
         assert!(lines[0].contains(" memory=256M protocol=pvh e9 kernel -- console=ttyS0 "), "{lines:?}");

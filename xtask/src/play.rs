@@ -200,7 +200,7 @@ fn module_file(scenario: &str, name: &str, words: &str, content: &str) -> Result
     if std::fs::read(&file).ok().as_deref() != Some(content.as_bytes()) {
         paths::write(&file, content.as_bytes())?;
     }
-    Ok(Module { words: words.to_owned(), file, blank: None })
+    Ok(Module::of_file(words, file))
 }
 
 /// The place in the log behind what the step waits for, once it is there.

@@ -1,7 +1,7 @@
 //! Two debugging aids that a VM can be given: a console on one port, and a port that ends the VM.
 //!
-//! The console takes each byte that is written to port 0xe9 and reads as 0xe9, by which software finds it; it has no
-//! registers and knows no "busy". What finds no room waits here, and the owner lets the guest wait meanwhile
+//! The console takes each byte that is written to port 0xe9, or to 0x402 where firmware made for QEMU writes, and reads as 0xe9, by
+//! which software finds it; it has no registers and knows no "busy". What finds no room waits here, and the owner lets the guest wait meanwhile
 //! ([`crate::Chipset::is_busy`]).
 //!
 //! Sources: Bochs user manual, "Port E9 hack"; QEMU's documentation of the devices `isa-debugcon` and `isa-debug-exit`.
@@ -13,7 +13,7 @@ use crate::uart::ConsoleSink;
 /// Bytes that can wait: those of one instruction, as much of it as is executed at once.
 const ROOM: usize = 256;
 
-/// The console on port 0xe9.
+/// The console on ports 0xe9 and 0x402.
 #[derive(Clone, Debug, Default)]
 pub struct DebugConsole {
     waiting: ArrayVec<u8, ROOM>,
@@ -22,6 +22,8 @@ pub struct DebugConsole {
 impl DebugConsole {
     /// Its port, and what it reads as.
     pub const PORT: u16 = 0xe9;
+    /// Its other port.
+    pub const FIRMWARE_PORT: u16 = 0x402;
 
     /// Reads the port.
     pub(crate) const fn read() -> u8 {

@@ -40,7 +40,7 @@ pub mod uart;
 mod vga;
 
 pub use bus::{BusCounters, Conflict, IntervalMap, IoError, MapError, Width, read_by_bytes, write_by_bytes};
-pub use chipset::{Chipset, ChipsetConfig, Environment, PortTaken, TIMER_GSI, isa_line};
+pub use chipset::{COM1, Chipset, ChipsetConfig, Environment, PortTaken, TIMER_GSI, isa_line};
 pub use debug_port::DebugConsole;
 pub use fw_cfg::FwCfg;
 pub use ioapic::IoApic;

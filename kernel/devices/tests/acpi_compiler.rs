@@ -46,7 +46,7 @@ fn the_reference_compiler_accepts_every_table() {
     }
     let config = AcpiConfig {
         apic_ids: &[0, 1, 2, 300],
-        pci_memory: Window { first: 0xc000_0000, last: Ecam::BASE.0 - 1 },
+        pci_memory: Window { first: Ecam::BASE.0 + Ecam::SIZE, last: 0xfebf_ffff },
         pci_memory_64: Some(Window { first: 0x40_0000_0000, last: 0x7f_ffff_ffff }),
     };
     let tables = build(&config, BASE).unwrap();

@@ -6,7 +6,8 @@
 //! | 640 … 768 KiB         | nothing; with a VGA adapter its text memory from 736 KiB         |
 //! | 768 KiB … 1 MiB       | RAM, not told to the guest as such; ACPI tables from 896 KiB    |
 //! | 1 MiB … 3 GiB at most | RAM                                                             |
-//! | 3 … 4 GiB             | devices; the PCI configuration window reserved                  |
+//! | 3 … 4 GiB             | devices; the PCI configuration window reserved; at its end the  |
+//! |                       | ROM of a VM that starts with firmware of its own                |
 //! | from 4 GiB            | the rest of the RAM                                             |
 //!
 //! Sources: ACPI specification, "System Address Map Interfaces"; the PC's tradition.
@@ -25,7 +26,7 @@ const GIB: u64 = 1 << 30;
 const LOW_END: u64 = 640 * KIB;
 const FIRMWARE_DATA: u64 = LOW_END - KIB;
 const SHADOW: u64 = 768 * KIB;
-const HIGH: u64 = MIB;
+pub(crate) const HIGH: u64 = MIB;
 /// RAM below this; devices above, up to 4 GiB.
 const DEVICES: u64 = 3 * GIB;
 const ABOVE_DEVICES: u64 = 4 * GIB;
@@ -34,8 +35,14 @@ const ABOVE_DEVICES: u64 = 4 * GIB;
 pub const ACPI_TABLES: Gpa = Gpa(0xe_0000);
 /// Bytes for them.
 pub const ACPI_TABLES_SIZE: u64 = HIGH - ACPI_TABLES.0;
-/// Where PCI functions may have their memory: below their configuration window.
-pub const PCI_MEMORY: Window = Window { first: DEVICES, last: Ecam::BASE.0 - 1 };
+/// Where PCI functions may have their memory: behind their configuration window, up to the I/O APIC. Firmware puts it at the
+/// upper end.
+pub const PCI_MEMORY: Window = Window { first: Ecam::BASE.0 + Ecam::SIZE, last: 0xfebf_ffff };
+
+/// Where a ROM of so many bytes begins: it ends with 32 bits.
+pub(crate) const fn rom_start(bytes: u64) -> u64 {
+    ABOVE_DEVICES - bytes
+}
 
 /// A range of RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +57,7 @@ pub struct RamRange {
 #[derive(Clone, Debug)]
 pub struct MemoryMap {
     /// RAM, lowest first.
-    pub ram: ArrayVec<RamRange, 5>,
+    pub ram: ArrayVec<RamRange, 6>,
     /// What the guest is told.
     pub e820: ArrayVec<E820Entry, 6>,
     /// What the guest's CMOS says.
@@ -86,9 +93,25 @@ impl MemoryMap {
         Self { ram, e820, size: MemorySize { below_4_gib: below, above_4_gib: above } }
     }
 
+    /// The same with a ROM of so many bytes, and told to the firmware in it: all memory, without what firmware itself reserves.
+    pub fn with_rom(mut self, bytes: u64) -> Self {
+        let start = rom_start(bytes);
+        let before = self.ram.iter().take_while(|range| range.start.0 < start).count();
+        // There is room, as above.
+        let _ = self.ram.try_insert(before, RamRange { start: Gpa(start), length: bytes });
+        let told = [
+            (0, self.size.below_4_gib, MemoryKind::RAM),
+            (Ecam::BASE.0, Ecam::SIZE, MemoryKind::RESERVED),
+            (ABOVE_DEVICES, self.size.above_4_gib, MemoryKind::RAM),
+        ];
+        let entries = told.into_iter().filter(|(_, length, _)| *length > 0);
+        self.e820 = entries.map(|(base, length, kind)| E820Entry { base: Gpa(base), length, kind }).collect();
+        self
+    }
+
     /// The same with a VGA adapter's text memory, which is not told to the guest.
     pub fn with_text_memory(mut self) -> Self {
-        // After conventional memory. There is room: no map has all five ranges without it.
+        // After conventional memory. There is room: no map has all six ranges without it.
         let _ = self.ram.try_insert(1, RamRange { start: Vga::TEXT, length: Vga::TEXT_SIZE });
         self
     }
@@ -107,6 +130,10 @@ mod tests {
         assert_eq!(MemoryMap::new(256 * MIB).ram.len(), 3);
         let with_screen = MemoryMap::new(5 * GIB).with_text_memory();
         assert_eq!((with_screen.ram.len(), with_screen.ram[1].start), (5, Gpa(0xb_8000)));
+        let with_rom = with_screen.with_rom(256 * KIB);
+        assert_eq!((with_rom.ram.len(), with_rom.ram[4].start), (6, Gpa(0xfffc_0000)));
+        assert!(with_rom.ram.windows(2).all(|pair| pair[0].start < pair[1].start));
+        assert_eq!(with_rom.e820[0].length, 3 * GIB);
     }
 
     proptest! {

@@ -18,9 +18,9 @@ const BUSYBOX: &str = "bin/busybox";
 const FOLDERS: [&str; 7] = ["bin", "dev", "etc", "proc", "run", "sys", "tmp"];
 
 /// What a guest adds to busybox: paths beside its description.
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     init: PathBuf,
     jobs: Option<PathBuf>,
     #[serde(default)]

@@ -27,7 +27,7 @@ const MAX_PACKAGES: usize = 60;
 /// A program of a package.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Program {
+pub(crate) struct Program {
     /// The package.
     debian: String,
     /// The program's path in it; it goes to `/bin`.

@@ -8,6 +8,7 @@ mod dsdt;
 mod fadt;
 mod madt;
 mod mcfg;
+pub mod table_loader;
 #[cfg(test)]
 mod tests;
 

@@ -4,7 +4,7 @@ extern crate std;
 use proptest::prelude::*;
 
 const BASE: Gpa = Gpa(0xe_0000);
-const WINDOW: Window = Window { first: 0xc000_0000, last: Ecam::BASE.0 - 1 };
+const WINDOW: Window = Window { first: Ecam::BASE.0 + Ecam::SIZE, last: 0xfebf_ffff };
 
 fn config(apic_ids: &[u32]) -> AcpiConfig<'_> {
     let pci_memory_64 = Some(Window { first: 0x40_0000_0000, last: 0x7f_ffff_ffff });
@@ -109,7 +109,7 @@ fn nonsense_is_refused() {
     let windows = AcpiConfig { pci_memory: bad, ..config(&[0]) };
     assert_eq!(build(&windows, BASE).unwrap_err(), AcpiError::PciWindow(bad));
     let last = Ecam::BASE.0 + Ecam::SIZE - 1;
-    for bad in [Window { last: Ecam::BASE.0, ..WINDOW }, Window { first: last, last }] {
+    for bad in [Window { first: Ecam::BASE.0 - 1, last: Ecam::BASE.0 }, Window { first: last, last }] {
         let windows = AcpiConfig { pci_memory: bad, ..config(&[0]) };
         assert_eq!(build(&windows, BASE).unwrap_err(), AcpiError::PciWindow(bad));
     }

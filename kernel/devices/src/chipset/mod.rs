@@ -25,7 +25,7 @@ use crate::rtc::{MemorySize, Rtc};
 use crate::uart::{ConsoleSink, Uart};
 use optional::Optional;
 pub use optional::PortTaken;
-pub(crate) use ports::COM1;
+pub use ports::COM1;
 use ports::{OPTIONAL_RANGES, PORT_RANGES, PortDevice};
 use vcpu::Nanos;
 

@@ -56,12 +56,13 @@ impl<'a> Chipset<'a> {
         Ok(())
     }
 
-    /// Adds the console at port 0xe9. Its bytes go where those of the serial port go.
+    /// Adds the console at ports 0xe9 and 0x402. Its bytes go where those of the serial port go.
     ///
     /// # Errors
     /// [`PortTaken`] where it, or another device at its port, was added before.
     pub fn add_debug_console(&mut self) -> Result<(), PortTaken> {
         self.claim(DebugConsole::PORT, 1, PortDevice::DebugConsole)?;
+        self.claim(DebugConsole::FIRMWARE_PORT, 1, PortDevice::DebugConsole)?;
         self.optional.debug_console = Some(DebugConsole::default());
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::uart::Uart;
 use vcpu::Nanos;
 
 /// First port of the first serial port.
-pub(crate) const COM1: u16 = 0x3f8;
+pub const COM1: u16 = 0x3f8;
 
 /// What a range of ports belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,7 +15,7 @@ pub struct Ecam;
 
 impl Ecam {
     /// First byte of the window: bus 0, just below the I/O APIC.
-    pub const BASE: Gpa = Gpa(0xfeb0_0000);
+    pub const BASE: Gpa = Gpa(0xc000_0000);
     /// Bytes of the window.
     pub const SIZE: u64 = (Self::LAST_BUS as u64 + 1) << Self::BUS_SHIFT;
     /// The PCI segment group.

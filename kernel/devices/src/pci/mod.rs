@@ -71,8 +71,9 @@ const HOST_BRIDGE: Header = Header {
     revision: 0,
     // Bridge, host bridge.
     class: 0x06_00_00,
-    subsystem_vendor: 0,
-    subsystem: 0,
+    // By these SeaBIOS knows that there is a firmware configuration device.
+    subsystem_vendor: 0x1af4,
+    subsystem: 0x1100,
 };
 
 /// The configuration mechanisms (ports 0xcf8 to 0xcff, and the window in memory) and the functions behind them.

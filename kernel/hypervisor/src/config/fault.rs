@@ -59,6 +59,8 @@ pub enum Fault<'a> {
     BadSerial(&'a str),
     /// A network device cannot be as its words say.
     Nic(NicFault<'a>),
+    /// A file of so many bytes cannot be firmware.
+    BadRom(usize),
     /// A disk of less than one sector.
     SmallDisk,
     /// There are more disks than a VM can have.
@@ -101,7 +103,7 @@ impl fmt::Display for ConfigError<'_> {
             Fault::OnlyForKernel(word) => write!(f, "'{word}' has its place in the line of the VM's kernel"),
             Fault::BadProtocol(value) => write!(
                 f,
-                "protocol='{value}' is unknown; write protocol=linux, pvh or multiboot, or leave it out"
+                "protocol='{value}' is unknown; write protocol=linux, pvh, multiboot or firmware, or leave it out"
             ),
             Fault::BadPort(value) => {
                 write!(f, "debug-exit='{value}' is no port; write a hexadecimal number such as debug-exit=0x501")
@@ -118,6 +120,10 @@ impl fmt::Display for ConfigError<'_> {
                 "'{text}' is no serial number; write 1 to {SERIAL_BYTES} printable characters, such as serial=disk1"
             ),
             Fault::Nic(fault) => fault.fmt(f),
+            Fault::BadRom(bytes) => write!(
+                f,
+                "a file of {bytes} bytes is no firmware for protocol=firmware: that is 64 KiB to 8 MiB in whole pages, such as SeaBIOS' bios-256k.bin"
+            ),
             Fault::SmallDisk => write!(f, "the disk is smaller than a sector of {SECTOR} bytes; give it a larger file"),
             Fault::ManyDisks => too_many(f, MAX_DISKS, "disks"),
             Fault::ManyModules => too_many(f, MAX_MODULES, "modules"),

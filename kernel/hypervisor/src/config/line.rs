@@ -18,6 +18,7 @@ pub(super) struct Settings<'a> {
     pub(super) cpus: usize,
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
+    pub(super) firmware: bool,
     pub(super) nics: ArrayVec<Nic<'a>, MAX_NICS>,
     /// It has an entropy device.
     pub(super) rng: bool,
@@ -36,6 +37,7 @@ impl Default for Settings<'_> {
             cpus: 1,
             memory: DEFAULT_MEMORY,
             protocol: None,
+            firmware: false,
             nics: ArrayVec::new(),
             rng: true,
             devices: DeviceOptions::default(),
@@ -147,6 +149,7 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), F
     match word.split_once('=') {
         Some(("cpus", value)) => settings.cpus = parse_cpus(value)?,
         Some(("memory", value)) => settings.memory = parse_memory(value)?,
+        Some(("protocol", "firmware")) => settings.firmware = true,
         Some(("protocol", value)) => settings.protocol = Some(parse_protocol(value)?),
         Some(("debug-exit", value)) => settings.devices.debug_exit = Some(parse_port(value)?),
         Some(("restart", value)) => settings.restart = share::parse_restart(value)?,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
-//!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot]
+//!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot|firmware]
 //!     [net=NETWORK [mac=ADDRESS] [mtu=N]]... [rng=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
@@ -62,6 +62,9 @@ pub struct Module<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Bytes that firmware may have.
+const ROM_BYTES: core::ops::RangeInclusive<usize> = 64 << 10..=8 << 20;
+
 /// Modules of one VM's kernel at most, its initial file system not counted.
 pub const MAX_MODULES: usize = loader::MAX_MODULES - 1;
 
@@ -113,8 +116,10 @@ pub struct VmConfig<'a> {
     pub cpus: usize,
     /// Bytes of memory.
     pub memory: u64,
-    /// The kernel's file.
+    /// The kernel's file, or the firmware's.
     pub kernel: &'a [u8],
+    /// It is firmware: a ROM, in which the VM begins as at power-up.
+    pub firmware: bool,
     /// How the kernel is started; `None` for what its file suggests.
     pub protocol: Option<Protocol>,
     /// The kernel's command line.
@@ -187,6 +192,7 @@ pub fn collect<'a>(
                 cpus: settings.cpus,
                 memory: settings.memory,
                 kernel,
+                firmware: settings.firmware,
                 protocol: settings.protocol,
                 command_line,
                 initrd: draft.initrd,
@@ -205,6 +211,11 @@ pub fn collect<'a>(
         }
     }
     vms
+}
+
+/// Whether these can be the bytes of a ROM: whole pages, at least those below 1 MiB.
+fn is_rom(bytes: &[u8]) -> bool {
+    ROM_BYTES.contains(&bytes.len()) && bytes.len().is_multiple_of(vcpu::PAGE_SIZE as usize)
 }
 
 fn draft_of<'a, 'd>(
@@ -241,6 +252,9 @@ fn add<'a>(
         Err(fault) => {
             draft.broken = true;
             return Err(fault);
+        }
+        Ok(Kind::Kernel { settings, .. }) if settings.firmware && !is_rom(bytes) => {
+            Some(Fault::BadRom(bytes.len()))
         }
         Ok(Kind::Kernel { settings, command_line }) => {
             draft.kernel.replace((bytes, settings, command_line)).map(|_| Fault::Twice("kernel"))

@@ -9,7 +9,7 @@ use vcpu::{Access, Event, Exit, Gpa, GuestMemory, NestedFault};
 use super::bench::{Bench, Step, halt, kernel, step};
 
 /// Where the first device's registers are.
-const BAR: u64 = 0xc000_0000;
+const BAR: u64 = 0xc010_0000;
 const NOTIFY: u64 = BAR + 0x3000;
 const DESCRIPTORS: u64 = 0x10_0000;
 const DRIVER: u64 = 0x10_1000;

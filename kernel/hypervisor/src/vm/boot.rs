@@ -7,7 +7,7 @@ use vcpu::{
 };
 
 use super::slot::Slot;
-use super::{StartError, Vm};
+use super::{StartError, Vm, rom};
 use crate::memory_map::RamRange;
 use crate::processor::Processor;
 use crate::screen;
@@ -17,6 +17,23 @@ use crate::screen;
 pub(crate) struct Scrub {
     range: usize,
     done: u64,
+}
+
+/// Where the first vCPU begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    /// Where a processor begins after power-up, in the firmware.
+    PowerUp,
+    /// At a kernel's entry.
+    Entry(EntryState),
+}
+
+/// How far the loading has come.
+pub(super) enum Loading {
+    /// So many bytes.
+    Until(u64),
+    /// All is in place.
+    Done(Start),
 }
 
 /// Bytes cleared or copied in one step.
@@ -37,8 +54,19 @@ impl Scrub {
 }
 
 impl<B: Backend> Vm<'_, B> {
-    /// Puts tables and kernel into cleared memory: a piece, after the first `done` bytes.
-    pub(super) fn load(&self, space: &B::Space, done: u64) -> Result<Progress, StartError> {
+    /// Puts firmware, or tables and kernel, into cleared memory: a piece, after the first `done` bytes.
+    pub(super) fn load(&self, space: &B::Space, done: u64) -> Result<Loading, StartError> {
+        if self.config.firmware {
+            let placed = rom::place(space, self.config.kernel, done, STEP_BYTES)?;
+            return Ok(placed.map_or(Loading::Done(Start::PowerUp), Loading::Until));
+        }
+        Ok(match self.load_kernel_file(space, done)? {
+            Progress::Until(done) => Loading::Until(done),
+            Progress::Done(loaded) => Loading::Done(Start::Entry(loaded.entry)),
+        })
+    }
+
+    fn load_kernel_file(&self, space: &B::Space, done: u64) -> Result<Progress, StartError> {
         let tables = &self.tables;
         if done == 0 {
             space.write(tables.base, &tables.bytes)?;
@@ -64,13 +92,15 @@ impl<B: Backend> Vm<'_, B> {
         &self,
         slot: &Slot<B>,
         cpu: &mut Processor<B>,
-        entry: &EntryState,
+        start: &Start,
         started: u64,
     ) {
         slot.inbox.clear();
         cpu.vcpu.load();
         cpu.reset(started);
-        if cpu.is_bootstrap() {
+        if let Start::Entry(entry) = start
+            && cpu.is_bootstrap()
+        {
             enter(cpu, entry);
         }
         cpu.vcpu.unload();

@@ -4,6 +4,7 @@
 pub(crate) mod boot;
 mod error;
 pub(crate) mod life;
+mod rom;
 pub(crate) mod slot;
 pub(crate) mod task;
 
@@ -97,6 +98,9 @@ impl<'m, B: Backend> Vm<'m, B> {
         let mut map = MemoryMap::new(config.memory);
         if config.devices.vga_text {
             map = map.with_text_memory();
+        }
+        if config.firmware {
+            map = map.with_rom(config.kernel.len() as u64);
         }
         let mut chipset = Chipset::new(&ChipsetConfig {
             memory: map.size,

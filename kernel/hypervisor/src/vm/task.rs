@@ -5,11 +5,11 @@
 
 use alloc::vec::Vec;
 
+use devices::acpi::table_loader::{LoaderFiles, loader_files};
 use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
-use loader::EntryState;
 use vcpu::{AddressSpace, Backend, Host, MemoryError, Shrink};
 
-use super::boot::Scrub;
+use super::boot::{Loading, Scrub, Start};
 use super::life::Task;
 use super::{StartError, Vm};
 use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, PCI_MEMORY};
@@ -28,7 +28,7 @@ pub(crate) enum Stage<B: Backend> {
     /// The kernel is being loaded: so many bytes are.
     Load { done: u64 },
     /// vCPUs are put in the state after power-up, from this one on; all begin at the same time.
-    PowerUp { next: usize, entry: EntryState, started: u64 },
+    PowerUp { next: usize, start: Start, started: u64 },
     /// vCPUs, then memory are given back.
     Destroy,
 }
@@ -80,7 +80,7 @@ impl<'m, B: Backend> Vm<'m, B> {
                 Stage::Processors { next } => (self.add_processor(next, backend, host)?, Progress::More),
                 Stage::Scrub(scrub) => (self.scrub(scrub)?, Progress::More),
                 Stage::Load { done } => (self.load_kernel(done, host)?, Progress::More),
-                Stage::PowerUp { next, entry, started } => self.power_up(next, &entry, started)?,
+                Stage::PowerUp { next, start, started } => self.power_up(next, &start, started)?,
             },
         };
         *place = next;
@@ -147,24 +147,17 @@ impl<'m, B: Backend> Vm<'m, B> {
         let space = self.space.read();
         let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
         Ok(match self.load(space, done)? {
-            loader::Progress::Until(done) => Stage::Load { done },
-            loader::Progress::Done(loaded) => {
-                Stage::PowerUp { next: 0, entry: loaded.entry, started: host.tsc() }
-            }
+            Loading::Until(done) => Stage::Load { done },
+            Loading::Done(start) => Stage::PowerUp { next: 0, start, started: host.tsc() },
         })
     }
 
-    fn power_up(
-        &self,
-        next: usize,
-        entry: &EntryState,
-        started: u64,
-    ) -> Result<(Stage<B>, Progress), StartError> {
+    fn power_up(&self, next: usize, start: &Start, started: u64) -> Result<(Stage<B>, Progress), StartError> {
         let Some(slot) = self.slots.get(next) else { return Ok((Stage::Begin, Progress::Done)) };
         let busy = StartError::Busy { index: next };
         let mut place = slot.processor().ok_or(busy)?;
-        self.enter_at_power_up(slot, place.as_mut().ok_or(busy)?, entry, started);
-        Ok((Stage::PowerUp { next: next + 1, entry: *entry, started }, Progress::More))
+        self.enter_at_power_up(slot, place.as_mut().ok_or(busy)?, start, started);
+        Ok((Stage::PowerUp { next: next + 1, start: *start, started }, Progress::More))
     }
 
     /// Gives something back.
@@ -196,11 +189,19 @@ impl<'m, B: Backend> Vm<'m, B> {
 
 /// The firmware tables of a VM with so many vCPUs.
 pub(super) fn tables(vcpus: usize) -> Result<AcpiTables, StartError> {
-    let apic_ids: Vec<u32> = (0..vcpus as u32).collect();
-    let config = AcpiConfig { apic_ids: &apic_ids, pci_memory: PCI_MEMORY, pci_memory_64: None };
-    let tables = acpi::build(&config, ACPI_TABLES)?;
+    let tables = with_acpi_config(vcpus, |config| acpi::build(config, ACPI_TABLES))?;
     if tables.bytes.len() as u64 > ACPI_TABLES_SIZE {
         return Err(AcpiError::Base(tables.base).into());
     }
     Ok(tables)
+}
+
+/// The same as files for firmware of the VM's own.
+pub(crate) fn table_files(vcpus: usize) -> Result<LoaderFiles, AcpiError> {
+    with_acpi_config(vcpus, loader_files)
+}
+
+fn with_acpi_config<T>(vcpus: usize, with: impl FnOnce(&AcpiConfig<'_>) -> T) -> T {
+    let apic_ids: Vec<u32> = (0..vcpus as u32).collect();
+    with(&AcpiConfig { apic_ids: &apic_ids, pci_memory: PCI_MEMORY, pci_memory_64: None })
 }
