@@ -6,6 +6,13 @@ use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Guest, QEMU_SVM, Scenario, Step, Tie
 /// Stock Linux with drivers for all devices.
 const VIRTIO: &str = "virtio";
 
+/// A PC with SeaBIOS.
+const SEABIOS: &str = "seabios";
+
+/// Stock Linux with fio, and with iperf3.
+const FIO: &str = "fio";
+const IPERF: &str = "iperf";
+
 /// The guest's jobs: what each tries.
 const JOBS: [(&str, &str); 2] = [
     ("disks", "stock Linux finds its disks, and what it writes is what it reads"),
@@ -18,6 +25,10 @@ pub fn scenarios() -> Vec<Scenario> {
     let names: Vec<&str> = JOBS.iter().map(|(name, _)| *name).collect();
     let mut all = vec![
         reboot(),
+        firmware(),
+        installer(),
+        fio(),
+        iperf(),
         link("virtio-link", Tier::Ci, &[QEMU_SVM]),
         link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
         jobs(
@@ -49,6 +60,92 @@ fn jobs(name: &str, about: &str, jobs: &[&str], tier: Tier, machines: &[&'static
         options: String::new(),
         guests: vec![Guest::new(VIRTIO).append(&format!("basalt.run=\"{}\"", run.join(" && ")))],
         steps,
+        checks: vec![],
+    }
+}
+
+/// A PC from power-up on: firmware, boot loader and kernel all come from the VM's own ROM and disk; twice.
+fn firmware() -> Scenario {
+    let boot = |step: Step| {
+        [
+            Step::vm(SEABIOS, "SeaBIOS (version").within(60),
+            Step::vm(SEABIOS, "Booting from Hard Disk").within(120),
+            Step::vm(SEABIOS, "GRUB starts the kernel from the disk").within(120),
+            step.within(300),
+        ]
+    };
+    let mut steps = Vec::from(boot(Step::vm(SEABIOS, READY).then_send("reboot\r")));
+    steps.extend(boot(Step::vm(SEABIOS, READY).then_send("poweroff\r")));
+    steps.push(Step::end(SEABIOS).within(60));
+    Scenario {
+        name: "virtio-firmware".to_owned(),
+        about: "SeaBIOS boots GRUB and stock Linux from a virtio disk, and again after a restart".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest::new(SEABIOS)],
+        steps,
+        checks: vec![],
+    }
+}
+
+/// Debian's own installer finds its way to its first question.
+fn installer() -> Scenario {
+    Scenario {
+        name: "virtio-installer".to_owned(),
+        about: "Debian's installer comes up on the serial console and asks for the language".to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest::new("installer")],
+        steps: vec![Step::vm("installer", "Choose the language").within(400)],
+        checks: vec![],
+    }
+}
+
+/// Debian's fio on a disk, which checks all that it reads.
+fn fio() -> Scenario {
+    Scenario {
+        name: "virtio-fio".to_owned(),
+        about: "fio verifies a virtio disk and files on it in random sizes, depths and queues, and fsck finds it clean".to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest::new(FIO).append("basalt.run=/jobs/disk")],
+        steps: vec![
+            Step::vm(FIO, READY).within(300),
+            Step::results(FIO).within(500),
+            Step::vm(FIO, "basalt-demo job done: 0").within(60),
+            Step::end(FIO).within(60),
+        ],
+        checks: vec![],
+    }
+}
+
+/// Debian's iperf3 between two guests.
+fn iperf() -> Scenario {
+    let guest = |vm: &str, own: u32| {
+        let job = format!("basalt.run=\"/jobs/network {own}\"");
+        Guest::new(IPERF).in_vm(vm).append(&job)
+    };
+    Scenario {
+        name: "virtio-iperf".to_owned(),
+        about: "iperf3 both ways between two stock Linux guests".to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: Some(2),
+        options: String::new(),
+        guests: vec![guest("one", 1), guest("two", 2)],
+        steps: vec![
+            Step::vm("one", READY).within(300),
+            Step::results("one").within(500),
+            Step::vm("one", "basalt-demo job done: 0").within(60),
+            Step::end("one").within(60).anywhere(),
+            Step::end("two").within(120).anywhere(),
+        ],
         checks: vec![],
     }
 }

@@ -17,7 +17,7 @@
 //! # file = "vmlinux"              # a file beside the description, or:
 //! # package = { debian = "memtest86+", file = "boot/memtest86+x64.bin" }   # any file of a Debian package
 //!
-//! [initrd.busybox]                # may be left out, or: [initrd] file = "initrd.img"
+//! [initrd.busybox]                # may be left out, or: [initrd] file = "initrd.img", or package = as above
 //! init = "init"                   # a script: the first process
 //! jobs = "jobs"                   # a folder of scripts: /jobs (may be left out)
 //! programs = [{ debian = "stress-ng", file = "usr/bin/stress-ng" }]   # programs of Debian packages, with the
@@ -146,6 +146,7 @@ struct PackageFile {
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum InitrdSource {
     Busybox(initramfs::Contents),
+    Package(PackageFile),
     File(PathBuf),
 }
 
@@ -229,6 +230,9 @@ fn from_description(path: &Path) -> Result<Guest> {
                 KernelSource::File(_) | KernelSource::Package(_) => None,
             };
             Some(initramfs::build(&description.name, folder, contents, kernel)?)
+        }
+        Some(InitrdSource::Package(PackageFile { debian, file })) => {
+            Some(existing(debian::unpack(debian)?.join(file), path)?)
         }
         Some(InitrdSource::File(file)) => Some(existing(folder.join(file), path)?),
     };

@@ -13,10 +13,11 @@ use crate::guest::{self, Guest, Module};
 use crate::machine::Profile;
 use crate::{packages, paths, process, progress};
 
-/// GRUB's modules beyond those that grub-mkrescue puts into its core. The core asks for all partition tables
-/// and complains of those that are not there.
-const GRUB_MODULES: &str = "multiboot2 normal configfile test cpuid iso9660 fat all_video part_msdos part_gpt \
-    part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_plan part_sun part_sunpc";
+/// GRUB's modules beyond those that grub-mkrescue puts into its core.
+const GRUB_MODULES: &str = "multiboot2 normal configfile test cpuid iso9660 fat all_video";
+/// The core asks for all partition tables and complains of those that are not there.
+pub(crate) const GRUB_PARTITIONS: &str = "part_msdos part_gpt part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_plan \
+    part_sun part_sunpc";
 /// The menu, with places for the kernel's options and the guests.
 const MENU: &str = "boot/grub/grub.cfg.in";
 /// The kernel's path in an image.
@@ -127,7 +128,7 @@ impl Recipe {
             writeln!(stamp, "{} {} {modified:?}", file.display(), metadata.len())
                 .context("writing the stamp")?;
         }
-        writeln!(stamp, "{GRUB_MODULES}").context("writing the stamp")?;
+        writeln!(stamp, "{GRUB_MODULES} {GRUB_PARTITIONS}").context("writing the stamp")?;
         Ok(stamp)
     }
 
@@ -145,7 +146,7 @@ impl Recipe {
             Command::new("grub-mkrescue")
                 .arg("--output")
                 .arg(&finished)
-                .arg(format!("--install-modules={GRUB_MODULES}"))
+                .arg(format!("--install-modules={GRUB_MODULES} {GRUB_PARTITIONS}"))
                 .args(["--locales=", "--fonts=", "--themes=", "--compress=no"])
                 .arg(&tree),
         )?;

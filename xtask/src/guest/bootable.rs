@@ -7,10 +7,11 @@ use serde::Deserialize;
 
 use super::{debian, initramfs};
 use crate::failure::{Context, Result};
+use crate::image::GRUB_PARTITIONS;
 use crate::{packages, paths, process, progress};
 
 /// What GRUB needs beyond what grub-mkrescue puts into its core.
-const MODULES: &str = "linux normal configfile iso9660 part_msdos serial terminal echo";
+const MODULES: &str = "linux normal configfile iso9660 serial terminal echo";
 
 /// What is on the disk.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,7 +43,7 @@ impl Bootable {
                 Command::new("grub-mkrescue")
                     .arg("--output")
                     .arg(&disk)
-                    .arg(format!("--install-modules={MODULES}"))
+                    .arg(format!("--install-modules={MODULES} {GRUB_PARTITIONS}"))
                     .args(["--locales=", "--fonts=", "--themes=", "--compress=no"])
                     .arg(&tree),
             )

@@ -101,8 +101,7 @@ impl Packages {
         for _ in 0..MAX_PACKAGES {
             let Some(package) = queue.pop_front() else { break };
             let (folder, depends) = self.unpack(&package)?;
-            let mut paths = PACKAGE_FOLDERS.iter().map(|inner| folder.join(inner).join(name));
-            if let Some(found) = paths.find(|path| path.is_file()) {
+            if let Some(found) = find(&folder, name) {
                 return Ok((paths::read_bytes(&found)?, package));
             }
             let new: Vec<_> = depends.iter().filter(|next| !seen.contains(*next)).cloned().collect();
@@ -124,6 +123,17 @@ impl Packages {
         self.unpacked.insert(package.to_owned(), known.clone());
         Ok(known)
     }
+}
+
+/// A library in an unpacked package: where libraries lie, or in a folder there that a package has for its own.
+fn find(package: &Path, name: &str) -> Option<PathBuf> {
+    let folders = PACKAGE_FOLDERS.iter().map(|inner| package.join(inner));
+    let own = |folder: &PathBuf| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let all = folders.clone().chain(folders.flat_map(|folder| own(&folder)));
+    all.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// The packages in what `apt-cache depends` prints.
