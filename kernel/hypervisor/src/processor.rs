@@ -9,6 +9,7 @@ use crate::config::VmConfig;
 use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, Machine, Permissions};
+use crate::dispatch::doorbell::Trust;
 use crate::msr::Msrs;
 use crate::paravirtual::{Features, Paravirtual};
 use crate::run::poll::Patience;
@@ -67,6 +68,8 @@ pub(crate) struct Processor<B: Backend> {
     pub(crate) waiting_since: u64,
     /// How long a CPU waits for it when it halts.
     pub(crate) patience: Patience,
+    /// How far the lengths of instructions are believed that the CPU tells with nested faults.
+    pub(crate) trust: Trust,
     /// Exits in a row whose instruction was not the expected one.
     pub(crate) mismatches: u8,
     interrupt_window: bool,
@@ -120,6 +123,7 @@ impl<B: Backend> Processor<B> {
             activity: Activity::Running,
             waiting_since: host.tsc(),
             patience: Patience::default(),
+            trust: Trust::default(),
             mismatches: 0,
             interrupt_window: false,
             nmi_window: false,

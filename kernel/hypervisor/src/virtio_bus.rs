@@ -81,6 +81,13 @@ impl<I: Image> VirtioBus<I> {
         self.functions.iter().enumerate().find_map(|(index, it)| Some((index, it.offset(gpa.0)?)))
     }
 
+    /// Which device's doorbell is there, and for which of its queues.
+    #[inline]
+    pub(crate) fn doorbell(&self, gpa: Gpa) -> Option<(usize, usize)> {
+        let (index, offset) = self.find(gpa)?;
+        Some((index, virtio::pci::doorbell(offset)?))
+    }
+
     /// Whether a driver has told of something that nobody has looked at.
     #[inline]
     pub(crate) fn is_rung(&self) -> bool {

@@ -178,6 +178,10 @@ pub trait Vcpu {
     /// at most 15 and returns how many.
     fn instruction_bytes(&self, buffer: &mut [u8; 15]) -> usize;
 
+    /// Bytes of the instruction whose access was the nested fault, 1 to 15, where the CPU tells. No manual promises that it does: to be
+    /// believed only by who has found it right before.
+    fn fault_instruction_length(&self) -> Option<u8>;
+
     /// Finishes an instruction that the hypervisor executed: moves RIP, ends the STI or MOV SS shadow and
     /// makes the trap of RFLAGS.TF pending.
     fn advance(&mut self, next_rip: u64);

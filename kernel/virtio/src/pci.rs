@@ -25,6 +25,15 @@ pub(crate) const PAGE_SHIFT: u32 = 12;
 /// Between the doorbells of two queues.
 pub(crate) const NOTIFY_STRIDE: u64 = 4;
 
+/// The queue whose doorbell is at this offset into the BAR.
+#[inline]
+pub const fn doorbell(offset: u64) -> Option<usize> {
+    if offset >> PAGE_SHIFT != page::NOTIFY {
+        return None;
+    }
+    Some(((offset & ((1 << PAGE_SHIFT) - 1)) / NOTIFY_STRIDE) as usize)
+}
+
 const VENDOR: u16 = 0x1af4;
 /// Device identifiers begin here, with the device type added; a revision of 1 says that there is no older way in.
 const FIRST_DEVICE: u16 = 0x1040;

@@ -5,6 +5,7 @@
 
 mod control_register;
 mod cpuid;
+pub(crate) mod doorbell;
 mod emulate;
 mod hypercall;
 mod io;

@@ -3,7 +3,7 @@
 
 use vcpu::{Access, Backend, GuestMemory, Host, NestedFault, Vcpu};
 
-use super::{Handled, Outcome, emulate, simple_move};
+use super::{Handled, Outcome, doorbell, emulate, simple_move};
 use crate::guest::Guest;
 use crate::stop::StopReason;
 
@@ -21,6 +21,9 @@ pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, fault
     }
     if let Some(event) = guest.cpu.vcpu.interrupted_event() {
         return stop(StopReason::DeliveryOutsideRam { gpa, event });
+    }
+    if let Some(outcome) = doorbell::ring(guest, &fault) {
+        return Ok(outcome);
     }
     let code = guest.code();
     match simple_move::execute(guest, &fault, &code) {

@@ -1,12 +1,12 @@
-//! The fast way for what nearly every access to a device register is: a 32-bit MOV between a register (or an immediate)
-//! and memory in 64-bit mode, without prefixes but REX. The CPU has told the guest-physical address, so the operand need
+//! The fast way for what nearly every access to a device register is: a MOV of 16 or 32 bits between a register (or an immediate)
+//! and memory in 64-bit mode, without prefixes but that of the operand size and REX. The CPU has told the guest-physical address, so the operand need
 //! not be translated again. Anything else is left to the emulator, which does the same and more.
 //!
 //! Source: Intel SDM vol. 2, "Instruction Format" and "MOV—Move".
 
 use devices::Width;
 use emulator::Mode;
-use vcpu::{Access, Backend, Gpr, Host, NestedFault, PAGE_SIZE, Vcpu};
+use vcpu::{Access, Backend, Gpa, Gpr, Host, NestedFault, PAGE_SIZE, Vcpu};
 
 use super::Outcome;
 use crate::guest::Guest;
@@ -20,6 +20,8 @@ const REX_R: u8 = 4;
 const REX_X: u8 = 2;
 const REX_B: u8 = 1;
 
+/// The operand has 16 bits.
+const OPERAND_SIZE: u8 = 0x66;
 const MOV_TO_MEMORY: u8 = 0x89;
 const MOV_FROM_MEMORY: u8 = 0x8b;
 const MOV_IMMEDIATE: u8 = 0xc7;
@@ -43,6 +45,7 @@ pub(super) struct SimpleMove {
     base: Base,
     index: Option<(Gpr, u8)>,
     displacement: u64,
+    pub(super) width: Width,
     pub(super) length: u8,
 }
 
@@ -68,6 +71,13 @@ impl Bytes<'_> {
     }
 
     #[inline]
+    fn u16(&mut self) -> Option<u16> {
+        let bytes = self.code.get(self.at..)?.first_chunk::<2>()?;
+        self.at += 2;
+        Some(u16::from_le_bytes(*bytes))
+    }
+
+    #[inline]
     fn u32(&mut self) -> Option<u32> {
         let bytes = self.code.get(self.at..)?.first_chunk::<4>()?;
         self.at += 4;
@@ -80,6 +90,11 @@ impl Bytes<'_> {
 pub(super) fn decode(code: &[u8]) -> Option<SimpleMove> {
     let mut bytes = Bytes { code, at: 0 };
     let mut opcode = bytes.u8()?;
+    let mut width = Width::Dword;
+    if opcode == OPERAND_SIZE {
+        width = Width::Word;
+        opcode = bytes.u8()?;
+    }
     let mut rex = 0;
     if (REX_FIRST..=REX_LAST).contains(&opcode) {
         rex = opcode;
@@ -119,10 +134,11 @@ pub(super) fn decode(code: &[u8]) -> Option<SimpleMove> {
     let what = match opcode {
         MOV_TO_MEMORY => Move::Store(extended(register, REX_R)),
         MOV_FROM_MEMORY => Move::Load(extended(register, REX_R)),
+        MOV_IMMEDIATE if register == 0 && width == Width::Word => Move::StoreImmediate(bytes.u16()?.into()),
         MOV_IMMEDIATE if register == 0 => Move::StoreImmediate(bytes.u32()?),
         _ => return None,
     };
-    Some(SimpleMove { what, base, index, displacement, length: bytes.at as u8 })
+    Some(SimpleMove { what, base, index, displacement, width, length: bytes.at as u8 })
 }
 
 impl SimpleMove {
@@ -137,6 +153,15 @@ impl SimpleMove {
         let index = self.index.map_or(0, |(register, shift)| vcpu.gpr(register) << shift);
         base.wrapping_add(index).wrapping_add(self.displacement)
     }
+
+    /// Whether its operand is what the CPU could not reach at that address, and all of it in one page. An access that crosses a page
+    /// faults at the second page's start.
+    #[inline]
+    pub(super) fn is_at<V: Vcpu>(&self, vcpu: &V, gpa: Gpa) -> bool {
+        const OFFSET: u64 = PAGE_SIZE - 1;
+        let same_offset = (self.linear(vcpu) ^ gpa.0) & OFFSET == 0;
+        same_offset && gpa.0.is_multiple_of(self.width.bytes().into())
+    }
 }
 
 /// Executes the instruction at RIP, which made this access, where it is such a move.
@@ -146,27 +171,27 @@ pub(super) fn execute<B: Backend, H: Host>(
     fault: &NestedFault,
     code: &Code,
 ) -> Option<Outcome> {
-    const OFFSET: u64 = PAGE_SIZE - 1;
     if guest.operating_mode() != Mode::Long64 {
         return None;
     }
     let found = decode(code.as_slice())?;
-    // An access that crosses a page faults at the second page's start; it is not for here.
-    let same_offset = (found.linear(&guest.cpu.vcpu) ^ fault.gpa.0) & OFFSET == 0;
-    if !same_offset || fault.gpa.0 & 3 != 0 {
+    if !found.is_at(&guest.cpu.vcpu, fault.gpa) {
         return None;
     }
+    let width = found.width;
     match (found.what, fault.access) {
         (Move::Load(register), Access::Read) => {
-            let value = guest.mmio_read(fault.gpa, Width::Dword);
-            guest.cpu.vcpu.set_gpr(register, value & 0xffff_ffff);
+            let value = guest.mmio_read(fault.gpa, width) & width.mask();
+            // A 16-bit register keeps what is above it.
+            let kept = if width == Width::Word { guest.cpu.vcpu.gpr(register) & !width.mask() } else { 0 };
+            guest.cpu.vcpu.set_gpr(register, kept | value);
         }
         (Move::Store(register), Access::Write) => {
-            let value = guest.cpu.vcpu.gpr(register) & 0xffff_ffff;
-            guest.mmio_write(fault.gpa, Width::Dword, value);
+            let value = guest.cpu.vcpu.gpr(register) & width.mask();
+            guest.mmio_write(fault.gpa, width, value);
         }
         (Move::StoreImmediate(value), Access::Write) => {
-            guest.mmio_write(fault.gpa, Width::Dword, value.into());
+            guest.mmio_write(fault.gpa, width, value.into());
         }
         _ => return None,
     }
@@ -199,6 +224,11 @@ mod tests {
         assert_eq!((immediate.displacement, immediate.length), (0xffff_ffff_ff5f_d0b0, 11));
         // MOV EAX, [RIP+0x10]
         assert_eq!(found(&[0x8b, 0x05, 0x10, 0, 0, 0]).base, Base::NextRip);
+        // MOV [RDX], AX; MOV WORD [RDI], 0x201
+        let store = found(&[0x66, 0x89, 0x02]);
+        assert_eq!((store.what, store.width, store.length), (Move::Store(Gpr::Rax), Width::Word, 3));
+        let immediate = found(&[0x66, 0xc7, 0x07, 1, 2]);
+        assert_eq!((immediate.what, immediate.length), (Move::StoreImmediate(0x201), 5));
         // MOV EAX, [R12+R12]
         let both = found(&[0x43, 0x8b, 0x04, 0x24]);
         assert_eq!((both.base, both.index), (Base::Register(Gpr::R12), Some((Gpr::R12, 0))));
@@ -208,7 +238,7 @@ mod tests {
     fn other_instructions_are_left_alone() {
         for code in [
             &[0x48, 0x8b, 0x07][..],
-            &[0x66, 0x8b, 0x07],
+            &[0x66, 0x66, 0x8b, 0x07],
             &[0x65, 0x8b, 0x07],
             &[0xf0, 0x89, 0x07],
             &[0x8a, 0x07],
@@ -225,9 +255,9 @@ mod tests {
     proptest! {
         /// Where this decoder says yes, the whole decoder sees an instruction of the same length.
         #[test]
-        fn agrees_with_the_decoder(rex in prop::option::of(REX_FIRST..=REX_LAST), opcode in prop::sample::select(
+        fn agrees_with_the_decoder(size in prop::option::of(Just(OPERAND_SIZE)), rex in prop::option::of(REX_FIRST..=REX_LAST), opcode in prop::sample::select(
             &[0x88u8, 0x89, 0x8a, 0x8b, 0xc6, 0xc7, 0x01, 0xff][..]), rest in any::<[u8; 12]>()) {
-            let mut code = std::vec::Vec::from_iter(rex);
+            let mut code: std::vec::Vec<u8> = size.into_iter().chain(rex).collect();
             code.push(opcode);
             code.extend(rest);
             code.truncate(15);

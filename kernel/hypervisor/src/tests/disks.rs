@@ -118,6 +118,43 @@ fn a_guest_reads_its_disk_and_is_interrupted() {
     assert_eq!(run.count("vm demo: exits halt"), 1);
 }
 
+/// Rings, on a CPU that tells this length; then from an instruction that nobody can read.
+fn rings(told_length: u8) -> super::bench::Run {
+    let mut bench = Bench::new();
+    let mut steps = board();
+    steps.extend(driver());
+    for _ in 0..20 {
+        steps.push(step(move |guest| {
+            guest.cpu.fault_instruction_length = Some(told_length);
+            store(guest, NOTIFY, 2, 0)
+        }));
+    }
+    steps.push(step(|guest| {
+        let exit = store(guest, NOTIFY, 2, 0);
+        guest.place_code(&[0x0f, 0x0b, 0x0f, 0x0b]);
+        exit
+    }));
+    steps.push(step(|guest| {
+        told(guest);
+        Exit::Pause
+    }));
+    bench.add_vm("demo", steps);
+    bench.add_module("vm=demo disk", &[0; 512]);
+    bench.run()
+}
+
+#[test]
+fn a_doorbell_needs_no_look_at_the_instruction_once_the_cpu_has_told_lengths_right() {
+    let run = rings(3);
+    assert!(run.logged("powered off"), "{:#?}", run.log);
+}
+
+#[test]
+fn a_cpu_that_tells_wrong_lengths_is_not_believed() {
+    let run = rings(2);
+    assert!(!run.logged("powered off"), "the instruction is looked at, and is none: {:#?}", run.log);
+}
+
 #[test]
 fn a_broken_ring_stops_nothing_but_its_device() {
     let mut bench = Bench::new();

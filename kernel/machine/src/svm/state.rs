@@ -296,6 +296,11 @@ impl Vcpu for SvmVcpu {
         usize::from(fetched).min(buffer.len())
     }
 
+    fn fault_instruction_length(&self) -> Option<u8> {
+        // The bytes themselves are there, where the CPU has decode assists.
+        None
+    }
+
     #[inline]
     fn advance(&mut self, next_rip: u64) {
         let vmcb = self.vmcb_mut();

@@ -261,6 +261,16 @@ impl Vcpu for VmxVcpu {
     }
 
     #[inline]
+    fn fault_instruction_length(&self) -> Option<u8> {
+        // Below another hypervisor the field is that one's guess.
+        if crate::cpu::features().hypervisor {
+            return None;
+        }
+        let length = self.get(field::EXIT_INSTRUCTION_LENGTH);
+        (1..=15).contains(&length).then_some(length as u8)
+    }
+
+    #[inline]
     fn advance(&mut self, next_rip: u64) {
         self.set(field::GUEST_RIP, next_rip);
         self.unblock(blocking::BY_STI | blocking::BY_MOV_SS);

@@ -35,6 +35,8 @@ pub struct Cpu {
     pub delivered: Vec<Event>,
     /// What [`Vcpu::next_rip`] answers: this many bytes after RIP.
     pub instruction_length: Option<u64>,
+    /// What the CPU tells of the length of an instruction that caused a nested fault.
+    pub fault_instruction_length: Option<u8>,
     /// What [`Vcpu::instruction_bytes`] gives.
     pub instruction_bytes: Vec<u8>,
     /// The TSC offset.
@@ -70,6 +72,7 @@ impl Cpu {
             pending: PendingEvents::NONE,
             delivered: Vec::new(),
             instruction_length: Some(2),
+            fault_instruction_length: None,
             instruction_bytes: Vec::new(),
             tsc_offset: 0,
             guest_owned: (0, 0),

@@ -225,6 +225,10 @@ impl Vcpu for FakeVcpu {
         length
     }
 
+    fn fault_instruction_length(&self) -> Option<u8> {
+        self.cpu.fault_instruction_length
+    }
+
     fn advance(&mut self, next_rip: u64) {
         self.expect_loaded();
         self.cpu.rip = next_rip;

@@ -17,7 +17,7 @@ use crate::block::{self, Next};
 use crate::entropy;
 use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals};
 use crate::net::{Net, Role};
-use crate::pci::{self, Configured, NOTIFY_STRIDE, PAGE_SHIFT, page};
+use crate::pci::{self, Configured, PAGE_SHIFT, page};
 use crate::queue::{Broken, Chain, Queue};
 use crate::transport::{Effect, Registers, feature, register, status};
 use crate::{MAX_QUEUES, STEP_BYTES};
@@ -197,7 +197,7 @@ impl<I: Image> Function<I> {
     pub fn write(&self, offset: u64, width: Width, value: u64, signals: &mut impl Signals) {
         let (page, at) = (offset >> PAGE_SHIFT, offset & ((1 << PAGE_SHIFT) - 1));
         match page {
-            page::NOTIFY => self.ring((at / NOTIFY_STRIDE) as usize),
+            page::NOTIFY => self.ring(pci::doorbell(offset).unwrap_or(usize::MAX)),
             page::COMMON => self.write_common(at, width, value, signals),
             page::TABLE => self.write_table(at, width, value, signals),
             _ => {}

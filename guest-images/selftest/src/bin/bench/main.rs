@@ -8,6 +8,7 @@
 //! - `msr_read`, `msr_write`: TSC_ADJUST (the MTRR default type where that is missing);
 //! - `port_write`: the index port of the RTC;
 //! - `mmio_register`: a read of the I/O APIC's data window;
+//! - `mmio_doorbell`: a write to the doorbell of a virtio device without a driver;
 //! - `tsc_deadline`: from arming the timer in the past to the end of its handler with its EOI (in x2APIC mode where it
 //!   is offered);
 //! - `self_ipi`, `eoi`, `hlt_wake`: see `interrupt.rs`;
@@ -22,7 +23,7 @@ mod switch;
 
 use selftest::cpu::{self, msr, rdtsc};
 use selftest::platform::{self, Vendor};
-use selftest::{Global, boot, catch, ioapic, println, probe, runner};
+use selftest::{Global, boot, catch, ioapic, pci, println, probe, runner};
 
 /// Round trips in one round.
 const TRIPS: u64 = 32;
@@ -95,6 +96,22 @@ rounds!(write_mtrr, no_write_mtrr: ["mov ecx, 0x2ff", "mov eax, esi", "mov edx, 
     "rsi" = cpu::rdmsr(msr::MTRR_DEF_TYPE), "rdi" = cpu::rdmsr(msr::MTRR_DEF_TYPE) >> 32);
 rounds!(port_write, no_port_write: ["mov al, 0x0f"] "out 0x70, al");
 rounds!(mmio_read, no_mmio_read: [] "mov eax, [rdi]", "rdi" = ioapic::WINDOW);
+rounds!(doorbell, no_doorbell: [] "mov [rdi], ax", "rdi" = DOORBELL.get());
+
+/// Where the doorbell of the first virtio device is.
+static DOORBELL: Global<u64> = Global::new(0);
+
+/// Finds a virtio device, and lets it answer.
+fn find_doorbell() -> Option<u64> {
+    const VENDOR: u32 = 0x1af4;
+    const COMMAND: u8 = 4;
+    const MEMORY: u32 = 2;
+    const BAR: u8 = 0x10;
+    const PAGE: u64 = 0x3000;
+    let device = (0..32).find(|device| pci::read(0, *device, 0, 0) & 0xffff == VENDOR)?;
+    pci::write(0, device, 0, COMMAND, MEMORY);
+    Some(u64::from(pci::read(0, device, 0, BAR) & !0xf) + PAGE)
+}
 
 /// What exits cost.
 fn exits() {
@@ -118,6 +135,13 @@ fn exits() {
     report("port_write", port_write, no_port_write);
     ioapic::read(ioapic::VERSION);
     report("mmio_register", mmio_read, no_mmio_read);
+    match find_doorbell() {
+        Some(at) => {
+            DOORBELL.set(at);
+            report("mmio_doorbell", doorbell, no_doorbell);
+        }
+        None => skip("mmio_doorbell", "no virtio device"),
+    }
     deadline::measure();
     interrupt::measure();
 }

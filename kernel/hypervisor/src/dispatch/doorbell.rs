@@ -1,0 +1,86 @@
+//! Doorbells of virtio devices: writes whose address says all. What is written does not matter, so of the instruction only its
+//! length does.
+//!
+//! VMX tells the length of an instruction that caused an EPT violation, though no manual promises that it does. A vCPU compares it with the
+//! decoder's until it has been right often enough, and goes by it from then on; one that was wrong once is never believed.
+
+use devices::Width;
+use emulator::Mode;
+use vcpu::{Access, Backend, Host, NestedFault, Vcpu};
+
+use super::{Outcome, simple_move};
+use crate::guest::Guest;
+
+/// So often the CPU's length must have been the decoder's.
+const ENOUGH: u8 = 16;
+
+/// How far the lengths that the CPU tells are believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Trust {
+    agreed: u8,
+    lied: bool,
+}
+
+impl Trust {
+    fn believes(self) -> bool {
+        self.agreed >= ENOUGH && !self.lied
+    }
+
+    fn compare(&mut self, told: u8, found: u8) {
+        self.lied |= told != found;
+        self.agreed = self.agreed.saturating_add(1);
+    }
+}
+
+/// Rings the doorbell that was written to. `None` where it was none, or the instruction is not one that is known here.
+pub(super) fn ring<B: Backend, H: Host>(
+    guest: &mut Guest<'_, '_, B, H>,
+    fault: &NestedFault,
+) -> Option<Outcome> {
+    if fault.access != Access::Write || guest.operating_mode() != Mode::Long64 {
+        return None;
+    }
+    let (function, queue) = guest.vm.virtio.doorbell(fault.gpa)?;
+    let told = guest.cpu.vcpu.fault_instruction_length();
+    let length = match told.filter(|_| guest.cpu.trust.believes()) {
+        Some(length) => length,
+        None => {
+            let code = guest.code();
+            let found = simple_move::decode(code.as_slice())?;
+            // Elsewhere it is an access that crosses a page, and not for here.
+            if !found.is_at(&guest.cpu.vcpu, fault.gpa) || found.width == Width::Qword {
+                return None;
+            }
+            if let Some(told) = told {
+                guest.cpu.trust.compare(told, found.length);
+            }
+            found.length
+        }
+    };
+    guest.ring(function, queue);
+    guest.cpu.mismatches = 0;
+    Some(Outcome::Advance(guest.cpu.vcpu.rip().wrapping_add(length.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_is_believed_once_it_was_right_often_enough() {
+        let mut trust = Trust::default();
+        for _ in 0..ENOUGH {
+            assert!(!trust.believes());
+            trust.compare(3, 3);
+        }
+        assert!(trust.believes());
+    }
+
+    #[test]
+    fn a_cpu_that_was_wrong_once_is_never_believed() {
+        let mut trust = Trust::default();
+        trust.compare(0, 3);
+        (0..=u8::MAX).for_each(|_| trust.compare(3, 3));
+        assert!(!trust.believes());
+    }
+}
