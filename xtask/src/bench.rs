@@ -153,7 +153,7 @@ const IDLE: (usize, usize) = (6, 8);
 
 fn exit_costs() -> Scenario {
     let steps = vec![Step::vm(BENCH, "selftest bench done:").within(300)];
-    with_everything(scenario(BENCH, Guest::new(BENCH), steps))
+    with_everything(scenario(BENCH, Guest::new(BENCH).settings("net=bench"), steps))
 }
 
 /// With what the machine's profile leaves alone, too: these guests are interrupted too seldom to suffer.

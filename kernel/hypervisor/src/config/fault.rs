@@ -108,25 +108,7 @@ impl fmt::Display for ConfigError<'_> {
             Fault::BadPort(value) => {
                 write!(f, "debug-exit='{value}' is no port; write a hexadecimal number such as debug-exit=0x501")
             }
-            Fault::BadFile(name) => write!(
-                f,
-                "'{name}' is no name of a file for the firmware; write 1 to {MAX_FILE_NAME} printable characters, \
-                 such as fwcfg=opt/NAME"
-            ),
-            Fault::ManyFiles => too_many(f, MAX_FILES, "files for its firmware"),
-            Fault::OnlyForDisk(word) => write!(f, "'{word}' has its place in the line of a disk"),
-            Fault::BadSerial(text) => write!(
-                f,
-                "'{text}' is no serial number; write 1 to {SERIAL_BYTES} printable characters, such as serial=disk1"
-            ),
             Fault::Nic(fault) => fault.fmt(f),
-            Fault::BadRom(bytes) => write!(
-                f,
-                "a file of {bytes} bytes is no firmware for protocol=firmware: that is 64 KiB to 8 MiB in whole pages, such as SeaBIOS' bios-256k.bin"
-            ),
-            Fault::SmallDisk => write!(f, "the disk is smaller than a sector of {SECTOR} bytes; give it a larger file"),
-            Fault::ManyDisks => too_many(f, MAX_DISKS, "disks"),
-            Fault::ManyModules => too_many(f, MAX_MODULES, "modules"),
             Fault::BadCpus(value) => {
                 write!(f, "cpus='{value}' is no number from 1 to {MAX_CPUS}; write cpus=1")
             }
@@ -164,6 +146,36 @@ impl fmt::Display for ConfigError<'_> {
                 write!(f, "VM {name} has no kernel; add a module 'vm={name} kernel -- COMMAND LINE'")
             }
             Fault::TooMany => write!(f, "there are more than {MAX_VMS} VMs; leave some out"),
+            of_a_file => of_a_file.write_of_a_file(f),
+        }
+    }
+}
+
+impl Fault<'_> {
+    /// What is wrong with a file of the VM's beside its kernel, or with its ROM.
+    fn write_of_a_file(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadFile(name) => write!(
+                f,
+                "'{name}' is no name of a file for the firmware; write 1 to {MAX_FILE_NAME} printable characters, \
+                 such as fwcfg=opt/NAME"
+            ),
+            Self::ManyFiles => too_many(f, MAX_FILES, "files for its firmware"),
+            Self::OnlyForDisk(word) => write!(f, "'{word}' has its place in the line of a disk"),
+            Self::BadSerial(text) => write!(
+                f,
+                "'{text}' is no serial number; write 1 to {SERIAL_BYTES} printable characters, such as serial=disk1"
+            ),
+            Self::BadRom(bytes) => write!(
+                f,
+                "a file of {bytes} bytes is no firmware for protocol=firmware: that is 64 KiB to 8 MiB in whole pages, such as SeaBIOS' bios-256k.bin"
+            ),
+            Self::SmallDisk => {
+                write!(f, "the disk is smaller than a sector of {SECTOR} bytes; give it a larger file")
+            }
+            Self::ManyDisks => too_many(f, MAX_DISKS, "disks"),
+            Self::ManyModules => too_many(f, MAX_MODULES, "modules"),
+            _ => Ok(()),
         }
     }
 }
