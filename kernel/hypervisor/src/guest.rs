@@ -1,5 +1,6 @@
 //! A VM with everything around it, as an exit handler sees it, and its way to the devices.
 
+use devices::pci::{Ecam, FunctionAddress, PciBus};
 use devices::{Chipset, Width};
 use vcpu::{Backend, Gpa, Host, Nanos, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
 
@@ -8,7 +9,7 @@ use crate::local_apic;
 use crate::mailbox::Mailboxes;
 use crate::processor::{Attention, Processor};
 use crate::ratelimit::Site;
-use crate::virtio_bus::{Socket, address};
+use crate::virtio_bus::{Socket, address, index_of};
 use crate::vm::Vm;
 use crate::wiring::{Own, Wiring};
 
@@ -70,12 +71,18 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
 
     /// IN.
     pub(crate) fn port_read(&mut self, port: u16, width: Width) -> u32 {
+        if let Some((index, offset, width)) = self.window_at_port(port, width) {
+            return self.virtio_read(index, offset, width) as u32;
+        }
         let now = self.host.now();
         self.with_chipset_at(now, |chipset, wiring| chipset.port_read(port, width, now, wiring))
     }
 
     /// OUT.
     pub(crate) fn port_write(&mut self, port: u16, width: Width, value: u32) {
+        if let Some((index, offset, width)) = self.window_at_port(port, width) {
+            return self.virtio_write(index, offset, width, u64::from(value) & width.mask());
+        }
         let now = self.host.now();
         self.with_chipset_at(now, |chipset, wiring| chipset.port_write(port, width, value, now, wiring));
     }
@@ -88,6 +95,9 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
             return self.cpu.apic.mmio_read(offset, width, now);
         }
         if let Some((index, offset)) = self.vm.virtio.find(gpa) {
+            return self.virtio_read(index, offset, width);
+        }
+        if let Some((index, offset, width)) = self.window_in_memory(gpa, width) {
             return self.virtio_read(index, offset, width);
         }
         let found = self.with_chipset_at(now, |chipset, wiring| chipset.mmio_read(gpa, width, now, wiring));
@@ -110,12 +120,46 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
         if let Some((index, offset)) = self.vm.virtio.find(gpa) {
             return self.virtio_write(index, offset, width, value);
         }
+        if let Some((index, offset, width)) = self.window_in_memory(gpa, width) {
+            return self.virtio_write(index, offset, width, value & width.mask());
+        }
         self.cpu.attention |= Attention::INTERRUPTS;
         let taken =
             self.with_chipset_at(now, |chipset, wiring| chipset.mmio_write(gpa, width, value, now, wiring));
         if taken.is_none() {
             self.unclaimed(gpa);
         }
+    }
+
+    /// The device, and what of its registers, that an access to a port is for: the data port of configuration space, and there the
+    /// window on a device's registers (VIRTIO 1.2, "PCI configuration access capability").
+    #[inline]
+    fn window_at_port(&mut self, port: u16, width: Width) -> Option<(usize, u64, Width)> {
+        const DATA: u16 = PciBus::PORT + PciBus::DATA;
+        if port & !3 != DATA {
+            return None;
+        }
+        let target = self.with_chipset(|chipset, _| chipset.pci().data_target(port - DATA, width))?;
+        self.window(target)
+    }
+
+    /// The same for an access to configuration space in memory.
+    #[inline]
+    fn window_in_memory(&mut self, gpa: Gpa, width: Width) -> Option<(usize, u64, Width)> {
+        let offset = gpa.0.checked_sub(Ecam::BASE.0).filter(|offset| *offset < Ecam::SIZE)?;
+        self.window(PciBus::ecam_target(offset, width)?)
+    }
+
+    fn window(&mut self, (function, register): (FunctionAddress, u8)) -> Option<(usize, u64, Width)> {
+        if !virtio::pci::is_window(register) {
+            return None;
+        }
+        let index = index_of(function).filter(|index| self.vm.virtio.get(*index).is_some())?;
+        let shown = self.with_chipset(|chipset, _| {
+            chipset.pci().function(function).map(|space| virtio::pci::window(space))
+        });
+        let (offset, width) = shown??;
+        Some((index, offset, width))
     }
 
     fn virtio_read(&mut self, index: usize, offset: u64, width: Width) -> u64 {

@@ -133,8 +133,7 @@ impl<I: Image> VirtioBus<I> {
 
     /// The guest has configured a function of the bus.
     pub(crate) fn configure(&self, at: FunctionAddress, configured: &Configured, signals: &mut impl Signals) {
-        let index = usize::from(at.device()).checked_sub(FIRST_DEVICE);
-        if let Some(function) = index.and_then(|index| self.functions.get(index)) {
+        if let Some(function) = index_of(at).and_then(|index| self.functions.get(index)) {
             function.configure(configured, signals);
         }
     }
@@ -143,6 +142,11 @@ impl<I: Image> VirtioBus<I> {
 /// Where a device is on the bus.
 pub(crate) const fn address(index: usize) -> FunctionAddress {
     FunctionAddress::new(0, (FIRST_DEVICE + index) as u8, 0)
+}
+
+/// The device at that place on the bus, where it may be one.
+pub(crate) fn index_of(at: FunctionAddress) -> Option<usize> {
+    usize::from(at.device()).checked_sub(FIRST_DEVICE)
 }
 
 /// A device's wires, for who does not hold the chipset.

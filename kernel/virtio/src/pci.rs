@@ -60,12 +60,20 @@ const COMMON: u32 = 1;
 const NOTIFY: u32 = 2;
 const ISR: u32 = 3;
 const DEVICE: u32 = 4;
+const WINDOW: u32 = 5;
 /// Message control of MSI-X: on, all masked.
 const MSIX_ENABLE: u32 = 1 << 15;
 const MSIX_MASK: u32 = 1 << 14;
 
 /// Where MSI-X' capability is: the last one.
-const MSIX_AT: u8 = FIRST_CAPABILITY + 4 * CAPABILITY_STRIDE;
+const MSIX_AT: u8 = FIRST_CAPABILITY + 5 * CAPABILITY_STRIDE;
+/// Where that of the window is, by which the BAR can be reached without memory accesses, and in it: which BAR, offset, length,
+/// data.
+const WINDOW_AT: u8 = FIRST_CAPABILITY + 4 * CAPABILITY_STRIDE;
+const WINDOW_BAR: u8 = WINDOW_AT + 4;
+const WINDOW_OFFSET: u8 = WINDOW_AT + 8;
+const WINDOW_LENGTH: u8 = WINDOW_AT + 12;
+const WINDOW_DATA: u8 = WINDOW_AT + 16;
 
 /// What the configuration space says that matters to the function.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,15 +105,17 @@ pub fn config_space(device_type: u16, class: u32) -> ConfigSpace {
         (NOTIFY, page::NOTIFY, 20),
         (ISR, page::ISR, 16),
         (DEVICE, page::DEVICE, 16),
+        (WINDOW, page::COMMON, 20),
     ];
     let mut at = FIRST_CAPABILITY;
     for (kind, page, length) in structures {
         let next = u32::from(at + CAPABILITY_STRIDE);
         space.set(at, Width::Dword, kind << 24 | length << 16 | next << 8 | VENDOR_SPECIFIC, 0);
-        // BAR 0.
-        space.set(at + 4, Width::Dword, 0, 0);
-        space.set(at + 8, Width::Dword, (page << PAGE_SHIFT) as u32, 0);
-        space.set(at + 12, Width::Dword, 1 << PAGE_SHIFT, 0);
+        // BAR 0. The window's fields are the driver's.
+        let (bar, all, length) = if kind == WINDOW { (0xff, u32::MAX, 0) } else { (0, 0, 1 << PAGE_SHIFT) };
+        space.set(at + 4, Width::Dword, 0, bar);
+        space.set(at + 8, Width::Dword, (page << PAGE_SHIFT) as u32, all);
+        space.set(at + 12, Width::Dword, length, all);
         if kind == NOTIFY {
             space.set(at + 16, Width::Dword, NOTIFY_STRIDE as u32, 0);
         }
@@ -116,6 +126,25 @@ pub fn config_space(device_type: u16, class: u32) -> ConfigSpace {
     space.set(MSIX_AT + 4, Width::Dword, (page::TABLE << PAGE_SHIFT) as u32, 0);
     space.set(MSIX_AT + 8, Width::Dword, (page::PENDING << PAGE_SHIFT) as u32, 0);
     space
+}
+
+/// Whether this register is the window's data: an access to it is one to the BAR.
+#[inline]
+pub const fn is_window(register: u8) -> bool {
+    register == WINDOW_DATA
+}
+
+/// What of the BAR the window shows: an offset, and how many bytes. `None` where that is nothing in it.
+pub fn window(space: &ConfigSpace) -> Option<(u64, Width)> {
+    let offset = space.read(WINDOW_OFFSET, Width::Dword);
+    let width = match space.read(WINDOW_LENGTH, Width::Dword) {
+        1 => Width::Byte,
+        2 => Width::Word,
+        4 => Width::Dword,
+        _ => return None,
+    };
+    let inside = offset < BAR_BYTES && offset.is_multiple_of(width.bytes().into());
+    (inside && space.read(WINDOW_BAR, Width::Byte) == 0).then_some((offset.into(), width))
 }
 
 /// Puts the BAR there, as firmware does.

@@ -14,7 +14,7 @@ use vcpu::Gpa;
 pub struct Ecam;
 
 impl Ecam {
-    /// First byte of the window: bus 0, just below the I/O APIC.
+    /// First byte of the window: bus 0, where the memory of devices begins.
     pub const BASE: Gpa = Gpa(0xc000_0000);
     /// Bytes of the window.
     pub const SIZE: u64 = (Self::LAST_BUS as u64 + 1) << Self::BUS_SHIFT;
@@ -57,6 +57,12 @@ impl Ecam {
 }
 
 impl PciBus {
+    /// The function and the register that an access at `offset` into the window is for, where that is one request.
+    pub fn ecam_target(offset: u64, width: Width) -> Option<(FunctionAddress, u8)> {
+        let (function, register) = Ecam::target(offset, width).ok()?;
+        Some((function, u8::try_from(register).ok()?))
+    }
+
     /// Reads at `offset` into the window; the access must lie within four aligned bytes.
     pub fn ecam_read(&mut self, offset: u64, width: Width) -> Result<u32, IoError> {
         let (function, register) = Ecam::target(offset, width)?;

@@ -131,6 +131,11 @@ impl PciBus {
         self.address = value & Self::ADDRESS_WRITABLE;
     }
 
+    /// The function and the register that an access to the data register from byte `lane` on is for.
+    pub fn data_target(&self, lane: u16, width: Width) -> Option<(FunctionAddress, u8)> {
+        self.target(lane, width).ok()
+    }
+
     /// Reads the data register from byte `lane` (0 to 3) on; the access must end within it.
     pub fn read_data(&mut self, lane: u16, width: Width) -> Result<u32, IoError> {
         let (function, register) = self.target(lane, width)?;

@@ -118,6 +118,62 @@ fn a_guest_reads_its_disk_and_is_interrupted() {
     assert_eq!(run.count("vm demo: exits halt"), 1);
 }
 
+/// OUT, and IN of the data port.
+fn out(port: u16, bytes: u8, value: u32) -> Step {
+    step(move |guest| {
+        told(guest);
+        guest.port_write(port, bytes, value)
+    })
+}
+
+fn input(bytes: u8) -> Step {
+    step(move |guest| {
+        told(guest);
+        guest.port_read(0xcfc, bytes)
+    })
+}
+
+/// Sets the window in configuration space to so many bytes at an offset, by the ports and (the length) by memory.
+fn open_window(offset: u32, length: u32) -> Vec<Step> {
+    const ECAM: u64 = 0xc000_0000;
+    let mut steps = vec![out(0xcf8, 4, 0x8000_0898), out(0xcfc, 4, offset)];
+    steps.extend(stores(&[(ECAM + (1 << 15) + 0x9c, 4, length.into())]));
+    steps.push(out(0xcf8, 4, 0x8000_08a0));
+    steps
+}
+
+#[test]
+fn the_registers_are_reached_through_configuration_space_as_well() {
+    let mut bench = Bench::new();
+    let mut steps = board();
+    steps.extend(driver());
+    steps.extend(open_window(0x14, 1));
+    steps.push(input(1));
+    steps.push(step(|guest| {
+        assert_eq!(guest.cpu.registers.rax() & 0xff, 0xf, "the status");
+        told(guest);
+        guest.port_write(0xcfc, 1, 0)
+    }));
+    steps.push(input(1));
+    steps.push(step(|guest| {
+        assert_eq!(guest.cpu.registers.rax() & 0xff, 0, "it was reset");
+        told(guest);
+        guest.port_write(0xcf8, 4, 0x8000_0898)
+    }));
+    // What is not in the BAR reads as what was last written there: nothing.
+    steps.extend(open_window(0x8000, 4));
+    steps.push(input(4));
+    steps.push(step(|guest| {
+        assert_eq!(guest.cpu.registers.rax() & 0xffff_ffff, 0);
+        told(guest);
+        Exit::Pause
+    }));
+    bench.add_vm("demo", steps);
+    bench.add_module("vm=demo disk", &[0; 512]);
+    let run = bench.run();
+    assert!(run.logged("powered off"), "{:#?}", run.log);
+}
+
 /// Rings, on a CPU that tells this length; then from an instruction that nobody can read.
 fn rings(told_length: u8) -> super::bench::Run {
     let mut bench = Bench::new();
