@@ -29,6 +29,8 @@ pub fn scenarios() -> Vec<Scenario> {
         installer(),
         fio(),
         iperf(),
+        console("virtio-console", Tier::Ci, &[QEMU_SVM]),
+        console("virtio-console-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
         link("virtio-link", Tier::Ci, &[QEMU_SVM]),
         link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
         jobs(
@@ -101,6 +103,40 @@ fn installer() -> Scenario {
         options: String::new(),
         guests: vec![Guest::new("installer")],
         steps: vec![Step::vm("installer", "Choose the language").within(400)],
+        checks: vec![],
+    }
+}
+
+/// Two guests with virtio consoles, and a port that joins them.
+fn console(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
+    let guest = |vm: &str, own: u32| {
+        Guest::new(VIRTIO)
+            .in_vm(vm)
+            .settings("console=virtio port=channel")
+            .append(&format!("basalt.run=\"/jobs/console {own}\""))
+    };
+    let mut steps = vec![
+        Step::vm("one", "this came by hvc0 of 1").within(240),
+        Step::vm("one", "type something").within(60).then_send("\x011an answer\r\x01a"),
+        Step::vm("one", "make it larger").within(60).then_send("\x01:size one 132x43\r\r"),
+    ];
+    for vm in ["one", "two"] {
+        steps.extend([
+            Step::results(vm).within(300).anywhere(),
+            Step::vm(vm, "basalt-demo job done: 0").within(60).anywhere(),
+            Step::end(vm).within(60).anywhere(),
+        ]);
+    }
+    Scenario {
+        name: name.to_owned(),
+        about: "stock Linux has a virtio console with a size, keys that arrive, and a port to another guest"
+            .to_owned(),
+        tier,
+        machines: machines.to_vec(),
+        cpus: Some(2),
+        options: String::new(),
+        guests: vec![guest("one", 1), guest("two", 2)],
+        steps,
         checks: vec![],
     }
 }

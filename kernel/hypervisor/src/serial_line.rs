@@ -5,6 +5,7 @@
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use spin::Mutex;
+use virtio::console::Line;
 
 use crate::console::Ring;
 
@@ -26,6 +27,8 @@ pub(crate) struct SerialLine {
     typed: AtomicBool,
     /// The guest's byte did not fit: its serial port waits for room.
     refused: AtomicBool,
+    /// The guest listens, where this is a virtio console's line.
+    opened: AtomicBool,
 }
 
 impl SerialLine {
@@ -35,7 +38,13 @@ impl SerialLine {
             input: Mutex::new(Ring::new(INPUT_BYTES)),
             typed: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            opened: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the guest listens, where this is a virtio console's line.
+    pub(crate) fn is_opened(&self) -> bool {
+        self.opened.load(SeqCst)
     }
 
     /// Takes a byte from the guest; false where there is no room.
@@ -98,6 +107,40 @@ impl SerialLine {
         self.refused.load(SeqCst)
             && self.output.lock().free() >= OUTPUT_BYTES / 2
             && self.refused.swap(false, SeqCst)
+    }
+}
+
+/// The same line behind a virtio console.
+impl Line for SerialLine {
+    fn put(&self, bytes: &[u8]) -> usize {
+        bytes.iter().take_while(|byte| Self::put(self, **byte)).count()
+    }
+
+    fn has_room(&self) -> bool {
+        self.output.lock().free() > 0
+    }
+
+    fn take(&self, buffer: &mut [u8]) -> usize {
+        let (mut places, mut given) = (buffer.iter_mut(), 0);
+        self.feed(|byte| {
+            let Some(place) = places.next() else { return false };
+            *place = byte;
+            given += 1;
+            true
+        });
+        given
+    }
+
+    fn has_input(&self) -> bool {
+        Self::has_input(self)
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn set_open(&self, open: bool) {
+        self.opened.store(open, SeqCst);
     }
 }
 

@@ -4,21 +4,25 @@
 //! set. What it says to the VM goes to the local APICs as a message, or through the chipset as a line.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use arrayvec::ArrayVec;
 use devices::pci::FunctionAddress;
 use devices::{ApicBus, Chipset, msi};
 use spin::Mutex;
 use vcpu::{Backend, Gpa, Host, Image};
 use virtio::block::Block;
+use virtio::console::{Console, Line};
 use virtio::net::Net;
 use virtio::pci::{BAR_BYTES, Configured, place};
 use virtio::{Function, Kind, Signals};
 
-use crate::config::{VmConfig, address_of};
+use crate::config::{MAX_PORTS, VmConfig, address_of};
 use crate::links::Links;
 use crate::memory_map::PCI_MEMORY;
+use crate::serial_line::SerialLine;
 use crate::vm::StartError;
 use crate::wiring::Wiring;
 
@@ -27,6 +31,8 @@ const FIRST_DEVICE: usize = 1;
 /// Queues of a disk at most.
 const DISK_QUEUES: usize = 8;
 
+/// Columns and rows of a console, until somebody says otherwise.
+const TERMINAL_SIZE: (u16, u16) = (80, 25);
 /// Pairs of queues of a network device at most.
 const NIC_PAIRS: usize = 4;
 
@@ -43,8 +49,9 @@ impl<I: Image> VirtioBus<I> {
         backend: &B,
         config: &VmConfig<'m>,
         (links, vm): (&mut Links<'m>, usize),
+        terminal: Option<&Arc<SerialLine>>,
     ) -> Result<Self, StartError> {
-        let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 1);
+        let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 2);
         for disk in &config.disks {
             let image = backend.create_image(disk.bytes)?;
             let kind = Kind::Block(Block::new(image, disk.read_only, disk.serial));
@@ -58,6 +65,12 @@ impl<I: Image> VirtioBus<I> {
             functions.push(
                 Function::new(Kind::Net(Box::new(net)), queues).ok_or(StartError::NoQueues { queues })?,
             );
+        }
+        if terminal.is_some() || !config.ports.is_empty() {
+            let console = console(config, (links, vm), terminal)?;
+            let queues = console.queues();
+            let kind = Kind::Console(Box::new(console));
+            functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
         }
         if config.rng {
             match backend.create_random() {
@@ -106,6 +119,11 @@ impl<I: Image> VirtioBus<I> {
             .find_map(|index| Some((index, self.functions.get(index).filter(|it| it.is_rung())?)))
     }
 
+    /// The VM's console has a window of that size.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) {
+        self.functions.iter().for_each(|function| function.resize(columns, rows));
+    }
+
     /// Frames that network devices have lost.
     pub(crate) fn lost_frames(&self) -> u64 {
         self.functions.iter().map(Function::lost_frames).sum()
@@ -137,6 +155,21 @@ impl<I: Image> VirtioBus<I> {
             function.configure(configured, signals);
         }
     }
+}
+
+/// The console device of a VM, with its ports.
+fn console<'m>(
+    config: &VmConfig<'m>,
+    (links, vm): (&mut Links<'m>, usize),
+    terminal: Option<&Arc<SerialLine>>,
+) -> Result<Console, StartError> {
+    let mut ports: ArrayVec<(&str, Arc<dyn Line>), MAX_PORTS> = ArrayVec::new();
+    for name in &config.ports {
+        // There is room: the line has no more.
+        let _ = ports.try_push((*name, Arc::new(links.port(name, vm)?)));
+    }
+    let line = terminal.map(|line| -> Arc<dyn Line> { Arc::<SerialLine>::clone(line) });
+    Ok(Console::new(line, ports, TERMINAL_SIZE))
 }
 
 /// Where a device is on the bus.

@@ -91,8 +91,6 @@ pub(crate) enum Next {
     More(Work),
     /// It is done: so many bytes of its buffers were written.
     Done(u32),
-    /// It is done: so many bytes of its buffers were read.
-    Sent(u32),
 }
 
 impl<I: Image> Block<I> {

@@ -1,5 +1,5 @@
 //! virtio devices as PCI functions: what a guest sees of them ([`pci`]), the registers of the transport ([`transport`]), the
-//! queues that requests travel in ([`queue`]), and the devices themselves ([`block`], [`entropy`], [`net`]).
+//! queues that requests travel in ([`queue`]), and the devices themselves ([`block`], [`console`], [`entropy`], [`net`]).
 //!
 //! - **Nothing of the guest's is trusted, and nothing is read twice**: a descriptor, an index, a header is copied once and
 //!   checked as the copy. What a queue looks like is fixed when the driver enables it. Chains end after as many
@@ -19,6 +19,7 @@
 extern crate alloc;
 
 pub mod block;
+pub mod console;
 pub mod entropy;
 mod function;
 mod image;

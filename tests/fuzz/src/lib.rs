@@ -31,6 +31,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "virtio-blk", about: "a disk", run: device::block },
     Target { name: "virtio-rng", about: "an entropy device", run: device::entropy },
     Target {
+        name: "virtio-console",
+        about: "a console device, with another at the end of its line",
+        run: device::console,
+    },
+    Target {
         name: "virtio-net",
         about: "a network device, with another at the end of its cable",
         run: device::net,

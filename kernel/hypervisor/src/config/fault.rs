@@ -10,11 +10,12 @@ use crate::schedule::{MAX_POOLS, MAX_WEIGHT};
 
 use super::nic::NicFault;
 use super::{
-    MAX_CPUS, MAX_DISKS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VMS, MIN_MEMORY, Size, TSC_KHZ,
+    MAX_CPUS, MAX_DISKS, MAX_FILES, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_PORTS, MAX_VMS, MIN_MEMORY, Size,
+    TSC_KHZ,
 };
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, net=NETWORK, mac=ADDRESS, mtu=N, rng=no, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
+const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, net=NETWORK, mac=ADDRESS, mtu=N, console=virtio, port=NAME, rng=no, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +60,10 @@ pub enum Fault<'a> {
     BadSerial(&'a str),
     /// A network device cannot be as its words say.
     Nic(NicFault<'a>),
+    /// No name of a port.
+    BadPortName(&'a str),
+    /// There are more ports than a VM can have.
+    ManyPorts,
     /// A file of so many bytes cannot be firmware.
     BadRom(usize),
     /// A disk of less than one sector.
@@ -152,7 +157,7 @@ impl fmt::Display for ConfigError<'_> {
 }
 
 impl Fault<'_> {
-    /// What is wrong with a file of the VM's beside its kernel, or with its ROM.
+    /// What is wrong with a file of the VM's beside its kernel, with its ROM, or with a port.
     fn write_of_a_file(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadFile(name) => write!(
@@ -170,6 +175,11 @@ impl Fault<'_> {
                 f,
                 "a file of {bytes} bytes is no firmware for protocol=firmware: that is 64 KiB to 8 MiB in whole pages, such as SeaBIOS' bios-256k.bin"
             ),
+            Self::BadPortName(name) => write!(
+                f,
+                "'{name}' is no name of a port; write 1 to {MAX_NAME} of the characters a-z, 0-9 and '-' after port="
+            ),
+            Self::ManyPorts => too_many(f, MAX_PORTS, "ports"),
             Self::SmallDisk => {
                 write!(f, "the disk is smaller than a sector of {SECTOR} bytes; give it a larger file")
             }

@@ -8,7 +8,8 @@ use virtio::block::SERIAL_BYTES;
 use super::nic::{self, MAX_NICS, Nic};
 use super::share::{self, Restart, Share};
 use super::{
-    DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MIN_MEMORY, TSC_KHZ, parse_size,
+    DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MAX_PORTS, MIN_MEMORY, TSC_KHZ,
+    parse_size,
 };
 use crate::paravirtual::Features;
 
@@ -20,6 +21,7 @@ pub(super) struct Settings<'a> {
     pub(super) protocol: Option<Protocol>,
     pub(super) firmware: bool,
     pub(super) nics: ArrayVec<Nic<'a>, MAX_NICS>,
+    pub(super) ports: ArrayVec<&'a str, MAX_PORTS>,
     /// It has an entropy device.
     pub(super) rng: bool,
     pub(super) devices: DeviceOptions,
@@ -39,6 +41,7 @@ impl Default for Settings<'_> {
             protocol: None,
             firmware: false,
             nics: ArrayVec::new(),
+            ports: ArrayVec::new(),
             rng: true,
             devices: DeviceOptions::default(),
             share: Share::default(),
@@ -162,6 +165,10 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), F
             let khz = value.parse().ok().filter(|khz| TSC_KHZ.contains(khz));
             settings.tsc_khz = Some(khz.ok_or(Fault::BadTsc(value))?);
         }
+        Some(("console", "virtio")) => settings.devices.virtio_console = true,
+        Some(("console", "serial")) => settings.devices.virtio_console = false,
+        Some(("port", name)) if !is_name(name) => return Err(Fault::BadPortName(name)),
+        Some(("port", name)) => settings.ports.try_push(name).map_err(|_| Fault::ManyPorts)?,
         Some(("rng", "yes")) => settings.rng = true,
         Some(("rng", "no")) => settings.rng = false,
         Some(("vga", "text")) => settings.devices.vga_text = true,

@@ -3,7 +3,7 @@
 //! ```text
 //! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
 //!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot|firmware]
-//!     [net=NETWORK [mac=ADDRESS] [mtu=N]]... [rng=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
+//!     [net=NETWORK [mac=ADDRESS] [mtu=N]]... [console=virtio] [port=NAME]... [rng=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
 //! vm=NAME fwcfg=NAME OF THE FILE
@@ -71,6 +71,9 @@ pub const MAX_MODULES: usize = loader::MAX_MODULES - 1;
 /// Files for one VM's firmware at most.
 pub const MAX_FILES: usize = 16;
 
+/// Named ports of one VM at most.
+pub const MAX_PORTS: usize = virtio::console::MAX_PORTS - 1;
+
 /// Disks of one VM at most.
 pub const MAX_DISKS: usize = 8;
 
@@ -96,6 +99,8 @@ pub struct DeviceOptions {
     pub debug_exit: Option<u16>,
     /// A VGA adapter in text mode, shown on the VM's console.
     pub vga_text: bool,
+    /// A virtio console, beside the serial port.
+    pub virtio_console: bool,
 }
 
 /// A file for a VM's firmware.
@@ -134,6 +139,8 @@ pub struct VmConfig<'a> {
     pub disks: ArrayVec<Disk<'a>, MAX_DISKS>,
     /// Its network devices, in the order of their words.
     pub nics: ArrayVec<Nic<'a>, MAX_NICS>,
+    /// Named ports of its virtio console device, each joined to that of another VM.
+    pub ports: ArrayVec<&'a str, MAX_PORTS>,
     /// It has an entropy device.
     pub rng: bool,
     /// Its devices.
@@ -200,6 +207,7 @@ pub fn collect<'a>(
                 files: draft.files,
                 disks: draft.disks,
                 nics: settings.nics,
+                ports: settings.ports,
                 rng: settings.rng,
                 devices: settings.devices,
                 share: settings.share,

@@ -71,6 +71,8 @@ fn each_fault_names_its_culprit_and_a_remedy() {
         ("vm=a kernel readonly", "'readonly' has its place in the line of a disk"),
         ("vm=a disk serial=more-than-twenty-characters", "is no serial number"),
         ("vm=a disk", "smaller than a sector"),
+        ("vm=a kernel port=Agent", "'Agent' is no name of a port"),
+        ("vm=a kernel port=a port=b port=c port=d", "more than 3 ports"),
         ("vm=a kernel net=LAN", "'LAN' is no name of a network"),
         ("vm=a kernel mtu=1500 net=lan", "'mtu=1500' belongs behind"),
         ("vm=a kernel net=lan mac=03:00:00:00:00:01", "is no address"),
@@ -116,14 +118,20 @@ fn disks_come_in_the_order_of_their_lines() {
 #[test]
 fn devices_are_switched_on() {
     let (vms, errors) = collect_all(&[
-        module("vm=a fwcfg e9 debug-exit=0xf4 vga=text kernel", b"k"),
+        module("vm=a fwcfg e9 debug-exit=0xf4 vga=text console=virtio kernel", b"k"),
         module("vm=a fwcfg=opt/x", b"content"),
         module("vm=b kernel", b"k"),
     ]);
     assert!(errors.is_empty(), "{errors:?}");
     assert_eq!(
         vms[0].devices,
-        DeviceOptions { fw_cfg: true, debug_console: true, debug_exit: Some(0xf4), vga_text: true }
+        DeviceOptions {
+            fw_cfg: true,
+            debug_console: true,
+            debug_exit: Some(0xf4),
+            vga_text: true,
+            virtio_console: true
+        }
     );
     assert_eq!(vms[0].files.as_slice(), [NamedFile { name: "opt/x", bytes: b"content" }]);
     assert_eq!(vms[1].devices, DeviceOptions::default());

@@ -27,6 +27,8 @@ pub enum Command {
     Pause(usize),
     /// Let it go on.
     Resume(usize),
+    /// Say that its virtio console's window has so many columns and rows.
+    Size(usize, u16, u16),
     /// Tell its vCPUs' registers.
     Dump(usize),
     /// Change its weight.
@@ -44,7 +46,7 @@ pub enum Command {
 }
 
 /// The words that begin a command, what follows, and what it does.
-const WORDS: [(&str, &str, &str); 17] = [
+const WORDS: [(&str, &str, &str); 18] = [
     ("list", "", "the VMs: state, vCPUs, memory, exits a second, CPU time, steal"),
     ("cpus", "", "the CPUs: pool, idle time, vCPUs"),
     ("memory", "", "how much is free"),
@@ -54,6 +56,7 @@ const WORDS: [(&str, &str, &str); 17] = [
     ("pause", "VM", "let it stand still; its clocks go on"),
     ("resume", "VM", "let it go on after a pause"),
     ("dump", "VM", "its vCPUs' registers, in the kernel's log"),
+    ("size", "VM COLSxROWS", "the size of your terminal, for its virtio console"),
     ("weight", "VM N", "its part of what VMs compete for; 100 is usual"),
     ("cap", "VM PERCENT", "the most it may have, in percent of one CPU; 0 for no cap"),
     ("reservation", "VM PERCENT", "what it has before others share, in percent of one CPU"),
@@ -77,6 +80,8 @@ pub(super) enum Mistake<'a> {
     Number(&'a str, u32, u32),
     /// Not a list of CPUs.
     Cpus(&'a str),
+    /// Not the size of a window.
+    Size(&'a str),
 }
 
 impl fmt::Display for Mistake<'_> {
@@ -88,6 +93,7 @@ impl fmt::Display for Mistake<'_> {
             Self::Number(text, least, most) => {
                 write!(f, "'{text}' is no number from {least} to {most}")
             }
+            Self::Size(text) => write!(f, "'{text}' is no size of a window; write one such as 132x43"),
             Self::Cpus(text) => write!(f, "'{text}' is no list of CPUs; write one such as 0-1,3, or all"),
         }
     }
@@ -134,6 +140,10 @@ pub(super) fn parse<'a, 'n>(
         "pause" => Command::Pause(vm()?),
         "resume" => Command::Resume(vm()?),
         "dump" => Command::Dump(vm()?),
+        "size" => {
+            let (columns, rows) = size(two).ok_or(Mistake::Size(two))?;
+            Command::Size(vm()?, columns, rows)
+        }
         "weight" => Command::Weight(vm()?, number(two, 1, MAX_WEIGHT)?),
         "cap" => Command::Cap(vm()?, number(two, 0, MAX_PERCENT)?),
         "reservation" => Command::Reservation(vm()?, number(two, 0, MAX_PERCENT)?),
@@ -176,6 +186,12 @@ fn find<'n>(name: &str, mut names: impl Iterator<Item = &'n str> + Clone) -> Opt
     })
 }
 
+fn size(text: &str) -> Option<(u16, u16)> {
+    let (columns, rows) = text.split_once('x')?;
+    let read = |text: &str| number(text, 1, u16::MAX.into()).ok().map(|number| number as u16);
+    Some((read(columns)?, read(rows)?))
+}
+
 fn number(text: &str, least: u32, most: u32) -> Result<u32, Mistake<'_>> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let read = text.parse().ok().filter(|number| digits && (least..=most).contains(number));
@@ -205,6 +221,7 @@ mod tests {
             ("pause db", Command::Pause(1)),
             ("resume db", Command::Resume(1)),
             ("weight web 300", Command::Weight(0, 300)),
+            ("size db 132x43", Command::Size(1, 132, 43)),
             ("cap db 0", Command::Cap(1, 0)),
             ("reservation db 25", Command::Reservation(1, 25)),
             ("pin web 0-1,3", Command::Pin(0, None, CpuSet::from_bits(0b1011))),

@@ -86,8 +86,7 @@ impl<'m> Lead<'m> {
         for _ in 0..PIECES {
             self.serve_lines(cpu);
             cpu.rota.look(cpu.host, "serial lines");
-            self.pending =
-                self.console.pump(cpu.host) || cpu.node.vms.iter().any(|vm| vm.serial.has_output());
+            self.pending = self.console.pump(cpu.host) || cpu.node.vms.iter().any(Vm::has_output);
             cpu.rota.look(cpu.host, "the console's output");
             if !self.pending {
                 break;
@@ -106,8 +105,11 @@ impl<'m> Lead<'m> {
         for (number, vm) in node.vms.iter().enumerate() {
             let console = &mut self.console;
             vm.serial.drain(|byte| console.put(number, byte));
+            if let Some(terminal) = &vm.terminal {
+                terminal.drain(|byte| console.put(number, byte));
+            }
             if !vm.life.is_alive() {
-                if self.told >> number & 1 == 0 && !vm.serial.has_output() {
+                if self.told >> number & 1 == 0 && !vm.has_output() {
                     self.told |= 1 << number;
                     self.console.end_guest(number);
                 }
@@ -124,8 +126,16 @@ impl<'m> Lead<'m> {
                     cpu.wake_all(vm);
                 }
             }
-            while self.console.input(number).is_some_and(|byte| vm.serial.type_byte(byte)) {
+            // Who types is heard by the virtio console where the guest has opened that.
+            let opened = vm.terminal.as_deref().filter(|line| line.is_opened());
+            let line = opened.unwrap_or(&vm.serial);
+            while self.console.input(number).is_some_and(|byte| line.type_byte(byte)) {
                 self.console.input_taken(number);
+            }
+            if let Some(terminal) = &vm.terminal
+                && (terminal.take_refused() || opened.is_some() && terminal.has_input())
+            {
+                node.calls.call(number);
             }
             if let Some(Some(screen)) = self.screens.get_mut(number) {
                 screen.serve(vm, &mut self.console, cpu.host.now());
@@ -135,6 +145,7 @@ impl<'m> Lead<'m> {
                 cpu.rota.with_chipset(cpu.host, vm, |_, _| ());
             }
         }
+        cpu.rota.answer_calls(cpu.host);
     }
 
     fn look_for_the_end<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
@@ -144,7 +155,7 @@ impl<'m> Lead<'m> {
             self.all_ended = false;
             return;
         }
-        let unsaid = cpu.node.vms.iter().any(|vm| vm.serial.has_output());
+        let unsaid = cpu.node.vms.iter().any(Vm::has_output);
         if unsaid && !late {
             // What they said at last is still on its way; nobody waits for it for ever.
             if self.ending.is_none() && self.end == End::PowerOff {

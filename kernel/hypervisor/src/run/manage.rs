@@ -32,6 +32,7 @@ impl Lead<'_> {
             Command::Pause(vm) => self.ask(cpu, vm, Request::Pause),
             Command::Resume(vm) => self.resume(cpu, vm),
             Command::Dump(vm) => self.dump(cpu, vm),
+            Command::Size(vm, columns, rows) => self.resize(cpu, vm, (columns, rows)),
             Command::PoolCpu(which, pool) => {
                 let moved = cpu.node.scheduler.shared.move_cpu(which, pool);
                 self.answer_change(moved, format_args!("CPU {} is in pool {}", which.0, pool.0));
@@ -89,6 +90,25 @@ impl Lead<'_> {
                 cpu.wake_all(vm);
             }
         }
+    }
+
+    fn resize<B: Backend, H: Host>(
+        &mut self,
+        cpu: &mut Cpu<'_, '_, '_, B, H>,
+        vm: usize,
+        (columns, rows): (u16, u16),
+    ) {
+        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let name = vm.config.name;
+        if vm.terminal.is_none() {
+            self.answer(format_args!(
+                "vm {name} has no virtio console: console=virtio in its line gives it one"
+            ));
+            return;
+        }
+        vm.virtio.resize(columns, rows);
+        cpu.node.calls.call(vm.number);
+        self.answer(format_args!("vm {name}: its console has {columns} columns and {rows} rows"));
     }
 
     fn dump<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize) {

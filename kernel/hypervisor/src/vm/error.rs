@@ -43,15 +43,19 @@ pub(crate) enum StartError {
         /// How many.
         queues: usize,
     },
-    /// No memory for a network.
+    /// No memory for what joins two VMs.
     NoCable {
+        /// The word of their lines.
+        word: &'static str,
         /// Its name.
-        network: ArrayString<MAX_NAME>,
+        name: ArrayString<MAX_NAME>,
     },
-    /// A network joins two VMs already.
-    NetworkFull {
+    /// Two VMs are joined by that already.
+    CableFull {
+        /// The word of their lines.
+        word: &'static str,
         /// Its name.
-        network: ArrayString<MAX_NAME>,
+        name: ArrayString<MAX_NAME>,
     },
     /// A vCPU is still in use: our error.
     Busy {
@@ -77,13 +81,12 @@ impl fmt::Display for StartError {
             Self::NoQueues { queues } => {
                 write!(f, "no memory for a device with {queues} queues; start fewer VMs or give the machine more")
             }
-            Self::NoCable { network } => {
-                write!(f, "no memory for the network {network}; start fewer VMs or give the machine more")
+            Self::NoCable { word, name } => {
+                write!(f, "{word}={name}: no memory for it; start fewer VMs or give the machine more")
             }
-            Self::NetworkFull { network } => write!(
-                f,
-                "net={network}: two VMs are on this network already, and a network is a cable between two; give this VM another"
-            ),
+            Self::CableFull { word, name } => {
+                write!(f, "{word}={name}: two VMs have this already, and it joins no more than two; give this VM another")
+            }
             Self::Schedule(error) => error.fmt(f),
             Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
             Self::NoTscScaling { khz, host_hz } => write!(

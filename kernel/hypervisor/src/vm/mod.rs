@@ -10,6 +10,7 @@ pub(crate) mod task;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use devices::acpi::AcpiTables;
@@ -66,6 +67,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) space: RwLock<Option<B::Space>>,
     pub(crate) slots: Vec<Slot<B>>,
     pub(crate) serial: SerialLine,
+    /// The line behind its virtio console, where it has one.
+    pub(crate) terminal: Option<Arc<SerialLine>>,
     pub(crate) life: Life,
     /// How far its task has come.
     stage: Mutex<Stage<B>>,
@@ -110,11 +113,13 @@ impl<'m, B: Backend> Vm<'m, B> {
         add_devices(&mut chipset, &config, &map)?;
         let mut slots = Vec::with_capacity(config.cpus);
         slots.resize_with(config.cpus, Slot::new);
+        let terminal = config.devices.virtio_console.then(|| Arc::new(SerialLine::new()));
         Ok(Self {
             number: id.index(),
             id,
             tables: task::tables(config.cpus)?,
-            virtio: VirtioBus::new(backend, &config, (links, id.index()))?,
+            virtio: VirtioBus::new(backend, &config, (links, id.index()), terminal.as_ref())?,
+            terminal,
             config,
             map,
             space: RwLock::new(None),
@@ -167,7 +172,7 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// Whether bytes of a VM that ends are still on their way to the console: they come before the report of its end. But
     /// nobody waits for them longer than [`LAST_WORDS`].
     pub(crate) fn has_last_words(&self, now: Nanos) -> bool {
-        if !self.serial.has_output() {
+        if !self.has_output() {
             return false;
         }
         let until = self.speaks_until.load(SeqCst);
@@ -291,6 +296,11 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// The CPU that looks after the VM's chipset and its life: the home of its first vCPU.
     pub(crate) fn home(&self) -> usize {
         self.slots.first().map_or(0, Slot::home)
+    }
+
+    /// Whether bytes of its wait to be shown.
+    pub(crate) fn has_output(&self) -> bool {
+        self.serial.has_output() || self.terminal.as_ref().is_some_and(|line| line.has_output())
     }
 
     /// The times of all its vCPUs together.

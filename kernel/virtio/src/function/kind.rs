@@ -8,6 +8,7 @@ use spin::Mutex;
 use vcpu::{Image, Random};
 
 use crate::block::{self, Block};
+use crate::console::{self, Console};
 use crate::entropy;
 use crate::net::{self, Net};
 
@@ -19,6 +20,8 @@ pub enum Kind<I> {
     Entropy(Mutex<Box<dyn Random>>),
     /// A network.
     Net(Box<Net>),
+    /// A console with its ports.
+    Console(Box<Console>),
 }
 
 impl<I> fmt::Debug for Kind<I> {
@@ -27,6 +30,7 @@ impl<I> fmt::Debug for Kind<I> {
             Self::Block(_) => "Block",
             Self::Entropy(_) => "Entropy",
             Self::Net(_) => "Net",
+            Self::Console(_) => "Console",
         })
     }
 }
@@ -37,6 +41,7 @@ impl<I: Image> Kind<I> {
             Self::Block(_) => (block::TYPE, block::CLASS),
             Self::Entropy(_) => (entropy::TYPE, entropy::CLASS),
             Self::Net(_) => (net::TYPE, net::CLASS),
+            Self::Console(_) => (console::TYPE, console::CLASS),
         }
     }
 
@@ -45,6 +50,7 @@ impl<I: Image> Kind<I> {
             Self::Block(disk) => disk.features(),
             Self::Entropy(_) => 0,
             Self::Net(net) => net.offered(),
+            Self::Console(_) => Console::offered(),
         }
     }
 
@@ -54,6 +60,35 @@ impl<I: Image> Kind<I> {
             Self::Block(disk) => disk.configuration(queues),
             Self::Entropy(_) => ArrayVec::new(),
             Self::Net(net) => net.configuration(),
+            Self::Console(console) => console.configuration(),
+        }
+    }
+
+    /// The driver is ready, and has agreed to these features.
+    pub(super) fn go_live(&self, features: u64) {
+        match self {
+            Self::Net(net) => net.go_live(features),
+            Self::Console(console) => console.go_live(features),
+            Self::Block(_) | Self::Entropy(_) => {}
+        }
+    }
+
+    /// The driver is gone.
+    pub(super) fn reset(&self) {
+        match self {
+            Self::Net(net) => net.reset(),
+            Self::Console(console) => console.reset(),
+            Self::Block(_) | Self::Entropy(_) => {}
+        }
+    }
+
+    /// Whether there is something that no doorbell tells of.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        match self {
+            Self::Net(net) => net.has_news(),
+            Self::Console(console) => console.has_news(),
+            Self::Block(_) | Self::Entropy(_) => false,
         }
     }
 

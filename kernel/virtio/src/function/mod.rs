@@ -14,11 +14,12 @@ use vcpu::{GuestMemory, Image};
 pub use kind::Kind;
 
 use crate::block::{self, Next};
+use crate::console::{self, Sent};
 use crate::entropy;
 use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals};
-use crate::net::{Net, Role};
+use crate::net::{self, Net};
 use crate::pci::{self, Configured, PAGE_SHIFT, page};
-use crate::queue::{Broken, Chain, Queue};
+use crate::queue::{Broken, Chain, Cursor, Queue};
 use crate::transport::{Effect, Registers, feature, register, status};
 use crate::{MAX_QUEUES, STEP_BYTES};
 
@@ -38,7 +39,27 @@ struct Place {
     vector: u16,
     chain: Chain,
     /// The request of `chain` is under way.
-    work: Option<block::Work>,
+    work: Option<Work>,
+}
+
+/// A request under way.
+#[derive(Debug)]
+enum Work {
+    Block(block::Work),
+    /// Bytes for a port, from there on.
+    Console(Cursor),
+}
+
+/// What serving a request has come to.
+enum Turn {
+    /// It is given back: bytes written, and bytes that were moved.
+    Done { written: u32, moved: u32 },
+    /// There is more to do.
+    More(Work),
+    /// There is more to do once a port has room.
+    Stalls(Work),
+    /// Nothing is to be done with such a queue.
+    Nothing,
 }
 
 /// Each buffer of a request counts as so many bytes at least, so that a step has few small ones: reading a descriptor takes time, too.
@@ -117,7 +138,7 @@ impl<I: Image> Function<I> {
     /// Whether there may be something to do.
     #[inline]
     pub fn is_rung(&self) -> bool {
-        (self.rung.load(SeqCst) != 0 || self.kind.as_net().is_some_and(Net::has_news))
+        (self.rung.load(SeqCst) != 0 || self.kind.has_news())
             && self.live.load(SeqCst)
             && self.master.load(SeqCst)
     }
@@ -146,9 +167,7 @@ impl<I: Image> Function<I> {
     /// Nothing is under way behind this.
     fn forget(&self) {
         self.live.store(false, SeqCst);
-        if let Kind::Net(net) = &self.kind {
-            net.reset();
-        }
+        self.kind.reset();
         for place in &self.places {
             let mut place = place.lock();
             (place.queue, place.work, place.vector) = (None, None, NO_VECTOR);
@@ -200,7 +219,19 @@ impl<I: Image> Function<I> {
             page::NOTIFY => self.ring(pci::doorbell(offset).unwrap_or(usize::MAX)),
             page::COMMON => self.write_common(at, width, value, signals),
             page::TABLE => self.write_table(at, width, value, signals),
+            page::DEVICE => {
+                if let Kind::Console(console) = &self.kind {
+                    console.write_configuration(at, value);
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// The window of a console has another size, where it is one.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        if let Kind::Console(console) = &self.kind {
+            console.resize(columns, rows);
         }
     }
 
@@ -235,9 +266,7 @@ impl<I: Image> Function<I> {
             }
             Effect::Live => {
                 let features = registers.features();
-                if let Kind::Net(net) = &self.kind {
-                    net.go_live(features);
-                }
+                self.kind.go_live(features);
                 self.live.store(!self.broken.load(SeqCst), SeqCst);
             }
             Effect::ConfigurationVector(vector) => self.interrupts.set_configuration_vector(vector),
@@ -271,18 +300,14 @@ impl<I: Image> Function<I> {
         if !self.is_rung() {
             return Progress::Idle;
         }
-        if let Kind::Net(net) = &self.kind {
-            if net.take_link_change() {
-                self.interrupts.raise(Signal::Configuration, NO_VECTOR, signals);
-            }
-            if net.has_news() {
-                self.receive(net, memory, signals);
-            }
-        }
+        let is_elsewhere = self.look_at_news(memory, signals);
         let rung = self.rung.load(SeqCst);
         let turn = self.turn.fetch_add(1, SeqCst) % u32::BITS;
         let index = ((rung.rotate_right(turn).trailing_zeros() + turn) % u32::BITS) as usize;
-        let Some(place) = self.places.get(index).filter(|_| rung != 0) else { return self.progress() };
+        let Some(place) = self.places.get(index).filter(|_| rung != 0) else {
+            // Who is at it looks again when it is done.
+            return if is_elsewhere { Progress::Idle } else { self.progress() };
+        };
         // Who comes to this queue while another CPU is at it has nothing to do.
         let Some(mut place) = place.try_lock() else { return Progress::Idle };
         self.rung.fetch_and(!(1 << index), SeqCst);
@@ -314,12 +339,7 @@ impl<I: Image> Function<I> {
 
     /// Serves a queue until the step is full.
     fn serve<M: GuestMemory>(&self, index: usize, place: &mut Place, memory: &M) -> Result<Progress, Broken> {
-        let role = self.kind.as_net().map(|net| net.role(index));
-        if let Kind::Net(net) = &self.kind
-            && role == Some(Role::Receive)
-        {
-            // The frames themselves come by `receive`.
-            net.is_fed();
+        if self.is_fed(index) {
             return Ok(Progress::Idle);
         }
         let Place { queue: Some(queue), chain, work, .. } = place else { return Ok(Progress::Idle) };
@@ -328,34 +348,19 @@ impl<I: Image> Function<I> {
             if work.is_none() && queue.take(memory, chain)?.is_none() {
                 return Ok(Progress::Idle);
             }
-            let next = match &self.kind {
-                Kind::Entropy(random) => Next::Done(entropy::serve(chain, memory, &mut **random.lock())?),
-                Kind::Net(net) => match role {
-                    Some(Role::Transmit) => Next::Sent(net.transmit(chain, memory)?),
-                    Some(Role::Control) => Next::Done(net.command(chain, memory)?),
-                    _ => return Ok(Progress::Idle),
-                },
-                Kind::Block(disk) => match work.take() {
-                    Some(begun) => disk.go_on(begun, chain, memory)?,
-                    None => match disk.begin(chain, memory)? {
-                        // What is small is done at once.
-                        Next::More(begun) => disk.go_on(begun, chain, memory)?,
-                        done => done,
-                    },
-                },
-            };
-            let bytes = match next {
-                Next::More(begun) => {
+            let bytes = match self.turn(index, chain, work.take(), memory)? {
+                Turn::More(begun) => {
                     *work = Some(begun);
                     return Ok(Progress::More);
                 }
-                Next::Done(written) => {
-                    queue.give(memory, chain.head(), written)?;
-                    written.max(chain.readable_bytes())
+                Turn::Stalls(begun) => {
+                    *work = Some(begun);
+                    return Ok(Progress::Idle);
                 }
-                Next::Sent(bytes) => {
-                    queue.give(memory, chain.head(), 0)?;
-                    bytes
+                Turn::Nothing => return Ok(Progress::Idle),
+                Turn::Done { written, moved } => {
+                    queue.give(memory, chain.head(), written)?;
+                    moved
                 }
             };
             match budget.checked_sub(bytes.max(BUFFER_BYTES * chain.buffers() as u32)) {
@@ -364,5 +369,49 @@ impl<I: Image> Function<I> {
             }
         }
         Ok(Progress::Idle)
+    }
+
+    /// Does a piece of a request.
+    fn turn<M: GuestMemory>(
+        &self,
+        index: usize,
+        chain: &Chain,
+        work: Option<Work>,
+        memory: &M,
+    ) -> Result<Turn, Broken> {
+        let both = |written: u32| Turn::Done { written, moved: written.max(chain.readable_bytes()) };
+        Ok(match &self.kind {
+            Kind::Entropy(random) => both(entropy::serve(chain, memory, &mut **random.lock())?),
+            Kind::Net(net) => match net.role(index) {
+                net::Role::Transmit => Turn::Done { written: 0, moved: net.transmit(chain, memory)? },
+                net::Role::Control => both(net.command(chain, memory)?),
+                net::Role::Receive | net::Role::Nothing => Turn::Nothing,
+            },
+            Kind::Console(console) => match console.role(index) {
+                console::Role::Output(port) => {
+                    let from = if let Some(Work::Console(from)) = work { from } else { chain.readable() };
+                    match console.transmit(port, from, chain, memory, STEP_BYTES)? {
+                        Sent::All => both(0),
+                        Sent::More(from) => Turn::More(Work::Console(from)),
+                        Sent::Stalls(from) => Turn::Stalls(Work::Console(from)),
+                    }
+                }
+                console::Role::Hear => both(console.hear(chain, memory)?),
+                _ => Turn::Nothing,
+            },
+            Kind::Block(disk) => {
+                let begun = match work {
+                    Some(Work::Block(begun)) => Next::More(begun),
+                    _ => disk.begin(chain, memory)?,
+                };
+                // What is small is done at once.
+                let next =
+                    if let Next::More(begun) = begun { disk.go_on(begun, chain, memory)? } else { begun };
+                match next {
+                    Next::More(begun) => Turn::More(Work::Block(begun)),
+                    Next::Done(written) => both(written),
+                }
+            }
+        })
     }
 }

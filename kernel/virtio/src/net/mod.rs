@@ -270,10 +270,14 @@ impl Net {
         (LEAST_FRAME..=most).contains(&length)
     }
 
+    /// Has this CPU receive, and no other as long as it keeps this. `None` where another does.
+    pub(crate) fn claim(&self) -> Option<Claim<'_>> {
+        self.filter.try_lock().map(Claim)
+    }
+
     /// The next frame that the driver wants, with the pair that it is for. Others are passed over, a bounded number of them.
-    pub(crate) fn next_frame(&self) -> Option<(Incoming<'_>, usize)> {
+    pub(crate) fn next_frame(&self, Claim(filter): &mut Claim<'_>) -> Option<(Incoming<'_>, usize)> {
         use feature::{GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, GUEST_USO4, GUEST_USO6};
-        let filter = self.filter.try_lock()?;
         let takes = self.offloads(GUEST_CSUM, [GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_USO4, GUEST_USO6]);
         for _ in 0..PASSED_OVER {
             let front = self.plug.front()?;
@@ -292,7 +296,7 @@ impl Net {
             let pair = frame.flow() % u32::from(self.active.load(SeqCst).max(1));
             let header = if takes.checksum { front.header } else { front.header.without_checksum() };
             let front = Front { header, ..front };
-            return Some((Incoming { net: self, front, _filter: filter }, pair as usize));
+            return Some((Incoming { net: self, front }, pair as usize));
         }
         None
     }
@@ -301,11 +305,13 @@ impl Net {
 /// Frames in a row that nobody wants, until others have their turn.
 const PASSED_OVER: usize = 64;
 
-/// A frame that is to be received. No other CPU receives one meanwhile.
+/// The right to receive.
+pub(crate) struct Claim<'a>(spin::MutexGuard<'a, Filter>);
+
+/// A frame that is to be received.
 pub(crate) struct Incoming<'a> {
     net: &'a Net,
     front: Front,
-    _filter: spin::MutexGuard<'a, Filter>,
 }
 
 impl Incoming<'_> {
