@@ -48,6 +48,7 @@ fn the_reference_compiler_accepts_every_table() {
         apic_ids: &[0, 1, 2, 300],
         pci_memory: Window { first: Ecam::BASE.0 + Ecam::SIZE, last: 0xfebf_ffff },
         pci_memory_64: Some(Window { first: 0x40_0000_0000, last: 0x7f_ffff_ffff }),
+        generation_id: Some([5; 16]),
     };
     let tables = build(&config, BASE).unwrap();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("acpi_compiler");

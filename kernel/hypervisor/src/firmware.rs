@@ -26,12 +26,13 @@ pub(crate) fn add_devices<'m>(
     chipset: &mut Chipset<'m>,
     config: &VmConfig<'m>,
     map: &MemoryMap,
+    generation_id: Option<[u8; 16]>,
 ) -> Result<(), StartError> {
     if config.devices.debug_console {
         chipset.add_debug_console()?;
     }
     if config.devices.fw_cfg || config.firmware || !config.files.is_empty() {
-        chipset.add_fw_cfg(fw_cfg(config, map)?)?;
+        chipset.add_fw_cfg(fw_cfg(config, map, generation_id)?)?;
     }
     if config.devices.vga_text {
         chipset.add_vga()?;
@@ -43,7 +44,11 @@ pub(crate) fn add_devices<'m>(
 }
 
 /// What a firmware wants to know of the machine, the kernel's command line, and the user's files.
-fn fw_cfg<'m>(config: &VmConfig<'m>, map: &MemoryMap) -> Result<FwCfg<'m>, StartError> {
+fn fw_cfg<'m>(
+    config: &VmConfig<'m>,
+    map: &MemoryMap,
+    generation_id: Option<[u8; 16]>,
+) -> Result<FwCfg<'m>, StartError> {
     let mut shelf = FwCfg::new();
     let mut command_line = config.command_line.as_bytes().to_vec();
     command_line.push(0);
@@ -55,7 +60,7 @@ fn fw_cfg<'m>(config: &VmConfig<'m>, map: &MemoryMap) -> Result<FwCfg<'m>, Start
     shelf.add(key::CMDLINE_DATA, Cow::Owned(command_line));
     shelf.add_file(E820_FILE, Cow::Owned(e820(map)))?;
     if config.firmware {
-        let LoaderFiles { tables, rsdp, script } = table_files(config.cpus)?;
+        let LoaderFiles { tables, rsdp, script } = table_files(config.cpus, generation_id)?;
         for (name, content) in [(TABLES_FILE, tables), (RSDP_FILE, rsdp), (SCRIPT_FILE, script)] {
             shelf.add_file(name, Cow::Owned(content))?;
         }

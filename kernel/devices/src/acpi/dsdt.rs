@@ -25,13 +25,16 @@ const HEADER_LENGTH: u32 = 36;
 const PCI_DEVICES: u32 = 32;
 const PCI_PINS: u32 = PCI_LINES as u32;
 
-/// The table.
-pub(super) fn build(config: &AcpiConfig) -> Sdt {
+/// The table, given where the generation identifier is.
+pub(super) fn build(config: &AcpiConfig, generation_id: Option<u32>) -> Sdt {
     let mut body = Vec::new();
     soft_off().to_aml_bytes(&mut body);
     let mut system_bus = processors(config.apic_ids.len());
     system_bus.extend(pci_root(config));
     system_bus.extend(fixed_devices());
+    if let Some(at) = generation_id {
+        system_bus.extend(generation_counter(at));
+    }
     Scope::new("\\_SB_".into(), alloc::vec![&Encoded(system_bus)]).to_aml_bytes(&mut body);
     let mut table = Sdt::new(*b"DSDT", HEADER_LENGTH, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     table.append_slice(&body);
@@ -101,6 +104,29 @@ fn interrupt_routing() -> PackageBuilder {
         }
     }
     routing
+}
+
+/// What is before the generation identifier's address: a name, a package of two, a number of 32 bits.
+pub(super) const BEFORE_GENERATION_ID: [u8; 9] = *b"\x08ADDR\x12\x08\x02\x0c";
+
+/// The virtual machine generation counter (Microsoft, "Virtual Machine Generation ID"): where the identifier is, in a form that a
+/// script can find.
+fn generation_counter(at: u32) -> Vec<u8> {
+    let mut address = BEFORE_GENERATION_ID.to_vec();
+    address.extend(at.to_le_bytes());
+    // The upper half is zero.
+    address.push(0);
+    let parts = [
+        Name::new("_HID".into(), &"VMGENCTR"),
+        Name::new("_CID".into(), &"VM_Gen_Counter"),
+        Name::new("_DDN".into(), &"VM_Gen_Counter"),
+    ];
+    let address = Encoded(address);
+    let mut children: Vec<&dyn Aml> = parts.iter().map(|part| part as &dyn Aml).collect();
+    children.push(&address);
+    let mut bytes = Vec::new();
+    Device::new("VGEN".into(), children).to_aml_bytes(&mut bytes);
+    bytes
 }
 
 /// Devices that have always been where they are.

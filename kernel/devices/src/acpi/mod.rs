@@ -47,6 +47,8 @@ pub struct AcpiConfig<'a> {
     pub pci_memory: Window,
     /// Where they may have 64-bit ones.
     pub pci_memory_64: Option<Window>,
+    /// What tells a guest that it is not the continuation of an earlier one; `None` for no such device.
+    pub generation_id: Option<[u8; 16]>,
 }
 
 /// Why no tables can be made.
@@ -87,7 +89,8 @@ pub fn build(config: &AcpiConfig, base: Gpa) -> Result<AcpiTables, AcpiError> {
     // The RSDP's place; it is written when everything it leads to has one.
     tables.append(&alloc::vec![0; Rsdp::len()]);
     let facs = tables.append_table(&FACS::new());
-    let dsdt = tables.append(dsdt::build(config).as_slice());
+    let generation_id = config.generation_id.map(|id| tables.append(&id) as u32);
+    let dsdt = tables.append(dsdt::build(config, generation_id).as_slice());
     let fadt = tables.append_table(&fadt::build(facs as u32, dsdt as u32));
     let madt = tables.append(madt::build(config.apic_ids).as_slice());
     let mcfg = tables.append_table(&mcfg::build());

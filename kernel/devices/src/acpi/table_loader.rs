@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use vcpu::Gpa;
 
+use super::dsdt::BEFORE_GENERATION_ID;
 use super::{AcpiConfig, AcpiError, TABLE_ALIGNMENT, build};
 
 /// Names of the files.
@@ -40,6 +41,7 @@ const TABLE_LENGTH: usize = 4;
 const TABLE_CHECKSUM: usize = 9;
 const TABLE_HEADER: usize = 36;
 /// The FADT's pointers: 32 bits to FACS and DSDT, 64 bits to the same.
+const FADT_DSDT: usize = 140;
 const FADT_POINTERS: [(usize, u8); 4] = [(36, 4), (40, 4), (132, 8), (140, 8)];
 
 /// The files.
@@ -75,6 +77,11 @@ pub fn loader_files(config: &AcpiConfig) -> Result<LoaderFiles, AcpiError> {
                 }
             }
             script.add_table_checksum(&tables, table);
+            let dsdt = number(&tables, table + FADT_DSDT, 8) as usize;
+            if let Some(at) = generation_id(&tables, dsdt) {
+                script.add_pointer(TABLES_FILE, at, 4);
+                script.add_table_checksum(&tables, dsdt);
+            }
         }
         script.add_pointer(TABLES_FILE, entry, 8);
         entry += 8;
@@ -84,6 +91,13 @@ pub fn loader_files(config: &AcpiConfig) -> Result<LoaderFiles, AcpiError> {
     script.add_checksum(RSDP_FILE, RSDP_CHECKSUM, 0, RSDP_FIRST_PART);
     script.add_checksum(RSDP_FILE, RSDP_SECOND_CHECKSUM, 0, RSDP_BYTES);
     Ok(LoaderFiles { tables, rsdp, script: script.bytes })
+}
+
+/// Where in the DSDT the address of the generation identifier is, where there is one.
+fn generation_id(tables: &[u8], dsdt: usize) -> Option<usize> {
+    let before = BEFORE_GENERATION_ID;
+    let found = tables.get(dsdt..)?.windows(before.len()).position(|part| part == before)?;
+    Some(dsdt + found + before.len())
 }
 
 /// A little-endian number; what is not there is zero.
@@ -172,7 +186,9 @@ mod tests {
     #[test]
     fn firmware_makes_of_them_what_is_made_for_that_place() {
         let window = Window { first: Ecam::BASE.0 + Ecam::SIZE, last: 0xfebf_ffff };
-        let config = AcpiConfig { apic_ids: &[0, 1, 2], pci_memory: window, pci_memory_64: None };
+        let generation_id = Some([7; 16]);
+        let config =
+            AcpiConfig { apic_ids: &[0, 1, 2], pci_memory: window, pci_memory_64: None, generation_id };
         let files = loader_files(&config).expect("tables");
         let base = 0x7ffe_0000;
         let (tables, rsdp) = execute(&files, base);

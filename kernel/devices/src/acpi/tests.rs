@@ -8,7 +8,7 @@ const WINDOW: Window = Window { first: Ecam::BASE.0 + Ecam::SIZE, last: 0xfebf_f
 
 fn config(apic_ids: &[u32]) -> AcpiConfig<'_> {
     let pci_memory_64 = Some(Window { first: 0x40_0000_0000, last: 0x7f_ffff_ffff });
-    AcpiConfig { apic_ids, pci_memory: WINDOW, pci_memory_64 }
+    AcpiConfig { apic_ids, pci_memory: WINDOW, pci_memory_64, generation_id: Some(*b"identity of a VM") }
 }
 
 /// The tables as software walks them.
@@ -59,6 +59,20 @@ fn every_table_is_found_from_the_rsdp() {
     // Reset register: port 0xcf9, one byte, value 6.
     assert_eq!(walk.bytes(fadt + 116, 13), [1, 8, 0, 1, 0xf9, 0x0c, 0, 0, 0, 0, 0, 0, 6]);
     assert_eq!(walk.number(fadt + 76, 4), u64::from(PowerManagement::PORT) + 8);
+}
+
+#[test]
+fn the_generation_counter_leads_to_the_identity() {
+    let tables = build(&config(&[0]), BASE).unwrap();
+    let walk = Walk(&tables);
+    let before = dsdt::BEFORE_GENERATION_ID;
+    let found = tables.bytes.windows(before.len()).position(|part| part == before).expect("the device");
+    let at = walk.number(BASE.0 + (found + before.len()) as u64, 4);
+    assert_eq!(walk.bytes(at, 16), b"identity of a VM");
+    assert!(at.is_multiple_of(8));
+    let without = AcpiConfig { generation_id: None, ..config(&[0]) };
+    let tables = build(&without, BASE).unwrap();
+    assert!(!tables.bytes.windows(before.len()).any(|part| part == before));
 }
 
 /// PCI Firmware Specification, "MCFG Table Description": base, segment group, first and last bus; and the motherboard's

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use devices::acpi::AcpiTables;
 use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PowerEvent, Vga};
 use spin::{Mutex, RwLock};
-use vcpu::{Backend, Host, Nanos};
+use vcpu::{Backend, Host, Nanos, Random};
 use virtio::Progress;
 
 use crate::config::{Restart, VmConfig};
@@ -110,14 +110,20 @@ impl<'m, B: Backend> Vm<'m, B> {
             wall_clock: host.wall_clock_s(),
             now: host.now(),
         });
-        add_devices(&mut chipset, &config, &map)?;
+        // As long as the machine runs: a VM that starts anew there finds its disks as it left them, one on another machine does not.
+        let generation_id = backend.create_random().map(|mut random| {
+            let mut id = [0; 16];
+            random.fill(&mut id);
+            id
+        });
+        add_devices(&mut chipset, &config, &map, generation_id)?;
         let mut slots = Vec::with_capacity(config.cpus);
         slots.resize_with(config.cpus, Slot::new);
         let terminal = config.devices.virtio_console.then(|| Arc::new(SerialLine::new()));
         Ok(Self {
             number: id.index(),
             id,
-            tables: task::tables(config.cpus)?,
+            tables: task::tables(config.cpus, generation_id)?,
             virtio: VirtioBus::new(backend, &config, (links, id.index()), terminal.as_ref())?,
             terminal,
             config,

@@ -188,8 +188,8 @@ impl<'m, B: Backend> Vm<'m, B> {
 }
 
 /// The firmware tables of a VM with so many vCPUs.
-pub(super) fn tables(vcpus: usize) -> Result<AcpiTables, StartError> {
-    let tables = with_acpi_config(vcpus, |config| acpi::build(config, ACPI_TABLES))?;
+pub(super) fn tables(vcpus: usize, generation_id: Option<[u8; 16]>) -> Result<AcpiTables, StartError> {
+    let tables = with_acpi_config(vcpus, generation_id, |config| acpi::build(config, ACPI_TABLES))?;
     if tables.bytes.len() as u64 > ACPI_TABLES_SIZE {
         return Err(AcpiError::Base(tables.base).into());
     }
@@ -197,11 +197,15 @@ pub(super) fn tables(vcpus: usize) -> Result<AcpiTables, StartError> {
 }
 
 /// The same as files for firmware of the VM's own.
-pub(crate) fn table_files(vcpus: usize) -> Result<LoaderFiles, AcpiError> {
-    with_acpi_config(vcpus, loader_files)
+pub(crate) fn table_files(vcpus: usize, generation_id: Option<[u8; 16]>) -> Result<LoaderFiles, AcpiError> {
+    with_acpi_config(vcpus, generation_id, loader_files)
 }
 
-fn with_acpi_config<T>(vcpus: usize, with: impl FnOnce(&AcpiConfig<'_>) -> T) -> T {
+fn with_acpi_config<T>(
+    vcpus: usize,
+    generation_id: Option<[u8; 16]>,
+    with: impl FnOnce(&AcpiConfig<'_>) -> T,
+) -> T {
     let apic_ids: Vec<u32> = (0..vcpus as u32).collect();
-    with(&AcpiConfig { apic_ids: &apic_ids, pci_memory: PCI_MEMORY, pci_memory_64: None })
+    with(&AcpiConfig { apic_ids: &apic_ids, pci_memory: PCI_MEMORY, pci_memory_64: None, generation_id })
 }
