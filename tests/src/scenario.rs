@@ -81,7 +81,7 @@ impl Scenario {
     #[must_use]
     pub fn kernel(&self) -> Kernel {
         match self.options.contains("fault=") {
-            _ if self.name == stretch::NAME => Kernel::Measuring,
+            _ if stretch::NAMES.contains(&self.name.as_str()) => Kernel::Measuring,
             true => Kernel::WithFaults,
             false => Kernel::Users,
         }

@@ -4,8 +4,10 @@
 use crate::log::Log;
 use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
-/// The scenario.
-pub(crate) const NAME: &str = "smp-stretch";
+/// The scenarios.
+pub(crate) const NAMES: [&str; 2] = [NAME, DEVICES];
+const NAME: &str = "smp-stretch";
+const DEVICES: &str = "virtio-stretch";
 /// The bound of the design, 100 us, for a CPU of an instruction a nanosecond. Both emulators count a tick an instruction.
 const BOUND_TICKS: u64 = 100_000;
 
@@ -18,7 +20,7 @@ pub fn scenarios() -> Vec<Scenario> {
     let crash = Guest::new("load").in_vm("crash").settings("restart=3 memory=128M").append("load=crash");
     let storm = Guest::new("load").in_vm("storm").cpus(8).append("load=storm");
     let asleep = Guest::new("load").in_vm("asleep").cpus(4).append("load=sleep");
-    vec![Scenario {
+    let lives = Scenario {
         name: NAME.to_owned(),
         about: "no CPU goes on for longer than 100 us without a look for pending work".to_owned(),
         tier: Tier::Ci,
@@ -40,7 +42,38 @@ pub fn scenarios() -> Vec<Scenario> {
             name: "no stretch is longer than 100,000 instructions",
             holds: stretches_are_short,
         }],
-    }]
+    };
+    vec![lives, devices()]
+}
+
+/// Disks and a network at work for three VMs, on one CPU as well.
+fn devices() -> Scenario {
+    let guest = |vm: &str, settings: &str, job: &str| {
+        Guest::new("virtio")
+            .in_vm(vm)
+            .cpus(1)
+            .settings(settings)
+            .append(&format!("basalt.run=\"/jobs/{job}\""))
+    };
+    let vms = ["one", "two", "disks"];
+    Scenario {
+        name: DEVICES.to_owned(),
+        about: "no work for virtio devices keeps a CPU for longer than 100 us without a look".to_owned(),
+        tier: Tier::Full,
+        machines: vec![BOCHS_VMX],
+        cpus: Some(1),
+        options: String::new(),
+        guests: vec![
+            guest("one", "net=cable", "link 1 1000000"),
+            guest("two", "net=cable", "link 2 1000000"),
+            guest("disks", "", "disks"),
+        ],
+        steps: vms.iter().map(|vm| Step::end(vm).within(900).anywhere()).collect(),
+        checks: vec![Check {
+            name: "no stretch is longer than 100,000 instructions",
+            holds: stretches_are_short,
+        }],
+    }
 }
 
 /// Reads `CPU n: N us, T ticks without a look: WHAT`.

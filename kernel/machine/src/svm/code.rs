@@ -132,6 +132,17 @@ pub(crate) const fn interrupted(info: u64) -> Option<Event> {
     }
 }
 
+/// An interrupt as EVENTINJ takes it for an INT instruction.
+pub(crate) const fn as_software(vector: u8) -> u64 {
+    vector as u64 | event::SOFTWARE_INTERRUPT << 8 | event::VALID
+}
+
+/// The vector of an INT instruction whose delivery an exit interrupted.
+pub(crate) const fn interrupted_software(info: u64) -> Option<u8> {
+    let software = info & event::VALID != 0 && info >> 8 & 7 == event::SOFTWARE_INTERRUPT;
+    if software { Some(info as u8) } else { None }
+}
+
 /// An event as EVENTINJ takes it. An error code goes with the exceptions that push one, and only in protected
 /// mode, whatever the event says.
 pub(crate) const fn injection(pending: Event, protected: bool) -> u64 {

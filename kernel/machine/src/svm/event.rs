@@ -15,7 +15,7 @@ use super::vcpu::{After, Before, SvmVcpu};
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
 /// V_IRQ with a priority that nothing holds back.
-const WINDOW: u64 =
+pub(super) const WINDOW: u64 =
     virtual_interrupt::V_IRQ | virtual_interrupt::V_PRIORITY_HIGHEST | virtual_interrupt::V_IGNORE_TPR;
 
 impl SvmVcpu {
@@ -43,13 +43,11 @@ impl SvmVcpu {
     /// An exit interrupted a delivery.
     #[cold]
     pub(super) fn keep_interrupted(&mut self, delivery: u64) {
-        if self.after.contains(After::INTERRUPT)
-            && self.vmcb().virtual_interrupt() & virtual_interrupt::V_IRQ != 0
-        {
-            // It is that of V_IRQ, whatever its kind is said to be (QEMU: an exception), and `settle_interrupt` repeats it.
+        if self.is_repeated_anyway() {
             return;
         }
-        let Some(event) = code::interrupted(delivery) else { return };
+        let substitute = self.interrupted_substitute(delivery);
+        let Some(event) = substitute.or(code::interrupted(delivery)) else { return };
         self.pending.set_interrupted(event);
         self.before |= Before::EVENTS;
         match event {
@@ -96,35 +94,11 @@ impl SvmVcpu {
             }
         }
         match event {
-            Event::Interrupt { vector } if self.shared.plan.injection == Injection::VirtualInterrupt => {
-                self.deliver_by_virtual_interrupt(vector);
+            Event::Interrupt { vector } if self.shared.plan.injection == Injection::Emulated => {
+                self.deliver_emulated(vector);
             }
             _ => self.vmcb_mut().set_event_injection(code::injection(event, protected)),
         }
-    }
-
-    /// The guest takes an interrupt by V_IRQ with this entry, as nothing holds it back. A window has to wait for that.
-    fn deliver_by_virtual_interrupt(&mut self, vector: u8) {
-        debug_assert!(self.can_take_interrupt());
-        self.open_window(false);
-        let vmcb = self.vmcb_mut();
-        let control = vmcb.virtual_interrupt() & !virtual_interrupt::VECTOR;
-        vmcb.set_virtual_interrupt(control | WINDOW | u64::from(vector) << virtual_interrupt::V_VECTOR_SHIFT);
-        self.after |= After::INTERRUPT;
-    }
-
-    /// After a run in which V_IRQ delivered an interrupt: where it did not, because the host had one of its own or the delivery
-    /// met a nested fault, the next entry does.
-    pub(super) fn settle_interrupt(&mut self) {
-        let vmcb = self.vmcb_mut();
-        let control = vmcb.virtual_interrupt();
-        vmcb.set_virtual_interrupt(control & !(WINDOW | virtual_interrupt::VECTOR));
-        if control & virtual_interrupt::V_IRQ != 0 {
-            let vector = (control >> virtual_interrupt::V_VECTOR_SHIFT) as u8;
-            self.pending.set_interrupted(Event::Interrupt { vector });
-            self.before |= Before::EVENTS;
-        }
-        self.open_window(self.interrupt_window || self.held);
     }
 
     /// RFLAGS.IF is set and nothing shadows it.
@@ -173,7 +147,7 @@ impl SvmVcpu {
 
     /// V_IRQ with the highest priority makes the CPU exit when an interrupt could be taken; its vector is
     /// never delivered.
-    fn open_window(&mut self, wanted: bool) {
+    pub(super) fn open_window(&mut self, wanted: bool) {
         if wanted == (self.vmcb().intercept_1() & intercept_1::VINTR != 0) {
             return;
         }

@@ -12,6 +12,7 @@ mod apic;
 mod asid;
 mod clean;
 mod code;
+mod emulated;
 mod enter;
 mod event;
 mod intercept;
@@ -48,6 +49,8 @@ const VM_HSAVE_PA: u32 = 0xc001_0117;
 const DEBUGCTL: u32 = 0x1d9;
 /// CPUID leaves.
 const LEAF_EXTENDED_FEATURES: u32 = 0x8000_0001;
+/// Who is below, where somebody is.
+const LEAF_HYPERVISOR: u32 = 0x4000_0000;
 const LEAF_SVM: u32 = 0x8000_000a;
 /// Frames of the permission maps as allocator orders: 12 KiB for ports, 8 KiB for MSRs.
 const IO_MAP_ORDER: u8 = 2;
@@ -179,6 +182,11 @@ fn plan_of_this_cpu(without: Without) -> Result<Plan, Refusal> {
         basic: registers::cpuid(1, 0),
         extended: registers::cpuid(LEAF_EXTENDED_FEATURES, 0),
         svm: registers::cpuid(LEAF_SVM, 0),
+        hypervisor: if crate::cpu::features().hypervisor {
+            registers::cpuid(LEAF_HYPERVISOR, 0)
+        } else {
+            CpuidResult::default()
+        },
     };
     Plan::choose(&leaves, without).map_err(|what| Refusal::Missing { what })
 }

@@ -19,6 +19,8 @@ pub(super) struct Leaves {
     pub(super) extended: CpuidResult,
     /// Leaf 8000_000AH.
     pub(super) svm: CpuidResult,
+    /// Leaf 4000_0000H, where leaf 1 says that there is one.
+    pub(super) hypervisor: CpuidResult,
 }
 
 /// How one address-space identifier's translations are dropped.
@@ -44,9 +46,8 @@ pub(super) enum NmiBlocking {
 pub(super) enum Injection {
     /// By EVENTINJ.
     Event,
-    /// By V_IRQ, which every CPU with SVM has. For those without next-RIP save, of which QEMU is one: that may deliver the
-    /// interrupt of an EVENTINJ a second time, when its handler already runs.
-    VirtualInterrupt,
+    /// In a way that works with QEMU's TCG: see [`super::emulated`].
+    Emulated,
 }
 
 /// When a loop with PAUSE exits.
@@ -106,6 +107,14 @@ const PAGE_1G: u32 = 1 << 26;
 const PAUSE_COUNT: u16 = 3000;
 const PAUSE_THRESHOLD: u16 = 128;
 
+/// Whether that leaf has the signature of QEMU's TCG.
+const fn is_tcg(hypervisor: &CpuidResult) -> bool {
+    const TCGT: u32 = u32::from_le_bytes(*b"TCGT");
+    const CGTC: u32 = u32::from_le_bytes(*b"CGTC");
+    const GTCG: u32 = u32::from_le_bytes(*b"GTCG");
+    hypervisor.ebx == TCGT && hypervisor.ecx == CGTC && hypervisor.edx == GTCG
+}
+
 impl Plan {
     /// The plan, or what the CPU lacks.
     pub(super) const fn choose(leaves: &Leaves, without: Without) -> Result<Self, &'static str> {
@@ -122,11 +131,7 @@ impl Plan {
             clean: if offered & svm::VMCB_CLEAN != 0 { Clean::all() } else { Clean::empty() },
             flush: if offered & svm::FLUSH_BY_ASID != 0 { Flush::ByAsid } else { Flush::NewAsid },
             nmi: if offered & svm::VIRTUAL_NMI != 0 { NmiBlocking::Virtual } else { NmiBlocking::ByIret },
-            injection: if offered & svm::NEXT_RIP != 0 {
-                Injection::Event
-            } else {
-                Injection::VirtualInterrupt
-            },
+            injection: if is_tcg(&leaves.hypervisor) { Injection::Emulated } else { Injection::Event },
             pause: if offered & svm::PAUSE_FILTER != 0 {
                 Some(PauseFilter { count: PAUSE_COUNT, threshold })
             } else {

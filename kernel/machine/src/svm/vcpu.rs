@@ -42,6 +42,8 @@ bitflags! {
         const STEP = 1 << 2;
         /// V_IRQ delivers an interrupt.
         const INTERRUPT = 1 << 3;
+        /// EVENTINJ delivers one as if it were an INT instruction's.
+        const AS_SOFTWARE = 1 << 4;
     }
 }
 

@@ -25,6 +25,7 @@ fn leaves(edx: u32) -> Leaves {
         basic: register(MACHINE_CHECK),
         extended: register(PAGE_1G | cpuid_bits::EXTENDED_EDX_RDTSCP),
         svm: CpuidResult { eax: 1, ebx: 16, ecx: 0, edx },
+        hypervisor: CpuidResult::default(),
     }
 }
 
@@ -52,7 +53,7 @@ fn each_ability_is_used_exactly_where_it_is_offered() {
         assert_eq!(plan.clean, if has(svm::VMCB_CLEAN) { Clean::all() } else { Clean::empty() });
         assert_eq!(plan.flush == Flush::ByAsid, has(svm::FLUSH_BY_ASID));
         assert_eq!(plan.nmi == NmiBlocking::Virtual, has(svm::VIRTUAL_NMI));
-        assert_eq!(plan.injection == Injection::Event, has(svm::NEXT_RIP));
+        assert_eq!(plan.injection, Injection::Event);
         assert_eq!(plan.pause.is_some(), has(svm::PAUSE_FILTER));
         let timed = plan.pause.is_some_and(|filter| filter.threshold != 0);
         assert_eq!(timed, has(svm::PAUSE_FILTER) && has(svm::PAUSE_FILTER_THRESHOLD));
@@ -105,6 +106,17 @@ fn what_the_other_leaves_offer() {
     let plan =
         Plan::choose(&Leaves { basic: none, extended: none, ..full }, Without::empty()).expect("enough");
     assert!(!plan.machine_check && !plan.page_1g && !plan.rdtscp);
+}
+
+#[test]
+fn an_emulator_is_known_by_its_signature() {
+    let [ebx, ecx, edx] = [*b"TCGT", *b"CGTC", *b"GTCG"].map(u32::from_le_bytes);
+    let hypervisor = CpuidResult { eax: 0, ebx, ecx, edx };
+    let plan = |hypervisor| {
+        Plan::choose(&Leaves { hypervisor, ..leaves(u32::MAX) }, Without::empty()).expect("enough")
+    };
+    assert_eq!(plan(hypervisor).injection, Injection::Emulated);
+    assert_eq!(plan(CpuidResult { edx: 0, ..hypervisor }).injection, Injection::Event);
 }
 
 #[test]
