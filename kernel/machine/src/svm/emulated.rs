@@ -1,12 +1,13 @@
 //! Interrupts for guests under QEMU's TCG, which has two ways to lose or double one.
 //!
 //! - It keeps the vector of an EVENTINJ of an external interrupt until the next #VMEXIT. Where its main loop wants the CPU's thread before
-//!   that, it delivers the vector once more, as an exception: the handler interrupts itself with RFLAGS.IF clear. Other kinds of
-//!   events are delivered by that very mechanism, and only once; so in CPL 0 the interrupt goes in as that of an INT instruction, which
-//!   differs from it by nothing there.
+//!   that, it delivers the vector once more, as an exception: the handler interrupts itself with RFLAGS.IF clear. With counted instructions
+//!   that is at each deadline of a timer; with several CPUs, each a thread of its own, hardly ever.
 //! - VMRUN with V_IRQ set changes the CPU's pending requests without the lock that others hold for it, so that an interrupt of the host's from another
-//!   thread may be lost. With one CPU nearly all are from the CPU's own thread; there V_IRQ serves for CPL 3, where the first way is no way.
-//!   With several it is EVENTINJ there, which is doubled seldom: only when the main loop is late.
+//!   thread may be lost.
+//!
+//! So several CPUs have EVENTINJ. One CPU has in CPL 0 an EVENTINJ as that of an INT instruction, which is delivered by the mechanism of
+//! exceptions, and only once, and differs there by nothing; and in CPL 3, where a gate's DPL would forbid that, V_IRQ.
 //!
 //! Source: QEMU 7.2, `target/i386/tcg/sysemu/svm_helper.c`, `accel/tcg/cpu-exec.c`.
 
@@ -22,14 +23,13 @@ impl SvmVcpu {
     /// The guest takes an interrupt with this entry, as nothing holds it back.
     pub(super) fn deliver_emulated(&mut self, vector: u8) {
         let vmcb = self.vmcb();
-        if vmcb.cr0() & cr0::PE == 0 || vmcb.cpl() == 0 {
+        if cpu::count() > 1 {
+            self.vmcb_mut().set_event_injection(code::injection(Event::Interrupt { vector }, true));
+        } else if vmcb.cr0() & cr0::PE == 0 || vmcb.cpl() == 0 {
             self.vmcb_mut().set_event_injection(code::as_software(vector));
             self.after |= After::AS_SOFTWARE;
-        } else if cpu::count() == 1 {
-            self.deliver_by_virtual_interrupt(vector);
         } else {
-            let injection = code::injection(Event::Interrupt { vector }, true);
-            self.vmcb_mut().set_event_injection(injection);
+            self.deliver_by_virtual_interrupt(vector);
         }
     }
 
