@@ -30,9 +30,9 @@ pub fn scenarios() -> Vec<Scenario> {
         fio(),
         iperf(),
         console("virtio-console", Tier::Ci, &[QEMU_SVM]),
-        console("virtio-console-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
+        console("virtio-console-everywhere", Tier::Full, &[BOCHS_VMX]),
         link("virtio-link", Tier::Ci, &[QEMU_SVM]),
-        link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
+        link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX]),
         jobs(
             "virtio-devices",
             "stock Linux uses all its virtio devices",
