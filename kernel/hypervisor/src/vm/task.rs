@@ -162,8 +162,10 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Gives something back.
     fn destroy(&self, stage: Stage<B>) -> Result<(Stage<B>, Progress), StartError> {
-        // Nothing is left to its devices, and who is at the other end of a cable hears of it.
-        self.virtio.power_up();
+        if !matches!(stage, Stage::Destroy) {
+            // Nothing is left to its devices, and who is at the other end of a cable hears of it.
+            self.virtio.power_up();
+        }
         if let Stage::Memory { space, .. } = stage {
             *self.space.write() = Some(space);
         }

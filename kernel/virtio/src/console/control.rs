@@ -59,7 +59,8 @@ impl Console {
         let mut told = false;
         for (number, port) in self.ports() {
             port.note_other_end();
-            while let Some(event) = Events::from_bits_truncate(port.pending.load(SeqCst)).iter().next() {
+            // What comes up meanwhile is for the next step.
+            for event in Events::from_bits_truncate(port.pending.load(SeqCst)).iter() {
                 // Before the look at the queue, as for input.
                 self.starved.store(true, SeqCst);
                 if queue.take(memory, chain)?.is_none() {

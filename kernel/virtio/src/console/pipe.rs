@@ -57,6 +57,8 @@ impl Ring {
 /// One end: what has come for it.
 struct End {
     incoming: Mutex<Ring>,
+    /// There are some: for who looks before each entry, and must not wait for the other VM.
+    has_some: AtomicBool,
     open: AtomicBool,
     owner: AtomicUsize,
 }
@@ -82,7 +84,12 @@ impl fmt::Debug for PipeEnd {
 pub fn pipe(calls: &Arc<Calls>) -> Option<[PipeEnd; 2]> {
     let end = || {
         let incoming = Mutex::new(Ring::new()?);
-        Some(End { incoming, open: AtomicBool::new(false), owner: AtomicUsize::new(NOBODY) })
+        Some(End {
+            incoming,
+            has_some: AtomicBool::new(false),
+            open: AtomicBool::new(false),
+            owner: AtomicUsize::new(NOBODY),
+        })
     };
     let shared = Arc::new(Shared { ends: [end()?, end()?], calls: Arc::clone(calls) });
     Some([PipeEnd { shared: Arc::clone(&shared), side: 0 }, PipeEnd { shared, side: 1 }])
@@ -118,7 +125,11 @@ impl Line for PipeEnd {
             // As on a line that nobody listens at.
             return bytes.len();
         }
-        let taken = self.other().incoming.lock().put(bytes);
+        let other = self.other();
+        let mut incoming = other.incoming.lock();
+        let taken = incoming.put(bytes);
+        other.has_some.store(incoming.used > 0, SeqCst);
+        drop(incoming);
         if taken > 0 {
             self.call();
         }
@@ -133,6 +144,7 @@ impl Line for PipeEnd {
         let mut incoming = self.own().incoming.lock();
         let was_full = incoming.used == ROOM;
         let given = incoming.take(buffer);
+        self.own().has_some.store(incoming.used > 0, SeqCst);
         drop(incoming);
         if was_full && given > 0 {
             self.call();
@@ -141,7 +153,7 @@ impl Line for PipeEnd {
     }
 
     fn has_input(&self) -> bool {
-        self.own().incoming.lock().used > 0
+        self.own().has_some.load(SeqCst)
     }
 
     fn is_open(&self) -> bool {
@@ -153,6 +165,7 @@ impl Line for PipeEnd {
         if !open {
             let mut incoming = self.own().incoming.lock();
             (incoming.first, incoming.used) = (0, 0);
+            self.own().has_some.store(false, SeqCst);
         }
         self.call();
     }
