@@ -4,8 +4,9 @@
 use alloc::sync::Arc;
 
 use arrayvec::{ArrayString, ArrayVec};
+use virtio::Calls;
 use virtio::console::pipe::{PipeEnd, pipe};
-use virtio::net::wire::{Calls, Plug, cable};
+use virtio::net::wire::{Plug, cable};
 
 use crate::config::{MAX_NICS, MAX_PORTS, MAX_VMS};
 use crate::vm::StartError;

@@ -24,6 +24,7 @@ pub mod entropy;
 mod function;
 mod image;
 mod interrupts;
+mod joint;
 mod memory;
 pub mod net;
 pub mod pci;
@@ -34,6 +35,7 @@ pub mod transport;
 
 pub use function::{Function, Kind, Progress};
 pub use interrupts::{Signal, Signals};
+pub use joint::Calls;
 
 /// Bytes that one step copies at most.
 pub const STEP_BYTES: u32 = 64 << 10;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use spin::Mutex;
 use vcpu::fake::{FakeImage, FakeRandom};
-use virtio::Kind;
 use virtio::block::Block;
 use virtio::console::Console;
 use virtio::console::pipe::{PipeEnd, pipe};
 use virtio::net::Net;
-use virtio::net::wire::{Calls, cable};
+use virtio::net::wire::cable;
+use virtio::{Calls, Kind};
 
 use crate::acts::acts;
 use crate::guest::{Buffer, FREE, Guest};

@@ -20,7 +20,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use vcpu::{Backend, Host, Nanos};
-use virtio::net::wire::Calls;
+use virtio::Calls;
 
 use crate::config::{self, End, MAX_VMS, Module, Options, Size, VmConfig};
 use crate::console::Console;

@@ -15,7 +15,7 @@ use vcpu::{Gpa, GuestMemory};
 
 use super::pipe::pipe;
 use super::{Console, Line, feature};
-use crate::net::wire::Calls;
+use crate::Calls;
 use crate::pci::{self, PAGE_SHIFT, page};
 use crate::queue::driver::Driver;
 use crate::transport::{register, status};

@@ -10,8 +10,9 @@ use proptest::prelude::*;
 use vcpu::fake::FakeImage;
 use vcpu::{Gpa, GuestMemory};
 
-use super::wire::{Calls, cable};
+use super::wire::cable;
 use super::{Mac, Net, feature};
+use crate::Calls;
 use crate::pci::{self, PAGE_SHIFT, page};
 use crate::queue::driver::{BUFFERS, Driver};
 use crate::transport::{register, status};

@@ -3,13 +3,13 @@
 //!
 //! Both ends use a pipe's lock, for the time that one piece of a frame takes to be copied.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use arrayvec::ArrayVec;
 use spin::Mutex;
+
+use crate::joint::{Calls, Ring, Side, join};
 
 use super::header::{HEADER_BYTES, Header};
 
@@ -19,98 +19,22 @@ const PIPE_BYTES: usize = 256 << 10;
 const RECORD_BYTES: usize = 16;
 /// Bytes of a frame that its receiver looks at: as far as ports, behind a VLAN's tag and IPv6.
 pub(super) const LOOK_BYTES: usize = 64;
-/// The owner of a plug that nobody has.
-const NOBODY: usize = usize::MAX;
-
-/// VMs for whom something has come from another VM: a bit for each. Whoever has called for one sees to it that the VM looks.
-#[derive(Debug, Default)]
-pub struct Calls(AtomicU64);
-
-impl Calls {
-    /// Calls a VM by its number.
-    pub fn call(&self, vm: usize) {
-        if let Ok(bit) = u32::try_from(vm) {
-            self.0.fetch_or(1_u64.checked_shl(bit).unwrap_or(0), SeqCst);
-        }
+/// The frame that is next in a ring.
+fn front_of(ring: &mut Ring) -> Option<Front> {
+    if ring.used == 0 {
+        return None;
     }
-
-    /// Takes all of them: a bit for each VM.
-    #[inline]
-    pub fn take(&self) -> u64 {
-        if self.0.load(SeqCst) == 0 { 0 } else { self.0.swap(0, SeqCst) }
-    }
-}
-
-/// The bytes of a pipe, as a ring.
-#[derive(Debug)]
-struct Ring {
-    bytes: Box<[u8]>,
-    /// Where the first frame's record begins, and bytes from there on that are in use.
-    first: usize,
-    used: usize,
-}
-
-impl Ring {
-    fn new() -> Option<Self> {
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(PIPE_BYTES).ok()?;
-        bytes.resize(PIPE_BYTES, 0);
-        Some(Self { bytes: bytes.into_boxed_slice(), first: 0, used: 0 })
-    }
-
-    /// The `length` bytes from `at` on, in one or two parts: `with(part)` for each, until one fails.
-    fn parts<E>(
-        &mut self,
-        at: usize,
-        length: usize,
-        mut with: impl FnMut(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let at = at % PIPE_BYTES;
-        let before_end = length.min(PIPE_BYTES - at);
-        for (from, length) in [(at, before_end), (0, length - before_end)] {
-            if let Some(part) = self.bytes.get_mut(from..from + length).filter(|part| !part.is_empty()) {
-                with(part)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn copy_in(&mut self, at: usize, bytes: &[u8]) {
-        let mut rest = bytes;
-        let _ = self.parts(at, bytes.len(), |part| {
-            let (now, later) = rest.split_at(part.len().min(rest.len()));
-            part.iter_mut().zip(now).for_each(|(place, byte)| *place = *byte);
-            rest = later;
-            Ok::<(), ()>(())
-        });
-    }
-
-    fn copy_out(&mut self, at: usize, bytes: &mut [u8]) {
-        let mut done = 0;
-        let _ = self.parts(at, bytes.len(), |part| {
-            let places = bytes.get_mut(done..).unwrap_or_default();
-            places.iter_mut().zip(part.iter()).for_each(|(place, byte)| *place = *byte);
-            done += part.len();
-            Ok::<(), ()>(())
-        });
-    }
-
-    fn front(&mut self) -> Option<Front> {
-        if self.used == 0 {
-            return None;
-        }
-        let mut record = [0; RECORD_BYTES];
-        self.copy_out(self.first, &mut record);
-        let (length, header) = record.split_first_chunk()?;
-        let length = u32::from_le_bytes(*length);
-        let mut start = [0; LOOK_BYTES];
-        let most = LOOK_BYTES.min(length as usize);
-        self.copy_out(self.first + RECORD_BYTES, start.get_mut(..most)?);
-        let mut found =
-            Front { length, header: Header::from_bytes(header.first_chunk()?), start: ArrayVec::from(start) };
-        found.start.truncate(most);
-        Some(found)
-    }
+    let mut record = [0; RECORD_BYTES];
+    ring.copy_out(ring.first, &mut record);
+    let (length, header) = record.split_first_chunk()?;
+    let length = u32::from_le_bytes(*length);
+    let mut start = [0; LOOK_BYTES];
+    let most = LOOK_BYTES.min(length as usize);
+    ring.copy_out(ring.first + RECORD_BYTES, start.get_mut(..most)?);
+    let mut found =
+        Front { length, header: Header::from_bytes(header.first_chunk()?), start: ArrayVec::from(start) };
+    found.start.truncate(most);
+    Some(found)
 }
 
 /// The frame that is next.
@@ -130,10 +54,10 @@ struct Pipe {
     frames: AtomicU32,
 }
 
-/// One end.
+/// One end, with what comes for it.
 #[derive(Debug)]
 struct End {
-    owner: AtomicUsize,
+    incoming: Pipe,
     /// Its driver is ready.
     up: AtomicBool,
     /// The other end has gone up or down since this was last asked.
@@ -141,25 +65,15 @@ struct End {
 }
 
 impl End {
-    const fn new() -> Self {
-        Self { owner: AtomicUsize::new(NOBODY), up: AtomicBool::new(false), changed: AtomicBool::new(false) }
+    fn new() -> Option<Self> {
+        let incoming = Pipe { ring: Mutex::new(Ring::new(PIPE_BYTES)?), frames: AtomicU32::new(0) };
+        Some(Self { incoming, up: AtomicBool::new(false), changed: AtomicBool::new(false) })
     }
-}
-
-#[derive(Debug)]
-struct Wire {
-    /// The pipe that an end reads has its number.
-    pipes: [Pipe; 2],
-    ends: [End; 2],
-    calls: Arc<Calls>,
 }
 
 /// One end of a cable, for one device.
 #[derive(Debug)]
-pub struct Plug {
-    wire: Arc<Wire>,
-    side: usize,
-}
+pub struct Plug(Side<End>);
 
 /// Why a frame was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -174,85 +88,59 @@ pub(super) enum Lost<E> {
 
 /// Makes a cable. `None` where there is no memory for it.
 pub fn cable(calls: &Arc<Calls>) -> Option<[Plug; 2]> {
-    let pipe = || Some(Pipe { ring: Mutex::new(Ring::new()?), frames: AtomicU32::new(0) });
-    let wire = Wire { pipes: [pipe()?, pipe()?], ends: [End::new(), End::new()], calls: Arc::clone(calls) };
-    let wire = Arc::new(wire);
-    Some([Plug { wire: Arc::clone(&wire), side: 0 }, Plug { wire, side: 1 }])
+    Some(join([End::new()?, End::new()?], calls).map(Plug))
 }
 
 impl Plug {
     /// The device is this VM's, which is called when something comes.
     pub fn belongs_to(&self, vm: usize) {
-        self.own().owner.store(vm, SeqCst);
-    }
-
-    fn own(&self) -> &End {
-        let [first, second] = &self.wire.ends;
-        if self.side == 0 { first } else { second }
-    }
-
-    fn other(&self) -> &End {
-        let [first, second] = &self.wire.ends;
-        if self.side == 0 { second } else { first }
+        self.0.belongs_to(vm);
     }
 
     fn incoming(&self) -> &Pipe {
-        let [first, second] = &self.wire.pipes;
-        if self.side == 0 { first } else { second }
-    }
-
-    fn outgoing(&self) -> &Pipe {
-        let [first, second] = &self.wire.pipes;
-        if self.side == 0 { second } else { first }
+        &self.0.own().incoming
     }
 
     /// This end's driver is ready, or no longer: the other end hears of it. Frames from before are lost.
     pub(super) fn set_up(&self, up: bool) {
         if up {
-            self.own().changed.store(false, SeqCst);
+            self.0.own().changed.store(false, SeqCst);
         }
-        if self.own().up.swap(up, SeqCst) == up {
+        if self.0.own().up.swap(up, SeqCst) == up {
             return;
         }
         self.drain();
-        self.other().changed.store(true, SeqCst);
-        self.call();
+        self.0.other().changed.store(true, SeqCst);
+        self.0.call();
     }
 
     fn drain(&self) {
         let pipe = self.incoming();
         let mut ring = pipe.ring.lock();
-        (ring.first, ring.used) = (0, 0);
+        ring.clear();
         pipe.frames.store(0, SeqCst);
     }
 
     /// Whether somebody is at the other end.
     pub(super) fn is_up(&self) -> bool {
-        self.other().up.load(SeqCst)
+        self.0.other().up.load(SeqCst)
     }
 
     /// Whether the other end has gone up or down.
     #[inline]
     pub(super) fn has_changed(&self) -> bool {
-        self.own().changed.load(SeqCst)
+        self.0.own().changed.load(SeqCst)
     }
 
     /// The same, once.
     pub(super) fn take_change(&self) -> bool {
-        self.own().changed.swap(false, SeqCst)
+        self.0.own().changed.swap(false, SeqCst)
     }
 
     /// Whether a frame has come.
     #[inline]
     pub(super) fn has_frames(&self) -> bool {
         self.incoming().frames.load(SeqCst) != 0
-    }
-
-    fn call(&self) {
-        let owner = self.other().owner.load(SeqCst);
-        if owner != NOBODY {
-            self.wire.calls.call(owner);
-        }
     }
 
     /// Sends a frame of `length` bytes, which `read` copies into the parts that it is given, one after the other.
@@ -265,10 +153,10 @@ impl Plug {
         if !self.is_up() {
             return Err(Lost::NobodyThere);
         }
-        let pipe = self.outgoing();
+        let pipe = &self.0.other().incoming;
         let mut ring = pipe.ring.lock();
         let bytes = RECORD_BYTES + length;
-        if bytes > PIPE_BYTES - ring.used {
+        if bytes > ring.free() {
             return Err(Lost::Full);
         }
         let at = ring.first + ring.used;
@@ -281,13 +169,13 @@ impl Plug {
         ring.used += bytes;
         pipe.frames.fetch_add(1, SeqCst);
         drop(ring);
-        self.call();
+        self.0.call();
         Ok(())
     }
 
     /// The frame that is next.
     pub(super) fn front(&self) -> Option<Front> {
-        self.incoming().ring.lock().front()
+        front_of(&mut self.incoming().ring.lock())
     }
 
     /// `length` bytes of that frame from `at` on, which `write` gets in parts.
@@ -326,10 +214,9 @@ impl Plug {
     pub(super) fn pop(&self) {
         let pipe = self.incoming();
         let mut ring = pipe.ring.lock();
-        let Some(front) = ring.front() else { return };
+        let Some(front) = front_of(&mut ring) else { return };
         let bytes = RECORD_BYTES + front.length as usize;
-        ring.first = (ring.first + bytes) % PIPE_BYTES;
-        ring.used = ring.used.saturating_sub(bytes);
+        ring.pass(bytes);
         pipe.frames.fetch_sub(1, SeqCst);
     }
 }

@@ -1,0 +1,150 @@
+//! What a cable between network devices and a line between ports have in common: two ends in two VMs, a ring of bytes for each, and the
+//! call to the other VM.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+
+/// The owner of an end that nobody has.
+const NOBODY: usize = usize::MAX;
+
+/// VMs for whom something has come from another VM: a bit for each. Whoever has called for one sees to it that the VM looks.
+#[derive(Debug, Default)]
+pub struct Calls(AtomicU64);
+
+impl Calls {
+    /// Calls a VM by its number.
+    pub fn call(&self, vm: usize) {
+        if let Ok(bit) = u32::try_from(vm) {
+            self.0.fetch_or(1_u64.checked_shl(bit).unwrap_or(0), SeqCst);
+        }
+    }
+
+    /// Takes all of them: a bit for each VM.
+    #[inline]
+    pub fn take(&self) -> u64 {
+        if self.0.load(SeqCst) == 0 { 0 } else { self.0.swap(0, SeqCst) }
+    }
+}
+
+/// Bytes on their way.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    bytes: Box<[u8]>,
+    /// Where the first byte is, and how many there are.
+    pub(crate) first: usize,
+    pub(crate) used: usize,
+}
+
+impl Ring {
+    /// A ring with room for so many bytes, at least one. `None` where there is no memory for it.
+    pub(crate) fn new(room: usize) -> Option<Self> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(room.max(1)).ok()?;
+        bytes.resize(room.max(1), 0);
+        Some(Self { bytes: bytes.into_boxed_slice(), first: 0, used: 0 })
+    }
+
+    /// Bytes that fit yet.
+    pub(crate) fn free(&self) -> usize {
+        self.bytes.len() - self.used
+    }
+
+    /// Forgets all bytes.
+    pub(crate) fn clear(&mut self) {
+        (self.first, self.used) = (0, 0);
+    }
+
+    /// The first `length` bytes are done with.
+    pub(crate) fn pass(&mut self, length: usize) {
+        self.first = (self.first + length) % self.bytes.len();
+        self.used = self.used.saturating_sub(length);
+    }
+
+    /// The `length` bytes from `at` on, in one or two parts: `with(part)` for each, until one fails.
+    pub(crate) fn parts<E>(
+        &mut self,
+        at: usize,
+        length: usize,
+        mut with: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let room = self.bytes.len();
+        let at = at % room;
+        let before_end = length.min(room - at);
+        for (from, length) in [(at, before_end), (0, length - before_end)] {
+            if let Some(part) = self.bytes.get_mut(from..from + length).filter(|part| !part.is_empty()) {
+                with(part)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn copy_in(&mut self, at: usize, bytes: &[u8]) {
+        let mut rest = bytes;
+        let _ = self.parts(at, bytes.len(), |part| {
+            let (now, later) = rest.split_at(part.len().min(rest.len()));
+            part.iter_mut().zip(now).for_each(|(place, byte)| *place = *byte);
+            rest = later;
+            Ok::<(), ()>(())
+        });
+    }
+
+    pub(crate) fn copy_out(&mut self, at: usize, bytes: &mut [u8]) {
+        let mut done = 0;
+        let _ = self.parts(at, bytes.len(), |part| {
+            let places = bytes.get_mut(done..).unwrap_or_default();
+            places.iter_mut().zip(part.iter()).for_each(|(place, byte)| *place = *byte);
+            done += part.len();
+            Ok::<(), ()>(())
+        });
+    }
+}
+
+#[derive(Debug)]
+struct Joint<T> {
+    ends: [T; 2],
+    owners: [AtomicUsize; 2],
+    calls: Arc<Calls>,
+}
+
+/// One of two ends.
+#[derive(Debug)]
+pub(crate) struct Side<T> {
+    joint: Arc<Joint<T>>,
+    second: bool,
+}
+
+/// Joins two ends.
+pub(crate) fn join<T>(ends: [T; 2], calls: &Arc<Calls>) -> [Side<T>; 2] {
+    let owners = [const { AtomicUsize::new(NOBODY) }; 2];
+    let joint = Arc::new(Joint { ends, owners, calls: Arc::clone(calls) });
+    [false, true].map(|second| Side { joint: Arc::clone(&joint), second })
+}
+
+impl<T> Side<T> {
+    /// It is this VM's.
+    pub(crate) fn belongs_to(&self, vm: usize) {
+        pick(&self.joint.owners, self.second).store(vm, SeqCst);
+    }
+
+    pub(crate) fn own(&self) -> &T {
+        pick(&self.joint.ends, self.second)
+    }
+
+    pub(crate) fn other(&self) -> &T {
+        pick(&self.joint.ends, !self.second)
+    }
+
+    /// Calls the VM that the other end belongs to.
+    pub(crate) fn call(&self) {
+        let owner = pick(&self.joint.owners, !self.second).load(SeqCst);
+        if owner != NOBODY {
+            self.joint.calls.call(owner);
+        }
+    }
+}
+
+const fn pick<T>([first, second]: &[T; 2], takes_second: bool) -> &T {
+    if takes_second { second } else { first }
+}
