@@ -126,8 +126,10 @@ pub fn first_apic_base(cpu: usize) -> u64 {
     FIRST_APIC_BASE[cpu].load(SeqCst)
 }
 
-/// Lets others run for a short while: waits in HLT for the local APIC's timer.
+/// Lets others run for a short while: waits in HLT for the local APIC's timer. Interrupts are off afterwards.
 pub fn rest_us(microseconds: u64) {
+    // Whoever is not run for that long must find the interrupt still pending at HLT.
+    cpu::cli();
     interrupt::expect(REST_VECTOR, Acknowledge::LocalApic);
     apic::set(register::LVT_TIMER, u32::from(REST_VECTOR));
     apic::set(register::INITIAL_COUNT, tsc::us(microseconds).max(1) as u32);
