@@ -5,9 +5,11 @@ use std::time::Duration;
 use crate::log::{Log, Source};
 use crate::stretch;
 
-/// The machine on which everything is tested.
+/// The machine on which everything is tested with one CPU. With several it is seldom right: QEMU 7.2's TCG then has a thread for each, and two of
+/// them may write the first CPU's flags at once, so that it loses an interrupt or is in nested paging when it is not (FXRSTOR and XRSTOR
+/// on any CPU do `cpu_clear_ignne`). That is for [`QEMU_SVM_COUNTED`], which has one thread.
 pub const QEMU_SVM: &str = "qemu-svm";
-/// The same, with time that counts instructions: for tests that measure time and must repeat.
+/// The same, with time that counts instructions: for tests that measure time and must repeat, and for several CPUs.
 pub const QEMU_SVM_COUNTED: &str = "qemu-svm-counted";
 /// The same, without GRUB.
 pub const QEMU_PVH: &str = "qemu-pvh";

@@ -2,7 +2,7 @@
 
 use crate::linux::{DEMO, READY};
 use crate::log::Log;
-use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, Scenario, Step, Tier};
+use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// A guest that says a line a second.
 const WITNESS: &str = "spin";
@@ -24,7 +24,7 @@ fn hosts() -> Scenario {
         name: "smp-hosts".to_owned(),
         about: "both CPUs of a machine come up, and it runs a guest and goes off as with one".to_owned(),
         tier: Tier::Ci,
-        machines: vec![QEMU_SVM, BOCHS_VMX],
+        machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
         cpus: Some(2),
         options: "loglevel=debug end=poweroff".to_owned(),
         guests: vec![Guest::new(WITNESS).append("beats=1")],
@@ -71,7 +71,7 @@ fn again(times: u32, tier: Tier) -> Scenario {
         about: format!("a VM that is made and destroyed {times} times gives every frame back"),
         tier,
         // A thousand times take most of an hour where instructions are counted.
-        machines: if tier == Tier::Ci { vec![QEMU_SVM, BOCHS_VMX] } else { vec![QEMU_SVM] },
+        machines: if tier == Tier::Ci { vec![QEMU_SVM_COUNTED, BOCHS_VMX] } else { vec![QEMU_SVM] },
         cpus: Some(2),
         options: "end=poweroff".to_owned(),
         guests: vec![
@@ -111,7 +111,7 @@ fn stress() -> Scenario {
         about: "stock Linux with 4 vCPUs on 2 CPUs runs stress-ng on processors, memory, switches, timers"
             .to_owned(),
         tier: Tier::Ci,
-        machines: vec![QEMU_SVM],
+        machines: vec![QEMU_SVM_COUNTED],
         cpus: Some(2),
         options: "end=poweroff".to_owned(),
         guests: vec![Guest::new(STRESS).append(STRESS_JOB)],

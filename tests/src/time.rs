@@ -17,10 +17,13 @@ const LOAD: &str = "load";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    let mut scenarios =
-        vec![guests(), busy(2, Tier::Ci, vec![QEMU_SVM, BOCHS_VMX]), busy(60, Tier::Full, vec![BOCHS_VMX])];
+    let mut scenarios = vec![
+        guests(),
+        busy(2, Tier::Ci, vec![QEMU_SVM_COUNTED, BOCHS_VMX]),
+        busy(60, Tier::Full, vec![BOCHS_VMX]),
+    ];
     scenarios.extend([scaled(), unscaled(), idle(), nmis()]);
-    scenarios.push(linux(8, Tier::Ci, QEMU_SVM));
+    scenarios.push(linux(8, Tier::Ci, QEMU_SVM_COUNTED));
     scenarios.push(linux(60, Tier::Full, BOCHS_VMX));
     scenarios.extend(WAYS.into_iter().map(|(way, without, tier)| apic(way, without, tier)));
     scenarios

@@ -1,7 +1,7 @@
 //! Scenarios about virtio devices.
 
 use crate::linux::READY;
-use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Guest, QEMU_SVM, Scenario, Step, Tier};
+use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// Stock Linux with drivers for all devices.
 const VIRTIO: &str = "virtio";
@@ -29,9 +29,9 @@ pub fn scenarios() -> Vec<Scenario> {
         installer(),
         fio(),
         iperf(),
-        console("virtio-console", Tier::Ci, &[QEMU_SVM]),
+        console("virtio-console", Tier::Ci, &[QEMU_SVM_COUNTED]),
         console("virtio-console-everywhere", Tier::Full, &[BOCHS_VMX]),
-        link("virtio-link", Tier::Ci, &[QEMU_SVM]),
+        link("virtio-link", Tier::Ci, &[QEMU_SVM_COUNTED]),
         link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX]),
         jobs(
             "virtio-devices",

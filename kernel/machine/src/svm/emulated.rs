@@ -6,8 +6,8 @@
 //! - VMRUN with V_IRQ set changes the CPU's pending requests without the lock that others hold for it, so that an interrupt of the host's from another
 //!   thread may be lost.
 //!
-//! So several CPUs have EVENTINJ. One CPU has in CPL 0 an EVENTINJ as that of an INT instruction, which is delivered by the mechanism of
-//! exceptions, and only once, and differs there by nothing; and in CPL 3, where a gate's DPL would forbid that, V_IRQ.
+//! So in CPL 0 an interrupt goes in by EVENTINJ as that of an INT instruction, which is delivered by the mechanism of exceptions, and only once, and
+//! differs there by nothing. In CPL 3, where a gate's DPL would forbid that, one CPU has V_IRQ, and several have EVENTINJ of an interrupt.
 //!
 //! Source: QEMU 7.2, `target/i386/tcg/sysemu/svm_helper.c`, `accel/tcg/cpu-exec.c`.
 
@@ -23,11 +23,11 @@ impl SvmVcpu {
     /// The guest takes an interrupt with this entry, as nothing holds it back.
     pub(super) fn deliver_emulated(&mut self, vector: u8) {
         let vmcb = self.vmcb();
-        if cpu::count() > 1 {
-            self.vmcb_mut().set_event_injection(code::injection(Event::Interrupt { vector }, true));
-        } else if vmcb.cr0() & cr0::PE == 0 || vmcb.cpl() == 0 {
+        if vmcb.cr0() & cr0::PE == 0 || vmcb.cpl() == 0 {
             self.vmcb_mut().set_event_injection(code::as_software(vector));
             self.after |= After::AS_SOFTWARE;
+        } else if cpu::count() > 1 {
+            self.vmcb_mut().set_event_injection(code::injection(Event::Interrupt { vector }, true));
         } else {
             self.deliver_by_virtual_interrupt(vector);
         }
