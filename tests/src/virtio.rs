@@ -1,7 +1,9 @@
 //! Scenarios about virtio devices.
 
 use crate::linux::READY;
-use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+use crate::log::Log;
+use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Check, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+use crate::smp::memory_is_back;
 
 /// Stock Linux with drivers for all devices.
 const VIRTIO: &str = "virtio";
@@ -33,6 +35,8 @@ pub fn scenarios() -> Vec<Scenario> {
         console("virtio-console-everywhere", Tier::Full, &[BOCHS_VMX]),
         link("virtio-link", Tier::Ci, &[QEMU_SVM_COUNTED]),
         link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX]),
+        balloon("virtio-balloon", Tier::Ci, &[QEMU_SVM]),
+        balloon("virtio-balloon-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
         jobs(
             "virtio-devices",
             "stock Linux uses all its virtio devices",
@@ -141,6 +145,43 @@ fn console(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
         guests: vec![guest("one", 1), guest("two", 2)],
         steps,
         checks: vec![],
+    }
+}
+
+/// A guest at work whose memory is taken and given again.
+fn balloon(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
+    Scenario {
+        name: name.to_owned(),
+        about: "stock Linux at work gives memory back by its balloon and by itself, and has it again"
+            .to_owned(),
+        tier,
+        machines: machines.to_vec(),
+        cpus: None,
+        options: "end=poweroff".to_owned(),
+        guests: vec![Guest::new(VIRTIO).append("basalt.run=\"/jobs/balloon 64\"")],
+        steps: vec![
+            Step::vm(VIRTIO, "64 MiB to go").within(240).then_send("\x01:balloon virtio 192M\r\r"),
+            Step::vm(VIRTIO, "balloon: inflated").within(240).then_send("\x01:balloon virtio 256M\r\r"),
+            Step::results(VIRTIO).within(300),
+            Step::vm(VIRTIO, "basalt-demo job done: 0").within(60),
+            Step::end(VIRTIO).within(60),
+            Step::kernel("all VMs have ended").within(60),
+        ],
+        checks: vec![
+            Check { name: "the machine has had the memory", holds: balloon_has_taken },
+            Check { name: "as much memory is free as before", holds: memory_is_back },
+        ],
+    }
+}
+
+/// The balloon's 64 MiB, and some that the guest had free of itself.
+fn balloon_has_taken(log: &Log) -> Result<(), String> {
+    const LEAST_KIB: u64 = (64 + 32) << 10;
+    let line = log.kernel().find_map(|line| line.split_once("its balloon has taken "));
+    let taken = line.and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok());
+    match taken {
+        Some(taken) if taken >= LEAST_KIB => Ok(()),
+        _ => Err(format!("{taken:?} KiB")),
     }
 }
 

@@ -21,10 +21,12 @@ pub enum Site {
     UnclaimedMemory,
     /// An instruction that the virtual CPU does not have.
     Undefined,
+    /// A touch of memory that was given back, when the machine has none.
+    NoMemory,
 }
 
 impl Site {
-    const COUNT: usize = Self::Undefined as usize + 1;
+    const COUNT: usize = Self::NoMemory as usize + 1;
 }
 
 #[derive(Clone, Copy, Debug, Default)]

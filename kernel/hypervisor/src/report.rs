@@ -3,6 +3,7 @@
 use core::fmt;
 
 use vcpu::{Backend, DescriptorTableName, Gpr, Host, SegmentName, SystemRegister, Vcpu};
+use virtio::balloon::Balloon;
 
 use crate::config::Size;
 use crate::counters::{Counters, ExitReason};
@@ -58,6 +59,9 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
     let breakdowns = vm.virtio.breakdowns();
     if breakdowns > 0 {
         log::info!("vm {name}: devices broken by their drivers {breakdowns}");
+    }
+    if let Some(taken) = vm.virtio.balloon().map(Balloon::taken).filter(|taken| *taken > 0) {
+        log::info!("vm {name}: its balloon has taken {} KiB", taken >> 10);
     }
     log::info!("vm {name}: {} exits in all", counters.total());
     let (ticks, times) = (counters.ticks, vm.times(scheduled));

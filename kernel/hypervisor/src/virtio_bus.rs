@@ -13,6 +13,7 @@ use devices::pci::FunctionAddress;
 use devices::{ApicBus, Chipset, msi};
 use spin::Mutex;
 use vcpu::{Backend, Gpa, Host, Image};
+use virtio::balloon::{self, Balloon};
 use virtio::block::Block;
 use virtio::console::{Console, Line};
 use virtio::net::Net;
@@ -51,7 +52,7 @@ impl<I: Image> VirtioBus<I> {
         (links, vm): (&mut Links<'m>, usize),
         terminal: Option<&Arc<SerialLine>>,
     ) -> Result<Self, StartError> {
-        let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 2);
+        let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 3);
         for disk in &config.disks {
             let image = backend.create_image(disk.bytes)?;
             let kind = Kind::Block(Block::new(image, disk.read_only, disk.serial));
@@ -84,6 +85,11 @@ impl<I: Image> VirtioBus<I> {
                     config.name
                 ),
             }
+        }
+        if config.balloon {
+            let kind = Kind::Balloon(Box::default());
+            let queues = balloon::QUEUES;
+            functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
         }
         Ok(Self { functions, turn: AtomicUsize::new(0) })
     }
@@ -122,6 +128,11 @@ impl<I: Image> VirtioBus<I> {
     /// The VM's console has a window of that size.
     pub(crate) fn resize(&self, columns: u16, rows: u16) {
         self.functions.iter().for_each(|function| function.resize(columns, rows));
+    }
+
+    /// The VM's balloon, where it has one.
+    pub(crate) fn balloon(&self) -> Option<&Balloon> {
+        self.functions.iter().find_map(Function::as_balloon)
     }
 
     /// Frames that network devices have lost.

@@ -44,8 +44,46 @@ pub trait GuestMemory {
         new: u64,
     ) -> Result<Result<(), u64>, NotRam>;
 
-    /// True where the byte at this address is RAM.
+    /// True where the byte at this address is RAM, be it given back or not.
     fn is_ram(&self, gpa: Gpa) -> bool;
+
+    /// Takes whole pages from the guest, up to `length` bytes of them, in a step. They are RAM still: whatever touches them, the guest or
+    /// one of these functions, gets a page of zeros. To the machine they are free once [`Self::settle`] says so.
+    fn take_back(&self, gpa: Gpa, length: u64, hole: Hole) -> Result<Taken, NotRam>;
+
+    /// Goes on with what was taken back: CPUs forget it, then it is free. True when nothing is left to do; until then call again, after
+    /// [`crate::Host::must_forget_guests`] was looked at.
+    fn settle(&self) -> bool;
+
+    /// Pages that were taken back as [`Hole::Kept`] are [`Hole::Free`] from here on.
+    fn let_go(&self, gpa: Gpa, length: u64);
+
+    /// Has memory for at most 64 KiB that may have been taken back, so that touching them cannot fail.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfFrames`]. A part may be there then.
+    fn provide(&self, gpa: Gpa, length: u64) -> Result<(), MemoryError>;
+
+    /// Bytes that are taken back.
+    fn taken_back(&self) -> u64;
+}
+
+/// Which touch brings memory that was taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hole {
+    /// One nearby: the guest has it among its free memory, and uses it as it likes.
+    Free,
+    /// Only one of its own: the guest has promised not to touch it.
+    Kept,
+}
+
+/// How much was taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// So many bytes, or they were not there before.
+    Bytes(u64),
+    /// None: [`GuestMemory::settle`] first.
+    Full,
 }
 
 /// The size of an atomic word.

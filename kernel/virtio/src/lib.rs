@@ -18,6 +18,7 @@
 
 extern crate alloc;
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod entropy;

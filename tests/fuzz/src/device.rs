@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use spin::Mutex;
+use vcpu::GuestMemory;
 use vcpu::fake::{FakeImage, FakeRandom};
+use virtio::balloon::QUEUES;
 use virtio::block::Block;
 use virtio::console::Console;
 use virtio::console::pipe::{PipeEnd, pipe};
@@ -19,6 +21,8 @@ const DATA: u64 = FREE + 0x1000;
 const STATUS: u64 = FREE + 0x800;
 const OUT: u32 = 1;
 const IN: u32 = 0;
+/// A balloon's queue for pages that it takes.
+const INFLATE: usize = 0;
 
 const fn buffer(gpa: u64, length: u32, writable: bool) -> Buffer {
     Buffer { gpa, length, writable }
@@ -47,6 +51,27 @@ pub(crate) fn block(bytes: &[u8]) {
     guest.put(DATA, &[0; 512]);
     transfer(&mut guest, IN, 7);
     assert_eq!(guest.get::<512>(DATA), [0xa5; 512]);
+    assert!(!guest.is_broken());
+}
+
+/// A balloon: what it takes comes again as zeros, and all that was taken is free or in the guest when it is through.
+pub(crate) fn balloon(bytes: &[u8]) {
+    const PAGE: u32 = (DATA >> 12) as u32;
+    let mut guest = Guest::new(Kind::Balloon(Box::default()), QUEUES);
+    acts(bytes).iter().for_each(|act| guest.act(act));
+    guest.work();
+    guest.start_over();
+    // What it had told is told anew.
+    guest.work();
+    guest.put(DATA, &[7; 64]);
+    guest.put(FREE, &PAGE.to_le_bytes());
+    guest.offer(INFLATE, &[buffer(FREE, 4, false)]);
+    guest.ring(INFLATE);
+    guest.work();
+    assert_eq!(guest.collect(INFLATE), Some(0));
+    assert!(guest.memory.settle(), "a request is given back before its page is free");
+    assert!(guest.memory.taken_back() >= 4096);
+    assert_eq!(guest.get::<64>(DATA), [0; 64]);
     assert!(!guest.is_broken());
 }
 

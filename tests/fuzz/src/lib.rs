@@ -29,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target { name: "pci", about: "the PCI bus with virtio functions, by ports and by memory", run: bus::run },
     Target { name: "virtio-blk", about: "a disk", run: device::block },
+    Target { name: "virtio-balloon", about: "a balloon", run: device::balloon },
     Target { name: "virtio-rng", about: "an entropy device", run: device::entropy },
     Target {
         name: "virtio-console",

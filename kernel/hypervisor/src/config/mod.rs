@@ -3,7 +3,7 @@
 //! ```text
 //! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
 //!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot|firmware]
-//!     [net=NETWORK [mac=ADDRESS] [mtu=N]]... [console=virtio] [port=NAME]... [rng=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
+//!     [net=NETWORK [mac=ADDRESS] [mtu=N]]... [console=virtio] [port=NAME]... [rng=no] [balloon=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
 //! vm=NAME fwcfg=NAME OF THE FILE
@@ -143,6 +143,8 @@ pub struct VmConfig<'a> {
     pub ports: ArrayVec<&'a str, MAX_PORTS>,
     /// It has an entropy device.
     pub rng: bool,
+    /// It has a balloon: memory may be taken from it while it runs.
+    pub balloon: bool,
     /// Its devices.
     pub devices: DeviceOptions,
     /// Its share of the CPUs.
@@ -209,6 +211,7 @@ pub fn collect<'a>(
                 nics: settings.nics,
                 ports: settings.ports,
                 rng: settings.rng,
+                balloon: settings.balloon,
                 devices: settings.devices,
                 share: settings.share,
                 restart: settings.restart,

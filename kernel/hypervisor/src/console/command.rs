@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::config::MAX_VMS;
+use crate::config::{MAX_VMS, parse_size};
 use crate::cpu_list::parse_cpus;
 use crate::schedule::{Cpu, CpuSet, MAX_PERCENT, MAX_POOLS, MAX_WEIGHT, Pool};
 
@@ -29,6 +29,10 @@ pub enum Command {
     Resume(usize),
     /// Say that its virtio console's window has so many columns and rows.
     Size(usize, u16, u16),
+    /// Let it have so many bytes of its memory, by its balloon.
+    Balloon(usize, u64),
+    /// Tell what it has of its memory, and what it says of it.
+    Usage(usize),
     /// Tell its vCPUs' registers.
     Dump(usize),
     /// Change its weight.
@@ -46,7 +50,7 @@ pub enum Command {
 }
 
 /// The words that begin a command, what follows, and what it does.
-const WORDS: [(&str, &str, &str); 18] = [
+const WORDS: [(&str, &str, &str); 20] = [
     ("list", "", "the VMs: state, vCPUs, memory, exits a second, CPU time, steal"),
     ("cpus", "", "the CPUs: pool, idle time, vCPUs"),
     ("memory", "", "how much is free"),
@@ -57,6 +61,8 @@ const WORDS: [(&str, &str, &str); 18] = [
     ("resume", "VM", "let it go on after a pause"),
     ("dump", "VM", "its vCPUs' registers, in the kernel's log"),
     ("size", "VM COLSxROWS", "the size of your terminal, for its virtio console"),
+    ("balloon", "VM SIZE", "how much of its memory it is to keep, such as 128M; its balloon takes the rest"),
+    ("usage", "VM", "what it has of its memory, and what its balloon's driver says"),
     ("weight", "VM N", "its part of what VMs compete for; 100 is usual"),
     ("cap", "VM PERCENT", "the most it may have, in percent of one CPU; 0 for no cap"),
     ("reservation", "VM PERCENT", "what it has before others share, in percent of one CPU"),
@@ -82,6 +88,8 @@ pub(super) enum Mistake<'a> {
     Cpus(&'a str),
     /// Not the size of a window.
     Size(&'a str),
+    /// Not an amount of memory.
+    Memory(&'a str),
 }
 
 impl fmt::Display for Mistake<'_> {
@@ -94,6 +102,7 @@ impl fmt::Display for Mistake<'_> {
                 write!(f, "'{text}' is no number from {least} to {most}")
             }
             Self::Size(text) => write!(f, "'{text}' is no size of a window; write one such as 132x43"),
+            Self::Memory(text) => write!(f, "'{text}' is no amount of memory; write one such as 128M"),
             Self::Cpus(text) => write!(f, "'{text}' is no list of CPUs; write one such as 0-1,3, or all"),
         }
     }
@@ -144,6 +153,8 @@ pub(super) fn parse<'a, 'n>(
             let (columns, rows) = size(two).ok_or(Mistake::Size(two))?;
             Command::Size(vm()?, columns, rows)
         }
+        "balloon" => Command::Balloon(vm()?, parse_size(two).ok_or(Mistake::Memory(two))?),
+        "usage" => Command::Usage(vm()?),
         "weight" => Command::Weight(vm()?, number(two, 1, MAX_WEIGHT)?),
         "cap" => Command::Cap(vm()?, number(two, 0, MAX_PERCENT)?),
         "reservation" => Command::Reservation(vm()?, number(two, 0, MAX_PERCENT)?),
@@ -222,6 +233,8 @@ mod tests {
             ("resume db", Command::Resume(1)),
             ("weight web 300", Command::Weight(0, 300)),
             ("size db 132x43", Command::Size(1, 132, 43)),
+            ("balloon web 128M", Command::Balloon(0, 128 << 20)),
+            ("usage db", Command::Usage(1)),
             ("cap db 0", Command::Cap(1, 0)),
             ("reservation db 25", Command::Reservation(1, 25)),
             ("pin web 0-1,3", Command::Pin(0, None, CpuSet::from_bits(0b1011))),
@@ -249,6 +262,7 @@ mod tests {
             ("stop 0", Mistake::Vm("0")),
             ("weight web 0", Mistake::Number("0", 1, MAX_WEIGHT)),
             ("cap web +1", Mistake::Number("+1", 0, MAX_PERCENT)),
+            ("balloon web much", Mistake::Memory("much")),
             ("pin web 3-1", Mistake::Cpus("3-1")),
             ("pin web.x 1", Mistake::Number("x", 0, 63)),
             ("pin web. 1", Mistake::Number("", 0, 63)),

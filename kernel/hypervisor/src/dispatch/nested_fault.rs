@@ -1,17 +1,36 @@
 //! Accesses that the nested page tables do not allow: device memory, or nothing (SDM vol. 3, "EPT Violations"; APM vol. 2,
 //! "Nested versus Guest Page Faults, Fault Ordering").
 
-use vcpu::{Access, Backend, GuestMemory, Host, NestedFault, Vcpu};
+use vcpu::{Access, Backend, Gpa, GuestMemory, Host, NestedFault, Vcpu};
 
 use super::{Handled, Outcome, doorbell, emulate, simple_move};
 use crate::guest::Guest;
+use crate::ratelimit::Site;
 use crate::stop::StopReason;
+
+/// A touch of memory that the guest had given back. Where the machine has none to give, the vCPU comes again, at its own cost.
+#[cold]
+fn bring_back<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, gpa: Gpa) -> Outcome {
+    if guest.vm.virtio.balloon().is_none_or(|balloon| balloon.taken() == 0) {
+        return Outcome::Stop(StopReason::RamRefused { gpa });
+    }
+    if let Err(error) = guest.space.provide(gpa, 1)
+        && let Some(left_out) = guest.vm.may_log(Site::NoMemory, guest.host.now())
+    {
+        log::warn!(
+            target: "virtio",
+            "vm {}: it waits for memory that it had given back: {error} ({left_out} lines left out)",
+            guest.vm.config.name
+        );
+    }
+    Outcome::Resume
+}
 
 pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, fault: NestedFault) -> Handled {
     let gpa = fault.gpa;
     let stop = |reason| Ok(Outcome::Stop(reason));
     if guest.space.is_ram(gpa) {
-        return stop(StopReason::RamRefused { gpa });
+        return Ok(bring_back(guest, gpa));
     }
     if fault.table_walk {
         return stop(StopReason::TableOutsideRam { gpa });

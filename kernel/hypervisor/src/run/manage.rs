@@ -33,6 +33,8 @@ impl Lead<'_> {
             Command::Resume(vm) => self.resume(cpu, vm),
             Command::Dump(vm) => self.dump(cpu, vm),
             Command::Size(vm, columns, rows) => self.resize(cpu, vm, (columns, rows)),
+            Command::Balloon(vm, keeps) => self.balloon(cpu, vm, keeps),
+            Command::Usage(vm) => self.tell_usage(cpu, vm),
             Command::PoolCpu(which, pool) => {
                 let moved = cpu.node.scheduler.shared.move_cpu(which, pool);
                 self.answer_change(moved, format_args!("CPU {} is in pool {}", which.0, pool.0));
@@ -46,7 +48,7 @@ impl Lead<'_> {
         }
     }
 
-    fn answer(&mut self, text: fmt::Arguments<'_>) {
+    pub(super) fn answer(&mut self, text: fmt::Arguments<'_>) {
         // The console's voice takes everything.
         let _ = writeln!(self.console.voice(), "{text}");
     }

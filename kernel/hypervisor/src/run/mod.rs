@@ -6,6 +6,7 @@
 mod cpu;
 mod lead;
 mod manage;
+mod memory;
 pub(crate) mod poll;
 pub(crate) mod rates;
 mod rota;

@@ -47,6 +47,15 @@ pub(crate) unsafe fn free(hpa: Hpa, order: u8) {
     );
 }
 
+/// Makes of a block that [`allocate`] returned blocks of 2^`parts` frames, each to be given back by itself.
+///
+/// # Panics
+/// As [`free`].
+pub(crate) fn split(hpa: Hpa, order: u8, parts: u8) {
+    let divided = TABLE.lock().as_mut().map(|table| table.split(hpa.0 / PAGE_SIZE, order, parts));
+    assert!(matches!(divided, Some(Ok(()))), "frames at {hpa:?} (order {order}) were divided but not in use");
+}
+
 /// Frames that belong to the kernel as long as this exists.
 #[derive(Debug)]
 pub(crate) struct Block {

@@ -5,6 +5,9 @@
 //! Not its job: which addresses are RAM (the hypervisor says so), flushing translations (the vCPU's backend
 //! does that). No locks: an address space belongs to one VM, whose owner has it mutably while mapping.
 
+mod holes;
+mod pieces;
+mod reclaim;
 mod space;
 mod table;
 #[cfg(test)]

@@ -3,14 +3,15 @@
 // UNSAFETY: guest RAM and nested tables are reached through the kernel's direct map by raw address.
 #![allow(unsafe_code)]
 
-use core::arch::asm;
-use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vcpu::{
-    APIC_PAGE, AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, WordSize,
+    APIC_PAGE, AddressSpace, Gpa, GuestMemory, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, Taken,
+    WordSize,
 };
 
+use super::pieces::{Filling, clear, copy};
+use super::reclaim::Reclaim;
 use super::table::{EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
 use super::walkers::{Walker, Walkers};
 use crate::limbo::Epoch;
@@ -19,10 +20,10 @@ use crate::smp::{self, EPOCHS};
 
 /// Nested tables in physical frames.
 #[derive(Debug)]
-struct FrameTables;
+pub(super) struct FrameTables;
 
 impl TableMemory for FrameTables {
-    fn allocate(&mut self) -> Result<Hpa, MemoryError> {
+    fn allocate(&self) -> Result<Hpa, MemoryError> {
         let table = frames::allocate(0, FrameKind::NestedTable, 0)
             .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
         // SAFETY: the allocator has just given the frame to this function.
@@ -30,7 +31,7 @@ impl TableMemory for FrameTables {
         Ok(table)
     }
 
-    fn free(&mut self, table: Hpa) {
+    fn free(&self, table: Hpa) {
         // SAFETY: `NestedTable` gives back only tables that nothing leads to any more; `GuestSpace` takes its
         // table down only when no vCPU can walk it.
         unsafe { frames::free(table, 0) };
@@ -43,15 +44,15 @@ impl TableMemory for FrameTables {
         // meanwhile, hence the atomic.
         unsafe {
             AtomicU64::from_ptr(memory::direct_map(table).cast::<u64>().add(index & 511))
-                .load(Ordering::Relaxed)
+                .load(Ordering::Acquire)
         }
     }
 
-    fn write(&mut self, table: Hpa, index: usize, entry: u64) {
+    fn write(&self, table: Hpa, index: usize, entry: u64) {
         // SAFETY: as in `read`.
         unsafe {
             AtomicU64::from_ptr(memory::direct_map(table).cast::<u64>().add(index & 511))
-                .store(entry, Ordering::Relaxed);
+                .store(entry, Ordering::Release);
         }
     }
 }
@@ -70,19 +71,26 @@ pub struct GuestSpace<F: EntryFormat> {
     retired: Option<Epoch>,
     /// The page at [`APIC_PAGE`] is there, which is not RAM.
     has_apic_page: bool,
+    reclaim: Reclaim,
 }
 
-/// Bytes that are cleared in one step.
-const STEP_BYTES: u64 = 64 << 10;
 /// Pages that are given back in one step.
-const STEP_PAGES: usize = 128;
+pub(super) const STEP_PAGES: usize = 128;
 
 impl<F: EntryFormat> GuestSpace<F> {
     /// An empty address space, whose pages are at most `largest`.
     pub(crate) fn new(largest: Level) -> Result<Self, MemoryError> {
         let walkers = Walkers::new()?;
         let table = NestedTable::new(FrameTables)?;
-        Ok(Self { table, largest, walkers, filling: None, retired: None, has_apic_page: false })
+        Ok(Self {
+            table,
+            largest,
+            walkers,
+            filling: None,
+            retired: None,
+            has_apic_page: false,
+            reclaim: Reclaim::new(),
+        })
     }
 
     /// The root table's address for a vCPU, which keeps what comes with it as long as it can run or has
@@ -105,10 +113,26 @@ impl<F: EntryFormat> GuestSpace<F> {
         self.table.lookup(gpa)
     }
 
+    /// The page at an address that was taken back, or is none.
+    #[cold]
+    fn bring(&self, gpa: Gpa) -> Result<Mapping, NotRam> {
+        self.provide(gpa, 1).map_err(|_| NotRam { gpa })?;
+        self.ram(gpa).ok_or(NotRam { gpa })
+    }
+
+    /// Whether the page at an address was taken back.
+    #[cold]
+    fn is_hole(&self, gpa: Gpa) -> bool {
+        self.reclaim.bytes() != 0 && self.table.hole(gpa).is_some()
+    }
+
     /// The host address of a guest byte, and how many bytes follow it in its page.
     #[inline]
     fn locate(&self, gpa: Gpa) -> Result<(*mut u8, u64), NotRam> {
-        let Mapping { page, level } = self.ram(gpa).ok_or(NotRam { gpa })?;
+        let Mapping { page, level } = match self.ram(gpa) {
+            Some(mapping) => mapping,
+            None => self.bring(gpa)?,
+        };
         let offset = gpa.0 & (level.bytes() - 1);
         let start = memory::direct_map(page);
         Ok((start.wrapping_add(offset as usize), level.bytes() - offset))
@@ -146,34 +170,6 @@ impl<F: EntryFormat> GuestSpace<F> {
     }
 }
 
-/// A page on its way into the guest: its frames are nobody else's, and it is not mapped.
-#[derive(Clone, Copy, Debug)]
-struct Filling {
-    gpa: Gpa,
-    page: Hpa,
-    level: Level,
-    /// Bytes that are zero.
-    cleared: u64,
-}
-
-impl Filling {
-    /// Clears some more of it; true when all is zero.
-    fn clear(&mut self) -> bool {
-        let size = STEP_BYTES.min(self.level.bytes() - self.cleared);
-        let start = memory::direct_map(Hpa(self.page.0 + self.cleared));
-        // SAFETY: the frames are this value's, and the bytes lie in them.
-        unsafe { clear(start, size as usize) };
-        self.cleared += size;
-        self.cleared == self.level.bytes()
-    }
-
-    /// Gives the frames back.
-    fn give_up(self) {
-        // SAFETY: the page is not mapped, and nobody else knows of it.
-        unsafe { frames::free(self.page, self.level.order()) };
-    }
-}
-
 impl<F: EntryFormat> Drop for GuestSpace<F> {
     fn drop(&mut self) {
         if let Some(filling) = self.filling.take() {
@@ -184,6 +180,8 @@ impl<F: EntryFormat> Drop for GuestSpace<F> {
             self.walkers.abandon();
             return;
         }
+        // SAFETY: no vCPU walks the tables any more.
+        unsafe { self.reclaim.end() };
         self.table.clear(|mapping| {
             // SAFETY: no vCPU walks the tables, and the page is out of them.
             unsafe { frames::free(mapping.page, mapping.level.order()) };
@@ -211,10 +209,21 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
     }
 
     fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NotRam> {
-        self.pieces(gpa, length, |host, _, size| {
+        let mut done = 0;
+        while done < length {
+            let at = gpa.checked_add(done).ok_or(NotRam { gpa })?;
+            if self.ram(at).is_none() && self.is_hole(at) {
+                // It will be zero when it is touched.
+                done += PAGE_SIZE - at.page_offset();
+                continue;
+            }
+            let (host, room) = self.locate(at)?;
+            let size = room.min(length - done);
             // SAFETY: `host` has `size` bytes of this guest's RAM under the direct map.
-            unsafe { clear(host, size) };
-        })
+            unsafe { clear(host, size as usize) };
+            done += size;
+        }
+        Ok(())
     }
 
     #[inline]
@@ -268,7 +277,34 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
 
     #[inline]
     fn is_ram(&self, gpa: Gpa) -> bool {
-        self.ram(gpa).is_some()
+        self.ram(gpa).is_some() || self.is_hole(gpa)
+    }
+
+    fn take_back(&self, gpa: Gpa, length: u64, hole: Hole) -> Result<Taken, NotRam> {
+        let page = Gpa(gpa.0 & !(PAGE_SIZE - 1));
+        if self.has_apic_page && page == APIC_PAGE {
+            return Err(NotRam { gpa });
+        }
+        // So a large page that begins there ends before the one of the local APIC.
+        self.reclaim.take(&self.table, page, length.max(PAGE_SIZE), hole)
+    }
+
+    fn settle(&self) -> bool {
+        self.reclaim.settle()
+    }
+
+    fn let_go(&self, gpa: Gpa, length: u64) {
+        self.reclaim.let_go(&self.table, gpa, length);
+    }
+
+    #[inline]
+    fn provide(&self, gpa: Gpa, length: u64) -> Result<(), MemoryError> {
+        if self.reclaim.bytes() == 0 { Ok(()) } else { self.reclaim.provide(&self.table, gpa, length) }
+    }
+
+    #[inline]
+    fn taken_back(&self) -> u64 {
+        self.reclaim.bytes()
     }
 }
 
@@ -299,7 +335,7 @@ impl<F: EntryFormat> AddressSpace for GuestSpace<F> {
     fn add_apic_page(&mut self) -> Result<(), MemoryError> {
         let page = frames::allocate(0, FrameKind::Guest, 0)
             .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
-        let mut filling = Filling { gpa: APIC_PAGE, page, level: Level::Page4K, cleared: 0 };
+        let mut filling = Filling::new(APIC_PAGE, page);
         while !filling.clear() {}
         self.table.map(APIC_PAGE, page, Level::Page4K).inspect_err(|_| filling.give_up())?;
         self.has_apic_page = true;
@@ -321,6 +357,8 @@ impl<F: EntryFormat> AddressSpace for GuestSpace<F> {
         if !EPOCHS.has_passed(epoch) {
             return Shrink::Waiting;
         }
+        // SAFETY: no CPU has a translation left.
+        unsafe { self.reclaim.end() };
         let empty = self.table.clear_some(STEP_PAGES, |mapping| {
             // SAFETY: no vCPU walks the tables, no CPU has a translation left from when one did, and the page is out
             // of the tables.
@@ -332,49 +370,5 @@ impl<F: EntryFormat> AddressSpace for GuestSpace<F> {
     fn translate(&self, gpa: Gpa) -> Option<Hpa> {
         let Mapping { page, level } = self.table.lookup(gpa)?;
         Some(Hpa(page.0 + (gpa.0 & (level.bytes() - 1))))
-    }
-}
-
-/// Copies memory that a guest may change meanwhile. The string instruction is opaque to the compiler, so
-/// no reference to the memory is ever assumed stable.
-///
-/// # Safety
-/// 1. `source` is readable and `target` writable for `size` bytes.
-/// 2. They do not overlap.
-#[inline]
-unsafe fn copy(source: *const u8, target: *mut u8, size: usize) {
-    // SAFETY: by 1 and 2 of the caller; the kernel runs with the direction flag clear.
-    unsafe {
-        asm!(
-            "rep movsq",
-            "mov ecx, {tail:e}",
-            "rep movsb",
-            tail = in(reg) size & 7,
-            inout("rcx") size >> 3 => _,
-            inout("rsi") source => _,
-            inout("rdi") target => _,
-            options(nostack, preserves_flags)
-        );
-    }
-}
-
-/// Zeroes memory that a guest may change meanwhile.
-///
-/// # Safety
-/// `target` is writable for `size` bytes.
-unsafe fn clear(target: *mut u8, size: usize) {
-    debug_assert!(!ptr::eq(target, ptr::null()));
-    // SAFETY: by the caller; the kernel runs with the direction flag clear.
-    unsafe {
-        asm!(
-            "rep stosq",
-            "mov ecx, {tail:e}",
-            "rep stosb",
-            tail = in(reg) size & 7,
-            inout("rcx") size >> 3 => _,
-            inout("rdi") target => _,
-            in("rax") 0u64,
-            options(nostack, preserves_flags)
-        );
     }
 }

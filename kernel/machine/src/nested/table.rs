@@ -7,7 +7,7 @@ use vcpu::{Gpa, Hpa, MemoryError};
 use super::ADDRESS;
 
 /// Entries in a table.
-const ENTRIES: usize = 512;
+pub(super) const ENTRIES: usize = 512;
 /// Guest-physical addresses reach to 2^48 (four levels).
 pub(crate) const GPA_LIMIT: u64 = 1 << 48;
 
@@ -45,7 +45,7 @@ impl Level {
         }
     }
 
-    const fn at_depth(depth: usize) -> Option<Self> {
+    pub(super) const fn at_depth(depth: usize) -> Option<Self> {
         match depth {
             1 => Some(Self::Page1G),
             2 => Some(Self::Page2M),
@@ -78,13 +78,13 @@ pub trait EntryFormat: 'static {
 /// Where tables live. The kernel's implementation uses physical frames; tests use a recording fake.
 pub(crate) trait TableMemory {
     /// A zeroed table.
-    fn allocate(&mut self) -> Result<Hpa, MemoryError>;
+    fn allocate(&self) -> Result<Hpa, MemoryError>;
     /// Gives a table back.
-    fn free(&mut self, table: Hpa);
+    fn free(&self, table: Hpa);
     /// Reads an entry; `index` is below 512.
     fn read(&self, table: Hpa, index: usize) -> u64;
     /// Writes an entry; `index` is below 512.
-    fn write(&mut self, table: Hpa, index: usize, entry: u64);
+    fn write(&self, table: Hpa, index: usize, entry: u64);
 }
 
 /// A mapping found by a look-up.
@@ -96,21 +96,21 @@ pub(crate) struct Mapping {
     pub(crate) level: Level,
 }
 
-/// A nested page table.
+/// A nested page table. Changes come one after the other, as their caller sees to; a look-up may come at any time.
 #[derive(Debug)]
 pub(crate) struct NestedTable<F, M> {
     root: Hpa,
-    memory: M,
+    pub(super) memory: M,
     format: PhantomData<F>,
 }
 
-const fn index(gpa: u64, depth: usize) -> usize {
+pub(super) const fn index(gpa: u64, depth: usize) -> usize {
     (gpa >> (39 - 9 * depth)) as usize & (ENTRIES - 1)
 }
 
 impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
     /// An empty table.
-    pub(crate) fn new(mut memory: M) -> Result<Self, MemoryError> {
+    pub(crate) fn new(memory: M) -> Result<Self, MemoryError> {
         let root = memory.allocate()?;
         Ok(Self { root, memory, format: PhantomData })
     }

@@ -1,44 +1,44 @@
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::vec::Vec;
 
 use proptest::prelude::*;
-use vcpu::{Gpa, Hpa, MemoryError};
+use vcpu::{Gpa, Hole, Hpa, MemoryError};
 
-use super::table::{EntryFormat, Level, NestedTable, TableMemory};
+use super::holes::Taken;
+use super::table::{EntryFormat, Level, Mapping, NestedTable, TableMemory};
 use super::{Ept, Npt};
 
 /// Tables in a map; refuses after `left` allocations, counts what is out.
 #[derive(Debug)]
 struct FakeMemory {
-    tables: HashMap<u64, [u64; 512]>,
-    next: u64,
-    left: usize,
+    tables: RefCell<HashMap<u64, [u64; 512]>>,
+    next: Cell<u64>,
+    left: Cell<usize>,
 }
 
 impl FakeMemory {
     fn new(left: usize) -> Self {
-        Self { tables: HashMap::new(), next: 0x10_0000, left }
+        Self { tables: RefCell::default(), next: Cell::new(0x10_0000), left: Cell::new(left) }
     }
 }
 
 impl TableMemory for FakeMemory {
-    fn allocate(&mut self) -> Result<Hpa, MemoryError> {
-        if self.left == 0 {
-            return Err(MemoryError::OutOfFrames { wanted: 4096, free: 0 });
-        }
-        self.left -= 1;
-        self.next += 0x1000;
-        self.tables.insert(self.next, [0; 512]);
-        Ok(Hpa(self.next))
+    fn allocate(&self) -> Result<Hpa, MemoryError> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or(MemoryError::OutOfFrames { wanted: 4096, free: 0 })?);
+        self.next.set(self.next.get() + 0x1000);
+        self.tables.borrow_mut().insert(self.next.get(), [0; 512]);
+        Ok(Hpa(self.next.get()))
     }
-    fn free(&mut self, table: Hpa) {
-        assert!(self.tables.remove(&table.0).is_some(), "freed twice: {table}");
+    fn free(&self, table: Hpa) {
+        assert!(self.tables.borrow_mut().remove(&table.0).is_some(), "freed twice: {table}");
     }
     fn read(&self, table: Hpa, index: usize) -> u64 {
-        self.tables[&table.0][index]
+        self.tables.borrow()[&table.0][index]
     }
-    fn write(&mut self, table: Hpa, index: usize, entry: u64) {
-        self.tables.get_mut(&table.0).unwrap()[index] = entry;
+    fn write(&self, table: Hpa, index: usize, entry: u64) {
+        self.tables.borrow_mut().get_mut(&table.0).unwrap()[index] = entry;
     }
 }
 
@@ -97,7 +97,7 @@ fn running_out_of_tables_is_an_error_and_nothing_leaks() {
         let result = table.map(Gpa(0x1000), Hpa(0x1000), Level::Page4K);
         assert_eq!(result.is_ok(), left >= 4);
         table.clear(|_| ());
-        assert!(table.memory().tables.is_empty());
+        assert!(table.memory().tables.borrow().is_empty());
     }
 }
 
@@ -130,6 +130,67 @@ proptest! {
         released.sort_unstable();
         expected.sort_unstable();
         prop_assert_eq!(released, expected);
-        prop_assert!(table.memory().tables.is_empty());
+        prop_assert!(table.memory().tables.borrow().is_empty());
     }
+}
+
+fn takes_parts_of_large_pages<F: EntryFormat>() {
+    const SIZE: u64 = 0x4000_0000;
+    let mut table = table::<F>();
+    table.map(Gpa(SIZE), Hpa(2 * SIZE), Level::Page1G).unwrap();
+    let mut divided = Vec::new();
+    let taken =
+        table.take(Gpa(SIZE + 0x20_3000), 0x1000, Hole::Kept, |page, parts| divided.push((page, parts)));
+    let page = |at, level| Mapping { page: Hpa(2 * SIZE + at), level };
+    assert_eq!(taken, Ok(Taken::Page(page(0x20_3000, Level::Page4K))));
+    assert_eq!(
+        divided,
+        [(page(0, Level::Page1G), Level::Page2M), (page(0x20_0000, Level::Page2M), Level::Page4K)]
+    );
+    assert_eq!(table.hole(Gpa(SIZE + 0x20_3fff)), Some(Hole::Kept));
+    assert_eq!(table.lookup(Gpa(SIZE + 0x20_3000)), None);
+    assert_eq!(table.lookup(Gpa(SIZE + 0x20_4000)), Some(page(0x20_4000, Level::Page4K)));
+    assert_eq!(table.lookup(Gpa(SIZE + 0x40_0000)), Some(page(0x40_0000, Level::Page2M)));
+    // A large page goes whole.
+    let whole = table.take(Gpa(SIZE + 0x40_0000), 0x30_0000, Hole::Free, |_, _| panic!("divided"));
+    assert_eq!(whole, Ok(Taken::Page(page(0x40_0000, Level::Page2M))));
+    assert_eq!(table.hole(Gpa(SIZE + 0x40_1000)), Some(Hole::Free));
+    // Again, and a part of it otherwise.
+    assert_eq!(
+        table.take(Gpa(SIZE + 0x40_1000), 0x1000, Hole::Free, |_, _| ()),
+        Ok(Taken::Before(0x1f_f000))
+    );
+    assert_eq!(table.take(Gpa(SIZE + 0x40_1000), 0x1000, Hole::Kept, |_, _| ()), Ok(Taken::Before(0x1000)));
+    assert_eq!(table.hole(Gpa(SIZE + 0x40_1000)), Some(Hole::Kept));
+    assert_eq!(table.hole(Gpa(SIZE + 0x40_2000)), Some(Hole::Free));
+    assert_eq!(table.let_go(Gpa(SIZE + 0x40_1000)), 0x1000);
+    assert_eq!(table.hole(Gpa(SIZE + 0x40_1000)), Some(Hole::Free));
+    // A hole is filled once, and what is none is not.
+    assert_eq!(table.fill(Gpa(SIZE + 0x40_1000), Hpa(0x7000)), Ok(true));
+    assert_eq!(table.fill(Gpa(SIZE + 0x40_1000), Hpa(0x8000)), Ok(false));
+    assert_eq!(table.lookup(Gpa(SIZE + 0x40_1000)).map(|page| page.page), Some(Hpa(0x7000)));
+    assert_eq!(table.fill(Gpa(0x1000), Hpa(0x8000)), Ok(false));
+    assert_eq!(table.take(Gpa(0x1000), 0x1000, Hole::Free, |_, _| ()), Ok(Taken::NotRam));
+    assert_eq!(table.take(Gpa(1 << 48), 0x1000, Hole::Free, |_, _| ()), Ok(Taken::NotRam));
+    table.clear(|_| ());
+    assert!(table.memory().tables.borrow().is_empty());
+}
+
+#[test]
+fn ept_takes_parts_of_large_pages() {
+    takes_parts_of_large_pages::<Ept>();
+}
+
+#[test]
+fn npt_takes_parts_of_large_pages() {
+    takes_parts_of_large_pages::<Npt>();
+}
+
+#[test]
+fn a_page_stays_where_there_is_no_memory_to_divide_it() {
+    let mut table = NestedTable::<Ept, _>::new(FakeMemory::new(3)).unwrap();
+    table.map(Gpa(0x20_0000), Hpa(0x40_0000), Level::Page2M).unwrap();
+    let taken = table.take(Gpa(0x20_1000), 0x1000, Hole::Free, |_, _| panic!("divided"));
+    assert!(matches!(taken, Err(MemoryError::OutOfFrames { .. })));
+    assert!(table.lookup(Gpa(0x20_1000)).is_some());
 }

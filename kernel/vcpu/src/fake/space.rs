@@ -1,13 +1,16 @@
 //! Guest memory in host vectors.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
 use assert_no_alloc::permit_alloc;
 
-use crate::{AddressSpace, Gpa, GuestMemory, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, WordSize};
+use crate::{
+    AddressSpace, Gpa, GuestMemory, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, Taken, WordSize,
+};
 
 /// A stretch of RAM: its first address and its bytes.
 type Range = (u64, Vec<u8>);
@@ -63,11 +66,31 @@ impl Bank {
 #[derive(Clone, Debug)]
 pub struct FakeSpace {
     /// `None` only while it is being dropped.
-    ranges: Option<Rc<RefCell<Vec<Range>>>>,
+    ram: Option<Rc<Ram>>,
     bank: Rc<Bank>,
     /// Bytes for the tables.
     tables: u64,
 }
+
+/// What all handles share.
+#[derive(Debug, Default)]
+struct Ram {
+    ranges: RefCell<Vec<Range>>,
+    holes: RefCell<Holes>,
+}
+
+/// Pages that were taken back.
+#[derive(Debug, Default)]
+struct Holes {
+    pages: BTreeMap<u64, Hole>,
+    /// Pages that are not free yet.
+    resting: u64,
+    /// CPUs have been told to forget them.
+    told: bool,
+}
+
+/// Pages that rest at most.
+const MOST_RESTING: u64 = 8;
 
 /// Bytes that a fake space or vCPU takes beside RAM.
 pub(super) const CONTROL_BYTES: u64 = PAGE_SIZE;
@@ -77,20 +100,42 @@ const STEP_BYTES: u64 = 64 << 10;
 impl FakeSpace {
     /// An address space with this much host memory behind it.
     pub fn with_memory(free: u64) -> Self {
-        Self { ranges: Some(Rc::default()), bank: Bank::new(free), tables: 0 }
+        Self { ram: Some(Rc::default()), bank: Bank::new(free), tables: 0 }
     }
 
     pub(super) fn of(bank: &Rc<Bank>) -> Result<Self, MemoryError> {
         bank.take(CONTROL_BYTES)?;
-        Ok(Self { ranges: Some(Rc::default()), bank: Rc::clone(bank), tables: CONTROL_BYTES })
+        Ok(Self { ram: Some(Rc::default()), bank: Rc::clone(bank), tables: CONTROL_BYTES })
+    }
+
+    fn ram(&self) -> &Ram {
+        self.ram.as_ref().expect("taken only by its end")
     }
 
     fn ranges(&self) -> &RefCell<Vec<Range>> {
-        self.ranges.as_ref().expect("taken only by its end")
+        &self.ram().ranges
     }
 
-    /// Calls `piece` with each stretch of RAM of a range and the offset of it in the range.
-    fn pieces(&self, gpa: Gpa, length: u64, mut piece: impl FnMut(&mut [u8], usize)) -> Result<(), NotRam> {
+    /// All bytes were given to the bank: those of holes but that still rest were so before.
+    fn settle_holes(&self, ram: &Ram) {
+        let mut holes = ram.holes.borrow_mut();
+        let free = self.bank.free() + holes.resting * PAGE_SIZE;
+        self.bank.free.set(free.saturating_sub(holes.pages.len() as u64 * PAGE_SIZE));
+        permit_alloc(|| *holes = Holes::default());
+    }
+
+    /// Calls `piece` with each stretch of RAM of a range and the offset of it in the range. What was taken back comes again.
+    fn pieces(&self, gpa: Gpa, length: u64, piece: impl FnMut(&mut [u8], usize)) -> Result<(), NotRam> {
+        self.provide(gpa, length).map_err(|_| NotRam { gpa })?;
+        self.stretches(gpa, length, piece)
+    }
+
+    fn stretches(
+        &self,
+        gpa: Gpa,
+        length: u64,
+        mut piece: impl FnMut(&mut [u8], usize),
+    ) -> Result<(), NotRam> {
         let mut ranges = self.ranges().borrow_mut();
         let mut done = 0;
         while done < length {
@@ -118,7 +163,7 @@ impl GuestMemory for FakeSpace {
     }
 
     fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NotRam> {
-        self.pieces(gpa, length, |ram, _| ram.fill(0))
+        self.stretches(gpa, length, |ram, _| ram.fill(0))
     }
 
     fn load_u32(&self, gpa: Gpa) -> Result<u32, NotRam> {
@@ -156,7 +201,52 @@ impl GuestMemory for FakeSpace {
     }
 
     fn is_ram(&self, gpa: Gpa) -> bool {
-        self.pieces(gpa, 1, |_, _| ()).is_ok()
+        self.stretches(gpa, 1, |_, _| ()).is_ok()
+    }
+
+    fn take_back(&self, gpa: Gpa, length: u64, hole: Hole) -> Result<Taken, NotRam> {
+        let page = gpa.0 & !(PAGE_SIZE - 1);
+        self.stretches(Gpa(page), PAGE_SIZE.min(length), |ram, _| ram.fill(0))?;
+        let mut holes = self.ram().holes.borrow_mut();
+        if holes.told || holes.resting == MOST_RESTING {
+            return Ok(Taken::Full);
+        }
+        if permit_alloc(|| holes.pages.insert(page, hole)).is_none() {
+            holes.resting += 1;
+        }
+        Ok(Taken::Bytes(PAGE_SIZE))
+    }
+
+    fn settle(&self) -> bool {
+        let mut holes = self.ram().holes.borrow_mut();
+        if holes.told {
+            self.bank.give(holes.resting * PAGE_SIZE);
+            (holes.told, holes.resting) = (false, 0);
+        }
+        holes.told = holes.resting != 0;
+        !holes.told
+    }
+
+    fn let_go(&self, gpa: Gpa, length: u64) {
+        let mut holes = self.ram().holes.borrow_mut();
+        for (_, hole) in holes.pages.range_mut(gpa.0..gpa.0.saturating_add(length)) {
+            *hole = Hole::Free;
+        }
+    }
+
+    fn provide(&self, gpa: Gpa, length: u64) -> Result<(), MemoryError> {
+        let mut holes = self.ram().holes.borrow_mut();
+        let first = gpa.0 & !(PAGE_SIZE - 1);
+        while let Some((page, _)) = holes.pages.range(first..gpa.0.saturating_add(length)).next() {
+            let page = *page;
+            self.bank.take(PAGE_SIZE)?;
+            permit_alloc(|| holes.pages.remove(&page));
+        }
+        Ok(())
+    }
+
+    fn taken_back(&self) -> u64 {
+        self.ram().holes.borrow().pages.len() as u64 * PAGE_SIZE
     }
 }
 
@@ -186,11 +276,14 @@ impl AddressSpace for FakeSpace {
     }
 
     fn shrink(&mut self) -> Shrink {
-        if self.ranges.as_ref().is_some_and(|ranges| Rc::strong_count(ranges) > 1) {
+        if self.ram.as_ref().is_some_and(|ram| Rc::strong_count(ram) > 1) {
             return Shrink::InUse;
         }
         let mut ranges = self.ranges().borrow_mut();
-        let Some((_, bytes)) = ranges.last_mut() else { return Shrink::Done };
+        let Some((_, bytes)) = ranges.last_mut() else {
+            self.settle_holes(self.ram());
+            return Shrink::Done;
+        };
         let step = bytes.len().min(STEP_BYTES as usize);
         bytes.truncate(bytes.len() - step);
         if bytes.is_empty() {
@@ -207,11 +300,12 @@ impl AddressSpace for FakeSpace {
 
 impl Drop for FakeSpace {
     fn drop(&mut self) {
-        let Some(ranges) = self.ranges.take() else { return };
-        if Rc::strong_count(&ranges) == 1 {
-            let left: u64 = ranges.borrow().iter().map(|(_, bytes)| bytes.len() as u64).sum();
-            self.bank.give(left + self.tables);
+        let Some(ram) = self.ram.take() else { return };
+        if Rc::strong_count(&ram) == 1 {
+            let all: u64 = ram.ranges.borrow().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+            self.bank.give(all + self.tables);
+            self.settle_holes(&ram);
         }
-        permit_alloc(|| drop(ranges));
+        permit_alloc(|| drop(ram));
     }
 }

@@ -374,7 +374,8 @@ impl Console {
             return Err(Broken::Request);
         }
         let (mut place, mut done, mut piece) = (chain.writable(), 0, [0; PIECE]);
-        while done < most {
+        // Without memory the buffer goes back as it came.
+        while done < most && chain.has_memory(memory, most) {
             let room = (most - done).min(PIECE as u32) as usize;
             let taken = port.line.take(piece.get_mut(..room).unwrap_or_default());
             let bytes = piece.get(..taken).filter(|bytes| !bytes.is_empty());

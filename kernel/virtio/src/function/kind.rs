@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use spin::Mutex;
 use vcpu::{Image, Random};
 
+use crate::balloon::{self, Balloon};
 use crate::block::{self, Block};
 use crate::console::{self, Console};
 use crate::entropy;
@@ -22,6 +23,8 @@ pub enum Kind<I> {
     Net(Box<Net>),
     /// A console with its ports.
     Console(Box<Console>),
+    /// Memory that comes and goes.
+    Balloon(Box<Balloon>),
 }
 
 impl<I> fmt::Debug for Kind<I> {
@@ -31,6 +34,7 @@ impl<I> fmt::Debug for Kind<I> {
             Self::Entropy(_) => "Entropy",
             Self::Net(_) => "Net",
             Self::Console(_) => "Console",
+            Self::Balloon(_) => "Balloon",
         })
     }
 }
@@ -42,6 +46,7 @@ impl<I: Image> Kind<I> {
             Self::Entropy(_) => (entropy::TYPE, entropy::CLASS),
             Self::Net(_) => (net::TYPE, net::CLASS),
             Self::Console(_) => (console::TYPE, console::CLASS),
+            Self::Balloon(_) => (balloon::TYPE, balloon::CLASS),
         }
     }
 
@@ -51,6 +56,7 @@ impl<I: Image> Kind<I> {
             Self::Entropy(_) => 0,
             Self::Net(net) => net.offered(),
             Self::Console(_) => Console::offered(),
+            Self::Balloon(_) => Balloon::offered(),
         }
     }
 
@@ -61,6 +67,7 @@ impl<I: Image> Kind<I> {
             Self::Entropy(_) => ArrayVec::new(),
             Self::Net(net) => net.configuration(),
             Self::Console(console) => console.configuration(),
+            Self::Balloon(balloon) => balloon.configuration(),
         }
     }
 
@@ -69,6 +76,7 @@ impl<I: Image> Kind<I> {
         match self {
             Self::Net(net) => net.go_live(features),
             Self::Console(console) => console.go_live(features),
+            Self::Balloon(balloon) => balloon.go_live(features),
             Self::Block(_) | Self::Entropy(_) => {}
         }
     }
@@ -78,6 +86,7 @@ impl<I: Image> Kind<I> {
         match self {
             Self::Net(net) => net.reset(),
             Self::Console(console) => console.reset(),
+            Self::Balloon(balloon) => balloon.reset(),
             Self::Block(_) | Self::Entropy(_) => {}
         }
     }
@@ -88,7 +97,16 @@ impl<I: Image> Kind<I> {
         match self {
             Self::Net(net) => net.has_news(),
             Self::Console(console) => console.has_news(),
+            Self::Balloon(balloon) => balloon.has_news(),
             Self::Block(_) | Self::Entropy(_) => false,
+        }
+    }
+
+    pub(super) fn write_configuration(&self, at: u64, value: u64) {
+        match self {
+            Self::Console(console) => console.write_configuration(at, value),
+            Self::Balloon(balloon) => balloon.write_configuration(at, value),
+            Self::Block(_) | Self::Entropy(_) | Self::Net(_) => {}
         }
     }
 

@@ -13,6 +13,7 @@ use vcpu::{GuestMemory, Image};
 
 pub use kind::Kind;
 
+use crate::balloon::{self, Balloon};
 use crate::block::{self, Next};
 use crate::console::{self, Sent};
 use crate::entropy;
@@ -48,6 +49,9 @@ enum Work {
     Block(block::Work),
     /// Bytes for a port, from there on.
     Console(Cursor),
+    Balloon(balloon::Work),
+    /// Memory for its buffers, from there on, before it begins.
+    Provide(Cursor),
 }
 
 /// What serving a request has come to.
@@ -219,11 +223,7 @@ impl<I: Image> Function<I> {
             page::NOTIFY => self.ring(pci::doorbell(offset).unwrap_or(usize::MAX)),
             page::COMMON => self.write_common(at, width, value, signals),
             page::TABLE => self.write_table(at, width, value, signals),
-            page::DEVICE => {
-                if let Kind::Console(console) = &self.kind {
-                    console.write_configuration(at, value);
-                }
-            }
+            page::DEVICE => self.kind.write_configuration(at, value),
             _ => {}
         }
     }
@@ -233,6 +233,11 @@ impl<I: Image> Function<I> {
         if let Kind::Console(console) = &self.kind {
             console.resize(columns, rows);
         }
+    }
+
+    /// The balloon, where it is one.
+    pub fn as_balloon(&self) -> Option<&Balloon> {
+        if let Kind::Balloon(balloon) = &self.kind { Some(balloon) } else { None }
     }
 
     /// The driver tells that there is something in a queue.
@@ -345,8 +350,20 @@ impl<I: Image> Function<I> {
         let Place { queue: Some(queue), chain, work, .. } = place else { return Ok(Progress::Idle) };
         let mut budget = STEP_BYTES;
         while self.live.load(SeqCst) {
-            if work.is_none() && queue.take(memory, chain)?.is_none() {
-                return Ok(Progress::Idle);
+            if work.is_none() {
+                if queue.take(memory, chain)?.is_none() {
+                    return Ok(Progress::Idle);
+                }
+                // What a balloon's driver tells of is not to be there.
+                if memory.taken_back() != 0 && self.as_balloon().is_none() {
+                    *work = Some(Work::Provide(chain.whole()));
+                }
+            }
+            if let Some(Work::Provide(from)) = work {
+                if !chain.provide(from, memory, STEP_BYTES) {
+                    return Ok(Progress::More);
+                }
+                *work = None;
             }
             let bytes = match self.turn(index, chain, work.take(), memory)? {
                 Turn::More(begun) => {
@@ -399,6 +416,18 @@ impl<I: Image> Function<I> {
                 console::Role::Hear => both(console.hear(chain, memory)?),
                 _ => Turn::Nothing,
             },
+            Kind::Balloon(balloon) => {
+                let next = match work {
+                    Some(Work::Balloon(begun)) => balloon.go_on(begun, chain, memory)?,
+                    _ => balloon.begin(index, chain, memory)?,
+                };
+                match next {
+                    balloon::Next::Done => both(0),
+                    balloon::Next::More(begun) => Turn::More(Work::Balloon(begun)),
+                    balloon::Next::Stalls(begun) => Turn::Stalls(Work::Balloon(begun)),
+                    balloon::Next::Nothing => Turn::Nothing,
+                }
+            }
             Kind::Block(disk) => {
                 let begun = match work {
                     Some(Work::Block(begun)) => Next::More(begun),

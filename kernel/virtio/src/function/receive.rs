@@ -28,6 +28,13 @@ impl<I: Image> Function<I> {
                 self.rung.fetch_or(console.take_unstalled(), SeqCst);
                 console.has_news() && self.converse(console, memory, signals)
             }
+            Kind::Balloon(balloon) => {
+                if balloon.take_change() {
+                    self.interrupts.raise(Signal::Configuration, NO_VECTOR, signals);
+                }
+                self.rung.fetch_or(balloon.take_asked(), SeqCst);
+                false
+            }
             Kind::Block(_) | Kind::Entropy(_) => false,
         }
     }

@@ -337,6 +337,10 @@ impl Incoming<'_> {
             }
             let mut place = chain.writable();
             let mut room = chain.writable_bytes();
+            if !chain.has_memory(memory, room.min((length - done) as u32 + BUFFER_HEADER_BYTES)) {
+                net.drop_front();
+                return Ok(Received::Bytes(0));
+            }
             if buffers == 0 {
                 room = room.checked_sub(BUFFER_HEADER_BYTES).ok_or(Broken::Request)?;
                 place.write(chain, memory, &self.front.header.to_bytes())?;

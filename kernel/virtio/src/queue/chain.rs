@@ -3,7 +3,7 @@
 //! Source: VIRTIO 1.2, "The Virtqueue Descriptor Table", "Indirect Descriptors".
 
 use arrayvec::ArrayVec;
-use vcpu::{Gpa, GuestMemory};
+use vcpu::{Gpa, GuestMemory, PAGE_SIZE};
 
 use super::{Broken, DESCRIPTOR_BYTES, Layout, MAX_SIZE};
 use crate::memory::behind;
@@ -131,6 +131,49 @@ impl Chain {
     /// Bytes that can be written.
     pub const fn writable_bytes(&self) -> u32 {
         self.bytes[1] as u32
+    }
+
+    /// All of it, from its first byte on.
+    pub(crate) fn whole(&self) -> Cursor {
+        Cursor { segment: 0, end: self.segments.len(), offset: 0 }
+    }
+
+    /// Has memory for the buffers from a place on, about `most` bytes of them at a time. True when it is there for all of them, or where there
+    /// is no RAM, which their use will show; false where more is to be done or the machine has none.
+    pub(crate) fn provide<M: GuestMemory>(&self, from: &mut Cursor, memory: &M, most: u32) -> bool {
+        let mut left = most;
+        loop {
+            let before = *from;
+            let Some(part) = from.next(self, left) else { return true };
+            if memory.provide(part.gpa, part.length.into()).is_err() {
+                *from = before;
+                return false;
+            }
+            // Memory comes by pages.
+            match left.checked_sub(part.length.max(PAGE_SIZE as u32)) {
+                None | Some(0) => return false,
+                Some(rest) => left = rest,
+            }
+        }
+    }
+
+    /// Whether there is memory for so many bytes, at most about 64 KiB, that are to be written to its buffers; it is had where there was none. True
+    /// also where there is no RAM, which their use will show.
+    #[inline]
+    pub(crate) fn has_memory<M: GuestMemory>(&self, memory: &M, mut bytes: u32) -> bool {
+        if memory.taken_back() == 0 {
+            return true;
+        }
+        let mut from = self.writable();
+        while bytes != 0
+            && let Some(part) = from.next(self, bytes)
+        {
+            if memory.provide(part.gpa, part.length.into()).is_err() {
+                return false;
+            }
+            bytes -= part.length;
+        }
+        true
     }
 
     /// What is to be read, from its first byte on.

@@ -143,6 +143,20 @@ impl<'a> FrameTable<'a> {
         self.frame_of(index)
     }
 
+    /// Makes of a block in use blocks of a lower order, each of which is given back by itself.
+    pub(crate) fn split(&mut self, frame: u64, order: u8, parts: u8) -> Result<(), NotAllocated> {
+        let index = self.index_of(frame, order).filter(|_| parts <= order).ok_or(NotAllocated)?;
+        let entry = self.entries[index as usize];
+        if entry & STATE_MASK != USED || entry_order(entry) != order {
+            return Err(NotAllocated);
+        }
+        let part = entry & !(0x1f << ORDER_SHIFT) | u64::from(parts) << ORDER_SHIFT;
+        for number in 0..1_u32 << (order - parts) {
+            self.entries[(index + (number << parts)) as usize] = part;
+        }
+        Ok(())
+    }
+
     /// Gives a block back, which joins its free neighbours.
     pub(crate) fn free(&mut self, frame: u64, order: u8) -> Result<(), NotAllocated> {
         let mut index = self.index_of(frame, order).ok_or(NotAllocated)?;

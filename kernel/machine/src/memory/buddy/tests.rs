@@ -118,6 +118,32 @@ fn a_gib_is_one_block_and_costs_few_entries() {
 }
 
 #[test]
+fn parts_of_a_block_come_back_one_by_one() {
+    let mut entries = vec![0; frames(&SPANS)];
+    let mut table = table(&mut entries, &SPANS);
+    let all = table.free_frames();
+    let frame = table.allocate(5, FrameKind::Guest, 3).unwrap();
+    assert_eq!(table.split(frame, 4, 0), Err(NotAllocated));
+    assert_eq!(table.split(frame, 5, 6), Err(NotAllocated));
+    assert_eq!(table.split(frame, 5, 2), Ok(()));
+    assert_eq!(table.free(frame, 5), Err(NotAllocated));
+    for part in (0..32).step_by(4) {
+        if part == 8 {
+            assert_eq!(table.split(frame + part, 2, 0), Ok(()));
+            for single in 0..4 {
+                assert_eq!(table.free(frame + part + single, 0), Ok(()));
+                table.check();
+            }
+        } else {
+            assert_eq!(table.free(frame + part, 2), Ok(()));
+        }
+        table.check();
+    }
+    assert_eq!(table.free_frames(), all);
+    assert_eq!(table.allocate(11, FrameKind::Guest, 0), Some(0x4_0000));
+}
+
+#[test]
 fn wrong_books_are_noticed() {
     let mut entries = vec![0; frames(&SPANS)];
     let mut table = table(&mut entries, &SPANS);

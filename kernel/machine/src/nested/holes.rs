@@ -1,0 +1,149 @@
+//! Pages that a guest has given back: their entries say so, and the first touch gets a new page.
+//!
+//! An entry that is not present has bits that the CPU does not look at (Intel SDM vol. 3, "EPT Paging-Structure Entries"; AMD APM vol. 2,
+//! "Page-Translation-Table Entry Fields"). A large page of which a part is given back becomes a table of smaller ones, of the same
+//! frames; a CPU may know the large page until it forgets what it knows, as it must anyway before the part is anybody else's.
+
+use vcpu::{Gpa, Hole, Hpa, MemoryError};
+
+use super::ADDRESS;
+use super::table::{ENTRIES, EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory, index};
+
+/// Entries of pages that were given back.
+const FREE: u64 = 1 << 53;
+const KEPT: u64 = 1 << 54;
+
+const fn entry_of(hole: Hole) -> u64 {
+    match hole {
+        Hole::Free => FREE,
+        Hole::Kept => KEPT,
+    }
+}
+
+const fn hole_of(entry: u64) -> Option<Hole> {
+    match entry {
+        FREE => Some(Hole::Free),
+        KEPT => Some(Hole::Kept),
+        _ => None,
+    }
+}
+
+/// What was done with a page that is to be given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    /// It is out of the table.
+    Page(Mapping),
+    /// It was so before, for so many bytes from the address on.
+    Before(u64),
+    /// There is no RAM.
+    NotRam,
+}
+
+/// A place in the table: the entry for an address, and at which depth it is.
+struct Slot {
+    table: Hpa,
+    slot: usize,
+    entry: u64,
+    level: Level,
+}
+
+impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
+    /// The last entry on the way to an address. `None` where the way ends above the pages.
+    fn slot(&self, gpa: Gpa) -> Option<Slot> {
+        if gpa.0 >= GPA_LIMIT {
+            return None;
+        }
+        let mut table = self.root();
+        for depth in 0..4 {
+            let slot = index(gpa.0, depth);
+            let entry = self.memory.read(table, slot);
+            match Level::at_depth(depth) {
+                Some(level) if level == Level::Page4K || !F::is_present(entry) || F::is_large(entry) => {
+                    return Some(Slot { table, slot, entry, level });
+                }
+                None if !F::is_present(entry) => return None,
+                _ => table = Hpa(entry & ADDRESS),
+            }
+        }
+        None
+    }
+
+    /// Whether, and how, the page at an address was given back.
+    pub(super) fn hole(&self, gpa: Gpa) -> Option<Hole> {
+        hole_of(self.slot(gpa)?.entry)
+    }
+
+    /// Makes of a large page, or a large hole, a table of smaller ones. `divide` is told of a page's frames.
+    fn divide(&self, at: &Slot, divide: &mut impl FnMut(Mapping, Level)) -> Result<(), MemoryError> {
+        let smaller = if at.level == Level::Page1G { Level::Page2M } else { Level::Page4K };
+        let next = self.memory.allocate()?;
+        let page = Hpa(at.entry & ADDRESS & !(at.level.bytes() - 1));
+        let present = F::is_present(at.entry);
+        if present {
+            divide(Mapping { page, level: at.level }, smaller);
+        }
+        for part in 0..ENTRIES {
+            let start = page.0 + part as u64 * smaller.bytes();
+            self.memory.write(next, part, if present { F::leaf(start, smaller) } else { at.entry });
+        }
+        self.memory.write(at.table, at.slot, F::table(next.0));
+        Ok(())
+    }
+
+    /// Takes the page at `gpa` out, or the largest part of it that begins there and is no longer than `length`.
+    ///
+    /// # Errors
+    /// There is no memory for a table.
+    pub(super) fn take(
+        &self,
+        gpa: Gpa,
+        length: u64,
+        hole: Hole,
+        mut divide: impl FnMut(Mapping, Level),
+    ) -> Result<Taken, MemoryError> {
+        loop {
+            let Some(at) = self.slot(gpa) else { return Ok(Taken::NotRam) };
+            let bytes = at.level.bytes();
+            let whole = gpa.0 & (bytes - 1) == 0 && length >= bytes;
+            match (F::is_present(at.entry), hole_of(at.entry)) {
+                (true, _) if whole || at.level == Level::Page4K => {
+                    self.memory.write(at.table, at.slot, entry_of(hole));
+                    let page = Hpa(at.entry & ADDRESS & !(bytes - 1));
+                    return Ok(Taken::Page(Mapping { page, level: at.level }));
+                }
+                (false, None) => return Ok(Taken::NotRam),
+                (false, Some(before)) if whole || before == hole || at.level == Level::Page4K => {
+                    if whole || at.level == Level::Page4K {
+                        self.memory.write(at.table, at.slot, entry_of(hole));
+                    }
+                    return Ok(Taken::Before(bytes - (gpa.0 & (bytes - 1))));
+                }
+                _ => self.divide(&at, &mut divide)?,
+            }
+        }
+    }
+
+    /// What was kept at `gpa` is free. Returns for how many bytes from there on that is so.
+    pub(super) fn let_go(&self, gpa: Gpa) -> u64 {
+        let Some(at) = self.slot(gpa) else { return Level::Page4K.bytes() };
+        if at.entry == KEPT {
+            self.memory.write(at.table, at.slot, FREE);
+        }
+        at.level.bytes() - (gpa.0 & (at.level.bytes() - 1))
+    }
+
+    /// Maps a page where one was given back.
+    ///
+    /// # Errors
+    /// There is no memory for a table. The page is not mapped then; nor is it where there is no hole: `Ok(false)`.
+    pub(super) fn fill(&self, gpa: Gpa, page: Hpa) -> Result<bool, MemoryError> {
+        loop {
+            let Some(at) = self.slot(gpa).filter(|at| hole_of(at.entry).is_some()) else { return Ok(false) };
+            if at.level == Level::Page4K {
+                self.memory.write(at.table, at.slot, F::leaf(page.0, Level::Page4K));
+                return Ok(true);
+            }
+            self.divide(&at, &mut |_, _| ())?;
+        }
+    }
+}
