@@ -165,7 +165,7 @@ pub fn send_nmi() {
 
 /// True when that vector's bit is set in the 256-bit register (ISR, TMR or IRR).
 pub fn bit(register: u32, vector: u8) -> bool {
-    read(register + u32::from(vector) / 32 * 16) & 1 << (vector % 32) != 0
+    get(register + u32::from(vector) / 32 * 16) & 1 << (vector % 32) != 0
 }
 
 /// Back to xAPIC mode. Bare Bochs never enables its APIC again once it is off, so there the mode stays what it is.

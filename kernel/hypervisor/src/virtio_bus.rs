@@ -154,7 +154,8 @@ impl<I: Image> VirtioBus<I> {
     pub(crate) fn plug(&self, chipset: &mut Chipset<'_>) {
         for (index, function) in self.functions.iter().enumerate() {
             let mut space = function.config_space();
-            place(&mut space, PCI_MEMORY.first as u32 + index as u32 * BAR_BYTES);
+            let base = PCI_MEMORY.first as u32 + index as u32 * BAR_BYTES;
+            place(&mut space, base, Chipset::pci_irq(address(index)));
             // There are fewer devices than the bus holds, and their places are free.
             let _ = chipset.add_pci_function(address(index), space);
         }

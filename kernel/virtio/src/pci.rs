@@ -147,9 +147,10 @@ pub fn window(space: &ConfigSpace) -> Option<(u64, Width)> {
     (inside && space.read(WINDOW_BAR, Width::Byte) == 0).then_some((offset.into(), width))
 }
 
-/// Puts the BAR there, as firmware does.
-pub fn place(space: &mut ConfigSpace, base: u32) {
+/// Puts the BAR there, and tells the driver at which IRQ of the 8259s its line arrives, as firmware does.
+pub fn place(space: &mut ConfigSpace, base: u32, irq: u8) {
     space.write(BAR_0, Width::Dword, base);
+    space.write(register::INTERRUPT_LINE, Width::Byte, irq.into());
 }
 
 /// What it says now.

@@ -61,7 +61,7 @@ impl Bench {
     fn new(kind: Kind<FakeImage>) -> Self {
         let function = Function::new(kind, 2).expect("memory");
         let mut space = function.config_space();
-        pci::place(&mut space, BASE);
+        pci::place(&mut space, BASE, 10);
         // Memory, bus master.
         space.write(pci_register::COMMAND, Width::Word, 6);
         let mut told = Told::default();

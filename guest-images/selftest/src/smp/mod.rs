@@ -128,14 +128,16 @@ pub fn first_apic_base(cpu: usize) -> u64 {
 
 /// Lets others run for a short while: waits in HLT for the local APIC's timer. Interrupts are off afterwards.
 pub fn rest_us(microseconds: u64) {
-    // Whoever is not run for that long must find the interrupt still pending at HLT.
-    cpu::cli();
     interrupt::expect(REST_VECTOR, Acknowledge::LocalApic);
-    apic::set(register::LVT_TIMER, u32::from(REST_VECTOR));
+    // With interrupts on, the first may come before HLT where others hold the processor; another one follows.
+    apic::set(register::LVT_TIMER, apic::PERIODIC | u32::from(REST_VECTOR));
     apic::set(register::INITIAL_COUNT, tsc::us(microseconds).max(1) as u32);
     cpu::wait_for_interrupt();
     apic::set(register::LVT_TIMER, apic::MASKED | u32::from(REST_VECTOR));
     apic::set(register::INITIAL_COUNT, 0);
+    if apic::bit(register::IRR, REST_VECTOR) {
+        cpu::take_interrupts();
+    }
 }
 
 /// Waits in HLT until the condition holds, at most that long, with interrupts on. Says whether it held.

@@ -4,15 +4,15 @@
 
 use super::aml::{Encoded, IsaInterrupt, isa_device, ports};
 use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Window};
-use crate::chipset::{COM1, FIRST_PCI_GSI, PCI_LINES, isa_line};
+use crate::chipset::{COM1, FIRST_PCI_GSI, PCI_IRQS, PCI_LINES, isa_line};
 use crate::pci::{Ecam, PciBus};
 use crate::pm::PowerManagement;
 use crate::power::SystemControlA;
 use crate::uart::Uart;
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, Memory32Fixed, Name, PackageBuilder,
-    ResourceTemplate, Scope, ZERO,
+    AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, If, Memory32Fixed, Method, Name,
+    PackageBuilder, Path, ResourceTemplate, Return, Scope, Store, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 use alloc::format;
@@ -21,7 +21,8 @@ use alloc::vec::Vec;
 const REVISION: u8 = 2;
 const HEADER_LENGTH: u32 = 36;
 
-/// PCI devices of bus 0 and pins of each for which interrupts are routed: pin p of device d to GSI 16 + (d + p) % 4.
+/// PCI devices of bus 0 and pins of each for which interrupts are routed: pin p of device d to GSI 16 + (d + p) % 4, and to
+/// an IRQ of the 8259s.
 const PCI_DEVICES: u32 = 32;
 const PCI_PINS: u32 = PCI_LINES as u32;
 
@@ -29,6 +30,7 @@ const PCI_PINS: u32 = PCI_LINES as u32;
 pub(super) fn build(config: &AcpiConfig, generation_id: Option<u32>) -> Sdt {
     let mut body = Vec::new();
     soft_off().to_aml_bytes(&mut body);
+    interrupt_model(&mut body);
     let mut system_bus = processors(config.apic_ids.len());
     system_bus.extend(pci_root(config));
     system_bus.extend(fixed_devices());
@@ -48,6 +50,14 @@ fn soft_off() -> Name {
         package.add_element(&value);
     }
     Name::new("_S5_".into(), &package)
+}
+
+/// `\_PIC`, by which a system says that it uses I/O APICs; until then it is the 8259s.
+fn interrupt_model(body: &mut Vec<u8>) {
+    Name::new("PICM".into(), &ZERO).to_aml_bytes(body);
+    let (place, model) = (Path::new("PICM"), Arg(0));
+    let keep = Store::new(&place, &model);
+    Method::new("_PIC".into(), 1, false, alloc::vec![&keep]).to_aml_bytes(body);
 }
 
 fn processors(count: usize) -> Vec<u8> {
@@ -83,21 +93,31 @@ fn pci_root(config: &AcpiConfig) -> Vec<u8> {
         Name::new("_UID".into(), &ZERO),
         Name::new("_BBN".into(), &ZERO),
         Name::new("_CRS".into(), &ResourceTemplate::new(windows)),
-        Name::new("_PRT".into(), &interrupt_routing()),
+        Name::new("PRTA".into(), &interrupt_routing(|line| u32::from(FIRST_PCI_GSI) + line as u32)),
+        Name::new(
+            "PRTP".into(),
+            &interrupt_routing(|line| PCI_IRQS.get(line).copied().unwrap_or_default().into()),
+        ),
     ];
+    let (model, apics, pics) = (Path::new("\\PICM"), Path::new("PRTA"), Path::new("PRTP"));
+    let (by_apics, by_pics) = (Return::new(&apics), Return::new(&pics));
+    let with_apics = If::new(&model, alloc::vec![&by_apics]);
+    let routing = Method::new("_PRT".into(), 0, false, alloc::vec![&with_apics, &by_pics]);
+    let mut children: Vec<&dyn Aml> = parts.iter().map(|part| part as &dyn Aml).collect();
+    children.push(&routing);
     let mut bytes = Vec::new();
-    Device::new("PCI0".into(), parts.iter().map(|part| part as &dyn Aml).collect()).to_aml_bytes(&mut bytes);
+    Device::new("PCI0".into(), children).to_aml_bytes(&mut bytes);
     bytes
 }
 
-/// Entries of `_PRT`: address, pin, no link device, global system interrupt.
-fn interrupt_routing() -> PackageBuilder {
+/// Entries of `_PRT`: address, pin, no link device, and what `arrives` says of the line.
+fn interrupt_routing(arrives: impl Fn(usize) -> u32) -> PackageBuilder {
     let mut routing = PackageBuilder::new();
     for device in 0..PCI_DEVICES {
         for pin in 0..PCI_PINS {
             let mut entry = PackageBuilder::new();
             let all_functions = device << 16 | 0xffff;
-            for value in [all_functions, pin, 0, u32::from(FIRST_PCI_GSI) + (device + pin) % PCI_PINS] {
+            for value in [all_functions, pin, 0, arrives(((device + pin) % PCI_PINS) as usize)] {
                 entry.add_element(&value);
             }
             routing.add_element(&entry);

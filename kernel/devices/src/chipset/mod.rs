@@ -49,6 +49,8 @@ pub const TIMER_GSI: u8 = 2;
 pub(crate) const FIRST_PCI_GSI: u8 = 16;
 /// How many these are.
 pub(crate) const PCI_LINES: usize = 4;
+/// The IRQs of the 8259s that they have besides, level-triggered, for systems that do not use I/O APICs.
+pub(crate) const PCI_IRQS: [u8; PCI_LINES] = [10, 11, 10, 11];
 
 /// What the chipset needs of the world around it.
 pub trait Environment: ApicBus + ConsoleSink {}
@@ -95,7 +97,9 @@ impl Chipset<'_> {
     /// The machine after power-on.
     pub fn new(config: &ChipsetConfig) -> Self {
         let mut pic = PicPair::new();
-        pic.set_level_triggered(isa_line::SCI);
+        for irq in PCI_IRQS.into_iter().chain([isa_line::SCI]) {
+            pic.set_level_triggered(irq);
+        }
         // The timer's output is high while nothing is programmed.
         pic.start_high(isa_line::TIMER);
         let mut ioapic = IoApic::new();
@@ -226,6 +230,11 @@ impl Chipset<'_> {
         Some((address, self.pci.function(address)?))
     }
 
+    /// The IRQ of the 8259s at which pin INTA of a device arrives, as firmware writes it into the interrupt line register.
+    pub fn pci_irq(function: FunctionAddress) -> u8 {
+        PCI_IRQS.get(usize::from(function.device()) % PCI_LINES).copied().unwrap_or_default()
+    }
+
     /// Drives pin INTA of a device on the PCI bus. Where its interrupt arrives is in the ACPI tables (`_PRT`).
     pub fn drive_pci(&mut self, function: FunctionAddress, high: bool, env: &mut impl Environment) {
         let index = usize::from(function.device()) % PCI_LINES;
@@ -235,6 +244,10 @@ impl Chipset<'_> {
         let before = core::mem::replace(drivers, after);
         if (before != 0) != (after != 0) {
             self.ioapic.set_line(FIRST_PCI_GSI + index as u8, after != 0, env);
+            if let Some(irq) = PCI_IRQS.get(index) {
+                let mut sharing = PCI_IRQS.iter().zip(&self.pci_lines).filter(|(other, _)| *other == irq);
+                self.pic.set_line(*irq, sharing.any(|(_, drivers)| *drivers != 0));
+            }
         }
     }
 

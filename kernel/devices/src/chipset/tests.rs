@@ -277,6 +277,27 @@ fn devices_share_a_line_of_the_pci_bus() {
 }
 
 #[test]
+fn lines_of_the_pci_bus_arrive_at_the_8259s_too() {
+    let mut machine = Machine::new();
+    let devices = [1, 3, 5].map(|device| FunctionAddress::new(0, device, 0));
+    assert_eq!(devices.map(Chipset::pci_irq), [11; 3]);
+    assert_eq!(machine.inb(0x4d1) & 0x0c, 0x0c, "level-triggered");
+    let mut drive = |machine: &mut Machine, device: usize, high| {
+        machine.chipset.drive_pci(devices[device], high, &mut machine.world);
+        // Requests of the second 8259.
+        machine.out(0xa0, Width::Byte, 0x0a);
+        machine.inb(0xa0) & 1 << 3 != 0
+    };
+    // Two devices of one line, and one of a line that shares the IRQ.
+    assert!(drive(&mut machine, 0, true));
+    assert!(drive(&mut machine, 1, true));
+    assert!(drive(&mut machine, 2, true));
+    assert!(drive(&mut machine, 0, false));
+    assert!(drive(&mut machine, 2, false));
+    assert!(!drive(&mut machine, 1, false));
+}
+
+#[test]
 fn writes_of_a_functions_configuration_are_told_once() {
     let mut machine = Machine::new();
     let address = FunctionAddress::new(0, 3, 0);

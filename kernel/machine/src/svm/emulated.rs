@@ -2,12 +2,12 @@
 //!
 //! - It keeps the vector of an EVENTINJ of an external interrupt until the next #VMEXIT. Where its main loop wants the CPU's thread before
 //!   that, it delivers the vector once more, as an exception: the handler interrupts itself with RFLAGS.IF clear. With counted instructions
-//!   that is at each deadline of a timer; with several CPUs, each a thread of its own, hardly ever.
+//!   that is at each deadline of a timer.
 //! - VMRUN with V_IRQ set changes the CPU's pending requests without the lock that others hold for it, so that an interrupt of the host's from another
-//!   thread may be lost.
+//!   thread may be lost. With counted instructions all CPUs and timers have one thread.
 //!
 //! So in CPL 0 an interrupt goes in by EVENTINJ as that of an INT instruction, which is delivered by the mechanism of exceptions, and only once, and
-//! differs there by nothing. In CPL 3, where a gate's DPL would forbid that, one CPU has V_IRQ, and several have EVENTINJ of an interrupt.
+//! differs there by nothing; in CPL 3, where a gate's DPL would forbid that, by V_IRQ.
 //!
 //! Source: QEMU 7.2, `target/i386/tcg/sysemu/svm_helper.c`, `accel/tcg/cpu-exec.c`.
 
@@ -17,7 +17,6 @@ use super::code;
 use super::event::WINDOW;
 use super::intercept::virtual_interrupt;
 use super::vcpu::{After, Before, SvmVcpu};
-use crate::cpu;
 
 impl SvmVcpu {
     /// The guest takes an interrupt with this entry, as nothing holds it back.
@@ -26,8 +25,6 @@ impl SvmVcpu {
         if vmcb.cr0() & cr0::PE == 0 || vmcb.cpl() == 0 {
             self.vmcb_mut().set_event_injection(code::as_software(vector));
             self.after |= After::AS_SOFTWARE;
-        } else if cpu::count() > 1 {
-            self.vmcb_mut().set_event_injection(code::injection(Event::Interrupt { vector }, true));
         } else {
             self.deliver_by_virtual_interrupt(vector);
         }
