@@ -28,11 +28,13 @@
 //! words = "module -- its line"    # what their line says behind the VM's name
 //! file = "content"                # or: blank = "64M", nothing but zeros
 //!                                 # or: bootable = { kernel = "PACKAGE", cmdline = "...", busybox = { as above } }, a disk with GRUB
+//!                                 # or: debian = { suite = "bookworm", ... }, a disk with an installed Debian: see guest-images/debian
 //! ```
 
 mod bootable;
 mod cpio;
 mod debian;
+mod debian_disk;
 mod drivers;
 mod elf;
 mod initramfs;
@@ -47,6 +49,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use bootable::Bootable;
+use debian_disk::DebianDisk;
 
 use crate::failure::{Context, Failure, Result};
 use crate::{build, machine, paths};
@@ -92,12 +95,14 @@ pub(crate) struct Module {
     pub(crate) blank: Option<String>,
     /// Or what is on it, where it is a disk that firmware boots.
     bootable: Option<Bootable>,
+    /// Or the system that is installed on it.
+    debian: Option<DebianDisk>,
 }
 
 impl Module {
     /// One with this line and content.
     pub(crate) fn of_file(words: &str, file: PathBuf) -> Self {
-        Self { words: words.to_owned(), file, blank: None, bootable: None }
+        Self { words: words.to_owned(), file, blank: None, bootable: None, debian: None }
     }
 }
 
@@ -238,10 +243,11 @@ fn from_description(path: &Path) -> Result<Guest> {
     };
     let mut modules = description.module;
     for module in &mut modules {
-        module.file = match (&module.blank, &module.bootable) {
-            (Some(size), _) => blank(size)?,
-            (None, Some(bootable)) => bootable.make(&description.name, folder)?,
-            (None, None) => existing(folder.join(&module.file), path)?,
+        module.file = match (&module.blank, &module.bootable, &module.debian) {
+            (Some(size), _, _) => blank(size)?,
+            (None, Some(bootable), _) => bootable.make(&description.name, folder)?,
+            (None, None, Some(disk)) => disk.make(&description.name)?,
+            (None, None, None) => existing(folder.join(&module.file), path)?,
         };
     }
     Ok(Guest {

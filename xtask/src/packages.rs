@@ -39,6 +39,19 @@ pub(crate) const IMAGE: &[Tool] = &[
 pub(crate) const DEBIAN_GUEST: &[Tool] =
     &[program("apt-get", "apt"), program("dpkg-deb", "dpkg"), program("xz", "xz-utils")];
 
+/// For disks with an installed Debian.
+pub(crate) const DEBIAN_DISK: &[Tool] = &[
+    program("mmdebstrap", "mmdebstrap"),
+    program("fakeroot", "fakeroot"),
+    program("mkfs.ext4", "e2fsprogs"),
+    program("grub-mkimage", "grub-common"),
+    file("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
+    file("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
+];
+
+/// For being root in a name space of one's own.
+pub(crate) const USER_NAMESPACE: &[Tool] = &[program("newuidmap", "uidmap")];
+
 /// For machines in QEMU.
 pub(crate) const QEMU: &[Tool] =
     &[program("qemu-system-x86_64", "qemu-system-x86"), program("setpriv", "util-linux")];

@@ -1,5 +1,6 @@
 //! Running other programs to their end, with errors that say which program and what it said.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,11 +14,17 @@ const SYSTEM_FOLDERS: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 
 /// Finds a program in `PATH` and the system's folders.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    search_folders().into_iter().map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// The same folders as a `PATH`, for a script that runs such programs.
+pub(crate) fn search_path() -> Result<OsString> {
+    std::env::join_paths(search_folders()).context("making a PATH")
+}
+
+fn search_folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(SYSTEM_FOLDERS.iter().map(PathBuf::from))
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).chain(SYSTEM_FOLDERS.iter().map(PathBuf::from)).collect()
 }
 
 /// Runs a program; gives its standard output. Its errors are shown only if it fails.

@@ -78,7 +78,7 @@ fn fetch(package: &str, folder: &Path) -> Result<()> {
 }
 
 /// A bare machine has no package lists yet.
-fn refresh_lists(package: &str) -> Result<()> {
+pub(super) fn refresh_lists(package: &str) -> Result<()> {
     if process::output(Command::new("apt-cache").args(["show", package])).is_ok() || !packages::can_install()
     {
         return Ok(());
