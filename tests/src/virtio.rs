@@ -11,6 +11,9 @@ const VIRTIO: &str = "virtio";
 /// A PC with SeaBIOS.
 const SEABIOS: &str = "seabios";
 
+/// The same with an installed Debian on its disk.
+const DEBIAN: &str = "debian";
+
 /// Stock Linux with fio, and with iperf3.
 const FIO: &str = "fio";
 const IPERF: &str = "iperf";
@@ -28,6 +31,7 @@ pub fn scenarios() -> Vec<Scenario> {
     let mut all = vec![
         reboot(),
         firmware(),
+        debian(),
         installer(),
         fio(),
         iperf(),
@@ -95,6 +99,32 @@ fn firmware() -> Scenario {
         options: String::new(),
         guests: vec![Guest::new(SEABIOS)],
         steps,
+        checks: vec![],
+    }
+}
+
+/// An installed Debian: from the firmware to a login, a look around, and off.
+fn debian() -> Scenario {
+    let look = "findmnt -no SOURCE,FSTYPE /; lsblk -no NAME,TYPE,SERIAL,MOUNTPOINTS; \
+        echo state=$(systemctl is-system-running --wait); systemctl --failed --no-legend\r";
+    Scenario {
+        name: "virtio-debian".to_owned(),
+        about: "an installed Debian boots by its own GRUB, kernel and systemd to a login, and no unit fails"
+            .to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest::new(DEBIAN)],
+        steps: vec![
+            Step::vm(DEBIAN, "Welcome to GRUB!").within(240),
+            Step::vm(DEBIAN, "GRUB loads the kernel from the disk's own file system").within(60),
+            Step::vm(DEBIAN, "basalt-debian login:").within(400).then_send("root\r"),
+            Step::vm(DEBIAN, "root@basalt-debian:~#").within(120).then_send(look),
+            Step::vm(DEBIAN, "/dev/vda1 ext4").within(60),
+            Step::vm(DEBIAN, "state=running").within(240).then_send("poweroff\r"),
+            Step::end(DEBIAN).within(120),
+        ],
         checks: vec![],
     }
 }
