@@ -39,9 +39,11 @@ const LEFT_OUT: [&str; 6] = [
 ];
 /// Without it, Debian's own way to merged folders brings all of Perl along.
 const MERGED_FOLDERS: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
-/// Makes the file system, in the blocks of the image behind the boot area. What is in `/dev` comes from the kernel.
+/// Makes the file system, in the blocks of the image behind the boot area. What is in `/dev` comes from the kernel. Fakeroot does not
+/// let its root read what only root may read.
 const FILL: &str = "mkdir tree && tar --extract --file system.tar --directory tree --exclude './dev/*' && \
-    mkfs.ext4 -q -F -m 0 -J size=4 -U \"$1\" -d tree -E \"offset=$2,lazy_itable_init=0,lazy_journal_init=0\" disk \"$3k\"";
+    find tree -type f ! -perm -u+r -exec chmod u+r {} + && \
+    mkfs.ext4 -q -F -b 4096 -m 0 -J size=4 -U \"$1\" -d tree -E \"offset=$2,lazy_itable_init=0,lazy_journal_init=0\" disk \"$3k\"";
 
 /// The system on the disk.
 #[derive(Clone, Debug, Deserialize)]
