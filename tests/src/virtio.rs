@@ -39,6 +39,8 @@ pub fn scenarios() -> Vec<Scenario> {
         console("virtio-console-everywhere", Tier::Full, &[BOCHS_VMX]),
         link("virtio-link", Tier::Ci, &[QEMU_SVM_COUNTED]),
         link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX]),
+        lines("virtio-lines", Tier::Ci, &[QEMU_SVM]),
+        lines("virtio-lines-everywhere", Tier::Full, &[BOCHS_VMX]),
         balloon("virtio-balloon", Tier::Ci, &[QEMU_SVM]),
         balloon("virtio-balloon-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
         jobs(
@@ -174,6 +176,32 @@ fn console(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
         options: String::new(),
         guests: vec![guest("one", 1), guest("two", 2)],
         steps,
+        checks: vec![],
+    }
+}
+
+/// Interrupts without messages: by the I/O APIC in one VM, by the 8259s in another.
+fn lines(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
+    let guest = |vm: &str, controller: &str, options: &str| {
+        let run = format!("pci=nomsi {options} basalt.run=\"/jobs/lines {controller}\"");
+        Guest::new(VIRTIO).in_vm(vm).cpus(1).append(&run)
+    };
+    let steps = ["apic", "pic"].into_iter().flat_map(|vm| {
+        [
+            Step::results(vm).within(400).anywhere(),
+            Step::vm(vm, "basalt-demo job done: 0").within(60).anywhere(),
+            Step::end(vm).within(60).anywhere(),
+        ]
+    });
+    Scenario {
+        name: name.to_owned(),
+        about: "stock Linux is interrupted by lines, through the I/O APIC and through the 8259s".to_owned(),
+        tier,
+        machines: machines.to_vec(),
+        cpus: None,
+        options: String::new(),
+        guests: vec![guest("apic", "IO-APIC", ""), guest("pic", "XT-PIC", "noapic nolapic")],
+        steps: steps.collect(),
         checks: vec![],
     }
 }
