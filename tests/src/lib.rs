@@ -4,12 +4,14 @@
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
 //! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
-//! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`], [`time::scenarios`] and [`virtio::scenarios`];
+//! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`], [`time::scenarios`], [`virtio::scenarios`] and
+//! [`hostile::scenarios`];
 //! most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
 
 pub mod faults;
+pub mod hostile;
 pub mod hosts;
 pub mod leaks;
 pub mod linux;
@@ -41,6 +43,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(leaks::scenarios());
     scenarios.extend(time::scenarios());
     scenarios.extend(virtio::scenarios());
+    scenarios.extend(hostile::scenarios());
     scenarios
 }
 

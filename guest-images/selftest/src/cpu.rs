@@ -287,6 +287,11 @@ pub fn read16(address: u64) -> u16 {
     value
 }
 
+/// One 16-bit store by MOV.
+pub fn write16(address: u64, value: u16) {
+    probe!("mov [{}], {:x}", in(reg) address, in(reg) value, options(nostack));
+}
+
 /// One 32-bit load by MOV.
 pub fn read32(address: u64) -> u32 {
     let value: u32;

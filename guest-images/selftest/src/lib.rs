@@ -57,6 +57,7 @@ pub mod tsc;
 pub mod uart;
 pub mod user;
 pub mod verdict;
+pub mod virtio;
 
 pub use exception::{Exception, catch, expect_exception};
 pub use global::{Global, PerCpu};

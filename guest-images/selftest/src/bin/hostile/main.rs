@@ -1,0 +1,24 @@
+//! virtio devices: first used as they should be, then attacked from inside. After each attack the device is reset, works as before,
+//! and has written to no memory but what it was told to.
+//!
+//! Tests take whichever devices the VM has; what they need of others skips them.
+//!
+//! `job=` on the command line does something else:
+//!
+//! | `job=` | what happens |
+//! | --- | --- |
+//! | `witness` | writes and verifies blocks of its disk for ever, and tells how many in `window=` million ticks of the TSC |
+//! | `hostile` | computes for `quiet=` million ticks, then carries out all attacks over and over, for `rounds=` rounds |
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+mod honest;
+
+use selftest::{Test, runner};
+
+const TABLES: &[&[Test]] = &[honest::TESTS];
+
+fn main_program() {
+    runner::run_group("hostile", TABLES);
+}
+
+selftest::program!(main_program());
