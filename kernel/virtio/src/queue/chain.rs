@@ -72,7 +72,8 @@ impl Chain {
             }
             let found = Descriptor::read(memory, table, index)?;
             if found.flags & flag::INDIRECT != 0 {
-                if !indirect || nested || found.flags & (flag::NEXT | flag::WRITE) != 0 {
+                // Whether it is to be written says nothing of a table.
+                if !indirect || nested || found.flags & flag::NEXT != 0 {
                     return Err(Broken::Indirect);
                 }
                 let entries = u64::from(found.length) / DESCRIPTOR_BYTES;
