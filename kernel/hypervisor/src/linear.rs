@@ -36,6 +36,31 @@ fn in_page(linear: Gva, length: usize) -> usize {
     length.min((PAGE_SIZE - linear.page_offset()) as usize)
 }
 
+/// What a page leaves of an access that crosses its end may be of any length; devices have it in aligned pieces, as on a bus.
+#[cold]
+fn in_pieces(
+    gpa: Gpa,
+    length: usize,
+    mut piece: impl FnMut(Gpa, core::ops::Range<usize>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    if length >= LARGEST_PIECE {
+        return Err(Fault::Refused);
+    }
+    let mut done = 0;
+    while done < length {
+        let at = gpa.0.wrapping_add(done as u64);
+        let fits =
+            [4, 2, 1].into_iter().find(|size| at.is_multiple_of(*size as u64) && done + size <= length);
+        let size = fits.unwrap_or(1);
+        piece(Gpa(at), done..done + size)?;
+        done += size;
+    }
+    Ok(())
+}
+
+/// Bytes that a device has at once.
+const LARGEST_PIECE: usize = 8;
+
 impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
     /// How linear addresses are translated now.
     pub(crate) fn paging(&self) -> PagingMode {
@@ -112,7 +137,11 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
         if self.space.read(gpa, buffer).is_ok() {
             return Ok(());
         }
-        let width = devices::Width::from_bytes(buffer.len()).ok_or(Fault::Refused)?;
+        let Some(width) = devices::Width::from_bytes(buffer.len()) else {
+            return in_pieces(gpa, buffer.len(), |gpa, range| {
+                self.read_physical(gpa, buffer.get_mut(range).ok_or(Fault::Refused)?)
+            });
+        };
         if self.space.is_ram(gpa) {
             return Err(Fault::Refused);
         }
@@ -125,7 +154,11 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
         if self.space.is_ram(gpa) {
             return self.space.write(gpa, bytes).map_err(|_| Fault::Refused);
         }
-        let width = devices::Width::from_bytes(bytes.len()).ok_or(Fault::Refused)?;
+        let Some(width) = devices::Width::from_bytes(bytes.len()) else {
+            return in_pieces(gpa, bytes.len(), |gpa, range| {
+                self.write_physical(gpa, bytes.get(range).ok_or(Fault::Refused)?)
+            });
+        };
         let mut value = [0; 8];
         value.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         self.mmio_write(gpa, width, u64::from_le_bytes(value));

@@ -240,6 +240,19 @@ fn device_memory_is_reached_through_the_emulator() {
             guest.cpu.registers.set_rbx(0xcfff_fffe);
             fault(0xd000_0000, vcpu::Access::Read)
         }),
+        // MOV RAX, [RBX], and MOV [RBX], ECX: what lies in the first page is of no length that a device knows.
+        step(move |guest| {
+            guest.place_code(&[0x48, 0x8b, 0x03]);
+            guest.cpu.registers.set_rbx(0xcfff_fff9);
+            guest.cpu.registers.set_rax(0);
+            fault(0xcfff_fff9, vcpu::Access::Read)
+        }),
+        step(move |guest| {
+            assert_eq!(guest.cpu.registers.rax(), u64::MAX, "nobody is there");
+            guest.place_code(&[0x89, 0x0b]);
+            guest.cpu.registers.set_rbx(0xcfff_fffd);
+            fault(0xcfff_fffd, vcpu::Access::Write)
+        }),
         // MOVZX EAX, BYTE [RBX], where no device is.
         step(move |guest| {
             guest.place_code(&[0x0f, 0xb6, 0x03]);
