@@ -11,11 +11,30 @@
 //! | `hostile` | computes for `quiet=` million ticks, then carries out all attacks over and over, for `rounds=` rounds |
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+mod blocks;
+mod bus;
 mod honest;
+mod messages;
+mod others;
+mod places;
+mod registers;
+mod resets;
+mod rig;
+mod rings;
 
 use selftest::{Test, runner};
 
-const TABLES: &[&[Test]] = &[honest::TESTS];
+const TABLES: &[&[Test]] = &[
+    honest::TESTS,
+    rings::TESTS,
+    places::TESTS,
+    blocks::TESTS,
+    others::TESTS,
+    registers::TESTS,
+    messages::TESTS,
+    bus::TESTS,
+    resets::TESTS,
+];
 
 fn main_program() {
     runner::run_group("hostile", TABLES);
