@@ -156,6 +156,13 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
                 return Some(SliceEnd::Over);
             }
         }
+        // Devices and timers have been at work since the inbox was looked at.
+        if guest.cpu.attention.contains(Attention::INBOX)
+            && let Some(slot) = guest.vm.slots.get(guest.cpu.index)
+        {
+            guest.cpu.attention.remove(Attention::INBOX);
+            guest.cpu.take_in(&slot.inbox);
+        }
         if is_settled(guest.cpu, work) {
             return None;
         }

@@ -4,7 +4,7 @@ use std::vec;
 use std::vec::Vec;
 
 use vcpu::fake::Guest;
-use vcpu::{Access, Event, Exit, Gpa, GuestMemory, NestedFault};
+use vcpu::{Access, ApicAssists, Event, Exit, Gpa, GuestMemory, NestedFault, rflags};
 
 use super::bench::{Bench, Step, halt, kernel, step};
 
@@ -116,6 +116,28 @@ fn a_guest_reads_its_disk_and_is_interrupted() {
     let run = bench.run();
     assert!(run.logged("powered off"), "{:#?}", run.log);
     assert_eq!(run.count("vm demo: exits halt"), 1);
+}
+
+/// The interrupt comes up while the CPU has the state of the local APIC, and the guest makes no further exit.
+#[test]
+fn an_interrupt_is_there_at_once_where_the_cpu_delivers_it() {
+    let mut bench = Bench::new();
+    bench.backend.apic_assists = ApicAssists::TASK_PRIORITY | ApicAssists::REGISTERS | ApicAssists::DELIVERY;
+    let mut steps = board();
+    steps.extend(driver());
+    steps.push(step(|guest| {
+        guest.cpu.rflags |= rflags::IF;
+        read_sector(guest, 1)
+    }));
+    steps.push(step(|guest| {
+        assert_eq!(guest.cpu.delivered, [Event::Interrupt { vector: VECTOR }]);
+        told(guest);
+        Exit::Pause
+    }));
+    bench.add_vm("demo", steps);
+    bench.add_module("vm=demo disk", &[[0xd0; 512], [0xd1; 512]].concat());
+    let run = bench.run();
+    assert!(run.logged("powered off"), "{:#?}", run.log);
 }
 
 /// OUT, and IN of the data port.

@@ -71,7 +71,8 @@ fn with_messages(rig: &mut Rig, attack: impl FnOnce(&mut Rig, &mut Queue) -> Tes
 fn messages_arrive() -> TestResult {
     on_each(|rig| {
         with_messages(rig, |rig, queue| {
-            for _ in 0..4 {
+            // At once, and not with the next exit.
+            for _ in 0..50 {
                 check_eq!(interrupts_of(rig, queue)?, 1, "{}: interrupts of a request", rig.name());
             }
             queue.want_interrupts(false);
