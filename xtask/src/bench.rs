@@ -4,6 +4,8 @@
 //! In Bochs the time-stamp counter counts instructions, so these numbers repeat exactly; time limits and the
 //! load of the host do not matter.
 
+mod devices;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -44,12 +46,14 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     };
     let kernel = build::kernel()?;
     let mut plays = Vec::new();
-    for scenario in scenarios() {
-        for name in &machines {
-            plays.push(Play::prepare(scenario.make(), machine::profile(name)?, &kernel)?);
+    let all = || scenarios().into_iter().map(Subject::make).chain(devices::scenarios());
+    for name in &machines {
+        for scenario in all().filter(|scenario| options.is_wanted(&scenario.name)) {
+            plays.push(Play::prepare(scenario, machine::profile(name)?, &kernel)?);
         }
     }
     let rows = Mutex::new(Vec::new());
+    let exits = Mutex::new(devices::Exits::new());
     let failures = Mutex::new(Vec::new());
     play::carry_out_all(
         plays,
@@ -57,8 +61,14 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         |play, played| {
             let problem = match played {
                 Ok(played) => {
+                    exits
+                        .lock()
+                        .map(|mut exits| {
+                            devices::note(&mut exits, &play.machine.name, &play.scenario.name, &played.log);
+                        })
+                        .ok();
                     let found = rows_of(&play.machine.name, &play.scenario.name, &played.log);
-                    let empty = found.is_empty();
+                    let empty = found.is_empty() && !play.scenario.name.ends_with(devices::NOTHING);
                     rows.lock().map(|mut rows| rows.extend(found)).ok();
                     let reason = played.tests.iter().find_map(|(_, reason)| reason.clone());
                     empty.then(|| format!("{} (log: {})", reason.unwrap_or_default(), played.log_path))
@@ -70,7 +80,8 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
             }
         },
     );
-    let rows = rows.into_inner().map_err(|_| play::poisoned())?;
+    let mut rows = rows.into_inner().map_err(|_| play::poisoned())?;
+    devices::per_request(&mut rows, &exits.into_inner().map_err(|_| play::poisoned())?);
     let failures = failures.into_inner().map_err(|_| play::poisoned())?;
     print!("{}", table(&rows));
     if let Some(file) = &options.json {

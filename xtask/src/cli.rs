@@ -167,6 +167,16 @@ pub(crate) struct BenchOptions {
     /// Measure on this machine only (repeat for several)
     #[arg(long, value_name = "NAME")]
     pub(crate) machine: Vec<String>,
+    /// Make only the boots whose names begin so, such as `bench-device` or `bench-linux` (repeat for several)
+    #[arg(long, value_name = "BEGINNING")]
+    pub(crate) only: Vec<String>,
+}
+
+impl BenchOptions {
+    /// Whether a boot of that name is to be made.
+    pub(crate) fn is_wanted(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|beginning| name.starts_with(beginning.as_str()))
+    }
 }
 
 #[cfg(test)]

@@ -12,13 +12,16 @@
 //! - `tsc_deadline`: from arming the timer in the past to the end of its handler with its EOI (in x2APIC mode where it
 //!   is offered);
 //! - `self_ipi`, `eoi`, `hlt_wake`: see `interrupt.rs`;
+//! - `disk_*`, `packet_64`, `frame_64_kib`: see `disk.rs` and `net.rs`; only where `only=` names one;
 //! - `ipi_self`, `ipi_round_trip_*`, `vcpu_switch`: see `switch.rs`; with `only=switch` nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 // UNSAFETY: the measured instructions stand in assembly loops.
 #![allow(unsafe_code)]
 
 mod deadline;
+mod disk;
 mod interrupt;
+mod net;
 mod switch;
 
 use selftest::cpu::{self, msr, rdtsc};
@@ -65,6 +68,33 @@ fn report(name: &str, round: Round, empty: Round) {
     let per_trip = |index: usize| (with[index].saturating_sub(without[ROUNDS / 2]) + TRIPS / 2) / TRIPS;
     COUNTS.with(|counts| counts.0 += 1);
     println!("bench {name} {} ticks (least {})", per_trip(ROUNDS / 2), per_trip(0));
+}
+
+/// Prints a line of the table from so many samples, of `each` things each: what one of them takes.
+fn report_samples(name: &str, each: u64, rounds: u64, mut sample: impl FnMut() -> u64) {
+    let count = (rounds as usize).min(ROUNDS);
+    if count == 0 {
+        return;
+    }
+    let samples = SAMPLES.with(|samples| {
+        samples[..count].fill_with(&mut sample);
+        samples[..count].sort_unstable();
+        *samples
+    });
+    COUNTS.with(|counts| counts.0 += 1);
+    println!("bench {name} {} ticks (least {})", samples[count / 2] / each, samples[0] / each);
+}
+
+/// Says of how many requests the exits of this boot are.
+fn tell_requests(name: &str, requests: u64) {
+    if requests != 0 {
+        println!("bench {name}_requests {requests} requests");
+    }
+}
+
+/// A number on the command line.
+fn number(name: &str, otherwise: u64) -> u64 {
+    boot::option(name).and_then(|value| value.parse().ok()).unwrap_or(otherwise)
 }
 
 /// Two functions that loop [`TRIPS`] times over the same set-up, with and without the measured instruction. They may
@@ -149,10 +179,17 @@ fn exits() {
 fn main_program() {
     runner::announce("bench");
     runner::baseline();
-    if boot::option("only") != Some("switch") {
-        exits();
+    match boot::option("only") {
+        None => {
+            exits();
+            switch::measure();
+        }
+        Some("switch") => switch::measure(),
+        Some(_) => {
+            disk::measure();
+            net::measure();
+        }
     }
-    switch::measure();
     let (passed, skipped) = COUNTS.get();
     println!("selftest bench done: {passed} passed, 0 failed, {skipped} skipped");
 }

@@ -1,0 +1,173 @@
+//! What a frame costs on its way from one guest to another: both guests and everything between them, on one CPU.
+//!
+//! `only=packet_64` or `only=frame_64_kib` sends, `only=sink` in the other guest receives. After each batch the receiver says that it has
+//! all, and both sleep while they wait.
+
+use selftest::cpu::{self, rdtsc, read8, write8, write16};
+use selftest::interrupt::{self, Acknowledge};
+use selftest::memory::{self, PAGE};
+use selftest::virtio::{Buffer, Device, Queue, feature, kind};
+use selftest::{apic, boot, smp};
+
+use crate::{number, report_samples, skip, tell_requests};
+
+/// Features: checksums and TCP over IPv4 undone, to send and to receive; buffers that are merged.
+const FEATURES: u64 = 1 << 0 | 1 << 1 | 1 << 7 | 1 << 11 | 1 << 15 | feature::INDIRECT_DESC;
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+const VECTOR: u8 = 0x56;
+const MESSAGE: u16 = 0;
+/// Buffers for frames, of a page each.
+const BUFFERS: u64 = 64;
+const HEADER: u64 = 12;
+/// Where a frame says what it is: behind header and addresses.
+const MARK: u64 = HEADER + 14;
+const DATA: u8 = 0;
+const HELLO: u8 = 1;
+const END: u8 = 2;
+/// Frames in a sample.
+const FRAMES: u64 = 32;
+/// Bytes of a small frame, and of a large one: 45 segments of TCP.
+const SMALL: u32 = 64;
+const SEGMENT: u16 = 1448;
+const LARGE: u32 = 54 + 45 * SEGMENT as u32;
+
+/// A network device in use.
+struct Net {
+    receive: Queue,
+    transmit: Queue,
+    buffers: u64,
+    frame: u64,
+}
+
+impl Net {
+    fn new() -> Option<Self> {
+        let device = Device::find(kind::NET)?;
+        let features = device.begin(FEATURES)?;
+        interrupt::expect(VECTOR, Acknowledge::LocalApic);
+        device.set_msix(true, false);
+        device.route(MESSAGE, apic::id(), VECTOR);
+        device.set_queue_vector(RECEIVE, MESSAGE);
+        let [mut receive, transmit] =
+            [device.queue(RECEIVE, 256, features)?, device.queue(TRANSMIT, 256, features)?];
+        transmit.want_interrupts(false);
+        device.go();
+        let buffers = memory::pages(BUFFERS);
+        for at in 0..BUFFERS {
+            let head = receive.chain(&[Buffer::writable(buffers + at * PAGE, PAGE as u32)]);
+            receive.put(head);
+        }
+        receive.publish();
+        receive.kick();
+        let frame = memory::pages(u64::from(LARGE).div_ceil(PAGE) + 1);
+        Some(Self { receive, transmit, buffers, frame })
+    }
+
+    /// Puts a frame of a kind into the queue.
+    fn put(&mut self, length: u32, mark: u8) {
+        memory::store(self.frame + HEADER, &[0xff; 6]);
+        write8(self.frame + MARK, mark);
+        let large = length > SMALL;
+        // Needs a checksum; TCP over IPv4.
+        write16(self.frame, if large { 0x0101 } else { 0 });
+        for (at, value) in [(2, 54), (4, SEGMENT), (6, 34), (8, 16)] {
+            write16(self.frame + at, if large { value } else { 0 });
+        }
+        let head = self.transmit.chain(&[Buffer::readable(self.frame, HEADER as u32 + length)]);
+        self.transmit.put(head);
+    }
+
+    fn send(&mut self) {
+        self.transmit.publish();
+        self.transmit.kick();
+    }
+
+    fn send_one(&mut self, mark: u8) {
+        self.put(SMALL, mark);
+        self.send();
+        while self.transmit.poll().is_some() {}
+    }
+
+    /// The kind of the next frame, once there is one.
+    fn take(&mut self) -> Option<u8> {
+        self.receive.poll()?;
+        let at = self.buffers + u64::from(self.receive.collected.wrapping_sub(1)) % BUFFERS * PAGE;
+        let (mark, pieces) = (read8(at + MARK), u16::from(read8(at + 10)));
+        for _ in 1..pieces {
+            self.receive.wait();
+        }
+        for _ in 0..pieces {
+            // Buffers come back in their order, and so do descriptors.
+            let place = u64::from(self.receive.offered) % BUFFERS;
+            let head = self.receive.chain(&[Buffer::writable(self.buffers + place * PAGE, PAGE as u32)]);
+            self.receive.put(head);
+        }
+        Some(mark)
+    }
+
+    /// Sleeps until a frame comes, and takes it.
+    fn wait(&mut self) -> u8 {
+        loop {
+            if let Some(mark) = self.take() {
+                return mark;
+            }
+            self.receive.publish();
+            self.receive.kick();
+            self.receive.want_interrupts(true);
+            if self.receive.used_index() == self.receive.collected {
+                cpu::wait_for_interrupt();
+            }
+            self.receive.want_interrupts(false);
+        }
+    }
+}
+
+/// Sends, receives, or does nothing, as the command line says.
+pub(crate) fn measure() {
+    let (name, length, batch) = match boot::option("only") {
+        Some("packet_64") => ("packet_64", SMALL, 32),
+        Some("frame_64_kib") => ("frame_64_kib", LARGE, 2),
+        Some("sink") => return sink(),
+        _ => return,
+    };
+    let Some(mut net) = Net::new() else { return skip(name, "no network") };
+    // The other guest may be later.
+    while net.take().is_none() {
+        net.send_one(HELLO);
+        smp::rest_us(2000);
+    }
+    let mut all = || {
+        let begin = rdtsc();
+        for _ in 0..batch {
+            net.put(length, DATA);
+        }
+        net.send();
+        net.wait();
+        let ticks = rdtsc() - begin;
+        while net.transmit.poll().is_some() {}
+        ticks
+    };
+    all();
+    let rounds = number("rounds", 64);
+    report_samples(name, FRAMES, rounds, || (0..FRAMES / batch).map(|_| all()).sum());
+    tell_requests(name, rounds * FRAMES);
+    net.send_one(END);
+}
+
+/// Says after each batch that it has come.
+fn sink() {
+    let Some(mut net) = Net::new() else { return skip("sink", "no network") };
+    let (batch, mut came) = (number("batch", 32), 0);
+    loop {
+        match net.wait() {
+            HELLO => net.send_one(HELLO),
+            END => return,
+            _ => {
+                came += 1;
+                if came % batch == 0 {
+                    net.send_one(DATA);
+                }
+            }
+        }
+    }
+}

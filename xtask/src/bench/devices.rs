@@ -1,0 +1,104 @@
+//! What requests to devices cost: the guest counts their instructions, and two boots, of which one makes no requests, their exits.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use ::tests::log::Log;
+use ::tests::report;
+use ::tests::scenario::{Guest, Scenario, Step};
+
+use super::{BENCH, Row, scenario, with_everything};
+
+/// Kinds of requests to a disk, and kinds of frames with how many there are in a batch.
+const DISK: [&str; 4] =
+    ["disk_read_4_kib_qd1", "disk_read_4_kib_qd32", "disk_write_4_kib_qd1", "disk_write_4_kib_qd32"];
+const NET: [(&str, u32); 2] = [("packet_64", 32), ("frame_64_kib", 2)];
+
+/// The beginning of the scenarios' names, and the end of those without requests.
+const PREFIX: &str = "bench-device-";
+pub(super) const NOTHING: &str = "-idle";
+
+/// A disk without anything on it.
+static BLANK: LazyLock<String> = LazyLock::new(|| "\0".repeat(1 << 20));
+
+/// With requests, and without.
+pub(super) fn scenarios() -> Vec<Scenario> {
+    let disks = DISK.into_iter().flat_map(|name| [disk(name, true), disk(name, false)]);
+    let nets = NET.into_iter().flat_map(|(name, batch)| [net(name, batch, true), net(name, batch, false)]);
+    disks.chain(nets).collect()
+}
+
+fn named(name: &str, busy: bool) -> (String, String) {
+    let (end, rounds) = if busy { ("", 64) } else { (NOTHING, 0) };
+    (format!("{PREFIX}{name}{end}"), format!("only={name} rounds={rounds}"))
+}
+
+fn steps() -> Vec<Step> {
+    vec![Step::vm(BENCH, "selftest bench done:").within(300), Step::end(BENCH).within(60)]
+}
+
+fn disk(kind: &str, busy: bool) -> Scenario {
+    let (name, append) = named(kind, busy);
+    let guest = Guest::new(BENCH).append(&append).module("disk", &BLANK);
+    with_everything(scenario(&name, guest, steps()))
+}
+
+/// Two guests on one CPU.
+fn net(kind: &str, batch: u32, busy: bool) -> Scenario {
+    let (name, append) = named(kind, busy);
+    let guest = |vm: &str, append: &str| Guest::new(BENCH).in_vm(vm).settings("net=bench").append(append);
+    let mut made = with_everything(scenario(&name, guest(BENCH, &append), steps()));
+    made.guests.push(guest("sink", &format!("only=sink batch={batch}")));
+    Scenario { cpus: Some(1), ..made }
+}
+
+/// Exits of all VMs of a scenario of this module, by machine and scenario.
+pub(super) type Exits = BTreeMap<(String, String), u64>;
+
+/// Takes note of what a boot needed.
+pub(super) fn note(exits: &mut Exits, machine: &str, scenario: &str, log: &Log) {
+    if scenario.starts_with(PREFIX) {
+        let all =
+            [BENCH, "sink"].into_iter().flat_map(|vm| report::exits(log, vm)).map(|(_, count)| count).sum();
+        exits.insert((machine.to_owned(), scenario.to_owned()), all);
+    }
+}
+
+/// Rows of exits a request, in place of the rows of their number.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub(super) fn per_request(rows: &mut Vec<Row>, exits: &Exits) {
+    rows.retain_mut(|row| {
+        let Some(name) = row.name.strip_suffix("_requests") else { return true };
+        let of = |end: &str| exits.get(&(row.machine.clone(), format!("{PREFIX}{name}{end}"))).copied();
+        let (Some(busy), Some(idle)) = (of(""), of(NOTHING)) else { return false };
+        row.value = busy.saturating_sub(idle) as f64 / row.value;
+        "exits".clone_into(&mut row.unit);
+        row.name = format!("{name}_exits");
+        true
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_are_those_of_the_requests() {
+        let (mut exits, mut busy, mut idle) = (Exits::new(), Log::default(), Log::default());
+        busy.push(b"[ 9.0] info hv: vm bench: exits io 30\n[ 9.0] info hv: vm sink: exits halt 80\n");
+        idle.push(b"[ 9.0] info hv: vm bench: exits io 10\n");
+        note(&mut exits, "m", "bench-device-packet_64", &busy);
+        note(&mut exits, "m", "bench-device-packet_64-idle", &idle);
+        note(&mut exits, "m", "bench-linux", &idle);
+        let row = |name: &str| Row {
+            name: name.to_owned(),
+            machine: "m".to_owned(),
+            value: 50.0,
+            unit: String::new(),
+        };
+        let mut rows = vec![row("packet_64"), row("packet_64_requests"), row("frame_64_kib_requests")];
+        per_request(&mut rows, &exits);
+        let found: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.value)).collect();
+        assert_eq!(found, [("packet_64", 50.0), ("packet_64_exits", 2.0)]);
+    }
+}
