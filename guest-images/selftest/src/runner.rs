@@ -172,6 +172,19 @@ pub fn run_tests(tables: &[&[Test]], counts: &mut Counts) {
     }
 }
 
+/// Runs all tests without a line for each: only those that fail are printed. Returns how many these were.
+pub fn run_quietly(tables: &[&[Test]]) -> u32 {
+    let mut counts = Counts::default();
+    for test in tables.iter().copied().flatten().filter(|test| selected(test.name)) {
+        let outcome = run_one(test);
+        if !matches!(outcome, Ok(()) | Err(Verdict::Skipped)) {
+            serial::init();
+            counts.record(test.name, outcome);
+        }
+    }
+    counts.failed
+}
+
 /// Prints what the micro-kernel runs on.
 pub fn announce(group: &str) {
     let text = |bytes: &[u8; 12]| {

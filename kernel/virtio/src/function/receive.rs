@@ -77,10 +77,10 @@ impl<I: Image> Function<I> {
                     Ok(false)
                 }
             };
-            drop(place);
             match done {
                 Ok(true) => used |= 1 << index,
                 Ok(false) => {}
+                // Before a reset can come in between: the queue is held.
                 Err(_) => {
                     self.break_down(signals);
                     break;
@@ -119,7 +119,6 @@ impl<I: Image> Function<I> {
                 }
                 Ok(Received::Waits) => break,
                 Err(_) => {
-                    drop(place);
                     self.break_down(signals);
                     break;
                 }
@@ -138,7 +137,6 @@ impl<I: Image> Function<I> {
                 Ok(true) => self.interrupts.raise(Signal::Queue, place.vector, signals),
                 Ok(false) => {}
                 Err(_) => {
-                    drop(place);
                     self.break_down(signals);
                     return;
                 }
