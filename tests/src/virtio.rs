@@ -39,6 +39,7 @@ pub fn scenarios() -> Vec<Scenario> {
         console("virtio-console-everywhere", Tier::Full, &[BOCHS_VMX]),
         link("virtio-link", Tier::Ci, &[QEMU_SVM_COUNTED]),
         link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX]),
+        rebind(),
         lines("virtio-lines", Tier::Ci, &[QEMU_SVM]),
         lines("virtio-lines-everywhere", Tier::Full, &[BOCHS_VMX]),
         balloon("virtio-balloon", Tier::Ci, &[QEMU_SVM]),
@@ -177,6 +178,30 @@ fn console(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
         guests: vec![guest("one", 1), guest("two", 2)],
         steps,
         checks: vec![],
+    }
+}
+
+/// Each driver goes and comes a hundred times.
+fn rebind() -> Scenario {
+    Scenario {
+        name: "virtio-rebind".to_owned(),
+        about: "stock Linux' drivers leave their devices and take them again a hundred times".to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM, BOCHS_VMX],
+        cpus: None,
+        options: "end=poweroff".to_owned(),
+        guests: vec![
+            Guest::new(VIRTIO)
+                .settings("net=nowhere console=virtio")
+                .append("basalt.run=\"/jobs/rebind 100\""),
+        ],
+        steps: vec![
+            Step::results(VIRTIO).within(550),
+            Step::vm(VIRTIO, "basalt-demo job done: 0").within(60),
+            Step::end(VIRTIO).within(60),
+            Step::kernel("all VMs have ended").within(60),
+        ],
+        checks: vec![Check { name: "as much memory is free as before", holds: memory_is_back }],
     }
 }
 
