@@ -29,7 +29,8 @@ const JOBS: [(&str, &str); 2] = [
 pub fn scenarios() -> Vec<Scenario> {
     let names: Vec<&str> = JOBS.iter().map(|(name, _)| *name).collect();
     let mut all = vec![
-        reboot(),
+        reboot("virtio-reboot", Tier::Ci, &[QEMU_SVM]),
+        reboot("virtio-reboot-everywhere", Tier::Full, &[BOCHS_VMX]),
         firmware(),
         debian(),
         installer(),
@@ -341,18 +342,37 @@ fn link(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
 }
 
 /// The guest restarts while both of its disks are busy.
-fn reboot() -> Scenario {
-    let job =
-        "basalt.run=\"dd if=/dev/zero of=/dev/vda bs=64k & dd if=/dev/vdb of=/dev/null bs=4k & reboot\"";
+fn reboot(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
+    const TIMES: usize = 3;
+    let mut steps: Vec<_> = (0..=TIMES)
+        .map(|count| Step::vm(VIRTIO, &format!("reboots: {count} of {TIMES}")).within(240))
+        .collect();
+    steps.extend([
+        Step::vm(VIRTIO, "basalt-demo job done: 0").within(60),
+        Step::end(VIRTIO).within(60),
+        Step::kernel("all VMs have ended").within(60),
+    ]);
     Scenario {
-        name: "virtio-reboot".to_owned(),
-        about: "stock Linux restarts in the middle of reads and writes, and finds its disks again".to_owned(),
-        tier: Tier::Ci,
-        machines: vec![QEMU_SVM],
+        name: name.to_owned(),
+        about:
+            "stock Linux restarts in the middle of reads and writes, finds its disks again, and leaks nothing"
+                .to_owned(),
+        tier,
+        machines: machines.to_vec(),
         cpus: None,
-        options: String::new(),
-        guests: vec![Guest::new(VIRTIO).append(job)],
-        steps: (0..4).map(|_| Step::vm(VIRTIO, READY).within(180)).collect(),
-        checks: vec![],
+        options: "end=poweroff".to_owned(),
+        guests: vec![Guest::new(VIRTIO).append(&format!("basalt.run=\"/jobs/reboots {TIMES}\""))],
+        steps,
+        checks: vec![
+            Check { name: "as much memory is free as before", holds: memory_is_back },
+            Check { name: "no device was broken", holds: no_device_was_broken },
+        ],
+    }
+}
+
+fn no_device_was_broken(log: &Log) -> Result<(), String> {
+    match log.kernel().find(|line| line.contains("devices broken by their drivers")) {
+        Some(line) => Err(line.to_owned()),
+        None => Ok(()),
     }
 }

@@ -60,6 +60,10 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
     if breakdowns > 0 {
         log::info!("vm {name}: devices broken by their drivers {breakdowns}");
     }
+    let kept = vm.virtio.kept();
+    if kept > 0 {
+        log::info!("vm {name}: its disks keep {} KiB of what was written", kept >> 10);
+    }
     if let Some(taken) = vm.virtio.balloon().map(Balloon::taken).filter(|taken| *taken > 0) {
         log::info!("vm {name}: its balloon has taken {} KiB", taken >> 10);
     }

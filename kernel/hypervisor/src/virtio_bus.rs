@@ -135,6 +135,11 @@ impl<I: Image> VirtioBus<I> {
         self.functions.iter().find_map(Function::as_balloon)
     }
 
+    /// Bytes of host memory that what was written to its disks takes.
+    pub(crate) fn kept(&self) -> u64 {
+        self.functions.iter().map(Function::kept).sum()
+    }
+
     /// Frames that network devices have lost.
     pub(crate) fn lost_frames(&self) -> u64 {
         self.functions.iter().map(Function::lost_frames).sum()

@@ -83,6 +83,11 @@ impl Image for ModuleImage<'_> {
         self.base.len() as u64
     }
 
+    fn kept(&self) -> u64 {
+        let blocks = self.written.lock().iter().flatten().count();
+        (blocks * BLOCK_BYTES) as u64
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage> {
         let start = self.range(offset, buffer.len())?;
         let mut done = 0;

@@ -10,6 +10,9 @@ pub trait Image {
     /// How many bytes there are.
     fn bytes(&self) -> u64;
 
+    /// Bytes of host memory that what was written takes.
+    fn kept(&self) -> u64;
+
     /// Copies out of the image.
     ///
     /// # Errors

@@ -105,6 +105,11 @@ impl<I: Image> Block<I> {
         self.image.bytes() / SECTOR
     }
 
+    /// Bytes of host memory that what was written takes.
+    pub(crate) fn kept(&self) -> u64 {
+        self.image.kept()
+    }
+
     pub(crate) const fn features(&self) -> u64 {
         let either =
             if self.read_only { feature::READ_ONLY } else { feature::DISCARD | feature::WRITE_ZEROES };

@@ -21,6 +21,10 @@ impl Image for FakeImage {
         self.0.borrow().len() as u64
     }
 
+    fn kept(&self) -> u64 {
+        0
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage> {
         let bytes = self.0.borrow();
         let from =

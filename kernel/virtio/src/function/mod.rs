@@ -147,6 +147,11 @@ impl<I: Image> Function<I> {
             && self.master.load(SeqCst)
     }
 
+    /// Bytes of host memory that what was written to a disk takes, where it is one.
+    pub fn kept(&self) -> u64 {
+        if let Kind::Block(disk) = &self.kind { disk.kept() } else { 0 }
+    }
+
     /// Frames that a network device has lost, where it is one.
     pub fn lost_frames(&self) -> u64 {
         self.kind.as_net().map_or(0, Net::lost)
