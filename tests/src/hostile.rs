@@ -33,6 +33,7 @@ static BLANK: LazyLock<String> = LazyLock::new(|| "\0".repeat(1 << 20));
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         alone(),
+        racing(),
         neighbour(NEIGHBOUR, 2, BOCHS_VMX, ["window=20", "quiet=300 rounds=1"]),
         neighbour(TURNS, 1, QEMU_SVM_COUNTED, ["window=100", "quiet=1000 rounds=2"]),
     ]
@@ -57,6 +58,22 @@ fn alone() -> Scenario {
         guests: vec![attacker()],
         steps: vec![Step::results(HOSTILE).within(240), Step::end(HOSTILE).within(60)],
         checks: vec![],
+    }
+}
+
+/// Two virtual CPUs at one device, each on a CPU of its own.
+fn racing() -> Scenario {
+    Scenario {
+        name: "virtio-hostile-racing".to_owned(),
+        about: "two virtual CPUs use, change and reset the same virtio devices at once".to_owned(),
+        machines: vec![BOCHS_VMX],
+        cpus: Some(2),
+        guests: vec![
+            attacker()
+                .cpus(2)
+                .append("test=rings_change_under_way,registers_change_under_way,resets_from_both_sides"),
+        ],
+        ..alone()
     }
 }
 

@@ -17,6 +17,7 @@ mod honest;
 mod messages;
 mod others;
 mod places;
+mod racing;
 mod registers;
 mod resets;
 mod rig;
@@ -36,6 +37,7 @@ const TABLES: &[&[Test]] = &[
     messages::TESTS,
     bus::TESTS,
     resets::TESTS,
+    racing::TESTS,
 ];
 
 /// A number of the command line.
