@@ -5,6 +5,8 @@ use selftest::memory::{self, PAGE};
 use selftest::virtio::{Buffer, Device, Queue, block, feature, kind};
 use selftest::{Test, TestResult, Verdict, check, check_eq, need, platform, skip, tests, tsc, verdict};
 
+use crate::balloon;
+
 pub(crate) const TESTS: &[Test] = tests![
     devices_are_found,
     block_writes_and_reads,
@@ -32,11 +34,12 @@ pub(crate) fn name(device: &Device) -> &'static str {
         kind::BLOCK => "block",
         kind::CONSOLE => "console",
         kind::ENTROPY => "entropy",
+        kind::BALLOON => "balloon",
         _ => "another device",
     }
 }
 
-/// Whether tests know how to use it.
+/// Whether attacks on all devices are for it. What they offer a balloon would name pages of the guest's own code.
 pub(crate) fn is_known(device: &Device) -> bool {
     [kind::NET, kind::BLOCK, kind::CONSOLE, kind::ENTROPY].contains(&device.kind)
 }
@@ -73,6 +76,7 @@ pub(crate) fn use_it(device: &Device) -> TestResult {
         }
         kind::ENTROPY => fill_randomly(&mut open(device, 0, 0)?),
         kind::NET => send(&mut open(device, 1, 0)?),
+        kind::BALLOON => balloon::round_trip(&mut open(device, 0, 0)?, memory::page()),
         _ => send_silently(&mut open(device, 1, 0)?),
     }
 }

@@ -11,6 +11,7 @@
 //! | `witness` | writes, reads and verifies blocks of its disk for ever, and tells how many these were in every `window=` million ticks |
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+mod balloon;
 mod blocks;
 mod bus;
 mod honest;
@@ -33,6 +34,7 @@ const TABLES: &[&[Test]] = &[
     places::TESTS,
     blocks::TESTS,
     others::TESTS,
+    balloon::TESTS,
     registers::TESTS,
     messages::TESTS,
     bus::TESTS,
