@@ -282,7 +282,7 @@ fn lines_of_the_pci_bus_arrive_at_the_8259s_too() {
     let devices = [1, 3, 5].map(|device| FunctionAddress::new(0, device, 0));
     assert_eq!(devices.map(Chipset::pci_irq), [11; 3]);
     assert_eq!(machine.inb(0x4d1) & 0x0c, 0x0c, "level-triggered");
-    let mut drive = |machine: &mut Machine, device: usize, high| {
+    let drive = |machine: &mut Machine, device: usize, high| {
         machine.chipset.drive_pci(devices[device], high, &mut machine.world);
         // Requests of the second 8259.
         machine.out(0xa0, Width::Byte, 0x0a);
