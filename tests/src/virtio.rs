@@ -44,6 +44,7 @@ pub fn scenarios() -> Vec<Scenario> {
         lines("virtio-lines", Tier::Ci, &[QEMU_SVM]),
         lines("virtio-lines-everywhere", Tier::Full, &[BOCHS_VMX]),
         balloon("virtio-balloon", Tier::Ci, &[QEMU_SVM]),
+        waits(),
         balloon("virtio-balloon-everywhere", Tier::Full, &[BOCHS_VMX, BOCHS_SVM]),
         jobs(
             "virtio-devices",
@@ -255,6 +256,36 @@ fn balloon(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
             Check { name: "the machine has had the memory", holds: balloon_has_taken },
             Check { name: "as much memory is free as before", holds: memory_is_back },
         ],
+    }
+}
+
+/// The memory that a guest has given back is another VM's when it wants it again.
+fn waits() -> Scenario {
+    const OTHER: &str = "other";
+    Scenario {
+        name: "virtio-balloon-waits".to_owned(),
+        about: "a guest waits for memory that it had given back and another VM has, and goes on when that is stopped"
+            .to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM],
+        cpus: None,
+        options: "end=poweroff".to_owned(),
+        guests: vec![
+            Guest::new(VIRTIO).append("basalt.run=\"/jobs/balloon 128\""),
+            Guest::new("spin").in_vm(OTHER).settings("memory=840M start=no").append("beats=10000"),
+        ],
+        steps: vec![
+            Step::vm(VIRTIO, "128 MiB to go").within(240).then_send("\x01:balloon virtio 128M\r\r"),
+            Step::vm(VIRTIO, "balloon: inflated").within(240).then_send("\x01:start other\r\r"),
+            Step::kernel("vm other: started").within(60).then_send("\x01:balloon virtio 256M\r\r"),
+            Step::kernel("waits for memory that it had given back").within(240).then_send("\x01:stop other\r\r"),
+            Step::end(OTHER).within(60),
+            Step::results(VIRTIO).within(300),
+            Step::vm(VIRTIO, "basalt-demo job done: 0").within(60),
+            Step::end(VIRTIO).within(60),
+            Step::kernel("all VMs have ended").within(60),
+        ],
+        checks: vec![Check { name: "as much memory is free as before", holds: memory_is_back }],
     }
 }
 
