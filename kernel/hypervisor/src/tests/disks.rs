@@ -155,6 +155,30 @@ fn input(bytes: u8) -> Step {
     })
 }
 
+/// A request of a time without bus mastering is served with the write that switches that on, and not with some later exit.
+#[test]
+fn what_waits_for_bus_mastering_goes_on_at_once() {
+    let mut bench = Bench::new();
+    let mut steps = board();
+    steps.extend(driver());
+    steps.extend([out(0xcf8, 4, 0x8000_0804), out(0xcfc, 2, 2)]);
+    steps.push(step(|guest| read_sector(guest, 1)));
+    steps.push(step(|guest| {
+        assert_eq!(bytes(guest, DEVICE + 2), [0, 0], "it reached memory");
+        told(guest);
+        guest.port_write(0xcfc, 2, 6)
+    }));
+    steps.push(step(|guest| {
+        assert_eq!(bytes(guest, DEVICE + 2), [1, 0]);
+        told(guest);
+        Exit::Pause
+    }));
+    bench.add_vm("demo", steps);
+    bench.add_module("vm=demo disk", &[[0xd0; 512], [0xd1; 512]].concat());
+    let run = bench.run();
+    assert!(run.logged("powered off"), "{:#?}", run.log);
+}
+
 /// Sets the window in configuration space to so many bytes at an offset, by the ports and (the length) by memory.
 fn open_window(offset: u32, length: u32) -> Vec<Step> {
     const ECAM: u64 = 0xc000_0000;

@@ -24,6 +24,7 @@ use crate::firmware::add_devices;
 use crate::links::Links;
 use crate::mailbox::Mailboxes;
 use crate::memory_map::MemoryMap;
+use crate::processor::Attention;
 use crate::ratelimit::{RateLimits, Site};
 use crate::schedule::{Shared, Times, VcpuId, VmId};
 use crate::serial_line::SerialLine;
@@ -221,6 +222,12 @@ impl<'m, B: Backend> Vm<'m, B> {
             let configured = virtio::pci::configured(space);
             let mut signals = OnBoard { at, chipset: &mut chipset, wiring: &mut *wiring };
             self.virtio.configure(at, &configured, &mut signals);
+            // What waited for bus mastering goes on at once.
+            if let Some(own) = &mut wiring.own
+                && self.virtio.is_rung()
+            {
+                *own.attention |= Attention::DEVICES;
+            }
         }
         let power = chipset.take_power_event();
         let before = (self.signals.pic.load(SeqCst), self.chipset_deadline());
