@@ -1,6 +1,6 @@
 //! One vCPU's turn: the hot loop, and the work that waits before an entry.
 
-use vcpu::{ApicAssists, Backend, Event, Host, Nanos, Vcpu};
+use vcpu::{ApicAssists, Backend, Event, GuestMemory, Host, Nanos, Vcpu};
 
 use super::rota::Rota;
 use crate::dispatch::{Outcome, dispatch};
@@ -123,6 +123,8 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
                 return Some(SliceEnd::Over);
             }
             self.rota.serve(guest.host);
+            // Where a balloon was reset in the middle of a request, nobody else goes on with that.
+            guest.space.settle();
             self.end = self.rota.end_of_run(guest.host);
             if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
                 guest.cpu.take_in(&slot.inbox);

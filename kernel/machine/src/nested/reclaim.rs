@@ -7,7 +7,7 @@
 // UNSAFETY: gives frames back that guests had.
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::Mutex;
 use vcpu::{Gpa, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Taken};
@@ -29,6 +29,8 @@ pub(super) struct Reclaim {
     resting: Mutex<Resting>,
     /// Bytes that are taken back.
     bytes: AtomicU64,
+    /// Pages may be in the list.
+    rests: AtomicBool,
 }
 
 /// Pages out of the table that CPUs may still know.
@@ -70,7 +72,7 @@ impl Resting {
 impl Reclaim {
     pub(super) const fn new() -> Self {
         let resting = Resting { list: None, count: 0, epoch: None };
-        Self { resting: Mutex::new(resting), bytes: AtomicU64::new(0) }
+        Self { resting: Mutex::new(resting), bytes: AtomicU64::new(0), rests: AtomicBool::new(false) }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -98,6 +100,7 @@ impl Reclaim {
             Ok(holes::Taken::Page(Mapping { page, level })) => {
                 FrameTables.write(list, resting.count, page.0 | u64::from(level.order()));
                 resting.count += 1;
+                self.rests.store(true, Ordering::Relaxed);
                 self.bytes.fetch_add(level.bytes(), Ordering::Relaxed);
                 Ok(Taken::Bytes(level.bytes()))
             }
@@ -108,12 +111,16 @@ impl Reclaim {
     }
 
     /// See [`vcpu::GuestMemory::settle`].
+    #[inline]
     pub(super) fn settle(&self) -> bool {
+        !self.rests.load(Ordering::Relaxed) || self.settle_some()
+    }
+
+    #[cold]
+    fn settle_some(&self) -> bool {
         let mut resting = self.resting.lock();
-        if resting.count == 0 {
-            return true;
-        }
         match resting.epoch {
+            _ if resting.count == 0 => {}
             None => resting.epoch = Some(smp::begin_epoch()),
             Some(epoch) if EPOCHS.has_passed(epoch) => {
                 // SAFETY: all CPUs have passed an epoch that began when the pages were out of the table.
@@ -123,6 +130,9 @@ impl Reclaim {
                 }
             }
             Some(_) => {}
+        }
+        if resting.count == 0 {
+            self.rests.store(false, Ordering::Relaxed);
         }
         resting.count == 0
     }
