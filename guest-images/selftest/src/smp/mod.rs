@@ -129,15 +129,16 @@ pub fn first_apic_base(cpu: usize) -> u64 {
 /// Lets others run for a short while: waits in HLT for the local APIC's timer. Interrupts are off afterwards.
 pub fn rest_us(microseconds: u64) {
     interrupt::expect(REST_VECTOR, Acknowledge::LocalApic);
-    // With interrupts on, the first may come before HLT where others hold the processor; another one follows.
-    apic::set(register::LVT_TIMER, apic::PERIODIC | u32::from(REST_VECTOR));
+    let before = interrupt::count(REST_VECTOR);
+    apic::set(register::LVT_TIMER, u32::from(REST_VECTOR));
     apic::set(register::INITIAL_COUNT, tsc::us(microseconds).max(1) as u32);
-    cpu::wait_for_interrupt();
+    // With interrupts on it may have come with the end of that exit, where others held the processor.
+    if interrupt::count(REST_VECTOR) == before {
+        cpu::wait_for_interrupt();
+    }
+    cpu::cli();
     apic::set(register::LVT_TIMER, apic::MASKED | u32::from(REST_VECTOR));
     apic::set(register::INITIAL_COUNT, 0);
-    if apic::bit(register::IRR, REST_VECTOR) {
-        cpu::take_interrupts();
-    }
 }
 
 /// Waits in HLT until the condition holds, at most that long, with interrupts on. Says whether it held.
