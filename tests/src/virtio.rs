@@ -2,7 +2,7 @@
 
 use crate::linux::READY;
 use crate::log::Log;
-use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Check, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+use crate::scenario::{BOCHS_SVM, BOCHS_VMX, Check, Guest, QEMU_SVM, Scenario, Step, Tier};
 use crate::smp::memory_is_back;
 
 /// Stock Linux with drivers for all devices.
@@ -36,10 +36,10 @@ pub fn scenarios() -> Vec<Scenario> {
         installer(),
         fio(),
         iperf(),
-        console("virtio-console", Tier::Ci, &[QEMU_SVM_COUNTED]),
-        console("virtio-console-everywhere", Tier::Full, &[BOCHS_VMX]),
-        link("virtio-link", Tier::Ci, &[QEMU_SVM_COUNTED]),
-        link("virtio-link-everywhere", Tier::Full, &[BOCHS_VMX]),
+        console("virtio-console", 1, Tier::Ci, &[QEMU_SVM]),
+        console("virtio-console-everywhere", 2, Tier::Full, &[BOCHS_VMX]),
+        link("virtio-link", 1, Tier::Ci, &[QEMU_SVM]),
+        link("virtio-link-everywhere", 2, Tier::Full, &[BOCHS_VMX]),
         rebind(),
         lines("virtio-lines", Tier::Ci, &[QEMU_SVM]),
         lines("virtio-lines-everywhere", Tier::Full, &[BOCHS_VMX]),
@@ -149,8 +149,8 @@ fn installer() -> Scenario {
     }
 }
 
-/// Two guests with virtio consoles, and a port that joins them.
-fn console(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
+/// Two guests with virtio consoles, and a port that joins them, on so many CPUs.
+fn console(name: &str, cpus: u32, tier: Tier, machines: &[&'static str]) -> Scenario {
     let guest = |vm: &str, own: u32| {
         Guest::new(VIRTIO)
             .in_vm(vm)
@@ -175,7 +175,7 @@ fn console(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
             .to_owned(),
         tier,
         machines: machines.to_vec(),
-        cpus: Some(2),
+        cpus: Some(cpus),
         options: String::new(),
         guests: vec![guest("one", 1), guest("two", 2)],
         steps,
@@ -345,8 +345,8 @@ fn iperf() -> Scenario {
     }
 }
 
-/// Two guests on a cable.
-fn link(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
+/// Two guests on a cable, on so many CPUs.
+fn link(name: &str, cpus: u32, tier: Tier, machines: &[&'static str]) -> Scenario {
     let guest = |vm: &str, own: u32| {
         Guest::new(VIRTIO).in_vm(vm).settings("net=cable").append(&format!("basalt.run=\"/jobs/link {own}\""))
     };
@@ -364,7 +364,7 @@ fn link(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
         about: "two stock Linux guests talk over a cable: all offloads, several queues, VLANs, drivers that go and come".to_owned(),
         tier,
         machines: machines.to_vec(),
-        cpus: Some(2),
+        cpus: Some(cpus),
         options: String::new(),
         guests: vec![guest("one", 1), guest("two", 2)],
         steps,

@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use vcpu::{Gpa, GuestMemory, PAGE_SIZE};
 
 use super::{Broken, DESCRIPTOR_BYTES, Layout, MAX_SIZE};
+use crate::STEP_BYTES;
 use crate::memory::behind;
 
 /// Buffers of a request at most: a chain is no longer than its queue.
@@ -167,7 +168,7 @@ impl Chain {
         }
         let mut from = self.writable();
         while bytes != 0
-            && let Some(part) = from.next(self, bytes)
+            && let Some(part) = from.next(self, bytes.min(STEP_BYTES))
         {
             if memory.provide(part.gpa, part.length.into()).is_err() {
                 return false;
