@@ -145,8 +145,10 @@ impl Guest {
         self.write(register::STATUS, Width::Byte, READY);
     }
 
-    /// As firmware and an operating system find it: the configuration space as after power-up, then a driver's start.
+    /// As firmware and an operating system find it: the configuration space as after power-up, then a driver's start. The hypervisor has gone on
+    /// with what the last driver's balloon had begun, so there is memory.
     pub(crate) fn start_over(&mut self) {
+        while !self.memory.settle() {}
         self.space = self.function.config_space();
         self.configure(COMMAND, Width::Word, ENABLED);
         self.start(0);

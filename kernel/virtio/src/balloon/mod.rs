@@ -39,6 +39,8 @@ pub mod feature {
 const ACTUAL_AT: u64 = 4;
 /// Pages in a step.
 const STEP_PAGES: usize = 64;
+/// Numbers of pages in a request at most: a driver has 256 of them, or a page full.
+const MOST_NUMBERS: u32 = 1 << 16;
 /// Bytes of a page's number, and of a statistic.
 const NUMBER_BYTES: usize = 4;
 const STATISTIC_BYTES: u32 = 10;
@@ -205,15 +207,20 @@ impl Balloon {
     /// Begins with a request.
     ///
     /// # Errors
-    /// [`Broken`]: its statistics are not RAM.
+    /// [`Broken`]: its statistics are not RAM, or it names more pages than a request may.
     pub(crate) fn begin<M: GuestMemory>(
         &self,
         index: usize,
         chain: &Chain,
         memory: &M,
     ) -> Result<Next, Broken> {
+        let role = self.role(index);
+        let moves = matches!(role, Role::Inflate | Role::Deflate);
+        if moves && chain.readable_bytes() > MOST_NUMBERS * NUMBER_BYTES as u32 {
+            return Err(Broken::Length);
+        }
         let pages = |hole| Next::More(Work::Pages { from: chain.readable(), hole });
-        Ok(match self.role(index) {
+        Ok(match role {
             Role::Inflate => pages(Some(Hole::Kept)),
             Role::Deflate => pages(None),
             Role::Report => Next::More(Work::Report(chain.writable())),
@@ -295,10 +302,11 @@ impl Balloon {
             let mut ahead = from;
             let Some(part) = ahead.next(chain, u32::MAX) else { return Next::More(Work::Settles) };
             let (before_page, length) = (part.gpa.0.wrapping_neg() % PAGE_SIZE, u64::from(part.length));
-            let done = if before_page != 0 {
-                before_page.min(length)
-            } else if length < PAGE_SIZE {
+            // A buffer over the end of the address space is nobody's memory.
+            let done = if part.gpa.checked_add(length).is_none() || before_page == 0 && length < PAGE_SIZE {
                 length
+            } else if before_page != 0 {
+                before_page.min(length)
             } else {
                 match self.take(part.gpa, length & !(PAGE_SIZE - 1), Hole::Free, memory) {
                     Ok(Taken::Bytes(bytes)) => bytes.min(length),

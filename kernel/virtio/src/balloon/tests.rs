@@ -40,7 +40,7 @@ impl Bench {
         while let Ok(Next::More(work)) = next {
             next = self.balloon.go_on(work, &self.chain, memory);
             steps += 1;
-            assert!(steps < 1000, "no end");
+            assert!(steps < 2000, "no end");
         }
         (next, steps)
     }
@@ -94,7 +94,7 @@ fn what_is_no_ram_means_nothing() {
     assert_eq!(bench.numbers(INFLATE, &[u32::MAX, 0x80, 0x1000, 0x80]), Ok(Next::Done));
     assert_eq!(bench.taken(), 1);
     assert_eq!(bench.numbers(DEFLATE, &[u32::MAX, 0x1000]), Ok(Next::Done));
-    let huge = [(u64::MAX - 0xfff, 0x1000, true), (0, 0xffff_0000, true)];
+    let huge = [(u64::MAX - 0xfff, 0x1000, true), (u64::MAX, u32::MAX / 2, true), (0, 0x7fff_0000, true)];
     let (next, steps) = bench.ask(REPORT, &huge);
     assert_eq!(next, Ok(Next::Done));
     assert!((10..100).contains(&steps), "{steps} steps");
@@ -104,6 +104,14 @@ fn what_is_no_ram_means_nothing() {
 fn numbers_outside_ram_break_the_device() {
     let mut bench = Bench::new();
     assert!(matches!(bench.ask(INFLATE, &[(1 << 40, 8, false)]).0, Err(Broken::NotRam(_))));
+}
+
+#[test]
+fn requests_are_bounded() {
+    let mut bench = Bench::new();
+    let part = (BUFFERS, 0x4_0000, false);
+    assert_eq!(bench.ask(DEFLATE, &[part]).0, Ok(Next::Done));
+    assert_eq!(bench.ask(INFLATE, &[part, (BUFFERS, 1, false)]).0, Err(Broken::Length));
 }
 
 #[test]
