@@ -5,10 +5,9 @@
 //! early where a guest exits, so that ticks say nothing of two of them: there both VMs share one CPU.
 
 use std::fmt::Write;
-use std::sync::LazyLock;
 
 use crate::log::{Log, Source};
-use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
+use crate::scenario::{BLANK_DISK, BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// The guest that attacks.
 const GUEST: &str = "hostile";
@@ -24,9 +23,6 @@ const TURNS: &str = "virtio-hostile-turns";
 const KEPT: f64 = 0.9;
 /// Windows of the witness that a mean is made of, at least.
 const LEAST_WINDOWS: usize = 4;
-
-/// A disk without anything on it.
-static BLANK: LazyLock<String> = LazyLock::new(|| "\0".repeat(1 << 20));
 
 /// The scenarios of this module.
 #[must_use]
@@ -44,7 +40,7 @@ fn attacker() -> Guest {
     Guest::new(GUEST)
         .in_vm(HOSTILE)
         .settings("net=nowhere console=virtio")
-        .module("disk serial=target", &BLANK)
+        .module("disk serial=target", &BLANK_DISK)
 }
 
 fn alone() -> Scenario {
@@ -88,7 +84,7 @@ fn neighbour(name: &str, cpus: u32, machine: &'static str, [window, attack]: [&s
         cpus: Some(cpus),
         options: String::new(),
         guests: vec![
-            witness.module("disk serial=own", &BLANK),
+            witness.module("disk serial=own", &BLANK_DISK),
             attacker().append(&format!("job=attack {attack}")),
         ],
         steps: vec![Step::results(HOSTILE).within(400), Step::end(HOSTILE).within(60)],

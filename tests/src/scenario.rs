@@ -1,5 +1,6 @@
 //! What a scenario is made of.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::log::{Log, Source};
@@ -24,6 +25,9 @@ pub const BOCHS_SVM: &str = "bochs-svm";
 
 /// Two of the machines of `cargo xtask test --matrix`: what one has, the other has not.
 pub const MATRIX_SHARE: [&str; 2] = ["qemu-q35-uefi-usb-epyc", "qemu-i440fx-bios-nvme-max"];
+
+/// The content of a disk without anything on it.
+pub static BLANK_DISK: LazyLock<String> = LazyLock::new(|| "\0".repeat(1 << 20));
 
 /// When a scenario is run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,11 +1,10 @@
 //! What requests to devices cost: the guest counts their instructions, and two boots, of which one makes no requests, their exits.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 
 use ::tests::log::Log;
 use ::tests::report;
-use ::tests::scenario::{Guest, Scenario, Step};
+use ::tests::scenario::{BLANK_DISK, Guest, Scenario, Step};
 
 use super::{BENCH, Row, scenario, with_everything};
 
@@ -17,9 +16,6 @@ const NET: [(&str, u32); 2] = [("packet_64", 32), ("frame_64_kib", 2)];
 /// The beginning of the scenarios' names, and the end of those without requests.
 const PREFIX: &str = "bench-device-";
 pub(super) const NOTHING: &str = "-idle";
-
-/// A disk without anything on it.
-static BLANK: LazyLock<String> = LazyLock::new(|| "\0".repeat(1 << 20));
 
 /// With requests, and without.
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -39,7 +35,7 @@ fn steps() -> Vec<Step> {
 
 fn disk(kind: &str, busy: bool) -> Scenario {
     let (name, append) = named(kind, busy);
-    let guest = Guest::new(BENCH).append(&append).module("disk", &BLANK);
+    let guest = Guest::new(BENCH).append(&append).module("disk", &BLANK_DISK);
     with_everything(scenario(&name, guest, steps()))
 }
 

@@ -24,6 +24,7 @@ pub(super) struct Settings<'a> {
     pub(super) ports: ArrayVec<&'a str, MAX_PORTS>,
     /// It has an entropy device.
     pub(super) rng: bool,
+    /// It has a balloon.
     pub(super) balloon: bool,
     pub(super) devices: DeviceOptions,
     pub(super) share: Share,

@@ -4,9 +4,9 @@ use selftest::apic::{self, register};
 use selftest::cpu::{self, msr, rdtsc};
 use selftest::descriptor::{self, INTERRUPT_GATE, KERNEL_CODE};
 use selftest::interrupt::{self, Acknowledge};
-use selftest::{Global, boot, println, probe, tsc};
+use selftest::{Global, boot, probe, tsc};
 
-use crate::{ROUNDS, TRIPS, skip};
+use crate::{ROUNDS, TRIPS, report_samples, skip};
 
 const VECTOR: u8 = 0x41;
 const TIMER: u8 = 0x42;
@@ -50,8 +50,6 @@ fn empty() {
     );
 }
 
-static LATE: Global<[u64; ROUNDS]> = Global::new([0; ROUNDS]);
-
 /// From the moment for which the timer is armed until the processor goes on behind HLT.
 fn hlt_wake() {
     if boot::option("test").is_some_and(|only| only != "hlt_wake") {
@@ -59,17 +57,12 @@ fn hlt_wake() {
     }
     interrupt::expect(TIMER, Acknowledge::LocalApic);
     apic::write_x2(register::LVT_TIMER, u64::from(u32::from(TIMER) | apic::DEADLINE));
-    let late = LATE.with(|late| {
-        for late in late.iter_mut() {
-            let deadline = rdtsc() + tsc::us(SLEEP_US);
-            cpu::wrmsr(msr::TSC_DEADLINE, deadline);
-            cpu::wait_for_interrupt();
-            *late = rdtsc() - deadline;
-        }
-        late.sort_unstable();
-        *late
+    report_samples("hlt_wake", 1, ROUNDS as u64, || {
+        let deadline = rdtsc() + tsc::us(SLEEP_US);
+        cpu::wrmsr(msr::TSC_DEADLINE, deadline);
+        cpu::wait_for_interrupt();
+        rdtsc() - deadline
     });
-    println!("bench hlt_wake {} ticks (least {})", late[ROUNDS / 2], late[0]);
 }
 
 /// Prints the lines `self_ipi`, `eoi` and `hlt_wake`.
