@@ -69,11 +69,15 @@ impl<'m> ModuleImage<'m> {
 
     /// A block with what the module has there.
     fn copied(&self, block: usize) -> Option<Block> {
-        let fresh = Block::zeroed(ORDER, FrameKind::Kernel).ok()?;
         let from = self.base.get(block * BLOCK_BYTES..)?;
         let length = from.len().min(BLOCK_BYTES);
+        let fresh = Block::unfilled(ORDER, FrameKind::Kernel).ok()?;
+        let start = direct_map(fresh.start());
         // SAFETY: the block's frames are BLOCK_BYTES of RAM of its own; the module is elsewhere.
-        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), direct_map(fresh.start()), length) };
+        unsafe {
+            ptr::copy_nonoverlapping(from.as_ptr(), start, length);
+            ptr::write_bytes(start.add(length), 0, BLOCK_BYTES - length);
+        }
         Some(fresh)
     }
 }
@@ -115,15 +119,16 @@ impl Image for ModuleImage<'_> {
         Ok(())
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfImage> {
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<u32, OutOfImage> {
         let start = self.range(offset, bytes.len())?;
-        let mut done = 0;
+        let (mut done, mut moved) = (0, bytes.len());
         let mut written = self.written.lock();
         for piece in pieces(start, bytes.len()) {
             let from = bytes.get(done..done + piece.length).ok_or(OutOfImage)?;
             let place = written.get_mut(piece.block).ok_or(OutOfImage)?;
             if place.is_none() {
                 *place = self.copied(piece.block);
+                moved += BLOCK_BYTES;
             }
             let block = place.as_ref().ok_or(OutOfImage)?;
             // SAFETY: as in `read`.
@@ -132,7 +137,7 @@ impl Image for ModuleImage<'_> {
             }
             done += piece.length;
         }
-        Ok(())
+        Ok(moved as u32)
     }
 }
 

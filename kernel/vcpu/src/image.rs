@@ -19,9 +19,9 @@ pub trait Image {
     /// [`OutOfImage`]; the buffer's content is unspecified then.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage>;
 
-    /// Copies into the image.
+    /// Copies into the image. Returns how many bytes were moved in all: these, and what it took to have a place for them.
     ///
     /// # Errors
     /// [`OutOfImage`]; nothing was written then.
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfImage>;
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<u32, OutOfImage>;
 }

@@ -89,8 +89,13 @@ pub(crate) struct Work {
 pub(crate) enum Next {
     /// There is more to do.
     More(Work),
-    /// It is done: so many bytes of its buffers were written.
-    Done(u32),
+    /// It is done.
+    Done {
+        /// Bytes of its buffers that were written.
+        written: u32,
+        /// Bytes that were moved since the last step, or in all where there was none.
+        moved: u32,
+    },
 }
 
 impl<I: Image> Block<I> {
@@ -167,7 +172,7 @@ impl<I: Image> Block<I> {
             kind::OUT if !self.read_only => self.transfer(Verb::Write, sector, given, input),
             kind::OUT => Err(IO_ERROR),
             // What was written is in the image.
-            kind::FLUSH => return finish(chain, memory, OK, 0),
+            kind::FLUSH => return finish(chain, memory, OK, (0, 0)),
             kind::GET_ID => return self.identify(chain, memory, room),
             kind::DISCARD | kind::WRITE_ZEROES if self.read_only => Err(IO_ERROR),
             kind::DISCARD | kind::WRITE_ZEROES => self.range(chain, memory, input, given, kind)?,
@@ -175,7 +180,7 @@ impl<I: Image> Block<I> {
         };
         match work {
             Ok(work) => Ok(Next::More(work)),
-            Err(status) => finish(chain, memory, status, 0),
+            Err(status) => finish(chain, memory, status, (0, 0)),
         }
     }
 
@@ -231,12 +236,12 @@ impl<I: Image> Block<I> {
         let length = (room as usize).min(SERIAL_BYTES);
         let serial = self.serial.get(..length).unwrap_or_default();
         match chain.writable().write(chain, memory, serial) {
-            Ok(()) => finish(chain, memory, OK, length as u32),
-            Err(_) => finish(chain, memory, IO_ERROR, 0),
+            Ok(()) => finish(chain, memory, OK, (length as u32, length as u32)),
+            Err(_) => finish(chain, memory, IO_ERROR, (0, 0)),
         }
     }
 
-    /// Does a piece of a request: at most [`STEP_BYTES`].
+    /// Does a piece of a request: until [`STEP_BYTES`] were moved. What is written to a part of the image for the first time moves more than itself.
     ///
     /// # Errors
     /// [`Broken`] where the status has no place in memory.
@@ -246,17 +251,17 @@ impl<I: Image> Block<I> {
         chain: &Chain,
         memory: &M,
     ) -> Result<Next, Broken> {
-        let mut budget = STEP_BYTES.min(work.left);
-        while budget != 0 {
-            let Ok(bytes) = self.piece(&mut work, budget, chain, memory) else {
-                return finish(chain, memory, IO_ERROR, work.written);
-            };
-            budget -= bytes;
+        let mut moved = 0;
+        while moved < STEP_BYTES && work.left != 0 {
+            match self.piece(&mut work, image::BOUNCE as u32, chain, memory) {
+                Ok(bytes) => moved += bytes,
+                Err(Failed) => return finish(chain, memory, IO_ERROR, (work.written, moved)),
+            }
         }
-        if work.left == 0 { finish(chain, memory, OK, work.written) } else { Ok(Next::More(work)) }
+        if work.left == 0 { finish(chain, memory, OK, (work.written, moved)) } else { Ok(Next::More(work)) }
     }
 
-    /// Moves what lies together, at most `most` bytes.
+    /// Does some of it that lies together, at most `most` bytes of the request. Returns how many bytes were moved.
     fn piece<M: GuestMemory>(
         &self,
         work: &mut Work,
@@ -264,39 +269,42 @@ impl<I: Image> Block<I> {
         chain: &Chain,
         memory: &M,
     ) -> Result<u32, Failed> {
-        let bytes = match work.verb {
-            Verb::Zero => {
-                image::zero(&self.image, work.offset, most).map_err(|_| Failed)?;
-                most
-            }
+        let most = most.min(work.left);
+        let (bytes, moved) = match work.verb {
+            Verb::Zero => (most, image::zero(&self.image, work.offset, most).map_err(|_| Failed)?),
             Verb::Read => {
                 let part = work.data.next(chain, most).ok_or(Failed)?;
                 image::to_guest(&self.image, work.offset, memory, part.gpa, part.length)
                     .map_err(|_| Failed)?;
                 work.written += part.length;
-                part.length
+                (part.length, part.length)
             }
             Verb::Write => {
                 let part = work.data.next(chain, most).ok_or(Failed)?;
-                image::from_guest(&self.image, work.offset, memory, part.gpa, part.length)
+                let moved = image::from_guest(&self.image, work.offset, memory, part.gpa, part.length)
                     .map_err(|_| Failed)?;
-                part.length
+                (part.length, moved)
             }
         };
         work.offset += u64::from(bytes);
         work.left -= bytes;
-        Ok(bytes)
+        Ok(moved)
     }
 }
 
 /// A piece was not moved: the guest has no RAM there, or the image ends.
 struct Failed;
 
-/// Writes the status, the last byte of what can be written.
-fn finish<M: GuestMemory>(chain: &Chain, memory: &M, status: u8, written: u32) -> Result<Next, Broken> {
+/// Writes the status, the last byte of what can be written. Of the data, so many bytes were written and moved.
+fn finish<M: GuestMemory>(
+    chain: &Chain,
+    memory: &M,
+    status: u8,
+    (written, moved): (u32, u32),
+) -> Result<Next, Broken> {
     let mut place = chain.writable();
     place.skip(chain, chain.writable_bytes().checked_sub(1).ok_or(Broken::Request)?);
     let at = place.next(chain, 1).ok_or(Broken::Request)?;
     memory.write(behind(at.gpa, 0), &[status])?;
-    Ok(Next::Done(written + 1))
+    Ok(Next::Done { written: written + 1, moved })
 }

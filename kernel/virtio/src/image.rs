@@ -18,7 +18,7 @@ impl From<NotRam> for CopyError {
 }
 
 /// Bytes that travel between image and guest at a time.
-const BOUNCE: usize = 4096;
+pub(crate) const BOUNCE: usize = 4096;
 
 /// Calls `copy` with a bounce buffer for each piece of a range, the image's offset and the guest's address of it.
 fn in_pieces(
@@ -51,28 +51,32 @@ pub(crate) fn to_guest<I: Image, M: GuestMemory>(
     })
 }
 
-/// Copies from the guest to the image.
+/// Copies from the guest to the image. Returns how many bytes that has moved in all, as [`Image::write`] does.
 pub(crate) fn from_guest<I: Image, M: GuestMemory>(
     image: &I,
     offset: u64,
     memory: &M,
     gpa: Gpa,
     length: u32,
-) -> Result<(), CopyError> {
+) -> Result<u32, CopyError> {
+    let mut moved = 0;
     in_pieces(offset, gpa, length, |offset, gpa, bytes| {
         memory.read(gpa, bytes)?;
-        image.write(offset, bytes).map_err(CopyError::Image)
-    })
+        moved += image.write(offset, bytes).map_err(CopyError::Image)?;
+        Ok(())
+    })?;
+    Ok(moved)
 }
 
-/// Fills a part of the image with zeros.
-pub(crate) fn zero<I: Image>(image: &I, mut offset: u64, mut length: u32) -> Result<(), OutOfImage> {
+/// Fills a part of the image with zeros. Returns how many bytes that has moved in all.
+pub(crate) fn zero<I: Image>(image: &I, mut offset: u64, mut length: u32) -> Result<u32, OutOfImage> {
     const ZEROS: [u8; BOUNCE] = [0; BOUNCE];
+    let mut moved = 0;
     while length != 0 {
         let size = length.min(BOUNCE as u32);
-        image.write(offset, ZEROS.get(..size as usize).unwrap_or_default())?;
+        moved += image.write(offset, ZEROS.get(..size as usize).unwrap_or_default())?;
         offset += u64::from(size);
         length -= size;
     }
-    Ok(())
+    Ok(moved)
 }

@@ -66,13 +66,18 @@ pub(crate) struct Block {
 impl Block {
     /// Takes 2^`order` frames and fills them with zeros.
     pub(crate) fn zeroed(order: u8, kind: FrameKind) -> Result<Self, MemoryError> {
+        let mut block = Self::unfilled(order, kind)?;
+        block.zero();
+        Ok(block)
+    }
+
+    /// As [`Self::zeroed`], but with whatever was there before: nobody may see it until all of it was written.
+    pub(crate) fn unfilled(order: u8, kind: FrameKind) -> Result<Self, MemoryError> {
         let start = allocate(order, kind, 0).ok_or_else(|| MemoryError::OutOfFrames {
             wanted: PAGE_SIZE.checked_shl(order.into()).unwrap_or(u64::MAX),
             free: free_bytes(),
         })?;
-        let mut block = Self { start, order };
-        block.zero();
-        Ok(block)
+        Ok(Self { start, order })
     }
 
     /// Fills the frames with zeros.

@@ -33,11 +33,11 @@ impl Image for FakeImage {
         Ok(())
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfImage> {
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<u32, OutOfImage> {
         let mut all = self.0.borrow_mut();
         let to =
             all.get_mut(offset as usize..).and_then(|rest| rest.get_mut(..bytes.len())).ok_or(OutOfImage)?;
         to.copy_from_slice(bytes);
-        Ok(())
+        Ok(bytes.len() as u32)
     }
 }

@@ -443,7 +443,7 @@ impl<I: Image> Function<I> {
                     if let Next::More(begun) = begun { disk.go_on(begun, chain, memory)? } else { begun };
                 match next {
                     Next::More(begun) => Turn::More(Work::Block(begun)),
-                    Next::Done(written) => both(written),
+                    Next::Done { written, moved } => Turn::Done { written, moved },
                 }
             }
         })
