@@ -15,9 +15,16 @@
 
 extern crate alloc;
 
+pub mod counters;
 pub mod frame;
+pub mod guard;
+pub mod learn;
+pub mod meter;
+pub mod mirror;
 pub mod offload;
 pub mod port;
+pub mod rules;
+pub mod settings;
 
 pub use frame::{Frame, HEAD_BYTES, Layers};
 pub use offload::{Checksum, Large, LargeKind, Offload, Takes};
