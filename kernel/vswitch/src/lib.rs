@@ -22,6 +22,7 @@ pub mod learn;
 pub mod meter;
 pub mod mirror;
 pub mod offload;
+pub mod output;
 pub mod port;
 pub mod rules;
 pub mod settings;
