@@ -33,7 +33,7 @@ pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
 pub use host::Host;
 pub use image::{Image, OutOfImage};
-pub use memory::{AddressSpace, GuestMemory, Hole, MemoryError, NotRam, Shrink, Taken, WordSize};
+pub use memory::{AddressSpace, CopyError, GuestMemory, Hole, MemoryError, NotRam, Shrink, Taken, WordSize};
 pub use random::Random;
 pub use registers::{
     DescriptorTable, DescriptorTableName, Gpr, Registers, Segment, SegmentAccess, SegmentName,

@@ -21,6 +21,29 @@ pub trait GuestMemory {
     /// Copies into guest memory. On an error a part may have been written.
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NotRam>;
 
+    /// Copies `length` bytes from another guest's memory, once. Where both are one guest's and overlap, bytes go in ascending order.
+    ///
+    /// # Errors
+    /// [`CopyError`] says whose memory is none. A part may have been written.
+    fn copy_from(&self, gpa: Gpa, other: &Self, from: Gpa, length: u32) -> Result<(), CopyError>
+    where
+        Self: Sized,
+    {
+        let mut bounce = [0; BOUNCE];
+        let mut done = 0;
+        while done < length {
+            let now = (length - done).min(BOUNCE as u32);
+            let bytes = bounce.get_mut(..now as usize).unwrap_or_default();
+            let at = |start: Gpa| start.checked_add(done.into());
+            let source = at(from).ok_or(CopyError::Source(NotRam { gpa: from }))?;
+            other.read(source, bytes).map_err(CopyError::Source)?;
+            let target = at(gpa).ok_or(CopyError::Target(NotRam { gpa }))?;
+            self.write(target, bytes).map_err(CopyError::Target)?;
+            done += now;
+        }
+        Ok(())
+    }
+
     /// Sets `length` bytes to zero.
     fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NotRam>;
 
@@ -66,6 +89,18 @@ pub trait GuestMemory {
 
     /// Bytes that are taken back.
     fn taken_back(&self) -> u64;
+}
+
+/// Bytes that travel at a time where there is no better way.
+const BOUNCE: usize = 512;
+
+/// Whose memory is none, of two between which bytes were to be copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyError {
+    /// Where they come from.
+    Source(NotRam),
+    /// Where they go.
+    Target(NotRam),
 }
 
 /// Which touch brings memory that was taken back.

@@ -40,6 +40,34 @@ pub trait Signals {
     fn line(&mut self, high: bool);
 }
 
+/// What a function needs of the world beside its own VM.
+pub trait Wires<I, M>: Signals {
+    /// The time, in nanoseconds since the machine started.
+    fn now(&mut self) -> vswitch::Nanos {
+        0
+    }
+
+    /// Uses a device of some VM, with that VM's memory and the wires of that device. `None` where it cannot be reached now.
+    fn reach<R>(
+        &mut self,
+        owner: usize,
+        with: impl FnOnce(&crate::Function<I>, &M, &mut dyn Signals) -> R,
+    ) -> Option<R> {
+        let _ = (owner, with);
+        None
+    }
+
+    /// Has the VM of a device look for what has come for it.
+    fn call(&mut self, owner: usize) {
+        let _ = owner;
+    }
+
+    /// Has the function's [`advance`](crate::Function::advance) called at this time, or soon after.
+    fn wake_at(&mut self, at: vswitch::Nanos) {
+        let _ = at;
+    }
+}
+
 /// What the function's PCI configuration says about interrupts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Switches {
@@ -120,7 +148,7 @@ impl Interrupts {
     }
 
     /// The function starts over: nothing waits. With `all` the table, too.
-    pub(crate) fn reset(&self, all: bool, signals: &mut impl Signals) {
+    pub(crate) fn reset(&self, all: bool, signals: &mut (impl Signals + ?Sized)) {
         let mut table = self.table.lock();
         table.pending = 0;
         if all {
@@ -144,7 +172,7 @@ impl Interrupts {
     }
 
     /// Tells the driver. `vector` is the queue's.
-    pub(crate) fn raise(&self, what: Signal, vector: u16, signals: &mut impl Signals) {
+    pub(crate) fn raise(&self, what: Signal, vector: u16, signals: &mut (impl Signals + ?Sized)) {
         let vector = if what == Signal::Configuration { self.configuration_vector() } else { vector };
         let mut table = self.table.lock();
         if table.switches.messages {
@@ -164,7 +192,7 @@ impl Interrupts {
     }
 
     /// Reads the ISR status, which ends the line's interrupt.
-    pub(crate) fn read_isr(&self, signals: &mut impl Signals) -> u8 {
+    pub(crate) fn read_isr(&self, signals: &mut (impl Signals + ?Sized)) -> u8 {
         let isr = self.isr.swap(0, SeqCst);
         if isr != 0 {
             signals.line(false);
@@ -173,7 +201,7 @@ impl Interrupts {
     }
 
     /// The PCI configuration is this now.
-    pub(crate) fn switch(&self, switches: Switches, signals: &mut impl Signals) {
+    pub(crate) fn switch(&self, switches: Switches, signals: &mut (impl Signals + ?Sized)) {
         let mut table = self.table.lock();
         if table.switches == switches {
             return;
@@ -186,7 +214,7 @@ impl Interrupts {
         self.send_due(signals);
     }
 
-    fn send_due(&self, signals: &mut impl Signals) {
+    fn send_due(&self, signals: &mut (impl Signals + ?Sized)) {
         for _ in 0..VECTORS {
             let Some((address, data)) = self.table.lock().next_due() else { return };
             signals.message(address, data);
@@ -206,7 +234,7 @@ impl Interrupts {
     }
 
     /// Writes an aligned 32-bit word of the table.
-    pub(crate) fn write_table(&self, offset: u64, value: u32, signals: &mut impl Signals) -> Option<()> {
+    pub(crate) fn write_table(&self, offset: u64, value: u32, signals: &mut (impl Signals + ?Sized)) -> Option<()> {
         let mut table = self.table.lock();
         let entry = table.entries.get_mut((offset / ENTRY_BYTES) as usize)?;
         match offset % ENTRY_BYTES / 4 {

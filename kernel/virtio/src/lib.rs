@@ -35,7 +35,7 @@ mod tests;
 pub mod transport;
 
 pub use function::{Function, Kind, Progress};
-pub use interrupts::{Signal, Signals};
+pub use interrupts::{Signal, Signals, Wires};
 pub use joint::Calls;
 
 /// Bytes that one step copies at most.

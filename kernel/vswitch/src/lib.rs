@@ -15,6 +15,7 @@
 
 extern crate alloc;
 
+pub mod checksum;
 pub mod counters;
 pub mod frame;
 pub mod guard;
@@ -24,12 +25,17 @@ pub mod mirror;
 pub mod offload;
 pub mod output;
 pub mod port;
+pub mod retag;
 pub mod rules;
+pub mod segment;
 pub mod settings;
+pub mod switch;
+pub mod tag;
 
 pub use frame::{Frame, HEAD_BYTES, Layers};
 pub use offload::{Checksum, Large, LargeKind, Offload, Takes};
 pub use port::{MAX_PORTS, Mac, PortId, PortSet};
+pub use switch::Switch;
 
 /// Nanoseconds since the machine started.
 pub type Nanos = u64;

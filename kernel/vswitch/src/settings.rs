@@ -90,7 +90,7 @@ pub struct Guard {
     pub addresses: ArrayVec<Prefix, MOST_ADDRESSES>,
 }
 
-/// How many frames a second a port may send that go to many; 0 for none at all, `None` for no limit.
+/// How many frames a second a port may send that go to many, at least 1; `None` for no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Storm {
     /// To all.

@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vcpu::{
-    APIC_PAGE, AddressSpace, Gpa, GuestMemory, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, Taken,
+    APIC_PAGE, AddressSpace, CopyError, Gpa, GuestMemory, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, Taken,
     WordSize,
 };
 
@@ -206,6 +206,21 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
             // SAFETY: as in `read`, the other way round.
             unsafe { copy(source.add(done), host, size) };
         })
+    }
+
+    fn copy_from(&self, gpa: Gpa, other: &Self, from: Gpa, length: u32) -> Result<(), CopyError> {
+        let (mut done, length) = (0, u64::from(length));
+        while done < length {
+            let at = |start: Gpa| start.checked_add(done).ok_or(NotRam { gpa: start });
+            let (source, source_room) =
+                at(from).and_then(|from| other.locate(from)).map_err(CopyError::Source)?;
+            let (target, room) = at(gpa).and_then(|gpa| self.locate(gpa)).map_err(CopyError::Target)?;
+            let size = room.min(source_room).min(length - done);
+            // SAFETY: both have `size` bytes of guest RAM under the direct map.
+            unsafe { copy(source, target, size as usize) };
+            done += size;
+        }
+        Ok(())
     }
 
     fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NotRam> {

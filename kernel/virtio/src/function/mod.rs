@@ -17,7 +17,7 @@ use crate::balloon::{self, Balloon};
 use crate::block::{self, Next};
 use crate::console::{self, Sent};
 use crate::entropy;
-use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals};
+use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals, Wires};
 use crate::net::{self, Net};
 use crate::pci::{self, Configured, PAGE_SHIFT, page};
 use crate::queue::{Broken, Chain, Cursor, Queue};
@@ -50,6 +50,8 @@ enum Work {
     /// Bytes for a port, from there on.
     Console(Cursor),
     Balloon(balloon::Work),
+    /// A frame; `begun` once some have got it.
+    Net { begun: bool },
     /// Memory for its buffers, from there on, before it begins.
     Provide(Cursor),
 }
@@ -92,6 +94,8 @@ pub struct Function<I> {
     broken: AtomicBool,
     /// How often that was so.
     breakdowns: AtomicU32,
+    /// Queues that others have put something into of which the driver was not told.
+    untold: AtomicU32,
 }
 
 impl<I: Image> Function<I> {
@@ -116,6 +120,7 @@ impl<I: Image> Function<I> {
             master: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             breakdowns: AtomicU32::new(0),
+            untold: AtomicU32::new(0),
         })
     }
 
@@ -142,7 +147,7 @@ impl<I: Image> Function<I> {
     /// Whether there may be something to do.
     #[inline]
     pub fn is_rung(&self) -> bool {
-        (self.rung.load(SeqCst) != 0 || self.kind.has_news())
+        (self.rung.load(SeqCst) != 0 || self.untold.load(SeqCst) != 0 || self.kind.has_news())
             && self.live.load(SeqCst)
             && self.master.load(SeqCst)
     }
@@ -150,6 +155,18 @@ impl<I: Image> Function<I> {
     /// Bytes of host memory that what was written to a disk takes, where it is one.
     pub fn kept(&self) -> u64 {
         if let Kind::Block(disk) = &self.kind { disk.kept() } else { 0 }
+    }
+
+    /// A time has come for which it has waited.
+    pub fn advance(&self) {
+        if let Kind::Net(net) = &self.kind {
+            self.rung.fetch_or(net.go_on(), SeqCst);
+        }
+    }
+
+    /// The network device, where it is one.
+    pub const fn as_net(&self) -> Option<&Net> {
+        self.kind.as_net()
     }
 
     /// Frames that a network device has lost, where it is one.
@@ -182,6 +199,7 @@ impl<I: Image> Function<I> {
             (place.queue, place.work, place.vector) = (None, None, NO_VECTOR);
         }
         self.rung.store(0, SeqCst);
+        self.untold.store(0, SeqCst);
         self.broken.store(false, SeqCst);
     }
 
@@ -297,7 +315,7 @@ impl<I: Image> Function<I> {
     }
 
     /// A queue makes no sense: only a reset helps.
-    fn break_down(&self, signals: &mut impl Signals) {
+    fn break_down(&self, signals: &mut (impl Signals + ?Sized)) {
         self.live.store(false, SeqCst);
         if !self.broken.swap(true, SeqCst) {
             self.breakdowns.fetch_add(1, SeqCst);
@@ -306,7 +324,7 @@ impl<I: Image> Function<I> {
     }
 
     /// Does some of what there is to do, about as much as copying [`STEP_BYTES`] takes.
-    pub fn step<M: GuestMemory>(&self, memory: &M, signals: &mut impl Signals) -> Progress {
+    pub fn step<M: GuestMemory, W: Wires<I, M>>(&self, memory: &M, signals: &mut W) -> Progress {
         if !self.is_rung() {
             return Progress::Idle;
         }
@@ -321,7 +339,7 @@ impl<I: Image> Function<I> {
         // Who comes to this queue while another CPU is at it has nothing to do.
         let Some(mut place) = place.try_lock() else { return Progress::Idle };
         self.rung.fetch_and(!(1 << index), SeqCst);
-        let served = self.serve(index, &mut place, memory);
+        let served = self.serve(index, &mut place, memory, signals);
         let told = match &mut place.queue {
             Some(queue) => queue.wants_interrupt(memory),
             None => Ok(false),
@@ -340,6 +358,9 @@ impl<I: Image> Function<I> {
             _ => self.break_down(signals),
         }
         drop(place);
+        if let Kind::Net(net) = &self.kind {
+            net.tell_receivers(signals);
+        }
         self.progress()
     }
 
@@ -348,7 +369,13 @@ impl<I: Image> Function<I> {
     }
 
     /// Serves a queue until the step is full.
-    fn serve<M: GuestMemory>(&self, index: usize, place: &mut Place, memory: &M) -> Result<Progress, Broken> {
+    fn serve<M: GuestMemory, W: Wires<I, M>>(
+        &self,
+        index: usize,
+        place: &mut Place,
+        memory: &M,
+        wires: &mut W,
+    ) -> Result<Progress, Broken> {
         if self.is_fed(index) {
             return Ok(Progress::Idle);
         }
@@ -370,7 +397,7 @@ impl<I: Image> Function<I> {
                 }
                 *work = None;
             }
-            let bytes = match self.turn(index, chain, work.take(), memory)? {
+            let bytes = match self.turn(index, chain, work.take(), memory, wires)? {
                 Turn::More(begun) => {
                     *work = Some(begun);
                     return Ok(Progress::More);
@@ -394,18 +421,26 @@ impl<I: Image> Function<I> {
     }
 
     /// Does a piece of a request.
-    fn turn<M: GuestMemory>(
+    fn turn<M: GuestMemory, W: Wires<I, M>>(
         &self,
         index: usize,
         chain: &Chain,
         work: Option<Work>,
         memory: &M,
+        wires: &mut W,
     ) -> Result<Turn, Broken> {
         let both = |written: u32| Turn::Done { written, moved: written.max(chain.readable_bytes()) };
         Ok(match &self.kind {
             Kind::Entropy(random) => both(entropy::serve(chain, memory, &mut **random.lock())?),
             Kind::Net(net) => match net.role(index) {
-                net::Role::Transmit => Turn::Done { written: 0, moved: net.transmit(chain, memory)? },
+                net::Role::Transmit => {
+                    let begun = matches!(work, Some(Work::Net { begun: true }));
+                    match net.transmit((index / 2, begun), chain, memory, wires)? {
+                        net::Turn::Done(moved) => Turn::Done { written: 0, moved },
+                        net::Turn::More => Turn::More(Work::Net { begun: true }),
+                        net::Turn::Later => Turn::Stalls(Work::Net { begun: false }),
+                    }
+                }
                 net::Role::Control => both(net.command(chain, memory)?),
                 net::Role::Receive | net::Role::Nothing => Turn::Nothing,
             },

@@ -4,16 +4,18 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use spin::Mutex;
 use vcpu::{GuestMemory, Image};
+use vswitch::Frame;
 
 use super::{BUFFER_BYTES, Function, Kind, Place};
 use crate::STEP_BYTES;
 use crate::console::{self, Console};
-use crate::interrupts::{NO_VECTOR, Signal, Signals};
-use crate::net::{self, Net, Received};
+use crate::interrupts::{NO_VECTOR, Signal, Signals, Wires};
+use crate::net::{self, Fault, Net, Received, Source, Taken};
 
 impl<I: Image> Function<I> {
     /// Takes care of what no doorbell tells of. True where another CPU is at it.
-    pub(super) fn look_at_news<M: GuestMemory>(&self, memory: &M, signals: &mut impl Signals) -> bool {
+    pub(super) fn look_at_news<M: GuestMemory, W: Wires<I, M>>(&self, memory: &M, signals: &mut W) -> bool {
+        self.tell_of_taken(memory, signals);
         match &self.kind {
             Kind::Net(net) => {
                 if net.take_link_change() {
@@ -87,19 +89,28 @@ impl<I: Image> Function<I> {
                 }
             }
         }
-        self.tell(used, memory, signals);
+        self.untold.fetch_or(self.tell(used, memory, signals), SeqCst);
         is_elsewhere
     }
 
     /// Receives frames until the step is full. True where another CPU does.
-    fn receive<M: GuestMemory>(&self, net: &Net, memory: &M, signals: &mut impl Signals) -> bool {
+    fn receive<M: GuestMemory, W: Wires<I, M>>(&self, net: &Net, memory: &M, wires: &mut W) -> bool {
         let (mut budget, mut used, mut is_elsewhere) = (STEP_BYTES, 0_u32, false);
+        let now = wires.now();
         while self.live.load(SeqCst) {
-            let Some(mut filter) = net.claim() else {
+            let Some(claim) = net.claim() else {
                 is_elsewhere = true;
                 break;
             };
-            let Some((frame, pair)) = net.next_frame(&mut filter) else { break };
+            let (frame, pair) = match net.next_frame(&claim, now) {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                Err(at) => {
+                    net.hold();
+                    wires.wake_at(at);
+                    break;
+                }
+            };
             let index = 2 * pair;
             let Some(mut place) = self.places.get(index).and_then(Mutex::try_lock) else {
                 is_elsewhere = true;
@@ -109,7 +120,7 @@ impl<I: Image> Function<I> {
                 net.is_deaf();
                 break;
             };
-            match frame.receive(queue, chain, memory) {
+            match net.receive(frame, queue, chain, memory, now) {
                 Ok(Received::Bytes(bytes)) => {
                     used |= 1 << index;
                     match budget.checked_sub(bytes.max(BUFFER_BYTES)) {
@@ -119,28 +130,85 @@ impl<I: Image> Function<I> {
                 }
                 Ok(Received::Waits) => break,
                 Err(_) => {
-                    self.break_down(signals);
+                    self.break_down(wires);
                     break;
                 }
             }
         }
-        self.tell(used, memory, signals);
+        self.untold.fetch_or(self.tell(used, memory, wires), SeqCst);
         is_elsewhere
     }
 
-    /// Interrupts for what some queues have given back.
-    fn tell<M: GuestMemory>(&self, queues: u32, memory: &M, signals: &mut impl Signals) {
-        for (_, place) in self.places.iter().enumerate().filter(|(index, _)| queues >> index & 1 != 0) {
-            let mut place = place.lock();
+    /// Copies a frame that another device sends into the driver's buffers. The driver is told of it by [`Self::tell_of_taken`].
+    pub(crate) fn take_in<M: GuestMemory, S: Source<M>>(
+        &self,
+        frame: &Frame,
+        source: &mut S,
+        memory: &M,
+        signals: &mut dyn Signals,
+    ) -> Result<Taken, Fault> {
+        let Kind::Net(net) = &self.kind else { return Ok(Taken::NotNow) };
+        if !self.live.load(SeqCst) || !self.master.load(SeqCst) {
+            return Ok(Taken::NotNow);
+        }
+        let Some(claim) = net.claim() else { return Ok(Taken::NotNow) };
+        if !net.wants(&claim, frame) {
+            return Ok(Taken::Unwanted);
+        }
+        let index = 2 * net.pair_of(frame);
+        let Some(mut place) = self.places.get(index).and_then(Mutex::try_lock) else {
+            return Ok(Taken::NotNow);
+        };
+        let Place { queue: Some(queue), chain, .. } = &mut *place else { return Ok(Taken::NotNow) };
+        let taken = net.take_in(frame, source, (queue, chain), memory);
+        match taken {
+            Ok(Taken::Yes) => {
+                self.untold.fetch_or(1 << index, SeqCst);
+            }
+            Err(Fault::Receiver(_)) => self.break_down(signals),
+            _ => {}
+        }
+        taken
+    }
+
+    /// Tells the driver of frames that others have copied into its buffers. False where another CPU has one of the queues.
+    pub(crate) fn tell_of_taken<M: GuestMemory>(
+        &self,
+        memory: &M,
+        signals: &mut (impl Signals + ?Sized),
+    ) -> bool {
+        if self.untold.load(SeqCst) == 0 || !self.live.load(SeqCst) {
+            return true;
+        }
+        let untold = self.untold.swap(0, SeqCst);
+        let later = self.tell(untold, memory, signals);
+        self.untold.fetch_or(later, SeqCst);
+        later == 0
+    }
+
+    /// Interrupts for what some queues have given back. Returns those that another CPU has.
+    fn tell<M: GuestMemory>(
+        &self,
+        queues: u32,
+        memory: &M,
+        signals: &mut (impl Signals + ?Sized),
+    ) -> u32 {
+        let mut later = 0;
+        for (index, place) in self.places.iter().enumerate().filter(|(index, _)| queues >> index & 1 != 0) {
+            let Some(mut place) = place.try_lock() else {
+                later |= 1 << index;
+                continue;
+            };
             let Some(queue) = &mut place.queue else { continue };
             match queue.wants_interrupt(memory) {
                 Ok(true) => self.interrupts.raise(Signal::Queue, place.vector, signals),
                 Ok(false) => {}
                 Err(_) => {
                     self.break_down(signals);
-                    return;
+                    return 0;
                 }
             }
         }
+        later
     }
 }

@@ -4,7 +4,10 @@
 
 use arrayvec::ArrayVec;
 
-use super::frame::{BROADCAST, Frame, Mac, is_group};
+use vswitch::Mac;
+use vswitch::port::{BROADCAST, is_group};
+
+use super::frame::Start;
 
 /// Addresses that are kept; where there are more, all of their kind are wanted.
 pub(super) const MOST_ADDRESSES: usize = 64;
@@ -79,7 +82,7 @@ impl Filter {
     }
 
     /// Whether the driver wants the frame; each of the two filters counts where it has agreed to it.
-    pub(super) fn wants(&self, frame: Frame<'_>, by_address: bool, by_vlan: bool) -> bool {
+    pub(super) fn wants(&self, frame: Start<'_>, by_address: bool, by_vlan: bool) -> bool {
         let Some(to) = frame.destination() else { return false };
         if by_vlan && !self.modes.promiscuous && !frame.vlan().is_none_or(|vlan| self.has_vlan(vlan)) {
             return false;
@@ -114,7 +117,7 @@ mod tests {
     const GROUP: Mac = [3, 0, 0, 0, 0, 1];
 
     fn wants(filter: &Filter, to: Mac) -> bool {
-        filter.wants(Frame(&[&to[..], &[0; 8]].concat()), true, true)
+        filter.wants(Start(&[&to[..], &[0; 8]].concat()), true, true)
     }
 
     #[test]
@@ -146,12 +149,12 @@ mod tests {
         let mut filter = Filter::new(OWN);
         filter.modes.promiscuous = false;
         let frame = |vlan: u8| [&OWN[..], &[0; 6], &[0x81, 0, 0x20, vlan, 8, 0]].concat();
-        let wants = |filter: &Filter, vlan| filter.wants(Frame(&frame(vlan)), true, true);
+        let wants = |filter: &Filter, vlan| filter.wants(Start(&frame(vlan)), true, true);
         assert!(!wants(&filter, 7));
         filter.set_vlan(7, true);
         assert!(wants(&filter, 7) && !wants(&filter, 8));
         filter.set_vlan(7, false);
         assert!(!wants(&filter, 7));
-        assert!(filter.wants(Frame(&frame(7)), true, false), "who has not agreed to it has no such filter");
+        assert!(filter.wants(Start(&frame(7)), true, false), "who has not agreed to it has no such filter");
     }
 }

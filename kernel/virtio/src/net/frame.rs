@@ -1,9 +1,8 @@
 //! The little of a frame that a network device looks at: whom it is for, and what belongs to one conversation.
 //!
-//! Sources: IEEE 802.3 and 802.1Q, "MAC frame format"; RFC 791, RFC 8200, RFC 1071.
+//! Sources: IEEE 802.3 and 802.1Q, "MAC frame format"; RFC 791, RFC 8200.
 
-/// An address of a network device.
-pub type Mac = [u8; 6];
+use vswitch::Mac;
 
 const ETHERNET_BYTES: usize = 14;
 const TAG_BYTES: usize = 4;
@@ -15,9 +14,9 @@ const UDP: u8 = 17;
 
 /// A frame's first bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Frame<'a>(pub(super) &'a [u8]);
+pub(super) struct Start<'a>(pub(super) &'a [u8]);
 
-impl Frame<'_> {
+impl Start<'_> {
     /// The address that it is for.
     pub(super) fn destination(self) -> Option<Mac> {
         self.0.first_chunk().copied()
@@ -70,24 +69,6 @@ impl Frame<'_> {
     }
 }
 
-/// Whether an address stands for several devices.
-pub(super) const fn is_group(mac: &Mac) -> bool {
-    mac[0] & 1 != 0
-}
-
-pub(super) const BROADCAST: Mac = [0xff; 6];
-
-/// The ones' complement of a sum of 16-bit words, which is never written as zero: that would stand for none.
-pub(super) const fn folded(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    match !(sum as u16) {
-        0 => 0xffff,
-        sum => sum,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +88,7 @@ mod tests {
         #[test]
         fn a_conversation_is_one_both_ways(a: [u8; 4], b: [u8; 4], p: u16, q: u16) {
             let (there, back) = (ipv4(a, b, (p, q)), ipv4(b, a, (q, p)));
-            prop_assert_eq!(Frame(&there).flow(), Frame(&back).flow());
+            prop_assert_eq!(Start(&there).flow(), Start(&back).flow());
         }
 
         #[test]
@@ -116,7 +97,7 @@ mod tests {
             if let (Some(place), Some(kind)) = (bytes.get_mut(12..14), [IPV4, IPV6, VLAN].get(kind)) {
                 place.copy_from_slice(&kind.to_be_bytes());
             }
-            let frame = Frame(&bytes);
+            let frame = Start(&bytes);
             let _ = (frame.destination(), frame.vlan(), frame.flow());
         }
     }
@@ -124,15 +105,8 @@ mod tests {
     #[test]
     fn conversations_spread() {
         let flows =
-            (0..64).map(|port| Frame(&ipv4([10, 0, 0, 1], [10, 0, 0, 2], (40_000 + port, 80))).flow() % 2);
+            (0..64).map(|port| Start(&ipv4([10, 0, 0, 1], [10, 0, 0, 2], (40_000 + port, 80))).flow() % 2);
         let odd: u32 = flows.sum();
         assert!((16..48).contains(&odd), "{odd} of 64");
-    }
-
-    #[test]
-    fn sums_are_as_rfc_1071_has_them() {
-        // Its example: the words 0001, f203, f4f5, f6f7.
-        assert_eq!(folded(0x0001 + 0xf203 + 0xf4f5 + 0xf6f7), !0xddf2);
-        assert_eq!(folded(0xffff), 0xffff);
     }
 }

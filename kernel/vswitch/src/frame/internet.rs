@@ -85,8 +85,14 @@ impl Flags {
     pub const SYN: u8 = 1 << 1;
     /// RST: there is no such connection.
     pub const RST: u8 = 1 << 2;
+    /// PSH: what has come so far is for the application at once.
+    pub const PSH: u8 = 1 << 3;
     /// ACK.
     pub const ACK: u8 = 1 << 4;
+    /// URG: the urgent pointer means something.
+    pub const URG: u8 = 1 << 5;
+    /// CWR: the sender has reduced its congestion window (RFC 3168).
+    pub const CWR: u8 = 1 << 7;
 
     /// Whether one of these is set.
     pub const fn any(self, flags: u8) -> bool {

@@ -31,7 +31,7 @@ pub(crate) fn ipv4(
     rest: &[u8],
 ) -> Vec<u8> {
     let mut bytes = Vec::from([0x45, 0]);
-    bytes.extend((20 + rest.len() as u16).to_be_bytes());
+    bytes.extend(((20 + rest.len()) as u16).to_be_bytes());
     bytes.extend(id.to_be_bytes().into_iter().chain(fragment.to_be_bytes()));
     bytes.extend([64, number, 0, 0]);
     bytes.extend(from.into_iter().chain(to));

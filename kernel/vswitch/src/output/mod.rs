@@ -46,6 +46,8 @@ pub struct Waiting {
     pub packets: u32,
     /// Bytes on a wire.
     pub wire_bytes: u64,
+    /// It is a copy of which the end may be missing.
+    pub cut: bool,
 }
 
 /// Blocks for a frame that is being copied.

@@ -1,0 +1,282 @@
+//! What a driver sends: from its buffers to the devices, or the queues, of the ports that the switch says.
+//!
+//! A frame that goes to many is sent in several steps. Its head was copied when it was looked at, and that is what everybody gets.
+
+use core::sync::atomic::Ordering::SeqCst;
+
+use vcpu::{GuestMemory, Image};
+use vswitch::counters::Drop;
+use vswitch::mirror::{Copies, Copy};
+use vswitch::output::{Output, Waiting};
+use vswitch::switch::{Port, Sent};
+use vswitch::tag::Tag;
+use vswitch::{Frame, HEAD_BYTES, PortId, PortSet};
+
+use super::header::{self, BUFFER_HEADER_BYTES};
+use super::receive::Taken;
+use super::source::{Fault, Sender, Source};
+use super::{Net, feature};
+use crate::interrupts::Wires;
+use crate::queue::{Broken, Chain};
+use crate::{Function, STEP_BYTES};
+
+/// A frame on its way to several ports.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    frame: Frame,
+    sent: Sent,
+    /// Ports that it goes to yet.
+    left: PortSet,
+    copies: Copies,
+    /// Ports that the present copy goes to yet, how it looks there, and how much of it they get.
+    watchers: Option<(PortSet, Tag, Option<u16>)>,
+}
+
+/// What sending has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// The frame is dealt with: bytes that were copied.
+    Done(u32),
+    /// It goes to more.
+    More,
+    /// It is not to be sent yet.
+    Later,
+}
+
+/// A frame for one port: how it looks there, and how much of it goes there.
+struct Parcel<'a> {
+    to: PortId,
+    frame: &'a Frame,
+    sent: &'a Sent,
+    snap: Option<u16>,
+}
+
+impl Net {
+    /// Sends what the driver has put into a request, or goes on with that.
+    ///
+    /// # Errors
+    /// [`Broken`] where it has no header, or is not in RAM.
+    pub(crate) fn transmit<I: Image, M: GuestMemory, W: Wires<I, M>>(
+        &self,
+        (pair, begun): (usize, bool),
+        chain: &Chain,
+        memory: &M,
+        wires: &mut W,
+    ) -> Result<Turn, Broken> {
+        let Some(place) = self.outgoing.get(pair) else { return Ok(Turn::Done(0)) };
+        let mut place = place.lock();
+        if !begun {
+            if let Some(at) = self.plug.port().and_then(|port| port.send.opens_at(wires.now())) {
+                wires.wake_at(at);
+                return Ok(Turn::Later);
+            }
+            *place = self.begin(chain, memory, wires)?;
+        }
+        let Some(outgoing) = place.as_mut() else { return Ok(Turn::Done(chain.readable_bytes())) };
+        let mut moved = 0;
+        while let Some((to, tag, snap)) = self.next_receiver(outgoing) {
+            moved += self.send_to((to, tag, snap), outgoing, chain, memory, wires)?;
+            if moved >= STEP_BYTES {
+                return Ok(Turn::More);
+            }
+        }
+        *place = None;
+        Ok(Turn::Done(moved.max(chain.readable_bytes())))
+    }
+
+    /// Reads a frame's head and asks the switch. `None` where it goes nowhere.
+    fn begin<I: Image, M: GuestMemory, W: Wires<I, M>>(
+        &self,
+        chain: &Chain,
+        memory: &M,
+        wires: &mut W,
+    ) -> Result<Option<Outgoing>, Broken> {
+        use feature::{CSUM, HOST_ECN, HOST_TSO4, HOST_TSO6, HOST_USO};
+        let mut start = [0; BUFFER_HEADER_BYTES as usize];
+        let mut data = chain.readable();
+        data.read(chain, memory, &mut start)?;
+        let length = chain.readable_bytes() - BUFFER_HEADER_BYTES;
+        let mut head = [0; HEAD_BYTES];
+        let bytes = HEAD_BYTES.min(length as usize);
+        data.read(chain, memory, head.get_mut(..bytes).unwrap_or_default())?;
+        let may = self.takes(CSUM, [HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_USO, HOST_USO]);
+        let offload = header::read(&start, length, may);
+        let frame = offload.and_then(|offload| Frame::new(head, length, offload));
+        let Some(frame) = frame.filter(|frame| self.fits(frame)) else {
+            self.lose(Drop::Malformed);
+            return Ok(None);
+        };
+        // Why not is counted there.
+        let Ok(sent) = self.plug.switch().accept(self.plug.id(), &frame, wires.now()) else {
+            return Ok(None);
+        };
+        let copies = sent.copies.clone();
+        Ok(Some(Outgoing { left: sent.to, frame, sent, copies, watchers: None }))
+    }
+
+    /// Who gets the frame next, and how it looks there.
+    fn next_receiver(&self, outgoing: &mut Outgoing) -> Option<(PortId, Tag, Option<u16>)> {
+        let switch = self.plug.switch();
+        while let Some(to) = outgoing.left.take_first() {
+            let Ok(admitted) = switch.admit(&outgoing.sent, &outgoing.frame, to) else { continue };
+            for copy in admitted.copies {
+                // A frame that several receive who are watched is copied once.
+                if !outgoing.copies.contains(&copy) && !outgoing.sent.copies.contains(&copy) {
+                    let _ = outgoing.copies.try_push(copy);
+                }
+            }
+            return Some((to, admitted.tag, None));
+        }
+        loop {
+            if let Some((ports, tag, snap)) = &mut outgoing.watchers {
+                if let Some(to) = ports.take_first() {
+                    return Some((to, *tag, *snap));
+                }
+                outgoing.watchers = None;
+            }
+            let Copy { target, snap } = outgoing.copies.pop()?;
+            let (ports, tag) = switch.watchers(&outgoing.sent, target);
+            outgoing.watchers = Some((ports, tag, snap));
+        }
+    }
+
+    /// Sends the frame to one port. Returns how many bytes were copied.
+    fn send_to<I: Image, M: GuestMemory, W: Wires<I, M>>(
+        &self,
+        (to, tag, snap): (PortId, Tag, Option<u16>),
+        outgoing: &Outgoing,
+        chain: &Chain,
+        memory: &M,
+        wires: &mut W,
+    ) -> Result<u32, Broken> {
+        let Some(port) = self.plug.switch().port(to) else { return Ok(0) };
+        if !port.is_ready() {
+            port.counters.lose(Drop::Down);
+            return Ok(0);
+        }
+        let retagged = match tag.apply(&outgoing.frame) {
+            Some(frame) => frame,
+            None => {
+                port.counters.lose(Drop::Malformed);
+                return Ok(0);
+            }
+        };
+        let cut = match snap {
+            Some(snap) => retagged.cut(snap),
+            None => retagged,
+        };
+        let parcel = Parcel { to, frame: &cut, sent: &outgoing.sent, snap };
+        let mut source = Sender::new(chain, memory);
+        match self.hand_over(&parcel, port, &mut source, wires) {
+            Ok(true) => {}
+            Ok(false) => self.enqueue(&parcel, port, &mut source, wires)?,
+            Err(broken) => return Err(broken),
+        }
+        Ok(cut.length())
+    }
+
+    /// Copies the frame into the receiver's buffers. False where that cannot be now.
+    fn hand_over<I: Image, M: GuestMemory, W: Wires<I, M>>(
+        &self,
+        parcel: &Parcel<'_>,
+        port: &Port,
+        source: &mut Sender<'_, M>,
+        wires: &mut W,
+    ) -> Result<bool, Broken> {
+        let now = wires.now();
+        let Some(owner) = port.owner() else { return Ok(false) };
+        // What waits there comes first.
+        if !port.output.is_empty() || port.output.rate.opens_at(now).is_some() {
+            return Ok(false);
+        }
+        let taken = wires.reach(owner, |function: &Function<I>, memory, signals| {
+            function.take_in(parcel.frame, source, memory, signals)
+        });
+        match taken {
+            Some(Ok(Taken::Yes)) => {
+                let (packets, bytes) = vswitch::segment::segments_of(parcel.frame);
+                port.counters.received.count(packets, bytes);
+                port.output.rate.take(bytes, now);
+                self.plug.switch().was_received(parcel.sent.from, bytes, now);
+                self.touched.fetch_or(PortSet::one(parcel.to).bits(), SeqCst);
+                Ok(true)
+            }
+            Some(Ok(Taken::Unwanted)) => Ok(true),
+            Some(Ok(Taken::NotNow)) | None => Ok(false),
+            Some(Err(Fault::Sender(broken))) => Err(broken),
+            // Its device is broken now, and the frame lost.
+            Some(Err(Fault::Receiver(_))) => {
+                port.counters.lose(Drop::Unsuited);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Copies the frame into the queue of the receiver's port.
+    fn enqueue<I: Image, M: GuestMemory, W: Wires<I, M>>(
+        &self,
+        parcel: &Parcel<'_>,
+        port: &Port,
+        source: &mut Sender<'_, M>,
+        wires: &mut W,
+    ) -> Result<(), Broken> {
+        let (frame, sent) = (parcel.frame, parcel.sent);
+        let Some(mut room) = port.output.room(sent.from, frame.length()) else {
+            port.counters.lose(Drop::QueueFull);
+            return Ok(());
+        };
+        let copied = fill(&port.output, &mut room, frame, source);
+        if let Err(broken) = copied {
+            port.output.cancel(&room);
+            return Err(broken);
+        }
+        let (packets, wire_bytes) = vswitch::segment::segments_of(frame);
+        let waiting = Waiting {
+            from: sent.from,
+            priority: sent.priority,
+            length: frame.length(),
+            offload: frame.offload,
+            packets,
+            wire_bytes,
+            cut: parcel.snap.is_some(),
+        };
+        port.output.push(&room, waiting);
+        if let Some(owner) = port.owner() {
+            wires.call(owner);
+        }
+        Ok(())
+    }
+
+    /// Tells the drivers of those that have received something, once for all that a step has sent.
+    pub(crate) fn tell_receivers<I: Image, M: GuestMemory, W: Wires<I, M>>(&self, wires: &mut W) {
+        if self.touched.load(SeqCst) == 0 {
+            return;
+        }
+        for to in PortSet::from_bits(self.touched.swap(0, SeqCst)) {
+            let Some(owner) = self.plug.switch().port(to).and_then(Port::owner) else { continue };
+            let told = wires.reach(owner, |function: &Function<I>, memory, signals| {
+                function.tell_of_taken(memory, signals)
+            });
+            if told != Some(true) {
+                wires.call(owner);
+            }
+        }
+    }
+}
+
+fn fill<M: GuestMemory>(
+    output: &Output,
+    room: &mut vswitch::output::Room,
+    frame: &Frame,
+    source: &mut Sender<'_, M>,
+) -> Result<(), Broken> {
+    let mut head = frame.head();
+    output.fill(room, head.len() as u32, |places| {
+        let (now, later) = head.split_at(places.len().min(head.len()));
+        places.iter_mut().zip(now).for_each(|(place, byte)| *place = *byte);
+        head = later;
+        Ok::<(), Broken>(())
+    })?;
+    source.seek(frame.rest_at());
+    output.fill(room, frame.rest_bytes(), |places| source.read(places))
+}

@@ -1,0 +1,173 @@
+//! A switch: ports, and the way of a frame between them.
+//!
+//! [`Switch::accept`] is asked once for a frame that a port's device sends; then [`Switch::admit`] for each port that it may go to, which
+//! says how it looks there. Copying is the caller's.
+
+mod port;
+#[cfg(test)]
+mod tests;
+mod way;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use spin::{Mutex, Once};
+
+use crate::Nanos;
+use crate::learn::Addresses;
+use crate::mirror::Mirrors;
+use crate::port::{MAX_PORTS, PortId, PortSet};
+use crate::rules::Rules;
+use crate::settings::{Settings, VLANS, Vlans};
+pub use port::Port;
+pub use way::{Admitted, Sent};
+
+/// Addresses that a switch knows at most.
+const ADDRESSES: usize = 2048;
+const SECOND: Nanos = 1_000_000_000;
+
+/// A switch.
+#[derive(Debug)]
+pub struct Switch {
+    /// Each is one, or none.
+    ports: Box<[Once<Box<[Port]>>]>,
+    /// Ports that take part: they are there and up.
+    up: AtomicU64,
+    isolated: AtomicU64,
+    guaranteed: AtomicU64,
+    /// The ports of each VLAN.
+    members: Box<[AtomicU64]>,
+    /// Where addresses are.
+    pub addresses: Addresses,
+    /// What may pass.
+    pub rules: Rules,
+    /// Who watches.
+    pub mirrors: Mirrors,
+    /// Held while settings change.
+    changes: Mutex<()>,
+}
+
+impl Switch {
+    /// A switch without ports. `None` where there is no memory for it.
+    pub fn new() -> Option<Self> {
+        let mut members = Vec::new();
+        let vlans = usize::from(*VLANS.end()) + 2;
+        members.try_reserve_exact(vlans).ok()?;
+        members.resize_with(vlans, || AtomicU64::new(0));
+        let mut ports: Vec<Once<Box<[Port]>>> = Vec::new();
+        ports.try_reserve_exact(MAX_PORTS).ok()?;
+        ports.resize_with(MAX_PORTS, Once::new);
+        Some(Self {
+            ports: ports.into_boxed_slice(),
+            up: AtomicU64::new(0),
+            isolated: AtomicU64::new(0),
+            guaranteed: AtomicU64::new(0),
+            members: members.into_boxed_slice(),
+            addresses: Addresses::new(ADDRESSES)?,
+            rules: Rules::new()?,
+            mirrors: Mirrors::default(),
+            changes: Mutex::new(()),
+        })
+    }
+
+    /// One more port. `None` where all are taken, or there is no memory for it.
+    pub fn add(&self, settings: Settings) -> Option<PortId> {
+        let _changes = self.changes.lock();
+        let (number, place) = self.ports.iter().enumerate().find(|(_, port)| !port.is_completed())?;
+        let id = PortId::new(number)?;
+        let mut port = Vec::new();
+        port.try_reserve_exact(1).ok()?;
+        port.push(Port::new(settings.clone())?);
+        place.call_once(|| port.into_boxed_slice());
+        self.apply(id, &settings);
+        Some(id)
+    }
+
+    /// A port, where it is there.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.index())?.get()?.first()
+    }
+
+    /// The ports that there are.
+    pub fn ports(&self) -> impl Iterator<Item = (PortId, &Port)> {
+        (0..MAX_PORTS).filter_map(|number| {
+            let id = PortId::new(number)?;
+            Some((id, self.port(id)?))
+        })
+    }
+
+    /// Changes a port's settings. What is on its way stays so.
+    pub fn change(&self, id: PortId, now: Nanos, change: impl FnOnce(&mut Settings)) {
+        let _changes = self.changes.lock();
+        let Some(port) = self.port(id) else { return };
+        let before = port.settings();
+        let mut settings = before.clone();
+        change(&mut settings);
+        if settings == before {
+            return;
+        }
+        if settings.vlans != before.vlans || !settings.up {
+            self.addresses.forget(id);
+        }
+        port.set(settings.clone(), now);
+        self.apply(id, &settings);
+    }
+
+    /// Has the sets of ports say what a port's settings are.
+    fn apply(&self, id: PortId, settings: &Settings) {
+        let bit = PortSet::one(id).bits();
+        let put = |set: &AtomicU64, is: bool| {
+            if is {
+                set.fetch_or(bit, SeqCst);
+            } else {
+                set.fetch_and(!bit, SeqCst);
+            }
+        };
+        put(&self.isolated, settings.isolated);
+        put(&self.guaranteed, settings.guaranteed.is_some());
+        for (vlan, members) in (0..).zip(&self.members) {
+            let is = match &settings.vlans {
+                Vlans::Access(own) => *own == vlan,
+                Vlans::Trunk { tagged, native } => tagged.has(vlan) || *native == Some(vlan),
+            };
+            put(members, is && VLANS.contains(&vlan));
+        }
+        put(&self.up, settings.up);
+    }
+
+    /// A port's device has a driver that is ready, or no longer: then nothing waits for it any more.
+    pub fn set_ready(&self, id: PortId, ready: bool) {
+        let Some(port) = self.port(id) else { return };
+        port.set_ready(ready);
+        if !ready {
+            port.output.clear();
+            self.addresses.forget(id);
+        }
+    }
+
+    /// Whether a port's device has a link.
+    pub fn has_link(&self, id: PortId) -> bool {
+        PortSet::from_bits(self.up.load(SeqCst)).has(id)
+    }
+
+    /// Ports that have not yet had what they are guaranteed.
+    #[inline]
+    pub fn guaranteed(&self, now: Nanos) -> PortSet {
+        let set = PortSet::from_bits(self.guaranteed.load(SeqCst));
+        if set.is_empty() {
+            return set;
+        }
+        set.filter(|id| self.port(*id).is_some_and(|port| port.guaranteed.opens_at(now).is_none()))
+            .fold(PortSet::NONE, PortSet::with)
+    }
+
+    /// What a port has sent was received.
+    #[inline]
+    pub fn was_received(&self, from: PortId, bytes: u64, now: Nanos) {
+        if let Some(port) = self.port(from) {
+            port.guaranteed.take(bytes, now);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The way of a frame: what its sender's port says of it, where it goes, and how it looks there.
+//!
+//! Source: IEEE 802.1Q-2018, "Ingress", "Frame filtering", "Egress", "Reserved addresses".
+
+use super::port::{BROADCAST, MULTICAST, Port, UNKNOWN, View};
+use super::{SECOND, Switch};
+use crate::Nanos;
+use crate::counters::Drop;
+use crate::frame::{ETHERNET_BYTES, Frame, Layers, TAG_BYTES};
+use crate::mirror::{Copies, Target};
+use crate::port::{BROADCAST as ALL_DEVICES, Mac, PortId, PortSet, is_group};
+use crate::rules::Rules;
+use crate::tag::Tag;
+use core::sync::atomic::Ordering::SeqCst;
+
+/// A frame that a port has let in, and where it goes.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Its headers.
+    pub layers: Layers,
+    /// The port that it came from.
+    pub from: PortId,
+    /// The VLAN that it is in.
+    pub vlan: u16,
+    /// Its priority, 0 to 7.
+    pub priority: u8,
+    /// The ports that it goes to.
+    pub to: PortSet,
+    /// Copies for who watches what its sender sends.
+    pub copies: Copies,
+    /// The rules are asked for each port that it goes to.
+    judged: bool,
+    /// Packets and bytes on a wire.
+    pub packets: u32,
+    /// Bytes on a wire.
+    pub wire_bytes: u64,
+}
+
+/// How a frame looks at a port that it goes to.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// What is done to its tag.
+    pub tag: Tag,
+    /// Copies for who watches what this port receives.
+    pub copies: Copies,
+}
+
+impl Switch {
+    /// A port's device sends a frame.
+    ///
+    /// # Errors
+    /// Why it goes no further; the sender's port has counted that.
+    pub fn accept(&self, from: PortId, frame: &Frame, now: Nanos) -> Result<Sent, Drop> {
+        let port = self.port(from).ok_or(Drop::Down)?;
+        let (packets, wire_bytes) = crate::segment::segments_of(frame);
+        port.counters.sent.count(packets, wire_bytes);
+        port.send.take(wire_bytes, now);
+        let sent = self.decide(from, port, frame, (packets, wire_bytes), now);
+        if let Err(reason) = sent {
+            port.counters.lose(reason);
+        }
+        sent
+    }
+
+    fn decide(
+        &self,
+        from: PortId,
+        port: &Port,
+        frame: &Frame,
+        (packets, wire_bytes): (u32, u64),
+        now: Nanos,
+    ) -> Result<Sent, Drop> {
+        let (view, layers) = (port.view(), frame.layers());
+        if !view.is_up() {
+            return Err(Drop::Down);
+        }
+        if self.mirrors.watchers().has(from) {
+            return Err(Drop::Watcher);
+        }
+        if is_group(&layers.source) {
+            return Err(Drop::SpoofedMac);
+        }
+        let vlan = vlan_of(from, view, &layers, |vlan| self.members(vlan)).ok_or(Drop::Vlan)?;
+        if is_reserved(&layers.destination) {
+            return Err(Drop::Reserved);
+        }
+        if view.is_guarded() {
+            port.with_settings(|settings| settings.guard.check(&layers, frame.head()))?;
+        }
+        let second = (now / SECOND) as u32;
+        if !self.mirrors.is_target(vlan) {
+            self.addresses.learn(layers.source, vlan, from, second);
+        }
+        let found = self.receivers(from, view, &layers, vlan, second);
+        if let Some(storm) = found.storm.and_then(|kind| port.storms.get(kind))
+            && !storm.admits(1, now)
+        {
+            return Err(Drop::Storm);
+        }
+        let copies = if self.mirrors.may_watch(PortSet::one(from)) {
+            self.mirrors.of_sent(from, vlan)
+        } else {
+            Copies::new()
+        };
+        if found.to.is_empty() && copies.is_empty() {
+            return Err(Drop::NoReceiver);
+        }
+        let priority = view.priority().or(layers.priority()).unwrap_or(0);
+        let judged = !Rules::is_open(self.rules.generation());
+        Ok(Sent { layers, from, vlan, priority, to: found.to, copies, judged, packets, wire_bytes })
+    }
+
+    /// The ports of a VLAN.
+    fn members(&self, vlan: u16) -> PortSet {
+        PortSet::from_bits(self.members.get(usize::from(vlan)).map_or(0, |members| members.load(SeqCst)))
+    }
+
+    fn receivers(&self, from: PortId, view: View, layers: &Layers, vlan: u16, second: u32) -> Found {
+        let mut may = self.members(vlan).and(PortSet::from_bits(self.up.load(SeqCst))).without(from);
+        may = may.minus(self.mirrors.watchers());
+        if view.is_isolated() {
+            may = may.minus(PortSet::from_bits(self.isolated.load(SeqCst)));
+        }
+        let to = layers.destination;
+        if to == ALL_DEVICES {
+            return Found { to: may, storm: Some(BROADCAST) };
+        }
+        if is_group(&to) {
+            return Found { to: may, storm: Some(MULTICAST) };
+        }
+        match self.addresses.find(to, vlan, second) {
+            Some(port) => Found { to: PortSet::one(port).and(may), storm: None },
+            None => Found { to: may, storm: Some(UNKNOWN) },
+        }
+    }
+
+    /// Whether a frame may go to a port, and how it looks there.
+    ///
+    /// # Errors
+    /// Why not; the receiver's port has counted that.
+    pub fn admit(&self, sent: &Sent, frame: &Frame, to: PortId) -> Result<Admitted, Drop> {
+        let port = self.port(to).ok_or(Drop::Down)?;
+        let admitted = self.look(sent, frame, to, port);
+        if let Err(reason) = admitted {
+            port.counters.lose(reason);
+        }
+        admitted
+    }
+
+    fn look(&self, sent: &Sent, frame: &Frame, to: PortId, port: &Port) -> Result<Admitted, Drop> {
+        if !port.is_ready() {
+            return Err(Drop::Down);
+        }
+        if sent.judged {
+            let verdict = self.rules.judge(&sent.layers, sent.vlan, sent.from, to);
+            self.rules.count(verdict, sent.packets, sent.wire_bytes);
+            if !verdict.allow {
+                return Err(Drop::Denied);
+            }
+        }
+        let view = port.view();
+        let tag = if view.untagged() == Some(sent.vlan) {
+            if sent.layers.tag.is_some() { Tag::Remove } else { Tag::Keep }
+        } else {
+            with_tag(sent, sent.vlan)
+        };
+        if let Some(mtu) = view.mtu()
+            && largest_packet(frame, &sent.layers) > u32::from(mtu)
+        {
+            return Err(Drop::Mtu);
+        }
+        let watched = self.mirrors.may_watch(PortSet::one(to));
+        let copies = if watched {
+            self.mirrors.of_received((sent.from, sent.vlan), to)
+        } else {
+            Copies::new()
+        };
+        Ok(Admitted { tag, copies })
+    }
+
+    /// The ports that a copy goes to, and how it looks there.
+    pub fn watchers(&self, sent: &Sent, target: Target) -> (PortSet, Tag) {
+        match target {
+            Target::Port(port) => (PortSet::one(port), Tag::Keep),
+            Target::Vlan(vlan) => {
+                let up = self.members(vlan).and(PortSet::from_bits(self.up.load(SeqCst)));
+                (up.without(sent.from), with_tag(sent, vlan))
+            }
+        }
+    }
+}
+
+struct Found {
+    to: PortSet,
+    /// It goes to many: which of the limits counts.
+    storm: Option<usize>,
+}
+
+/// What gives a frame the tag of a VLAN.
+fn with_tag(sent: &Sent, vlan: u16) -> Tag {
+    let tag = u16::from(sent.priority) << 13 | vlan;
+    match sent.layers.tag {
+        Some(now) if now == tag => Tag::Keep,
+        Some(_) => Tag::Replace(tag),
+        None => Tag::Add(tag),
+    }
+}
+
+/// The VLAN that a frame from a port is in. `None` where the port is not.
+fn vlan_of(
+    from: PortId,
+    view: View,
+    layers: &Layers,
+    members: impl Fn(u16) -> PortSet,
+) -> Option<u16> {
+    let Some(vlan) = layers.vlan() else { return view.untagged() };
+    (view.is_trunk() && members(vlan).has(from)).then_some(vlan)
+}
+
+/// Addresses that concern the bridge itself (IEEE 802.1Q, table 8-1).
+const fn is_reserved(mac: &Mac) -> bool {
+    matches!(mac, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f])
+}
+
+/// Bytes behind the Ethernet header, and the first tag, of the largest packet that a frame stands for.
+fn largest_packet(frame: &Frame, layers: &Layers) -> u32 {
+    let tag = if layers.tag.is_some() { TAG_BYTES as u32 } else { 0 };
+    let bytes = match frame.offload.large {
+        None => frame.length(),
+        Some(large) => crate::segment::header_bytes_of(frame) + u32::from(large.size),
+    };
+    bytes.saturating_sub(ETHERNET_BYTES as u32 + tag)
+}
