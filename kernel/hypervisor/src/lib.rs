@@ -40,6 +40,7 @@ mod local_apic;
 mod mailbox;
 pub mod memory_map;
 mod msr;
+mod networks;
 pub mod paravirtual;
 mod processor;
 pub mod ratelimit;

@@ -6,25 +6,26 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use arrayvec::ArrayVec;
 use devices::pci::FunctionAddress;
 use devices::{ApicBus, Chipset, msi};
 use spin::Mutex;
-use vcpu::{Backend, Gpa, Host, Image};
+use vcpu::{Backend, Gpa, Host, Image, Nanos};
 use virtio::balloon::{self, Balloon};
 use virtio::block::Block;
 use virtio::console::{Console, Line};
 use virtio::net::Net;
 use virtio::pci::{BAR_BYTES, Configured, place};
-use virtio::{Function, Kind, Signals};
+use virtio::{Calls, Function, Kind, Signals, Wires};
 
 use crate::config::{MAX_PORTS, VmConfig, address_of};
 use crate::links::Links;
 use crate::memory_map::PCI_MEMORY;
+use crate::networks::Device;
 use crate::serial_line::SerialLine;
-use crate::vm::StartError;
+use crate::vm::{StartError, Vm};
 use crate::wiring::Wiring;
 
 /// The device on bus 0 that is the first of them; the host bridge is before it.
@@ -42,6 +43,8 @@ pub(crate) struct VirtioBus<I> {
     functions: Vec<Function<I>>,
     /// Which has the next turn, so that none is passed over for long.
     turn: AtomicUsize,
+    /// When one of them wants [`Self::advance`].
+    deadline: AtomicU64,
 }
 
 impl<I: Image> VirtioBus<I> {
@@ -61,7 +64,8 @@ impl<I: Image> VirtioBus<I> {
         }
         for (number, nic) in config.nics.iter().enumerate() {
             let mac = nic.mac.unwrap_or_else(|| address_of(config.name, number));
-            let net = Net::new(links.plug(nic.network, vm)?, mac, nic.mtu, config.cpus.min(NIC_PAIRS));
+            let plug = links.networks.plug(nic, Device { vm: config.name, number })?;
+            let net = Net::new(plug, mac, nic.mtu, config.cpus.min(NIC_PAIRS));
             let queues = net.queues();
             functions.push(
                 Function::new(Kind::Net(Box::new(net)), queues).ok_or(StartError::NoQueues { queues })?,
@@ -91,7 +95,13 @@ impl<I: Image> VirtioBus<I> {
             let queues = balloon::QUEUES;
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
         }
-        Ok(Self { functions, turn: AtomicUsize::new(0) })
+        for (index, net) in functions.iter().enumerate().filter_map(|(index, it)| Some((index, it.as_net()?)))
+        {
+            if let Some(port) = net.plug().port() {
+                port.set_owner(owner(vm, index));
+            }
+        }
+        Ok(Self { functions, turn: AtomicUsize::new(0), deadline: AtomicU64::new(Nanos::NEVER.0) })
     }
 
     /// Which device's registers are there, and the offset into them.
@@ -123,6 +133,28 @@ impl<I: Image> VirtioBus<I> {
         (0..count)
             .map(|step| turn.wrapping_add(step) % count)
             .find_map(|index| Some((index, self.functions.get(index).filter(|it| it.is_rung())?)))
+    }
+
+    /// When a device that waits for a time wants to go on.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Nanos {
+        Nanos(self.deadline.load(SeqCst))
+    }
+
+    /// A device wants to go on at this time. True where that is earlier than all others.
+    fn wake_at(&self, at: Nanos) -> bool {
+        self.deadline.fetch_min(at.0, SeqCst) > at.0
+    }
+
+    /// Has devices go on whose time may have come. True where there is one.
+    pub(crate) fn advance(&self, now: Nanos) -> bool {
+        if self.deadline() > now {
+            return false;
+        }
+        self.deadline.store(Nanos::NEVER.0, SeqCst);
+        // Those for whom it is too early say so again.
+        self.functions.iter().for_each(Function::advance);
+        true
     }
 
     /// The VM's console has a window of that size.
@@ -214,6 +246,75 @@ impl<B: Backend, H: Host> Signals for Socket<'_, '_, '_, B, H> {
         let (vm, at) = (self.wiring.vm, self.at);
         vm.with_chipset(self.wiring, |chipset, wiring| chipset.drive_pci(at, high, wiring));
     }
+}
+
+/// What a step of a device needs: its wires, and the other VMs.
+pub(crate) struct Exchange<'a, 'w, 'm, B: Backend, H: Host> {
+    pub(crate) at: FunctionAddress,
+    pub(crate) wiring: &'a mut Wiring<'w, 'm, B, H>,
+    pub(crate) others: &'a Others<'a, 'm, B>,
+}
+
+/// The VMs, and the calls for them.
+pub(crate) struct Others<'a, 'm, B: Backend> {
+    pub(crate) vms: &'a [Vm<'m, B>],
+    pub(crate) calls: &'a Calls,
+}
+
+impl<B: Backend, H: Host> Signals for Exchange<'_, '_, '_, B, H> {
+    fn message(&mut self, address: u64, data: u32) {
+        send(self.wiring, address, data);
+    }
+
+    fn line(&mut self, high: bool) {
+        Socket { at: self.at, wiring: self.wiring }.line(high);
+    }
+}
+
+impl<'m, B: Backend, H: Host> Wires<B::Image<'m>, B::Space> for Exchange<'_, '_, 'm, B, H> {
+    fn now(&mut self) -> vswitch::Nanos {
+        self.wiring.host.now().0
+    }
+
+    fn reach<R>(
+        &mut self,
+        owner: usize,
+        with: impl FnOnce(&Function<B::Image<'m>>, &B::Space, &mut dyn Signals) -> R,
+    ) -> Option<R> {
+        let (vm, index) = device_of(owner);
+        let vm = self.others.vms.get(vm).filter(|vm| !vm.life.is_closed())?;
+        let function = vm.virtio.get(index)?;
+        // It is being taken down, or is not there yet.
+        let space = vm.space.try_read()?;
+        let (space, at) = (space.as_ref()?, address(index));
+        if core::ptr::eq(vm, self.wiring.vm) {
+            return Some(with(function, space, &mut Socket { at, wiring: self.wiring }));
+        }
+        let Wiring { mailboxes, host, .. } = &mut *self.wiring;
+        let mut wiring = Wiring { vm, own: None, mailboxes, host: &mut **host };
+        Some(with(function, space, &mut Socket { at, wiring: &mut wiring }))
+    }
+
+    fn call(&mut self, owner: usize) {
+        self.others.calls.call(device_of(owner).0);
+    }
+
+    fn wake_at(&mut self, at: vswitch::Nanos) {
+        let vm = self.wiring.vm;
+        if vm.virtio.wake_at(Nanos(at)) && vm.home() != self.wiring.host.cpu() {
+            self.wiring.host.kick(vm.home());
+        }
+    }
+}
+
+/// A device of a VM, as the number by which a switch knows it.
+const fn owner(vm: usize, index: usize) -> usize {
+    vm << 8 | index
+}
+
+/// The VM and the device that such a number says.
+const fn device_of(owner: usize) -> (usize, usize) {
+    (owner >> 8, owner & 0xff)
 }
 
 /// The same for who holds it.

@@ -234,7 +234,12 @@ impl Interrupts {
     }
 
     /// Writes an aligned 32-bit word of the table.
-    pub(crate) fn write_table(&self, offset: u64, value: u32, signals: &mut (impl Signals + ?Sized)) -> Option<()> {
+    pub(crate) fn write_table(
+        &self,
+        offset: u64,
+        value: u32,
+        signals: &mut (impl Signals + ?Sized),
+    ) -> Option<()> {
         let mut table = self.table.lock();
         let entry = table.entries.get_mut((offset / ENTRY_BYTES) as usize)?;
         match offset % ENTRY_BYTES / 4 {

@@ -33,6 +33,8 @@ impl Signals for Told {
     }
 }
 
+impl<I, M> crate::Wires<I, M> for Told {}
+
 /// Not very.
 struct Dice;
 

@@ -9,9 +9,10 @@ use virtio::balloon::QUEUES;
 use virtio::block::Block;
 use virtio::console::Console;
 use virtio::console::pipe::{PipeEnd, pipe};
-use virtio::net::Net;
-use virtio::net::wire::cable;
+use virtio::net::{Net, Plug};
 use virtio::{Calls, Kind};
+use vswitch::Switch;
+use vswitch::settings::Settings;
 
 use crate::acts::acts;
 use crate::guest::{Buffer, FREE, Guest};
@@ -134,24 +135,35 @@ fn exchange(from: &mut Guest, to: &mut Guest) {
     to.ring(RX);
     to.work();
     from.put(DATA, &[0; HEADER as usize]);
+    // To all, from nobody in particular.
     from.put(DATA + u64::from(HEADER), &[0x77; FRAME as usize]);
+    from.put(DATA + u64::from(HEADER) + 6, &[2]);
     from.offer(TX, &[buffer(DATA, HEADER + FRAME, false)]);
     from.ring(TX);
     from.work();
     to.work();
     assert_eq!((from.collect(TX), to.collect(RX)), (Some(0), Some(HEADER + FRAME)));
-    assert_eq!(to.get::<60>(DATA + u64::from(HEADER)), [0x77; 60]);
+    assert_eq!(to.get::<6>(DATA + u64::from(HEADER)), [0x77; 6]);
+    assert_eq!(to.get::<53>(DATA + u64::from(HEADER) + 7), [0x77; 53]);
 }
 
-/// A network device whose guest does anything; at the other end of its cable is one that behaves, and finds it whole again.
+/// A network device whose guest does anything; on the same switch is one that behaves, and finds it whole again.
 pub(crate) fn net(bytes: &[u8]) {
-    let [own, other] = cable(&Arc::<Calls>::default()).expect("there is memory");
-    let guest = |plug, last| {
-        let net = Net::new(plug, [2, 0, 0, 0, 0, last], None, 1);
+    let switch = Arc::new(Switch::new().expect("there is memory"));
+    let guest = |number: u8| {
+        let id = switch.add(Settings::default()).expect("a port");
+        switch.port(id).expect("it is there").set_owner(number.into());
+        let net = Net::new(Plug::new(Arc::clone(&switch), id), [2, 0, 0, 0, 0, number], None, 1);
         let queues = net.queues();
         Guest::new(Kind::Net(Box::new(net)), queues)
     };
-    let (mut wild, mut tame) = (guest(own, 1), guest(other, 2));
+    let (mut wild, mut tame) = (guest(0), guest(1));
+    // The first byte says whether they can reach each other.
+    if bytes.first().is_some_and(|byte| byte & 1 != 0) {
+        let peers = [wild.peer(), tame.peer()];
+        wild.know(&peers);
+        tame.know(&peers);
+    }
     tame.start(0);
     for at in 0..8 {
         tame.offer(RX, &[buffer(FREE + at * 2048, 2048, true)]);

@@ -1,11 +1,13 @@
 //! A guest with a virtio device: its memory, its queues, and what its driver does.
 
+use std::sync::Arc;
+
 use devices::Width;
 use devices::pci::ConfigSpace;
 use vcpu::fake::{FakeImage, FakeSpace};
 use vcpu::{AddressSpace, Gpa, GuestMemory};
 use virtio::pci::configured;
-use virtio::{Function, Kind, Progress, Signals};
+use virtio::{Function, Kind, Progress, Signals, Wires};
 
 use crate::acts::Act;
 
@@ -55,6 +57,36 @@ impl Signals for Deaf {
     fn line(&mut self, _high: bool) {}
 }
 
+/// What a device reaches: other devices, where it knows them.
+#[derive(Clone, Default)]
+struct World {
+    peers: Vec<Peer>,
+}
+
+/// A device with its driver's memory.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    function: Arc<Function<FakeImage>>,
+    memory: FakeSpace,
+}
+
+impl Signals for World {
+    fn message(&mut self, _address: u64, _data: u32) {}
+
+    fn line(&mut self, _high: bool) {}
+}
+
+impl Wires<FakeImage, FakeSpace> for World {
+    fn reach<R>(
+        &mut self,
+        owner: usize,
+        with: impl FnOnce(&Function<FakeImage>, &FakeSpace, &mut dyn Signals) -> R,
+    ) -> Option<R> {
+        let peer = self.peers.get(owner)?;
+        Some(with(&peer.function, &peer.memory, &mut Deaf))
+    }
+}
+
 /// What the driver knows of a queue.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ring {
@@ -65,19 +97,21 @@ struct Ring {
 
 /// The guest.
 pub(crate) struct Guest {
-    pub(crate) function: Function<FakeImage>,
+    pub(crate) function: Arc<Function<FakeImage>>,
     pub(crate) memory: FakeSpace,
     space: ConfigSpace,
     rings: [Ring; QUEUES],
+    world: World,
 }
 
 impl Guest {
     pub(crate) fn new(kind: Kind<FakeImage>, queues: usize) -> Self {
-        let function = Function::new(kind, queues).expect("there is memory");
+        let function = Arc::new(Function::new(kind, queues).expect("there is memory"));
         let mut memory = FakeSpace::with_memory(RAM);
         memory.grow_all(Gpa(0), RAM).expect("there is memory");
         let space = function.config_space();
-        let mut guest = Self { function, memory, space, rings: [Ring::default(); QUEUES] };
+        let world = World::default();
+        let mut guest = Self { function, memory, space, rings: [Ring::default(); QUEUES], world };
         guest.configure(COMMAND, Width::Word, ENABLED);
         guest
     }
@@ -196,8 +230,18 @@ impl Guest {
         self.write(NOTIFY | (4 * queue as u64), Width::Word, queue as u64);
     }
 
+    /// The device, for others that send to it.
+    pub(crate) fn peer(&self) -> Peer {
+        Peer { function: Arc::clone(&self.function), memory: self.memory.clone() }
+    }
+
+    /// It can reach these devices, by their number.
+    pub(crate) fn know(&mut self, peers: &[Peer]) {
+        self.world.peers = peers.to_vec();
+    }
+
     pub(crate) fn step(&self) -> Progress {
-        self.function.step(&self.memory, &mut Deaf)
+        self.function.step(&self.memory, &mut self.world.clone())
     }
 
     /// Works until nothing is left to do, which must come.

@@ -36,11 +36,7 @@ pub const TARGETS: &[Target] = &[
         about: "a console device, with another at the end of its line",
         run: device::console,
     },
-    Target {
-        name: "virtio-net",
-        about: "a network device, with another at the end of its cable",
-        run: device::net,
-    },
+    Target { name: "virtio-net", about: "a network device, with another on its switch", run: device::net },
 ];
 
 /// The target of that name.

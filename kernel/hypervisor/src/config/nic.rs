@@ -4,6 +4,7 @@ use core::fmt;
 
 use arrayvec::ArrayVec;
 use virtio::net::Mac;
+use vswitch::settings::Settings;
 
 use super::MAX_NAME;
 use super::line::is_name;
@@ -22,6 +23,13 @@ pub struct Nic<'a> {
     pub mac: Option<Mac>,
     /// The largest packet, without the Ethernet header, that it takes; `None` where it says nothing of that.
     pub mtu: Option<u16>,
+}
+
+impl Nic<'_> {
+    /// The settings of its port.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings { mtu: self.mtu, ..Settings::default() }
+    }
 }
 
 /// What is wrong with the words of a network device.

@@ -27,6 +27,7 @@ use crate::config::{self, End, MAX_VMS, Module, Options, Size, VmConfig};
 use crate::console::Console;
 use crate::links::Links;
 use crate::mailbox::Mailboxes;
+use crate::networks::Networks;
 use crate::schedule::{self, Pool, VcpuId};
 use crate::scheduler::{Scheduler, ticks};
 use crate::vm::life::Request;
@@ -52,6 +53,8 @@ pub enum Ended {
 pub struct Node<'m, B: Backend> {
     backend: B,
     vms: Vec<Vm<'m, B>>,
+    /// The networks between VMs.
+    pub(crate) networks: Networks<'m>,
     /// VMs for whose network devices something has come.
     calls: Arc<Calls>,
     mailboxes: Mailboxes,
@@ -89,6 +92,7 @@ impl<'m, B: Backend> Node<'m, B> {
         let mut node = Self {
             backend,
             vms: Vec::with_capacity(MAX_VMS),
+            networks: Networks::default(),
             calls: Arc::default(),
             mailboxes: Mailboxes::new(scheduler.cpus()),
             scheduler,
@@ -117,6 +121,7 @@ impl<'m, B: Backend> Node<'m, B> {
                 Err(error) => log::error!("vm {name}: not started: {error}"),
             }
         }
+        node.networks = links.networks;
         node
     }
 

@@ -7,6 +7,7 @@ use super::sleepers::Sleepers;
 use super::stretch::Stretch;
 use crate::schedule::{Cpu, Decision, Error, Transfer, VcpuId};
 use crate::scheduler::ticks;
+use crate::virtio_bus::Others;
 use crate::vm::Vm;
 use crate::vm::slot::{Place, Slot};
 use crate::wiring::Wiring;
@@ -42,8 +43,11 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         self.answer_calls(host);
         let now = host.now();
         for vm in &node.vms {
-            if vm.chipset_deadline() <= now && vm.home() == self.here && !vm.life.is_closed() {
-                self.with_chipset(host, vm, |chipset, wiring| chipset.advance(now, wiring));
+            if vm.device_deadline() <= now && vm.home() == self.here && !vm.life.is_closed() {
+                let mut wiring = Wiring { vm, own: None, mailboxes: &node.mailboxes, host: &mut *host };
+                if vm.advance_devices(now, &mut wiring) {
+                    self.nudge(host, vm);
+                }
             }
         }
         if self.sleepers.next() <= now {
@@ -59,11 +63,21 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
             let vm = self.node.vms.get(called.trailing_zeros() as usize);
             called &= called - 1;
             let Some(vm) = vm.filter(|vm| !vm.life.is_closed()) else { continue };
-            if let Some(slot) = vm.slots.first() {
-                slot.inbox.nudge();
-                vm.poke(0, &self.node.mailboxes, host);
-            }
+            self.nudge(host, vm);
         }
+    }
+
+    /// Has a VM look for what there is to do for its devices.
+    fn nudge<H: Host>(&self, host: &mut H, vm: &Vm<'m, B>) {
+        if let Some(slot) = vm.slots.first() {
+            slot.inbox.nudge();
+            vm.poke(0, &self.node.mailboxes, host);
+        }
+    }
+
+    /// The VMs, for devices that send to others.
+    pub(super) fn others(&self) -> Others<'n, 'm, B> {
+        Others { vms: &self.node.vms, calls: &self.node.calls }
     }
 
     /// Between two pieces of work that take long together: lets interrupts in, and serves what they tell of.
@@ -201,7 +215,7 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     /// When a timer next needs this CPU: one of a vCPU that sleeps here, or of a chipset that it looks after.
     pub(super) fn next_wake(&self) -> Nanos {
         let chipsets = self.node.vms.iter().filter(|vm| vm.home() == self.here && !vm.life.is_closed());
-        let chipset = chipsets.map(Vm::chipset_deadline).min().unwrap_or(Nanos::NEVER);
+        let chipset = chipsets.map(Vm::device_deadline).min().unwrap_or(Nanos::NEVER);
         self.sleepers.next().min(chipset)
     }
 }

@@ -196,7 +196,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         loop {
             guest.host.poll_interrupts();
             let now = guest.host.now();
-            let due = guest.cpu.deadline().min(guest.vm.chipset_deadline());
+            let due = guest.cpu.deadline().min(guest.vm.device_deadline());
             if !slot.inbox.is_empty() || guest.vm.life.is_closed() || due <= now {
                 return true;
             }
@@ -228,7 +228,8 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     #[cold]
     fn serve_queues<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
         let vm = guest.vm;
-        while vm.queue_work(guest.space, &mut guest.wiring()) {
+        let others = self.rota.others();
+        while vm.queue_work(guest.space, &mut guest.wiring(), &others) {
             self.rota.look(guest.host, "a step of a queue");
             if vm.life.is_closed() {
                 return Some(SliceEnd::Halting);
@@ -254,10 +255,11 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         }
         let mut next = guest.cpu.deadline().min(self.end).min(self.others);
         if guest.vm.home() == guest.host.cpu() {
-            if guest.vm.chipset_deadline() <= now {
-                guest.with_chipset(|chipset, wiring| chipset.advance(now, wiring));
+            let vm = guest.vm;
+            if vm.device_deadline() <= now && vm.advance_devices(now, &mut guest.wiring()) {
+                guest.cpu.attention |= Attention::DEVICES;
             }
-            next = next.min(guest.vm.chipset_deadline());
+            next = next.min(vm.device_deadline());
         }
         // A slice starts with a timer of which nothing is known, so the vCPU learns of each deadline.
         if self.timer.arm(guest.host, next) {

@@ -8,8 +8,10 @@ use devices::acpi::AcpiError;
 use devices::fw_cfg::FileError;
 use loader::LoadError;
 use vcpu::{CreateError, MemoryError, NotRam};
+use vswitch::MAX_PORTS;
 
 use crate::config::MAX_NAME;
+use crate::networks::MAX_NETWORKS;
 use crate::schedule;
 
 /// Why a VM could not be made or started.
@@ -43,17 +45,23 @@ pub(crate) enum StartError {
         /// How many.
         queues: usize,
     },
-    /// No memory for what joins two VMs.
-    NoCable {
-        /// The word of their lines.
-        word: &'static str,
-        /// Its name.
+    /// No memory for the line between two VMs' ports.
+    NoLine {
+        /// The ports' name.
         name: ArrayString<MAX_NAME>,
     },
     /// Two VMs are joined by that already.
-    CableFull {
-        /// The word of their lines.
-        word: &'static str,
+    LineFull {
+        /// The ports' name.
+        name: ArrayString<MAX_NAME>,
+    },
+    /// No memory for a network, or too many.
+    NoNetwork {
+        /// Its name.
+        name: ArrayString<MAX_NAME>,
+    },
+    /// A network has no port left, or there is no memory for one.
+    NetworkFull {
         /// Its name.
         name: ArrayString<MAX_NAME>,
     },
@@ -81,12 +89,20 @@ impl fmt::Display for StartError {
             Self::NoQueues { queues } => {
                 write!(f, "no memory for a device with {queues} queues; start fewer VMs or give the machine more")
             }
-            Self::NoCable { word, name } => {
-                write!(f, "{word}={name}: no memory for it; start fewer VMs or give the machine more")
+            Self::NoLine { name } => {
+                write!(f, "port={name}: no memory for it; start fewer VMs or give the machine more")
             }
-            Self::CableFull { word, name } => {
-                write!(f, "{word}={name}: two VMs have this already, and it joins no more than two; give this VM another")
+            Self::LineFull { name } => {
+                write!(f, "port={name}: two VMs have this already, and it joins no more than two; give this VM another")
             }
+            Self::NoNetwork { name } => write!(
+                f,
+                "net={name}: no memory for one more network, or {MAX_NETWORKS} are there already; use fewer"
+            ),
+            Self::NetworkFull { name } => write!(
+                f,
+                "net={name}: it has {MAX_PORTS} ports already, or there is no memory for one more; use another network"
+            ),
             Self::Schedule(error) => error.fmt(f),
             Self::NotRam(error) => write!(f, "no RAM at {} (an error of Basalt)", error.gpa),
             Self::NoTscScaling { khz, host_hz } => write!(

@@ -29,7 +29,7 @@ use crate::ratelimit::{RateLimits, Site};
 use crate::schedule::{Shared, Times, VcpuId, VmId};
 use crate::serial_line::SerialLine;
 use crate::stop::StopReason;
-use crate::virtio_bus::{OnBoard, Socket, VirtioBus, address};
+use crate::virtio_bus::{Exchange, OnBoard, Others, VirtioBus, address};
 use crate::wiring::Wiring;
 pub(crate) use error::StartError;
 use life::{Life, Request, State, Task};
@@ -272,9 +272,14 @@ impl<'m, B: Backend> Vm<'m, B> {
     }
 
     /// Does a step of what drivers have told virtio devices of. False where nothing is left to do.
-    pub(crate) fn queue_work<H: Host>(&self, space: &B::Space, wiring: &mut Wiring<'_, 'm, B, H>) -> bool {
+    pub(crate) fn queue_work<H: Host>(
+        &self,
+        space: &B::Space,
+        wiring: &mut Wiring<'_, 'm, B, H>,
+        others: &Others<'_, 'm, B>,
+    ) -> bool {
         let Some((index, function)) = self.virtio.rung() else { return false };
-        function.step(space, &mut Socket { at: address(index), wiring }) == Progress::More
+        function.step(space, &mut Exchange { at: address(index), wiring, others }) == Progress::More
     }
 
     /// The 8259 pair's output to the processor (INTR).
@@ -287,6 +292,20 @@ impl<'m, B: Backend> Vm<'m, B> {
     #[inline]
     pub(crate) fn chipset_deadline(&self) -> Nanos {
         Nanos(self.signals.deadline.load(SeqCst))
+    }
+
+    /// When a device needs [`Self::advance_devices`].
+    #[inline]
+    pub(crate) fn device_deadline(&self) -> Nanos {
+        self.chipset_deadline().min(self.virtio.deadline())
+    }
+
+    /// Devices that have waited for a time may go on. True where that is for a vCPU to see to.
+    pub(crate) fn advance_devices<H: Host>(&self, now: Nanos, wiring: &mut Wiring<'_, 'm, B, H>) -> bool {
+        if self.chipset_deadline() <= now {
+            self.with_chipset(wiring, |chipset, wiring| chipset.advance(now, wiring));
+        }
+        self.virtio.advance(now)
     }
 
     /// Has its clocks say that it was paused. Its vCPUs stand still.

@@ -6,8 +6,8 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vcpu::{
-    APIC_PAGE, AddressSpace, CopyError, Gpa, GuestMemory, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink, Taken,
-    WordSize,
+    APIC_PAGE, AddressSpace, CopyError, Gpa, GuestMemory, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink,
+    Taken, WordSize,
 };
 
 use super::pieces::{Filling, clear, copy};

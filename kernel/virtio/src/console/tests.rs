@@ -88,6 +88,8 @@ impl Signals for Told {
     }
 }
 
+impl<I, M> crate::Wires<I, M> for Told {}
+
 const QUEUES: usize = 6;
 const INPUT: usize = 0;
 const OUTPUT: usize = 1;

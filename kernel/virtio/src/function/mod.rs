@@ -51,7 +51,9 @@ enum Work {
     Console(Cursor),
     Balloon(balloon::Work),
     /// A frame; `begun` once some have got it.
-    Net { begun: bool },
+    Net {
+        begun: bool,
+    },
     /// Memory for its buffers, from there on, before it begins.
     Provide(Cursor),
 }

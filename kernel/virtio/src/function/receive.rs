@@ -187,12 +187,7 @@ impl<I: Image> Function<I> {
     }
 
     /// Interrupts for what some queues have given back. Returns those that another CPU has.
-    fn tell<M: GuestMemory>(
-        &self,
-        queues: u32,
-        memory: &M,
-        signals: &mut (impl Signals + ?Sized),
-    ) -> u32 {
+    fn tell<M: GuestMemory>(&self, queues: u32, memory: &M, signals: &mut (impl Signals + ?Sized)) -> u32 {
         let mut later = 0;
         for (index, place) in self.places.iter().enumerate().filter(|(index, _)| queues >> index & 1 != 0) {
             let Some(mut place) = place.try_lock() else {

@@ -90,7 +90,8 @@ impl Net {
             };
             let mut head = [0; HEAD_BYTES];
             let bytes = HEAD_BYTES.min(front.frame.length as usize);
-            let read = Queued::new(&port.output, front).bytes_at(0, head.get_mut(..bytes).unwrap_or_default());
+            let read =
+                Queued::new(&port.output, front).bytes_at(0, head.get_mut(..bytes).unwrap_or_default());
             let frame = read.ok().and_then(|()| Frame::new(head, front.frame.length, front.frame.offload));
             match frame.filter(|frame| self.wants(claim, frame)) {
                 Some(frame) => {

@@ -58,10 +58,8 @@ impl<M: GuestMemory> Source<M> for Sender<'_, M> {
     fn copy(&mut self, length: u32, memory: &M, to: Gpa) -> Result<(), Fault> {
         let mut done = 0;
         while done < length {
-            let part =
-                self.cursor.next(self.chain, length - done).ok_or(Fault::Sender(Broken::Request))?;
-            let copied =
-                memory.copy_from(behind(to, done.into()), self.memory, part.gpa, part.length);
+            let part = self.cursor.next(self.chain, length - done).ok_or(Fault::Sender(Broken::Request))?;
+            let copied = memory.copy_from(behind(to, done.into()), self.memory, part.gpa, part.length);
             copied.map_err(|error| match error {
                 CopyError::Source(error) => Fault::Sender(error.into()),
                 CopyError::Target(error) => Fault::Receiver(error.into()),

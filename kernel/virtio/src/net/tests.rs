@@ -1,22 +1,23 @@
-//! Two devices on a cable, each with its driver.
+//! Two devices on a switch, each with its driver. Frames go straight into the other's buffers, or through the queue of its port.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::vec;
 use std::vec::Vec;
 
 use devices::Width;
 use devices::pci::register as pci_register;
 use proptest::prelude::*;
-use vcpu::fake::FakeImage;
+use vcpu::fake::{FakeImage, FakeSpace};
 use vcpu::{Gpa, GuestMemory};
 
-use super::wire::cable;
-use super::{Mac, Net, feature};
-use crate::Calls;
+use vswitch::settings::Settings;
+use vswitch::{Nanos, Switch};
+
+use super::{Mac, Net, Plug, feature};
 use crate::pci::{self, PAGE_SHIFT, page};
 use crate::queue::driver::{BUFFERS, Driver};
 use crate::transport::{register, status};
-use crate::{Function, Kind, Progress, Signals};
+use crate::{Function, Kind, Progress, Signals, Wires};
 
 const MACS: [Mac; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const HEADER: usize = 12;
@@ -28,52 +29,114 @@ const POOL: u64 = BUFFERS;
 const FRAME: u64 = BUFFERS + 0x8_0000;
 const WORDS: u64 = BUFFERS + 0xc_0000;
 
+/// A device with its driver's memory.
+#[derive(Clone)]
+struct Peer {
+    function: Arc<Function<FakeImage>>,
+    memory: FakeSpace,
+    messages: Arc<Mutex<Vec<u32>>>,
+}
+
+/// What a device tells its VM and the rest of the world.
+#[derive(Clone, Default)]
 struct Told {
-    messages: Vec<u32>,
+    messages: Arc<Mutex<Vec<u32>>>,
+    /// The devices that can be reached.
+    peers: Vec<Peer>,
+    calls: Arc<Mutex<Vec<usize>>>,
+    now: Nanos,
+    wakes: Option<Nanos>,
 }
 
 impl Signals for Told {
     fn message(&mut self, _address: u64, data: u32) {
-        self.messages.push(data);
+        self.messages.lock().unwrap().push(data);
     }
 
     fn line(&mut self, _high: bool) {}
 }
 
+impl Wires<FakeImage, FakeSpace> for Told {
+    fn now(&mut self) -> Nanos {
+        self.now
+    }
+
+    fn reach<R>(
+        &mut self,
+        owner: usize,
+        with: impl FnOnce(&Function<FakeImage>, &FakeSpace, &mut dyn Signals) -> R,
+    ) -> Option<R> {
+        let Peer { function, memory, messages } = self.peers.get(owner)?.clone();
+        Some(with(&function, &memory, &mut Self { messages, ..Self::default() }))
+    }
+
+    fn call(&mut self, owner: usize) {
+        self.calls.lock().unwrap().push(owner);
+    }
+
+    fn wake_at(&mut self, at: Nanos) {
+        self.wakes = Some(at);
+    }
+}
+
 struct End {
-    function: Function<FakeImage>,
+    function: Arc<Function<FakeImage>>,
     queues: [Driver; 3],
     told: Told,
 }
 
-/// Features that a driver leaves out.
-fn pair(without: [u64; 2], mtu: Option<u16>) -> ([End; 2], Arc<Calls>) {
-    let calls = Arc::new(Calls::default());
-    let plugs = cable(&calls).expect("memory");
-    let mut number = 0;
-    let ends = plugs.map(|plug| {
-        plug.belongs_to(number);
-        let net = Net::new(plug, MACS[number], mtu, 1);
-        let end = End::new(net, without[number]);
-        number += 1;
+/// Two devices on a switch.
+struct World {
+    switch: Arc<Switch>,
+    calls: Arc<Mutex<Vec<usize>>>,
+}
+
+impl World {
+    fn calls(&self) -> Vec<usize> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
+
+/// Devices whose drivers leave out these features. `direct` ones can reach each other.
+fn pair(without: [u64; 2], mtu: Option<u16>, direct: bool) -> ([End; 2], World) {
+    let switch = Arc::new(Switch::new().expect("memory"));
+    let calls: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let mut ends = [0, 1].map(|number| {
+        let id = switch.add(Settings::default()).expect("a port");
+        switch.port(id).expect("it is there").set_owner(number);
+        let net = Net::new(Plug::new(Arc::clone(&switch), id), MACS[number], mtu, 1);
+        let mut end = End::new(net, without[number]);
+        end.told.calls = Arc::clone(&calls);
         end
     });
-    (ends, calls)
+    if direct {
+        let peers: Vec<Peer> = ends.iter().map(End::peer).collect();
+        ends.iter_mut().for_each(|end| end.told.peers = peers.clone());
+    }
+    (ends, World { switch, calls })
 }
 
 impl End {
     fn new(net: Net, without: u64) -> Self {
         let queues = net.queues();
-        let function = Function::new(Kind::Net(Box::new(net)), queues).expect("memory");
+        let function = Arc::new(Function::new(Kind::Net(Box::new(net)), queues).expect("memory"));
         let mut space = function.config_space();
         space.write(pci_register::COMMAND, Width::Word, 6);
-        let mut told = Told { messages: vec![] };
+        let mut told = Told::default();
         function.configure(&pci::configured(&space), &mut told);
         let first = Driver::new(64);
         let queues = [first.beside(0), first.beside(1), first.beside(2)];
         let mut end = Self { function, queues, told };
         end.start(without);
         end
+    }
+
+    fn peer(&self) -> Peer {
+        Peer {
+            function: Arc::clone(&self.function),
+            memory: self.queues[0].memory.clone(),
+            messages: Arc::clone(&self.told.messages),
+        }
     }
 
     fn common(&mut self, at: u64, width: Width, value: u64) {
@@ -108,6 +171,10 @@ impl End {
         }
         self.common(register::STATUS, Width::Byte, DRIVER_OK.into());
         assert_eq!(self.status() & status::NEEDS_RESET, 0);
+    }
+
+    fn plug(&self) -> vswitch::PortId {
+        self.function.as_net().expect("it is one").plug().id()
     }
 
     fn status(&mut self) -> u8 {
@@ -193,6 +260,7 @@ impl End {
 fn frame(to: Mac, length: usize) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..length).map(|at| (at * 7) as u8).collect();
     frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&MACS[usize::from(to == MACS[0])]);
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);
     frame
 }
@@ -202,70 +270,163 @@ fn undone(gso_type: u8) -> [u8; HEADER] {
     [1, gso_type, 54, 0, if gso_type == 0 { 0 } else { 0xb4 }, 5, 14, 0, 4, 0, 0, 0]
 }
 
+/// The TCP segment of a large packet, or of a small one: Ethernet, IPv4, TCP, and payload.
+fn tcp(to: Mac, payload: usize) -> Vec<u8> {
+    let mut frame = frame(to, 54 + payload);
+    let total = (40 + payload) as u16;
+    let mut headers = vec![0x08, 0x00, 0x45, 0];
+    headers.extend(total.to_be_bytes());
+    headers.extend([0, 9, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    headers.extend([0, 80, 1, 187, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
+    frame[12..54].copy_from_slice(&headers);
+    frame
+}
+
+/// The header of such a packet: its checksum is to be made, and it stands for packets of 1460 bytes of payload.
+const LARGE: [u8; HEADER] = [1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0];
+
 #[test]
 fn a_frame_goes_to_the_other_end_and_one_comes_back() {
-    let ([mut a, mut b], calls) = pair([0; 2], None);
-    assert_eq!(calls.take(), 0b01, "the second one has come up for the first");
-    assert!(a.link() && b.link());
-    b.feed(8, 2048);
-    let sent = frame(MACS[1], 60);
-    a.send([0; HEADER], &sent);
-    assert_eq!(calls.take(), 0b10, "the receiver is called");
-    assert_eq!(b.received(2048, 0), [(vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], sent.clone())]);
-    a.feed(8, 2048);
-    b.send([0; HEADER], &sent);
-    assert_eq!(a.received(2048, 0)[0].1, sent);
-    assert_eq!((a.function.lost_frames(), b.function.lost_frames()), (0, 0));
+    for direct in [false, true] {
+        let ([mut a, mut b], world) = pair([0; 2], None, direct);
+        assert!(a.link() && b.link());
+        b.feed(8, 2048);
+        let sent = frame(MACS[1], 60);
+        a.send([0; HEADER], &sent);
+        assert_eq!(world.calls(), if direct { vec![] } else { vec![1] }, "who cannot be reached is called");
+        assert_eq!(b.received(2048, 0), [(vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], sent.clone())]);
+        a.feed(8, 2048);
+        let back = frame(MACS[0], 60);
+        b.send([0; HEADER], &back);
+        assert_eq!(a.received(2048, 0)[0].1, back);
+        assert_eq!((a.function.lost_frames(), b.function.lost_frames()), (0, 0));
+    }
 }
 
 #[test]
 fn a_large_frame_fills_many_buffers_and_waits_until_there_are_enough() {
-    let ([mut a, mut b], _) = pair([0; 2], None);
-    let sent = frame(MACS[1], 60_000);
-    b.feed(8, 4096);
-    a.send(undone(1), &sent);
-    assert_eq!(b.received(4096, 0), [], "half of it is nothing");
-    for at in 8..16 {
-        b.queues[RX].offer_chain(&[(POOL + at * 4096, 4096, true)]);
+    for direct in [false, true] {
+        let ([mut a, mut b], _) = pair([0; 2], None, direct);
+        let sent = tcp(MACS[1], 60_000);
+        b.feed(8, 4096);
+        a.send(LARGE, &sent);
+        assert_eq!(b.received(4096, 0), [], "half of it is nothing");
+        for at in 8..16 {
+            b.queues[RX].offer_chain(&[(POOL + at * 4096, 4096, true)]);
+        }
+        b.ring(RX);
+        let got = b.received(4096, 0);
+        assert_eq!(got.len(), 1);
+        assert_eq!(
+            (got[0].0[0], got[0].0[1], got[0].0[10]),
+            (1, 1, 15),
+            "its header says what is left to do"
+        );
+        assert_eq!(got[0].1, sent);
     }
-    b.ring(RX);
-    let got = b.received(4096, 0);
-    assert_eq!(got.len(), 1);
-    assert_eq!((got[0].0[0], got[0].0[1], got[0].0[10]), (1, 1, 15), "its header says what is left to do");
-    assert_eq!(got[0].1, sent);
 }
 
-#[test]
-fn checksums_are_completed_for_who_takes_none_undone_and_large_frames_are_lost() {
-    let takes_nothing = feature::GUEST_CSUM
-        | feature::GUEST_TSO4
-        | feature::GUEST_TSO6
-        | feature::GUEST_ECN
-        | feature::GUEST_USO4
-        | feature::GUEST_USO6;
-    let ([mut a, mut b], _) = pair([0, takes_nothing], None);
-    b.feed(8, 2048);
-    let mut sent = frame(MACS[1], 61);
-    sent[18..20].copy_from_slice(&[0, 0]);
-    a.send(undone(0), &sent);
-    a.send(undone(1), &sent);
-    let got = b.received(2048, 0);
-    assert_eq!(got.len(), 1, "only the small one");
-    assert_eq!(b.function.lost_frames(), 1);
-    assert_eq!(got[0].0[..10], [0; 10]);
-    let words = got[0].1[14..]
-        .chunks(2)
-        .map(|pair| u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |it| u64::from(*it)));
+/// What a driver takes that takes nothing undone.
+const TAKES_NOTHING: u64 = feature::GUEST_CSUM
+    | feature::GUEST_TSO4
+    | feature::GUEST_TSO6
+    | feature::GUEST_ECN
+    | feature::GUEST_USO4
+    | feature::GUEST_USO6;
+
+fn sum(bytes: &[u8]) -> u64 {
+    let words =
+        bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |it| u64::from(*it)));
     let mut sum: u64 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    assert_eq!(sum, 0xffff, "with its checksum it sums up to nothing");
+    sum
+}
+
+#[test]
+fn checksums_are_completed_for_who_takes_none_undone() {
+    for direct in [false, true] {
+        let ([mut a, mut b], _) = pair([0, TAKES_NOTHING], None, direct);
+        b.feed(8, 2048);
+        let mut sent = frame(MACS[1], 61);
+        sent[18..20].copy_from_slice(&[0, 0]);
+        a.send(undone(0), &sent);
+        let got = b.received(2048, 0);
+        assert_eq!(got[0].0[..10], [0; 10]);
+        assert_eq!(sum(&got[0].1[14..]), 0xffff, "with its checksum it sums up to nothing");
+    }
+}
+
+#[test]
+fn large_frames_are_divided_for_who_takes_none() {
+    for (direct, without) in [
+        (false, TAKES_NOTHING),
+        (true, TAKES_NOTHING),
+        (true, feature::GUEST_TSO4),
+        (true, TAKES_NOTHING | feature::MRG_RXBUF),
+    ] {
+        let ([mut a, mut b], _) = pair([0, without], None, direct);
+        let sent = tcp(MACS[1], 4000);
+        // The last packet waits for its buffer.
+        b.feed(2, 2048);
+        a.send(LARGE, &sent);
+        b.work();
+        b.queues[RX].offer_chain(&[(POOL + 2 * 2048, 2048, true)]);
+        b.ring(RX);
+        let got = b.received(2048, 0);
+        assert_eq!(got.iter().map(|it| it.1.len()).collect::<Vec<_>>(), [1514, 1514, 54 + 1080]);
+        let payload: Vec<u8> = got.iter().flat_map(|it| it.1[54..].to_vec()).collect();
+        assert_eq!(payload, sent[54..]);
+        let undone = without & feature::GUEST_CSUM == 0;
+        for (header, packet) in &got {
+            assert_eq!((header[0], header[1]), (u8::from(undone), 0));
+            let segment = &packet[34..];
+            let pseudo = [&packet[26..34], &[0, 6], &(segment.len() as u16).to_be_bytes()].concat();
+            assert!(undone || sum(&[&pseudo[..], segment].concat()) == 0xffff, "a checksum is right");
+        }
+        assert_eq!(b.function.lost_frames(), 0);
+    }
+}
+
+#[test]
+fn rates_hold_senders_and_receivers_back() {
+    use vswitch::meter::Rate;
+    let ([mut a, mut b], world) = pair([0; 2], None, true);
+    let rate = Some(Rate { per_second: 1000, burst: 1 });
+    b.feed(8, 2048);
+    let (from, to) = (a.plug(), b.plug());
+    world.switch.change(from, 0, |settings| settings.send = rate);
+    let sent = frame(MACS[1], 100);
+    a.send([0; HEADER], &sent);
+    a.put(FRAME, &[&[0; HEADER][..], &sent].concat());
+    a.queues[TX].offer_chain(&[(FRAME, 112, false)]);
+    a.ring(TX);
+    a.work();
+    assert_eq!(
+        (a.queues[TX].collect().len(), a.told.wakes),
+        (0, Some(99_000_000)),
+        "it waits, and nothing is lost"
+    );
+    a.told.now = 99_000_000;
+    a.function.advance();
+    a.work();
+    assert_eq!((a.queues[TX].collect().len(), b.received(2048, 0).len()), (1, 2));
+    // And the same where it is received.
+    world.switch.change(from, 0, |settings| settings.send = None);
+    world.switch.change(to, 0, |settings| settings.receive = rate);
+    a.send([0; HEADER], &sent);
+    a.send([0; HEADER], &sent);
+    b.told.now = a.told.now;
+    assert_eq!(b.received(2048, 2).len(), 1);
+    b.told.now = b.told.wakes.expect("the other one comes later");
+    b.function.advance();
+    assert_eq!(b.received(2048, 3).len(), 1);
 }
 
 #[test]
 fn without_mergeable_buffers_one_must_be_large_enough() {
-    let ([mut a, mut b], _) = pair([0, feature::MRG_RXBUF], None);
+    let ([mut a, mut b], _) = pair([0, feature::MRG_RXBUF], None, true);
     b.feed(4, 512);
     a.send([0; HEADER], &frame(MACS[1], 600));
     a.send([0; HEADER], &frame(MACS[1], 500));
@@ -276,7 +437,7 @@ fn without_mergeable_buffers_one_must_be_large_enough() {
 
 #[test]
 fn the_driver_says_which_frames_it_wants() {
-    let ([mut a, mut b], _) = pair([0; 2], None);
+    let ([mut a, mut b], _) = pair([0; 2], None, true);
     b.feed(8, 2048);
     assert_eq!(b.command(&[0, 0, 0]), 0, "not promiscuous");
     let to = |end: &mut End, mac| end.send([0; HEADER], &frame(mac, 60));
@@ -312,46 +473,49 @@ fn the_driver_says_which_frames_it_wants() {
 }
 
 #[test]
-fn a_driver_that_goes_takes_the_link_down_and_frames_are_lost() {
-    let ([mut a, mut b], calls) = pair([0; 2], None);
-    b.feed(8, 2048);
-    a.send([0; HEADER], &frame(MACS[1], 60));
-    calls.take();
-    b.common(register::STATUS, Width::Byte, 0);
-    assert_eq!(calls.take(), 0b01, "the other one hears of it");
-    a.work();
-    assert!(!a.link());
-    a.send([0; HEADER], &frame(MACS[1], 60));
-    assert_eq!(a.function.lost_frames(), 1);
-    b.queues = [0, 1, 2].map(|number| b.queues[0].beside(number));
-    b.put(0x1000, &[0; 0xc000]);
-    b.start(0);
-    assert_eq!(calls.take(), 0b01);
-    assert!(a.link());
-    b.feed(8, 2048);
-    assert_eq!(b.received(2048, 0), [], "what came before is not kept");
-    a.send([0; HEADER], &frame(MACS[1], 64));
-    assert_eq!(b.received(2048, 0).len(), 1);
+fn a_driver_that_goes_loses_its_frames_and_a_port_that_is_down_has_no_link() {
+    for direct in [false, true] {
+        let ([mut a, mut b], world) = pair([0; 2], None, direct);
+        a.send([0; HEADER], &frame(MACS[1], 60));
+        b.common(register::STATUS, Width::Byte, 0);
+        a.send([0; HEADER], &frame(MACS[1], 60));
+        assert_eq!(b.function.lost_frames(), 1, "nobody is there");
+        b.queues = [0, 1, 2].map(|number| b.queues[0].beside(number));
+        b.put(0x1000, &[0; 0xc000]);
+        b.start(0);
+        b.feed(8, 2048);
+        assert_eq!(b.received(2048, 0), [], "what came before is not kept");
+        a.send([0; HEADER], &frame(MACS[1], 64));
+        assert_eq!(b.received(2048, 0).len(), 1);
+        let port = a.plug();
+        world.switch.change(port, 0, |settings| settings.up = false);
+        a.work();
+        assert!(!a.link() && b.link());
+        a.send([0; HEADER], &frame(MACS[1], 64));
+        assert_eq!((a.function.lost_frames(), b.received(2048, 1).len()), (1, 0));
+        world.switch.change(port, 0, |settings| settings.up = true);
+        assert!(a.link());
+    }
 }
 
 #[test]
 fn a_receiver_that_stops_costs_only_its_own_frames() {
-    let ([mut a, mut b], _) = pair([0; 2], None);
+    let ([mut a, mut b], _) = pair([0; 2], None, true);
     for _ in 0..100 {
         a.send([0; HEADER], &frame(MACS[1], 9000));
     }
-    let lost = a.function.lost_frames();
+    let lost = b.function.lost_frames();
     assert!((60..99).contains(&lost), "{lost} of 100");
     b.feed(64, 4096);
-    assert_eq!(b.received(4096, 0).len(), 64 / 3);
+    assert_eq!(b.received(4096, 0).len() as u64, 100 - lost);
 }
 
 #[test]
 fn frames_beyond_the_mtu_are_none() {
-    let ([mut a, mut b], _) = pair([0; 2], Some(1400));
+    let ([mut a, mut b], _) = pair([0; 2], Some(1400), true);
     assert_eq!(a.read(page::DEVICE, 10, Width::Word), 1400);
     b.feed(8, 4096);
-    a.send([0; HEADER], &frame(MACS[1], 1419));
+    a.send([0; HEADER], &frame(MACS[1], 1423));
     a.send([0; HEADER], &frame(MACS[1], 14));
     a.send([0; HEADER], &frame(MACS[1], 1418));
     assert_eq!(b.received(4096, 0).len(), 2);
@@ -367,11 +531,12 @@ proptest! {
         sizes in prop::collection::vec(14_usize..20_000, 1..12),
         buffer in 128_u32..8000,
         feeds in prop::collection::vec(1_u64..20, 12),
+        direct: bool,
     ) {
-        let ([mut a, mut b], _) = pair([0; 2], None);
+        let ([mut a, mut b], _) = pair([0; 2], None, direct);
         let sent: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(at, size)| {
             let mut frame = frame(MACS[1], *size);
-            frame[6] = at as u8;
+            frame[6] = 2 * at as u8;
             frame
         }).collect();
         let (mut got, mut fed, mut used) = (vec![], 0_u64, 0);

@@ -9,7 +9,15 @@ fn port(number: usize) -> PortId {
 
 fn waiting(from: usize, priority: u8, length: u32) -> Waiting {
     let from = port(from);
-    Waiting { from, priority, length, offload: Offload::default(), packets: 1, wire_bytes: length.into(), cut: false }
+    Waiting {
+        from,
+        priority,
+        length,
+        offload: Offload::default(),
+        packets: 1,
+        wire_bytes: length.into(),
+        cut: false,
+    }
 }
 
 /// Puts a frame of these bytes into the queue.

@@ -170,11 +170,8 @@ impl Switch {
             return Err(Drop::Mtu);
         }
         let watched = self.mirrors.may_watch(PortSet::one(to));
-        let copies = if watched {
-            self.mirrors.of_received((sent.from, sent.vlan), to)
-        } else {
-            Copies::new()
-        };
+        let copies =
+            if watched { self.mirrors.of_received((sent.from, sent.vlan), to) } else { Copies::new() };
         Ok(Admitted { tag, copies })
     }
 
@@ -207,12 +204,7 @@ fn with_tag(sent: &Sent, vlan: u16) -> Tag {
 }
 
 /// The VLAN that a frame from a port is in. `None` where the port is not.
-fn vlan_of(
-    from: PortId,
-    view: View,
-    layers: &Layers,
-    members: impl Fn(u16) -> PortSet,
-) -> Option<u16> {
+fn vlan_of(from: PortId, view: View, layers: &Layers, members: impl Fn(u16) -> PortSet) -> Option<u16> {
     let Some(vlan) = layers.vlan() else { return view.untagged() };
     (view.is_trunk() && members(vlan).has(from)).then_some(vlan)
 }
