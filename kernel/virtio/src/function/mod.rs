@@ -70,8 +70,19 @@ enum Turn {
     Nothing,
 }
 
+/// What looking for what comes by itself has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum News {
+    /// There was nothing.
+    None,
+    /// Another CPU is at it.
+    Elsewhere,
+    /// Some of it was dealt with.
+    Served,
+}
+
 /// Each buffer of a request counts as so many bytes at least, so that a step has few small ones: reading a descriptor takes time, too.
-const BUFFER_BYTES: u32 = 768;
+const BUFFER_BYTES: u32 = 1024;
 /// Where the BAR is while the function does not answer there.
 const NOWHERE: u64 = u64::MAX;
 
@@ -330,9 +341,17 @@ impl<I: Image> Function<I> {
         if !self.is_rung() {
             return Progress::Idle;
         }
-        let is_elsewhere = self.look_at_news(memory, signals);
-        let rung = self.rung.load(SeqCst);
         let turn = self.turn.fetch_add(1, SeqCst) % u32::BITS;
+        // One of the two in a step, in turns: what comes by itself, or a queue.
+        let mut is_elsewhere = false;
+        if turn & 1 == 0 || self.rung.load(SeqCst) == 0 {
+            match self.look_at_news(memory, signals) {
+                News::None => {}
+                News::Elsewhere => is_elsewhere = true,
+                News::Served => return self.progress(),
+            }
+        }
+        let rung = self.rung.load(SeqCst);
         let index = ((rung.rotate_right(turn).trailing_zeros() + turn) % u32::BITS) as usize;
         let Some(place) = self.places.get(index).filter(|_| rung != 0) else {
             // Who is at it looks again when it is done.

@@ -6,38 +6,38 @@ use spin::Mutex;
 use vcpu::{GuestMemory, Image};
 use vswitch::Frame;
 
-use super::{BUFFER_BYTES, Function, Kind, Place};
+use super::{BUFFER_BYTES, Function, Kind, News, Place};
 use crate::STEP_BYTES;
 use crate::console::{self, Console};
 use crate::interrupts::{NO_VECTOR, Signal, Signals, Wires};
 use crate::net::{self, Fault, Net, Received, Source, Taken};
 
 impl<I: Image> Function<I> {
-    /// Takes care of what no doorbell tells of. True where another CPU is at it.
-    pub(super) fn look_at_news<M: GuestMemory, W: Wires<I, M>>(&self, memory: &M, signals: &mut W) -> bool {
+    /// Takes care of what no doorbell tells of.
+    pub(super) fn look_at_news<M: GuestMemory, W: Wires<I, M>>(&self, memory: &M, signals: &mut W) -> News {
         self.tell_of_taken(memory, signals);
         match &self.kind {
             Kind::Net(net) => {
                 if net.take_link_change() {
                     self.interrupts.raise(Signal::Configuration, NO_VECTOR, signals);
                 }
-                net.has_news() && self.receive(net, memory, signals)
+                if net.has_news() { self.receive(net, memory, signals) } else { News::None }
             }
             Kind::Console(console) => {
                 if console.take_resize() {
                     self.interrupts.raise(Signal::Configuration, NO_VECTOR, signals);
                 }
                 self.rung.fetch_or(console.take_unstalled(), SeqCst);
-                console.has_news() && self.converse(console, memory, signals)
+                if console.has_news() { self.converse(console, memory, signals) } else { News::None }
             }
             Kind::Balloon(balloon) => {
                 if balloon.take_change() {
                     self.interrupts.raise(Signal::Configuration, NO_VECTOR, signals);
                 }
                 self.rung.fetch_or(balloon.take_asked(), SeqCst);
-                false
+                News::None
             }
-            Kind::Block(_) | Kind::Entropy(_) => false,
+            Kind::Block(_) | Kind::Entropy(_) => News::None,
         }
     }
 
@@ -57,8 +57,8 @@ impl<I: Image> Function<I> {
         }
     }
 
-    /// Fills buffers with what has come for ports, and with messages. True where another CPU has one of the queues.
-    fn converse<M: GuestMemory>(&self, console: &Console, memory: &M, signals: &mut impl Signals) -> bool {
+    /// Fills buffers with what has come for ports, and with messages.
+    fn converse<M: GuestMemory>(&self, console: &Console, memory: &M, signals: &mut impl Signals) -> News {
         let (mut used, mut is_elsewhere) = (0_u32, false);
         let ports = console.receivers().map(|port| (Console::input_queue(port), Some(port)));
         for (index, port) in ports.chain([(Console::TELL, None)]) {
@@ -90,11 +90,11 @@ impl<I: Image> Function<I> {
             }
         }
         self.untold.fetch_or(self.tell(used, memory, signals), SeqCst);
-        is_elsewhere
+        news(used, is_elsewhere)
     }
 
-    /// Receives frames until the step is full. True where another CPU does.
-    fn receive<M: GuestMemory, W: Wires<I, M>>(&self, net: &Net, memory: &M, wires: &mut W) -> bool {
+    /// Receives frames until the step is full.
+    fn receive<M: GuestMemory, W: Wires<I, M>>(&self, net: &Net, memory: &M, wires: &mut W) -> News {
         let (mut budget, mut used, mut is_elsewhere) = (STEP_BYTES, 0_u32, false);
         let now = wires.now();
         while self.live.load(SeqCst) {
@@ -136,7 +136,7 @@ impl<I: Image> Function<I> {
             }
         }
         self.untold.fetch_or(self.tell(used, memory, wires), SeqCst);
-        is_elsewhere
+        news(used, is_elsewhere)
     }
 
     /// Copies a frame that another device sends into the driver's buffers. The driver is told of it by [`Self::tell_of_taken`].
@@ -205,5 +205,16 @@ impl<I: Image> Function<I> {
             }
         }
         later
+    }
+}
+
+/// What was come to where these queues have got something, and whether another CPU has one of those that would.
+const fn news(used: u32, is_elsewhere: bool) -> News {
+    if used != 0 {
+        News::Served
+    } else if is_elsewhere {
+        News::Elsewhere
+    } else {
+        News::None
     }
 }
