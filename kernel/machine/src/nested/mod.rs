@@ -7,6 +7,7 @@
 
 mod holes;
 mod pieces;
+mod recent;
 mod reclaim;
 mod space;
 mod table;

@@ -14,6 +14,7 @@ use vcpu::{Gpa, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Taken};
 
 use super::holes;
 use super::pieces::{Filling, STEP_BYTES};
+use super::recent::Recent;
 use super::space::{FrameTables, STEP_PAGES};
 use super::table::{ENTRIES, EntryFormat, Level, Mapping, NestedTable, TableMemory};
 use crate::limbo::Epoch;
@@ -82,7 +83,7 @@ impl Reclaim {
     /// See [`vcpu::GuestMemory::take_back`].
     pub(super) fn take<F: EntryFormat>(
         &self,
-        table: &Table<F>,
+        (table, recent): (&Table<F>, &Recent),
         gpa: Gpa,
         length: u64,
         hole: Hole,
@@ -98,6 +99,7 @@ impl Reclaim {
             |whole: Mapping, parts: Level| frames::split(whole.page, whole.level.order(), parts.order());
         match table.take(gpa, length, hole, divide) {
             Ok(holes::Taken::Page(Mapping { page, level })) => {
+                recent.forget(gpa, level);
                 FrameTables.write(list, resting.count, page.0 | u64::from(level.order()));
                 resting.count += 1;
                 self.rests.store(true, Ordering::Relaxed);

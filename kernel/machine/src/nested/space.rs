@@ -11,6 +11,7 @@ use vcpu::{
 };
 
 use super::pieces::{Filling, clear, copy};
+use super::recent::{PART, Recent};
 use super::reclaim::Reclaim;
 use super::table::{EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
 use super::walkers::{Walker, Walkers};
@@ -72,6 +73,7 @@ pub struct GuestSpace<F: EntryFormat> {
     /// The page at [`APIC_PAGE`] is there, which is not RAM.
     has_apic_page: bool,
     reclaim: Reclaim,
+    recent: Recent,
 }
 
 /// Pages that are given back in one step.
@@ -90,6 +92,7 @@ impl<F: EntryFormat> GuestSpace<F> {
             retired: None,
             has_apic_page: false,
             reclaim: Reclaim::new(),
+            recent: Recent::new(),
         })
     }
 
@@ -110,7 +113,7 @@ impl<F: EntryFormat> GuestSpace<F> {
         if self.has_apic_page && gpa.0 & !(PAGE_SIZE - 1) == APIC_PAGE.0 {
             return None;
         }
-        self.table.lookup(gpa)
+        self.recent.look_up(gpa, || self.table.lookup(gpa))
     }
 
     /// The page at an address that was taken back, or is none.
@@ -129,6 +132,14 @@ impl<F: EntryFormat> GuestSpace<F> {
     /// The host address of a guest byte, and how many bytes follow it in its page.
     #[inline]
     fn locate(&self, gpa: Gpa) -> Result<(*mut u8, u64), NotRam> {
+        match self.recent.find(gpa) {
+            Some(host) => Ok((memory::direct_map(host), PART - (gpa.0 & (PART - 1)))),
+            None => self.find(gpa),
+        }
+    }
+
+    #[cold]
+    fn find(&self, gpa: Gpa) -> Result<(*mut u8, u64), NotRam> {
         let Mapping { page, level } = match self.ram(gpa) {
             Some(mapping) => mapping,
             None => self.bring(gpa)?,
@@ -301,7 +312,7 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
             return Err(NotRam { gpa });
         }
         // So a large page that begins there ends before the one of the local APIC.
-        self.reclaim.take(&self.table, page, length.max(PAGE_SIZE), hole)
+        self.reclaim.take((&self.table, &self.recent), page, length.max(PAGE_SIZE), hole)
     }
 
     fn settle(&self) -> bool {
@@ -372,6 +383,7 @@ impl<F: EntryFormat> AddressSpace for GuestSpace<F> {
         if !EPOCHS.has_passed(epoch) {
             return Shrink::Waiting;
         }
+        self.recent.forget(Gpa(0), Level::Page1G);
         // SAFETY: no CPU has a translation left.
         unsafe { self.reclaim.end() };
         let empty = self.table.clear_some(STEP_PAGES, |mapping| {
