@@ -43,7 +43,8 @@ fn attempt(input: &mut Unstructured<'_>) -> Result<()> {
                 let mut batch = queue.batch();
                 if let (Ok(Some(())), true) = (batch.take(&memory, &mut chain), input.arbitrary()?) {
                     let _ = batch.give(&memory, chain.head(), chain.writable_bytes());
-                    let _ = batch.publish(&memory);
+                    batch.keep();
+                    let _ = queue.wants_interrupt(&memory);
                 }
             }
             _ => {

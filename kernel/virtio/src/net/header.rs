@@ -8,7 +8,7 @@ use vswitch::{Checksum, Large, LargeKind, Offload, Takes};
 pub(super) const BUFFER_HEADER_BYTES: u32 = 12;
 const HEADER_BYTES: usize = 10;
 /// Where in it the number of buffers is.
-pub(super) const BUFFERS_AT: usize = HEADER_BYTES;
+pub(super) const BUFFERS_AT: u32 = HEADER_BYTES as u32;
 
 const NEEDS_CHECKSUM: u8 = 1;
 /// The checksum is right, as far as anybody needs to know: the frame has not left the machine.

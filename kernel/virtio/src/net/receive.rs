@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use vcpu::{Gpa, GuestMemory};
 use vswitch::checksum::complete;
 use vswitch::counters::Drop;
+use vswitch::frame::STORED_BYTES;
 use vswitch::output::{Front, Next};
 use vswitch::segment::Plan;
 use vswitch::{Frame, HEAD_BYTES, Nanos, Takes};
@@ -188,7 +189,8 @@ impl Net {
         let (mut done, mut buffers, mut number_at) = (0, 0_u16, [Gpa(0); 2]);
         let mut batch = queue.batch();
         source.seek(packet.rest_at());
-        let mut head = packet.head();
+        let mut start = [0; START_BYTES];
+        let mut first = start_of(packet, cut, &mut start);
         while done < length {
             if batch.take(memory, chain)?.is_none() {
                 return Ok(Put::Waits);
@@ -198,30 +200,28 @@ impl Net {
             if !chain.has_memory(memory, room.min(length - done + BUFFER_HEADER_BYTES)) {
                 return Ok(Put::Lost);
             }
-            let mut used = 0;
-            if buffers == 0 {
-                room = room.checked_sub(BUFFER_HEADER_BYTES).ok_or(Broken::Request)?;
-                let start = if cut { header::bytes_of_cut(1) } else { header::bytes(packet.offload, 1) };
-                let (known, _) = start.split_at(BUFFERS_AT);
-                place.write(chain, memory, known)?;
-                number_at = place.two_bytes(chain)?;
-                used = BUFFER_HEADER_BYTES;
-            }
+            let used = if buffers == 0 { BUFFER_HEADER_BYTES } else { 0 };
+            room = room.checked_sub(used).ok_or(Broken::Request)?;
             let now = room.min(length - done);
+            if buffers == 0 && now < length {
+                let mut number = place;
+                number.skip(chain, BUFFERS_AT);
+                number_at = number.two_bytes(chain)?;
+            }
             if !mergeable && now < length {
                 // The next one may do; what is in this buffer does not matter.
                 return Ok(Put::Lost);
             }
-            let mut left = now;
+            let mut left = now + used;
             while left != 0 {
-                let most = if head.is_empty() { left } else { left.min(head.len() as u32) };
+                let most = if first.is_empty() { left } else { left.min(first.len() as u32) };
                 let part = place.next(chain, most).ok_or(Broken::Request)?;
-                if head.is_empty() {
+                if first.is_empty() {
                     source.copy(part.length, memory, part.gpa)?;
                 } else {
-                    let (first, later) = head.split_at(part.length as usize);
-                    memory.write(part.gpa, first).map_err(Broken::from)?;
-                    head = later;
+                    let (written, later) = first.split_at(part.length as usize);
+                    memory.write(part.gpa, written).map_err(Broken::from)?;
+                    first = later;
                 }
                 left -= part.length;
             }
@@ -231,10 +231,12 @@ impl Net {
                 return Err(Broken::Request.into());
             }
         }
-        for (gpa, byte) in number_at.into_iter().zip(buffers.to_le_bytes()) {
-            memory.write(gpa, &[byte]).map_err(Broken::from)?;
+        if buffers > 1 {
+            for (gpa, byte) in number_at.into_iter().zip(buffers.to_le_bytes()) {
+                memory.write(gpa, &[byte]).map_err(Broken::from)?;
+            }
         }
-        batch.publish(memory)?;
+        batch.keep();
         Ok(Put::Done)
     }
 
@@ -266,4 +268,19 @@ impl Net {
             }
         }
     }
+}
+
+/// Bytes of a header and of a frame's head at most.
+const START_BYTES: usize = BUFFER_HEADER_BYTES as usize + STORED_BYTES;
+
+/// The header of a packet that fills one buffer, and its head: what is written before what stays with its sender.
+fn start_of<'a>(packet: &Frame, cut: bool, start: &'a mut [u8; START_BYTES]) -> &'a [u8] {
+    let header = if cut { header::bytes_of_cut(1) } else { header::bytes(packet.offload, 1) };
+    let (first, rest) = start.split_at_mut(header.len());
+    first.copy_from_slice(&header);
+    let head = packet.head();
+    if let Some(place) = rest.get_mut(..head.len()) {
+        place.copy_from_slice(head);
+    }
+    start.get(..header.len() + head.len()).unwrap_or_default()
 }

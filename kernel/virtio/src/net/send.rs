@@ -92,16 +92,14 @@ impl Net {
         wires: &mut W,
     ) -> Result<Option<Outgoing>, Broken> {
         use feature::{CSUM, HOST_ECN, HOST_TSO4, HOST_TSO6, HOST_USO};
-        let mut start = [0; BUFFER_HEADER_BYTES as usize];
-        let mut data = chain.readable();
-        data.read(chain, memory, &mut start)?;
-        let length = chain.readable_bytes() - BUFFER_HEADER_BYTES;
-        let mut head = [0; HEAD_BYTES];
-        let bytes = HEAD_BYTES.min(length as usize);
-        data.read(chain, memory, head.get_mut(..bytes).unwrap_or_default())?;
+        let mut start = [0; BUFFER_HEADER_BYTES as usize + HEAD_BYTES];
+        let length = chain.readable_bytes().checked_sub(BUFFER_HEADER_BYTES).ok_or(Broken::Request)?;
+        let bytes = start.len().min(chain.readable_bytes() as usize);
+        chain.readable().read(chain, memory, start.get_mut(..bytes).unwrap_or_default())?;
+        let (Some(start), Some(head)) = (start.first_chunk(), start.last_chunk()) else { return Ok(None) };
         let may = self.takes(CSUM, [HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_USO, HOST_USO]);
-        let offload = header::read(&start, length, may);
-        let frame = offload.and_then(|offload| Frame::new(head, length, offload));
+        let offload = header::read(start, length, may);
+        let frame = offload.and_then(|offload| Frame::new(*head, length, offload));
         let Some(frame) = frame.filter(|frame| self.fits(frame)) else {
             self.lose(Drop::Malformed);
             return Ok(None);

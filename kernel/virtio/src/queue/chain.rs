@@ -65,7 +65,8 @@ impl Chain {
         indirect: bool,
         head: u16,
     ) -> Result<(), Broken> {
-        *self = Self { head, ..Self::default() };
+        self.segments.clear();
+        (self.head, self.readable, self.bytes) = (head, 0, [0; 2]);
         let (mut table, mut size, mut index, mut nested) = (layout.descriptors, layout.size, head, false);
         loop {
             if index >= size {

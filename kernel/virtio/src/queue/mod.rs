@@ -148,17 +148,11 @@ impl Queue {
         Ok(self.seen != self.next)
     }
 
-    /// Gives a request back, of whose buffers `written` bytes were written.
+    /// Gives a request back, of whose buffers `written` bytes were written. The driver sees it with the next call of [`Self::wants_interrupt`].
     ///
     /// # Errors
     /// [`Broken::NotRam`].
     pub fn give<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Broken> {
-        self.put(memory, head, written)?;
-        self.publish(memory)
-    }
-
-    /// Writes the entry by which a request is given back; the driver does not see it yet.
-    fn put<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Broken> {
         let at = RING_HEADER + USED_BYTES * u64::from(self.used & (self.layout.size - 1));
         let entry = u64::from(written) << 32 | u64::from(head);
         memory.write(behind(self.layout.device, at), &entry.to_le_bytes())?;
@@ -172,12 +166,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Requests that are taken and given back together, or not at all: the queue is as before where [`Batch::publish`] is not reached.
+    /// Requests that are taken and given back together, or not at all: the queue is as before where [`Batch::keep`] is not reached.
     pub fn batch(&mut self) -> Batch<'_> {
         Batch { now: *self, queue: self }
     }
 
-    /// Whether the driver wants an interrupt for what was given back since the last call.
+    /// Shows the driver what was given back since the last call. Returns whether it wants an interrupt for that.
     ///
     /// # Errors
     /// [`Broken::NotRam`].
@@ -186,6 +180,7 @@ impl Queue {
         if from == to {
             return Ok(false);
         }
+        self.publish(memory)?;
         // What was given back must be seen before the driver is found not to wait for it.
         fence(Ordering::SeqCst);
         if !self.abilities.event_index {
@@ -221,21 +216,16 @@ impl Batch<'_> {
         self.now.take(memory, chain)
     }
 
-    /// As [`Queue::give`], but the driver does not see it yet.
+    /// As [`Queue::give`].
     ///
     /// # Errors
     /// [`Broken::NotRam`].
     pub fn give<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Broken> {
-        self.now.put(memory, head, written)
+        self.now.give(memory, head, written)
     }
 
-    /// Shows the driver all that was given back.
-    ///
-    /// # Errors
-    /// [`Broken::NotRam`].
-    pub fn publish<M: GuestMemory>(self, memory: &M) -> Result<(), Broken> {
-        self.now.publish(memory)?;
+    /// All was given back.
+    pub const fn keep(self) {
         *self.queue = self.now;
-        Ok(())
     }
 }

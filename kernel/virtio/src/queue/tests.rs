@@ -34,6 +34,8 @@ fn a_request_goes_there_and_back() {
     chain.writable().write(&chain, &driver.memory, b"and back").unwrap();
     assert_eq!(chain.writable().write(&chain, &driver.memory, &[0; 9]), Err(Broken::Request));
     queue.give(&driver.memory, chain.head(), 8).unwrap();
+    assert_eq!(driver.collect(), [], "it is shown with others");
+    assert_eq!(queue.wants_interrupt(&driver.memory), Ok(true));
     assert_eq!(driver.collect(), [(u32::from(head), 8)]);
     assert_eq!(take(&mut queue, &driver, &mut chain), Ok(None));
 }

@@ -23,7 +23,7 @@ pub const TAG_BYTES: usize = 4;
 pub const MOST_BYTES: u32 = 65_535 + ETHERNET_BYTES as u32 + 2 * TAG_BYTES as u32;
 
 /// Bytes that a head can have: a tag makes it longer.
-const STORED_BYTES: usize = HEAD_BYTES + TAG_BYTES;
+pub const STORED_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 
 /// A frame on its way. Its head was copied once, and is what is delivered: its sender cannot change it once it was looked at.
 ///
