@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let long = |length| Frame::new([8; HEAD_BYTES], length, Offload::default()).expect("a frame");
+        let long = |length| Frame::new(&[8; HEAD_BYTES], length, Offload::default()).expect("a frame");
         assert!(tag(&long(MOST_BYTES), 1).is_none());
         let once = tag(&long(MOST_BYTES - 8), 1).expect("a tag");
         assert!(tag(&once, 1).is_none(), "its head has no room for a second one");

@@ -72,7 +72,10 @@ impl Net {
 
     /// The pair of queues that a frame is for.
     pub(crate) fn pair_of(&self, frame: &Frame) -> usize {
-        (Start(frame.head()).flow() % u32::from(self.active.load(SeqCst).max(1))) as usize
+        match u32::from(self.active.load(SeqCst)) {
+            0 | 1 => 0,
+            pairs => (Start(frame.head()).flow() % pairs) as usize,
+        }
     }
 
     /// The next frame of the queue that the driver wants, with the pair that it is for. Others are passed over, a bounded number of them.
@@ -93,7 +96,7 @@ impl Net {
             let bytes = HEAD_BYTES.min(front.frame.length as usize);
             let read =
                 Queued::new(&port.output, front).bytes_at(0, head.get_mut(..bytes).unwrap_or_default());
-            let frame = read.ok().and_then(|()| Frame::new(head, front.frame.length, front.frame.offload));
+            let frame = read.ok().and_then(|()| Frame::new(&head, front.frame.length, front.frame.offload));
             match frame.filter(|frame| self.wants(claim, frame)) {
                 Some(frame) => {
                     let pair = self.pair_of(&frame);

@@ -25,9 +25,17 @@ use crate::{Function, STEP_BYTES};
 pub(super) struct Outgoing {
     frame: Frame,
     sent: Sent,
-    /// Ports that it goes to yet.
+    receivers: Receivers,
+}
+
+/// Who gets a frame yet.
+#[derive(Debug)]
+struct Receivers {
+    /// Ports that it goes to.
     left: PortSet,
+    /// Copies of it, and those that were made.
     copies: Copies,
+    copied: usize,
     /// Ports that the present copy goes to yet, how it looks there, and how much of it they get.
     watchers: Option<(PortSet, Tag, Option<u16>)>,
 }
@@ -64,33 +72,58 @@ impl Net {
         wires: &mut W,
     ) -> Result<Turn, Broken> {
         let Some(place) = self.outgoing.get(pair) else { return Ok(Turn::Done(0)) };
-        let mut place = place.lock();
-        if !begun {
-            if let Some(at) = self.plug.port().and_then(|port| port.send.opens_at(wires.now())) {
-                wires.wake_at(at);
-                return Ok(Turn::Later);
+        if begun {
+            let mut place = place.lock();
+            let Some(Outgoing { frame, sent, receivers }) = place.as_mut() else { return Ok(Turn::Done(0)) };
+            let turn = self.send((frame, sent), receivers, chain, memory, wires)?;
+            if turn != Turn::More {
+                *place = None;
             }
-            *place = self.begin(chain, memory, wires)?;
+            return Ok(turn);
         }
-        let Some(outgoing) = place.as_mut() else { return Ok(Turn::Done(chain.readable_bytes())) };
+        let Some(port) = self.plug.port() else { return Ok(Turn::Done(0)) };
+        if let Some(at) = port.send.opens_at(wires.now()) {
+            wires.wake_at(at);
+            return Ok(Turn::Later);
+        }
+        let Some(frame) = self.read_frame(chain, memory)? else {
+            self.lose(Drop::Malformed);
+            return Ok(Turn::Done(chain.readable_bytes()));
+        };
+        // Why not is counted there.
+        let Ok(sent) = self.plug.switch().accept(self.plug.id(), &frame, wires.now()) else {
+            return Ok(Turn::Done(chain.readable_bytes()));
+        };
+        let copies = self.plug.switch().copies_of_sent(&sent);
+        let mut receivers = Receivers { left: sent.to, copies, copied: 0, watchers: None };
+        let turn = self.send((&frame, &sent), &mut receivers, chain, memory, wires)?;
+        if turn == Turn::More {
+            *place.lock() = Some(Outgoing { frame, sent, receivers });
+        }
+        Ok(turn)
+    }
+
+    /// Sends a frame to those who get it yet, until the step is full.
+    fn send<I: Image, M: GuestMemory, W: Wires<I, M>>(
+        &self,
+        (frame, sent): (&Frame, &Sent),
+        receivers: &mut Receivers,
+        chain: &Chain,
+        memory: &M,
+        wires: &mut W,
+    ) -> Result<Turn, Broken> {
         let mut moved = 0;
-        while let Some((to, tag, snap)) = self.next_receiver(outgoing) {
-            moved += self.send_to((to, tag, snap), outgoing, chain, memory, wires)?;
+        while let Some(receiver) = self.next_receiver((frame, sent), receivers) {
+            moved += self.send_to(receiver, (frame, sent), chain, memory, wires)?;
             if moved >= STEP_BYTES {
                 return Ok(Turn::More);
             }
         }
-        *place = None;
         Ok(Turn::Done(moved.max(chain.readable_bytes())))
     }
 
-    /// Reads a frame's head and asks the switch. `None` where it goes nowhere.
-    fn begin<I: Image, M: GuestMemory, W: Wires<I, M>>(
-        &self,
-        chain: &Chain,
-        memory: &M,
-        wires: &mut W,
-    ) -> Result<Option<Outgoing>, Broken> {
+    /// Reads a frame's header and head. `None` where they make no sense.
+    fn read_frame<M: GuestMemory>(&self, chain: &Chain, memory: &M) -> Result<Option<Frame>, Broken> {
         use feature::{CSUM, HOST_ECN, HOST_TSO4, HOST_TSO6, HOST_USO};
         let mut start = [0; BUFFER_HEADER_BYTES as usize + HEAD_BYTES];
         let length = chain.readable_bytes().checked_sub(BUFFER_HEADER_BYTES).ok_or(Broken::Request)?;
@@ -99,42 +132,38 @@ impl Net {
         let (Some(start), Some(head)) = (start.first_chunk(), start.last_chunk()) else { return Ok(None) };
         let may = self.takes(CSUM, [HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_USO, HOST_USO]);
         let offload = header::read(start, length, may);
-        let frame = offload.and_then(|offload| Frame::new(*head, length, offload));
-        let Some(frame) = frame.filter(|frame| self.fits(frame)) else {
-            self.lose(Drop::Malformed);
-            return Ok(None);
-        };
-        // Why not is counted there.
-        let Ok(sent) = self.plug.switch().accept(self.plug.id(), &frame, wires.now()) else {
-            return Ok(None);
-        };
-        let copies = sent.copies.clone();
-        Ok(Some(Outgoing { left: sent.to, frame, sent, copies, watchers: None }))
+        let frame = offload.and_then(|offload| Frame::new(head, length, offload));
+        Ok(frame.filter(|frame| self.fits(frame)))
     }
 
     /// Who gets the frame next, and how it looks there.
-    fn next_receiver(&self, outgoing: &mut Outgoing) -> Option<(PortId, Tag, Option<u16>)> {
+    fn next_receiver(
+        &self,
+        (frame, sent): (&Frame, &Sent),
+        receivers: &mut Receivers,
+    ) -> Option<(PortId, Tag, Option<u16>)> {
         let switch = self.plug.switch();
-        while let Some(to) = outgoing.left.take_first() {
-            let Ok(admitted) = switch.admit(&outgoing.sent, &outgoing.frame, to) else { continue };
-            for copy in admitted.copies {
+        while let Some(to) = receivers.left.take_first() {
+            let Ok(tag) = switch.admit(sent, frame, to) else { continue };
+            for copy in switch.copies_of_received(sent, to) {
                 // A frame that several receive who are watched is copied once.
-                if !outgoing.copies.contains(&copy) && !outgoing.sent.copies.contains(&copy) {
-                    let _ = outgoing.copies.try_push(copy);
+                if !receivers.copies.contains(&copy) {
+                    let _ = receivers.copies.try_push(copy);
                 }
             }
-            return Some((to, admitted.tag, None));
+            return Some((to, tag, None));
         }
         loop {
-            if let Some((ports, tag, snap)) = &mut outgoing.watchers {
+            if let Some((ports, tag, snap)) = &mut receivers.watchers {
                 if let Some(to) = ports.take_first() {
                     return Some((to, *tag, *snap));
                 }
-                outgoing.watchers = None;
+                receivers.watchers = None;
             }
-            let Copy { target, snap } = outgoing.copies.pop()?;
-            let (ports, tag) = switch.watchers(&outgoing.sent, target);
-            outgoing.watchers = Some((ports, tag, snap));
+            let Copy { target, snap } = *receivers.copies.get(receivers.copied)?;
+            receivers.copied += 1;
+            let (ports, tag) = switch.watchers(sent, target);
+            receivers.watchers = Some((ports, tag, snap));
         }
     }
 
@@ -142,7 +171,7 @@ impl Net {
     fn send_to<I: Image, M: GuestMemory, W: Wires<I, M>>(
         &self,
         (to, tag, snap): (PortId, Tag, Option<u16>),
-        outgoing: &Outgoing,
+        (frame, sent): (&Frame, &Sent),
         chain: &Chain,
         memory: &M,
         wires: &mut W,
@@ -152,25 +181,26 @@ impl Net {
             port.counters.lose(Drop::Down);
             return Ok(0);
         }
-        let retagged = match tag.apply(&outgoing.frame) {
-            Some(frame) => frame,
-            None => {
+        let changed;
+        let frame = if tag == Tag::Keep && snap.is_none() {
+            frame
+        } else {
+            let Some(retagged) = tag.apply(frame) else {
                 port.counters.lose(Drop::Malformed);
                 return Ok(0);
-            }
+            };
+            changed = match snap {
+                Some(snap) => retagged.cut(snap),
+                None => retagged,
+            };
+            &changed
         };
-        let cut = match snap {
-            Some(snap) => retagged.cut(snap),
-            None => retagged,
-        };
-        let parcel = Parcel { to, frame: &cut, sent: &outgoing.sent, snap };
+        let parcel = Parcel { to, frame, sent, snap };
         let mut source = Sender::new(chain, memory);
-        match self.hand_over(&parcel, port, &mut source, wires) {
-            Ok(true) => {}
-            Ok(false) => self.enqueue(&parcel, port, &mut source, wires)?,
-            Err(broken) => return Err(broken),
+        if !self.hand_over(&parcel, port, &mut source, wires)? {
+            self.enqueue(&parcel, port, &mut source, wires)?;
         }
-        Ok(cut.length())
+        Ok(frame.length())
     }
 
     /// Copies the frame into the receiver's buffers. False where that cannot be now.
@@ -184,7 +214,7 @@ impl Net {
         let now = wires.now();
         let Some(owner) = port.owner() else { return Ok(false) };
         // What waits there comes first.
-        if !port.output.is_empty() || port.output.rate.opens_at(now).is_some() {
+        if !port.output.is_empty() || parcel.snap.is_some() || port.output.rate.opens_at(now).is_some() {
             return Ok(false);
         }
         let taken = wires.reach(owner, |function: &Function<I>, memory, signals| {
@@ -192,7 +222,7 @@ impl Net {
         });
         match taken {
             Some(Ok(Taken::Yes)) => {
-                let (packets, bytes) = vswitch::segment::segments_of(parcel.frame);
+                let (packets, bytes) = (parcel.sent.packets, parcel.sent.wire_bytes);
                 port.counters.received.count(packets, bytes);
                 port.output.rate.take(bytes, now);
                 self.plug.switch().was_received(parcel.sent.from, bytes, now);

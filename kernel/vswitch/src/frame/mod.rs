@@ -42,12 +42,13 @@ pub struct Frame {
 impl Frame {
     /// A frame of `length` bytes, of which `head` are the first: all of them where there are no more than [`HEAD_BYTES`]. `None` where it has no
     /// Ethernet header or is too long.
-    pub fn new(head: [u8; HEAD_BYTES], length: u32, offload: Offload) -> Option<Self> {
+    #[inline]
+    pub fn new(head: &[u8; HEAD_BYTES], length: u32, offload: Offload) -> Option<Self> {
         if !(ETHERNET_BYTES as u32..=MOST_BYTES).contains(&length) {
             return None;
         }
         let mut stored = [0; STORED_BYTES];
-        *stored.first_chunk_mut()? = head;
+        *stored.first_chunk_mut()? = *head;
         let head_bytes = HEAD_BYTES.min(length as usize) as u8;
         Some(Self { head: stored, head_bytes, length, rest_at: head_bytes.into(), offload })
     }

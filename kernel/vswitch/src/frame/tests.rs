@@ -8,7 +8,7 @@ use crate::port::Mac;
 pub(crate) fn frame(bytes: &[u8]) -> Frame {
     let mut head = [0; HEAD_BYTES];
     head.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
-    Frame::new(head, bytes.len() as u32, Offload::default()).expect("a frame")
+    Frame::new(&head, bytes.len() as u32, Offload::default()).expect("a frame")
 }
 
 /// An Ethernet header with these tags before `rest`.

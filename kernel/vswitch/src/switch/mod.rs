@@ -21,7 +21,7 @@ use crate::port::{MAX_PORTS, PortId, PortSet};
 use crate::rules::Rules;
 use crate::settings::{Settings, VLANS, Vlans};
 pub use port::Port;
-pub use way::{Admitted, Sent};
+pub use way::Sent;
 
 /// Addresses that a switch knows at most.
 const ADDRESSES: usize = 2048;

@@ -26,23 +26,14 @@ pub struct Sent {
     pub priority: u8,
     /// The ports that it goes to.
     pub to: PortSet,
-    /// Copies for who watches what its sender sends.
-    pub copies: Copies,
+    /// Somebody may watch what its sender sends.
+    watched: bool,
     /// The rules are asked for each port that it goes to.
     judged: bool,
     /// Packets and bytes on a wire.
     pub packets: u32,
     /// Bytes on a wire.
     pub wire_bytes: u64,
-}
-
-/// How a frame looks at a port that it goes to.
-#[derive(Clone, Debug)]
-pub struct Admitted {
-    /// What is done to its tag.
-    pub tag: Tag,
-    /// Copies for who watches what this port receives.
-    pub copies: Copies,
 }
 
 impl Switch {
@@ -97,17 +88,13 @@ impl Switch {
         {
             return Err(Drop::Storm);
         }
-        let copies = if self.mirrors.may_watch(PortSet::one(from)) {
-            self.mirrors.of_sent(from, vlan)
-        } else {
-            Copies::new()
-        };
-        if found.to.is_empty() && copies.is_empty() {
+        let watched = self.mirrors.may_watch(PortSet::one(from));
+        if found.to.is_empty() && !watched {
             return Err(Drop::NoReceiver);
         }
         let priority = view.priority().or(layers.priority()).unwrap_or(0);
         let judged = !Rules::is_open(self.rules.generation());
-        Ok(Sent { layers, from, vlan, priority, to: found.to, copies, judged, packets, wire_bytes })
+        Ok(Sent { layers, from, vlan, priority, to: found.to, watched, judged, packets, wire_bytes })
     }
 
     /// The ports of a VLAN.
@@ -134,11 +121,11 @@ impl Switch {
         }
     }
 
-    /// Whether a frame may go to a port, and how it looks there.
+    /// Whether a frame may go to a port, and what is done to its tag there.
     ///
     /// # Errors
     /// Why not; the receiver's port has counted that.
-    pub fn admit(&self, sent: &Sent, frame: &Frame, to: PortId) -> Result<Admitted, Drop> {
+    pub fn admit(&self, sent: &Sent, frame: &Frame, to: PortId) -> Result<Tag, Drop> {
         let port = self.port(to).ok_or(Drop::Down)?;
         let admitted = self.look(sent, frame, to, port);
         if let Err(reason) = admitted {
@@ -147,7 +134,7 @@ impl Switch {
         admitted
     }
 
-    fn look(&self, sent: &Sent, frame: &Frame, to: PortId, port: &Port) -> Result<Admitted, Drop> {
+    fn look(&self, sent: &Sent, frame: &Frame, to: PortId, port: &Port) -> Result<Tag, Drop> {
         if !port.is_ready() {
             return Err(Drop::Down);
         }
@@ -169,10 +156,23 @@ impl Switch {
         {
             return Err(Drop::Mtu);
         }
-        let watched = self.mirrors.may_watch(PortSet::one(to));
-        let copies =
-            if watched { self.mirrors.of_received((sent.from, sent.vlan), to) } else { Copies::new() };
-        Ok(Admitted { tag, copies })
+        Ok(tag)
+    }
+
+    /// Copies of a frame for who watches what its sender sends.
+    #[inline]
+    pub fn copies_of_sent(&self, sent: &Sent) -> Copies {
+        if sent.watched { self.mirrors.of_sent(sent.from, sent.vlan) } else { Copies::new() }
+    }
+
+    /// Copies of it for who watches what a port receives.
+    #[inline]
+    pub fn copies_of_received(&self, sent: &Sent, to: PortId) -> Copies {
+        if self.mirrors.may_watch(PortSet::one(to)) {
+            self.mirrors.of_received((sent.from, sent.vlan), to)
+        } else {
+            Copies::new()
+        }
     }
 
     /// The ports that a copy goes to, and how it looks there.
