@@ -53,6 +53,12 @@ pub trait GuestMemory {
     /// One single-copy atomic read of an aligned 64-bit word. A misaligned address is rounded down.
     fn load_u64(&self, gpa: Gpa) -> Result<u64, NotRam>;
 
+    /// Two single-copy atomic reads of 64-bit words beside each other, at an address that is aligned to 16. A misaligned address is rounded down.
+    fn load_pair(&self, gpa: Gpa) -> Result<[u64; 2], NotRam> {
+        let gpa = Gpa(gpa.0 & !15);
+        Ok([self.load_u64(gpa)?, self.load_u64(Gpa(gpa.0 | 8))?])
+    }
+
     /// One single-copy atomic write of an aligned 32-bit word, seen behind all that was written before. A misaligned address is
     /// rounded down.
     fn store_u32(&self, gpa: Gpa, value: u32) -> Result<(), NotRam>;

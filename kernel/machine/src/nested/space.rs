@@ -268,6 +268,15 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
     }
 
     #[inline]
+    fn load_pair(&self, gpa: Gpa) -> Result<[u64; 2], NotRam> {
+        let (host, _) = self.locate(Gpa(gpa.0 & !15))?;
+        let host = host.cast::<u64>();
+        // SAFETY: `host` is aligned to 16 and its page has both words; see `load_u32`.
+        let [first, second] = unsafe { [AtomicU64::from_ptr(host), AtomicU64::from_ptr(host.add(1))] };
+        Ok([first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)])
+    }
+
+    #[inline]
     fn store_u32(&self, gpa: Gpa, value: u32) -> Result<(), NotRam> {
         let (host, _) = self.locate(Gpa(gpa.0 & !3))?;
         // SAFETY: as in `load_u32`.

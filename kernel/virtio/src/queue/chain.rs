@@ -37,11 +37,17 @@ struct Descriptor {
 }
 
 impl Descriptor {
+    #[inline]
     fn read<M: GuestMemory>(memory: &M, table: Gpa, index: u16) -> Result<Self, Broken> {
-        let mut bytes = [0; DESCRIPTOR_BYTES as usize];
-        memory.read(behind(table, DESCRIPTOR_BYTES * u64::from(index)), &mut bytes)?;
-        let [low, high] = [bytes.first_chunk(), bytes.last_chunk()]
-            .map(|half: Option<&[u8; 8]>| half.map_or(0, |half| u64::from_le_bytes(*half)));
+        let at = behind(table, DESCRIPTOR_BYTES * u64::from(index));
+        let [low, high] = if at.0.is_multiple_of(DESCRIPTOR_BYTES) {
+            memory.load_pair(at)?.map(u64::from_le)
+        } else {
+            // A table of its own may lie anywhere.
+            let mut bytes = [[0; 8]; 2];
+            memory.read(at, bytes.as_flattened_mut())?;
+            bytes.map(u64::from_le_bytes)
+        };
         Ok(Self { gpa: low, length: high as u32, flags: (high >> 32) as u16, next: (high >> 48) as u16 })
     }
 }
