@@ -21,6 +21,9 @@ pub const fn is_group(mac: &Mac) -> bool {
 pub struct PortId(u8);
 
 impl PortId {
+    /// The one with the lowest number.
+    pub const FIRST: Self = Self(0);
+
     /// The port of that number, where there can be one.
     pub const fn new(number: usize) -> Option<Self> {
         if number < MAX_PORTS { Some(Self(number as u8)) } else { None }

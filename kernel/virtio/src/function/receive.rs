@@ -142,7 +142,7 @@ impl<I: Image> Function<I> {
     /// Copies a frame that another device sends into the driver's buffers. The driver is told of it by [`Self::tell_of_taken`].
     pub(crate) fn take_in<M: GuestMemory, S: Source<M>>(
         &self,
-        frame: &Frame,
+        frame: &mut Frame,
         source: &mut S,
         memory: &M,
         signals: &mut dyn Signals,

@@ -56,6 +56,12 @@ impl Header {
     }
 }
 
+/// Whether nothing is left to others.
+#[inline]
+pub(super) const fn is_plain(bytes: &[u8; BUFFER_HEADER_BYTES as usize]) -> bool {
+    bytes[0] & NEEDS_CHECKSUM == 0 && bytes[1] == gso::NONE
+}
+
 /// What a sender with these offloads leaves to others for a frame of that length. `None` where its header makes no sense.
 pub(super) fn read(bytes: &[u8; BUFFER_HEADER_BYTES as usize], length: u32, may: Takes) -> Option<Offload> {
     let header = bytes.first_chunk().map(Header::from_bytes)?;

@@ -16,6 +16,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use arrayvec::ArrayVec;
@@ -97,8 +98,8 @@ pub struct Net {
     segment: AtomicU32,
     /// The link as the driver was told.
     link: AtomicBool,
-    /// Frames on their way that go to several, one for each pair.
-    outgoing: [Mutex<Option<Outgoing>>; MAX_PAIRS],
+    /// The frame that each pair sends.
+    outgoing: Box<[Mutex<Outgoing>]>,
     /// Ports whose devices have got something that their drivers were not told of.
     touched: AtomicU64,
 }
@@ -118,7 +119,7 @@ impl Net {
             held: AtomicBool::new(false),
             segment: AtomicU32::new(0),
             link: AtomicBool::new(false),
-            outgoing: [const { Mutex::new(None) }; MAX_PAIRS],
+            outgoing: (0..pairs).map(|_| Mutex::new(Outgoing::new())).collect(),
             touched: AtomicU64::new(0),
         }
     }
@@ -194,9 +195,6 @@ impl Net {
         self.active.store(1, SeqCst);
         self.starved.store(false, SeqCst);
         self.held.store(false, SeqCst);
-        for outgoing in &self.outgoing {
-            *outgoing.lock() = None;
-        }
         self.touched.store(0, SeqCst);
         let mut filter = self.filter.lock();
         filter.reset();

@@ -5,10 +5,10 @@ use core::sync::atomic::Ordering::SeqCst;
 use vcpu::{Gpa, GuestMemory};
 use vswitch::checksum::complete;
 use vswitch::counters::Drop;
-use vswitch::frame::STORED_BYTES;
+use vswitch::frame::HEADROOM;
 use vswitch::output::{Front, Next};
 use vswitch::segment::Plan;
-use vswitch::{Frame, HEAD_BYTES, Nanos, Takes};
+use vswitch::{Frame, Nanos, Takes};
 
 use super::filter::Filter;
 use super::frame::Start;
@@ -92,11 +92,12 @@ impl Net {
                 Next::Nothing => return Ok(None),
                 Next::NotBefore(at) => return Err(at),
             };
-            let mut head = [0; HEAD_BYTES];
-            let bytes = HEAD_BYTES.min(front.frame.length as usize);
-            let read =
-                Queued::new(&port.output, front).bytes_at(0, head.get_mut(..bytes).unwrap_or_default());
-            let frame = read.ok().and_then(|()| Frame::new(&head, front.frame.length, front.frame.offload));
+            let mut frame = Frame::empty();
+            let place = frame.begin(front.frame.length).and_then(|place| place.get_mut(HEADROOM..));
+            let source = Queued::new(&port.output, front);
+            let read = place.is_some_and(|place| source.bytes_at(0, place).is_ok());
+            frame.offload = front.frame.offload;
+            let frame = read.then_some(frame);
             match frame.filter(|frame| self.wants(claim, frame)) {
                 Some(frame) => {
                     let pair = self.pair_of(&frame);
@@ -146,7 +147,7 @@ impl Net {
             // A checksum that belongs behind the head is none of a transport's; its frame arrives without.
             let _ = complete(&mut packet, |at, bytes| source.bytes_at(at, bytes))?;
         }
-        let put = self.put(&packet, front.frame.cut, &mut source, queue, chain, memory);
+        let put = self.put(&mut packet, front.frame.cut, &mut source, queue, chain, memory);
         match put {
             Ok(Put::Done) if last => self.finish(&front, true, now),
             Ok(Put::Done) => {
@@ -180,7 +181,7 @@ impl Net {
     /// [`Fault`]: a buffer has no room for a header, or is not in RAM; or the frame's bytes cannot be had.
     pub(super) fn put<M: GuestMemory, S: Source<M>>(
         &self,
-        packet: &Frame,
+        packet: &mut Frame,
         cut: bool,
         source: &mut S,
         queue: &mut Queue,
@@ -192,8 +193,8 @@ impl Net {
         let (mut done, mut buffers, mut number_at) = (0, 0_u16, [Gpa(0); 2]);
         let mut batch = queue.batch();
         source.seek(packet.rest_at());
-        let mut start = [0; START_BYTES];
-        let mut first = start_of(packet, cut, &mut start);
+        let before = if cut { header::bytes_of_cut(1) } else { header::bytes(packet.offload, 1) };
+        let mut first = packet.behind(before);
         while done < length {
             if batch.take(memory, chain)?.is_none() {
                 return Ok(Put::Waits);
@@ -249,18 +250,17 @@ impl Net {
     /// [`Fault`].
     pub(crate) fn take_in<M: GuestMemory, S: Source<M>>(
         &self,
-        frame: &Frame,
+        frame: &mut Frame,
         source: &mut S,
         (queue, chain): (&mut Queue, &mut Chain),
         memory: &M,
     ) -> Result<Taken, Fault> {
-        let takes = self.received_offloads();
-        if frame.offload.large.is_some_and(|large| !takes.large(large)) {
-            return Ok(Taken::NotNow);
-        }
-        if !takes.checksum && frame.offload.checksum.is_some() {
-            // Summing up its bytes is for the receiver's own time.
-            return Ok(Taken::NotNow);
+        if frame.offload.checksum.is_some() {
+            let takes = self.received_offloads();
+            // Summing up its bytes, or dividing it, is for the receiver's own time.
+            if !takes.checksum || frame.offload.large.is_some_and(|large| !takes.large(large)) {
+                return Ok(Taken::NotNow);
+            }
         }
         match self.put(frame, false, source, queue, chain, memory)? {
             Put::Done => Ok(Taken::Yes),
@@ -271,19 +271,4 @@ impl Net {
             }
         }
     }
-}
-
-/// Bytes of a header and of a frame's head at most.
-const START_BYTES: usize = BUFFER_HEADER_BYTES as usize + STORED_BYTES;
-
-/// The header of a packet that fills one buffer, and its head: what is written before what stays with its sender.
-fn start_of<'a>(packet: &Frame, cut: bool, start: &'a mut [u8; START_BYTES]) -> &'a [u8] {
-    let header = if cut { header::bytes_of_cut(1) } else { header::bytes(packet.offload, 1) };
-    let (first, rest) = start.split_at_mut(header.len());
-    first.copy_from_slice(&header);
-    let head = packet.head();
-    if let Some(place) = rest.get_mut(..head.len()) {
-        place.copy_from_slice(head);
-    }
-    start.get(..header.len() + head.len()).unwrap_or_default()
 }

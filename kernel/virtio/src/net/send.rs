@@ -10,7 +10,7 @@ use vswitch::mirror::{Copies, Copy};
 use vswitch::output::{Output, Waiting};
 use vswitch::switch::{Port, Sent};
 use vswitch::tag::Tag;
-use vswitch::{Frame, HEAD_BYTES, PortId, PortSet};
+use vswitch::{Frame, Nanos, PortId, PortSet};
 
 use super::header::{self, BUFFER_HEADER_BYTES};
 use super::receive::Taken;
@@ -20,12 +20,20 @@ use crate::interrupts::Wires;
 use crate::queue::{Broken, Chain};
 use crate::{Function, STEP_BYTES};
 
-/// A frame on its way to several ports.
+/// The frame that a queue sends, for as long as it takes.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     frame: Frame,
     sent: Sent,
     receivers: Receivers,
+}
+
+impl Outgoing {
+    pub(super) const fn new() -> Self {
+        let receivers =
+            Receivers { left: PortSet::NONE, copies: Copies::new_const(), copied: 0, watchers: None };
+        Self { frame: Frame::empty(), sent: Sent::nothing(), receivers }
+    }
 }
 
 /// Who gets a frame yet.
@@ -51,10 +59,17 @@ pub(crate) enum Turn {
     Later,
 }
 
+/// Where a frame's bytes are, and when it is sent.
+struct Way<'a, M> {
+    chain: &'a Chain,
+    memory: &'a M,
+    now: Nanos,
+}
+
 /// A frame for one port: how it looks there, and how much of it goes there.
 struct Parcel<'a> {
     to: PortId,
-    frame: &'a Frame,
+    frame: &'a mut Frame,
     sent: &'a Sent,
     snap: Option<u16>,
 }
@@ -72,49 +87,36 @@ impl Net {
         wires: &mut W,
     ) -> Result<Turn, Broken> {
         let Some(place) = self.outgoing.get(pair) else { return Ok(Turn::Done(0)) };
-        if begun {
-            let mut place = place.lock();
-            let Some(Outgoing { frame, sent, receivers }) = place.as_mut() else { return Ok(Turn::Done(0)) };
-            let turn = self.send((frame, sent), receivers, chain, memory, wires)?;
-            if turn != Turn::More {
-                *place = None;
+        let mut place = place.lock();
+        let Outgoing { frame, sent, receivers } = &mut *place;
+        let way = Way { chain, memory, now: wires.now() };
+        if !begun {
+            let Some(port) = self.plug.port() else { return Ok(Turn::Done(0)) };
+            if let Some(at) = port.send.opens_at(way.now) {
+                wires.wake_at(at);
+                return Ok(Turn::Later);
             }
-            return Ok(turn);
+            if !self.read_frame(frame, chain, memory)? {
+                self.lose(Drop::Malformed);
+                return Ok(Turn::Done(chain.readable_bytes()));
+            }
+            let switch = self.plug.switch();
+            // Why not is counted there.
+            if switch.accept(self.plug.id(), frame, way.now, sent).is_err() {
+                return Ok(Turn::Done(chain.readable_bytes()));
+            }
+            if let Some(to) = switch.only_receiver(sent) {
+                if let Ok(tag) = switch.admit(sent, frame, to) {
+                    self.send_to((to, tag, None), (frame, sent), &way, wires)?;
+                }
+                return Ok(Turn::Done(chain.readable_bytes()));
+            }
+            let copies = switch.copies_of_sent(sent);
+            *receivers = Receivers { left: sent.to, copies, copied: 0, watchers: None };
         }
-        let Some(port) = self.plug.port() else { return Ok(Turn::Done(0)) };
-        if let Some(at) = port.send.opens_at(wires.now()) {
-            wires.wake_at(at);
-            return Ok(Turn::Later);
-        }
-        let Some(frame) = self.read_frame(chain, memory)? else {
-            self.lose(Drop::Malformed);
-            return Ok(Turn::Done(chain.readable_bytes()));
-        };
-        // Why not is counted there.
-        let Ok(sent) = self.plug.switch().accept(self.plug.id(), &frame, wires.now()) else {
-            return Ok(Turn::Done(chain.readable_bytes()));
-        };
-        let copies = self.plug.switch().copies_of_sent(&sent);
-        let mut receivers = Receivers { left: sent.to, copies, copied: 0, watchers: None };
-        let turn = self.send((&frame, &sent), &mut receivers, chain, memory, wires)?;
-        if turn == Turn::More {
-            *place.lock() = Some(Outgoing { frame, sent, receivers });
-        }
-        Ok(turn)
-    }
-
-    /// Sends a frame to those who get it yet, until the step is full.
-    fn send<I: Image, M: GuestMemory, W: Wires<I, M>>(
-        &self,
-        (frame, sent): (&Frame, &Sent),
-        receivers: &mut Receivers,
-        chain: &Chain,
-        memory: &M,
-        wires: &mut W,
-    ) -> Result<Turn, Broken> {
         let mut moved = 0;
         while let Some(receiver) = self.next_receiver((frame, sent), receivers) {
-            moved += self.send_to(receiver, (frame, sent), chain, memory, wires)?;
+            moved += self.send_to(receiver, (frame, sent), &way, wires)?;
             if moved >= STEP_BYTES {
                 return Ok(Turn::More);
             }
@@ -122,18 +124,24 @@ impl Net {
         Ok(Turn::Done(moved.max(chain.readable_bytes())))
     }
 
-    /// Reads a frame's header and head. `None` where they make no sense.
-    fn read_frame<M: GuestMemory>(&self, chain: &Chain, memory: &M) -> Result<Option<Frame>, Broken> {
+    /// Reads a frame's header and head. False where they make no sense.
+    fn read_frame<M: GuestMemory>(
+        &self,
+        frame: &mut Frame,
+        chain: &Chain,
+        memory: &M,
+    ) -> Result<bool, Broken> {
         use feature::{CSUM, HOST_ECN, HOST_TSO4, HOST_TSO6, HOST_USO};
-        let mut start = [0; BUFFER_HEADER_BYTES as usize + HEAD_BYTES];
         let length = chain.readable_bytes().checked_sub(BUFFER_HEADER_BYTES).ok_or(Broken::Request)?;
-        let bytes = start.len().min(chain.readable_bytes() as usize);
-        chain.readable().read(chain, memory, start.get_mut(..bytes).unwrap_or_default())?;
-        let (Some(start), Some(head)) = (start.first_chunk(), start.last_chunk()) else { return Ok(None) };
-        let may = self.takes(CSUM, [HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_USO, HOST_USO]);
-        let offload = header::read(start, length, may);
-        let frame = offload.and_then(|offload| Frame::new(head, length, offload));
-        Ok(frame.filter(|frame| self.fits(frame)))
+        let Some(start) = frame.begin(length) else { return Ok(false) };
+        chain.readable().read(chain, memory, start)?;
+        let header = frame.headroom();
+        if !header::is_plain(header) {
+            let may = self.takes(CSUM, [HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_USO, HOST_USO]);
+            let Some(offload) = header::read(header, length, may) else { return Ok(false) };
+            frame.offload = offload;
+        }
+        Ok(self.fits(frame))
     }
 
     /// Who gets the frame next, and how it looks there.
@@ -171,9 +179,8 @@ impl Net {
     fn send_to<I: Image, M: GuestMemory, W: Wires<I, M>>(
         &self,
         (to, tag, snap): (PortId, Tag, Option<u16>),
-        (frame, sent): (&Frame, &Sent),
-        chain: &Chain,
-        memory: &M,
+        (frame, sent): (&mut Frame, &Sent),
+        way: &Way<'_, M>,
         wires: &mut W,
     ) -> Result<u32, Broken> {
         let Some(port) = self.plug.switch().port(to) else { return Ok(0) };
@@ -181,7 +188,7 @@ impl Net {
             port.counters.lose(Drop::Down);
             return Ok(0);
         }
-        let changed;
+        let mut changed;
         let frame = if tag == Tag::Keep && snap.is_none() {
             frame
         } else {
@@ -193,25 +200,25 @@ impl Net {
                 Some(snap) => retagged.cut(snap),
                 None => retagged,
             };
-            &changed
+            &mut changed
         };
-        let parcel = Parcel { to, frame, sent, snap };
-        let mut source = Sender::new(chain, memory);
-        if !self.hand_over(&parcel, port, &mut source, wires)? {
+        let length = frame.length();
+        let mut parcel = Parcel { to, frame, sent, snap };
+        let mut source = Sender::new(way.chain, way.memory);
+        if !self.hand_over(&mut parcel, port, &mut source, (way.now, wires))? {
             self.enqueue(&parcel, port, &mut source, wires)?;
         }
-        Ok(frame.length())
+        Ok(length)
     }
 
     /// Copies the frame into the receiver's buffers. False where that cannot be now.
     fn hand_over<I: Image, M: GuestMemory, W: Wires<I, M>>(
         &self,
-        parcel: &Parcel<'_>,
+        parcel: &mut Parcel<'_>,
         port: &Port,
         source: &mut Sender<'_, M>,
-        wires: &mut W,
+        (now, wires): (Nanos, &mut W),
     ) -> Result<bool, Broken> {
-        let now = wires.now();
         let Some(owner) = port.owner() else { return Ok(false) };
         // What waits there comes first.
         if !port.output.is_empty() || parcel.snap.is_some() || port.output.rate.opens_at(now).is_some() {
@@ -248,7 +255,7 @@ impl Net {
         source: &mut Sender<'_, M>,
         wires: &mut W,
     ) -> Result<(), Broken> {
-        let (frame, sent) = (parcel.frame, parcel.sent);
+        let (frame, sent) = (&*parcel.frame, parcel.sent);
         let Some(mut room) = port.output.room(sent.from, frame.length()) else {
             port.counters.lose(Drop::QueueFull);
             return Ok(());

@@ -66,6 +66,12 @@ pub struct Arp {
 }
 
 impl Layers {
+    /// Those of no frame.
+    pub const fn nothing() -> Self {
+        let (destination, source) = ([0; 6], [0; 6]);
+        Self { destination, source, tag: None, ether_type: 0, nested: false, network: Network::Other }
+    }
+
     /// Reads the first bytes of a frame of `length` bytes, at least an Ethernet header.
     pub(super) fn read(head: &[u8], length: u32) -> Self {
         let destination = bytes(head, 0).unwrap_or_default();

@@ -22,8 +22,10 @@ pub const TAG_BYTES: usize = 4;
 /// Bytes of a frame at most: what the largest IP packet needs, with two tags.
 pub const MOST_BYTES: u32 = 65_535 + ETHERNET_BYTES as u32 + 2 * TAG_BYTES as u32;
 
+/// Bytes that whoever carries a frame may put before it.
+pub const HEADROOM: usize = 12;
 /// Bytes that a head can have: a tag makes it longer.
-pub const STORED_BYTES: usize = HEAD_BYTES + TAG_BYTES;
+const STORED_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 
 /// A frame on its way. Its head was copied once, and is what is delivered: its sender cannot change it once it was looked at.
 ///
@@ -31,7 +33,8 @@ pub const STORED_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 /// shorter than what was copied.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    head: [u8; STORED_BYTES],
+    /// [`HEADROOM`] bytes for whoever carries it, and the head.
+    bytes: [u8; HEADROOM + STORED_BYTES],
     head_bytes: u8,
     length: u32,
     rest_at: u32,
@@ -40,26 +43,70 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// One that is to be [read](Self::begin).
+    pub const fn empty() -> Self {
+        let bytes = [0; HEADROOM + STORED_BYTES];
+        Self { bytes, head_bytes: 0, length: 0, rest_at: 0, offload: Offload { checksum: None, large: None } }
+    }
+
     /// A frame of `length` bytes, of which `head` are the first: all of them where there are no more than [`HEAD_BYTES`]. `None` where it has no
     /// Ethernet header or is too long.
-    #[inline]
     pub fn new(head: &[u8; HEAD_BYTES], length: u32, offload: Offload) -> Option<Self> {
+        let mut frame = Self::empty();
+        let (_, place) = frame.begin(length)?.split_at_mut(HEADROOM);
+        place.copy_from_slice(head.get(..place.len())?);
+        frame.offload = offload;
+        Some(frame)
+    }
+
+    /// Makes it another frame, of `length` bytes. Returns the place for what is before it, [`HEADROOM`] bytes, and for its head, all of
+    /// which must be written. `None` where it has no Ethernet header or is too long; then it is none.
+    #[inline]
+    pub fn begin(&mut self, length: u32) -> Option<&mut [u8]> {
         if !(ETHERNET_BYTES as u32..=MOST_BYTES).contains(&length) {
+            *self = Self::empty();
             return None;
         }
-        let mut stored = [0; STORED_BYTES];
-        *stored.first_chunk_mut()? = *head;
-        let head_bytes = HEAD_BYTES.min(length as usize) as u8;
-        Some(Self { head: stored, head_bytes, length, rest_at: head_bytes.into(), offload })
+        let head_bytes = HEAD_BYTES.min(length as usize);
+        (self.head_bytes, self.length, self.rest_at) = (head_bytes as u8, length, head_bytes as u32);
+        self.offload = Offload::default();
+        self.bytes.get_mut(..HEADROOM + head_bytes)
+    }
+
+    /// What is before it.
+    pub const fn headroom(&self) -> &[u8; HEADROOM] {
+        let Some((before, _)) = self.bytes.split_first_chunk() else { unreachable!() };
+        before
+    }
+
+    /// Its head behind something else.
+    #[inline]
+    pub fn behind(&mut self, before: [u8; HEADROOM]) -> &[u8] {
+        if let Some(place) = self.bytes.first_chunk_mut() {
+            *place = before;
+        }
+        self.bytes.get(..HEADROOM + self.head_bytes()).unwrap_or_default()
+    }
+
+    #[inline]
+    fn stored(&self) -> &[u8] {
+        self.bytes.get(HEADROOM..).unwrap_or_default()
+    }
+
+    #[inline]
+    fn stored_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(HEADROOM..).unwrap_or_default()
     }
 
     /// Its first bytes.
+    #[inline]
     pub fn head(&self) -> &[u8] {
-        self.head.get(..self.head_bytes()).unwrap_or(&self.head)
+        self.stored().get(..self.head_bytes()).unwrap_or_default()
     }
 
     pub(crate) fn head_mut(&mut self) -> &mut [u8] {
-        self.head.get_mut(..self.head_bytes.into()).unwrap_or_default()
+        let bytes = self.head_bytes();
+        self.stored_mut().get_mut(..bytes).unwrap_or_default()
     }
 
     /// How many these are.
@@ -98,7 +145,7 @@ impl Frame {
         let (more, rest) = self.split(body);
         let bytes = headers + more.len();
         let mut extract = self.clone();
-        extract.head.get_mut(headers..bytes)?.copy_from_slice(more);
+        extract.stored_mut().get_mut(headers..bytes)?.copy_from_slice(more);
         let length = bytes as u32 + rest.len() as u32;
         if !(ETHERNET_BYTES..=self.head_bytes()).contains(&headers) {
             return None;
@@ -115,7 +162,7 @@ impl Frame {
         if length > MOST_BYTES {
             return None;
         }
-        let moved = self.head.get_mut(ADDRESSES_BYTES..bytes)?;
+        let moved = self.stored_mut().get_mut(ADDRESSES_BYTES..bytes)?;
         moved.rotate_right(TAG_BYTES);
         *moved.first_chunk_mut()? = tag;
         (self.head_bytes, self.length) = (bytes as u8, length);
@@ -125,7 +172,8 @@ impl Frame {
     /// Takes away as many bytes as a tag has from behind the addresses. `None` where what is left would be no frame.
     pub(crate) fn remove_tag(&mut self) -> Option<()> {
         let bytes = self.head_bytes().checked_sub(TAG_BYTES).filter(|bytes| *bytes >= ETHERNET_BYTES)?;
-        self.head.get_mut(ADDRESSES_BYTES..self.head_bytes.into())?.rotate_left(TAG_BYTES);
+        let end = self.head_bytes();
+        self.stored_mut().get_mut(ADDRESSES_BYTES..end)?.rotate_left(TAG_BYTES);
         (self.head_bytes, self.length) = (bytes as u8, self.length - TAG_BYTES as u32);
         Some(())
     }

@@ -36,32 +36,45 @@ pub struct Sent {
     pub wire_bytes: u64,
 }
 
+impl Sent {
+    /// None: it goes nowhere.
+    pub const fn nothing() -> Self {
+        Self {
+            layers: Layers::nothing(),
+            from: PortId::FIRST,
+            vlan: 0,
+            priority: 0,
+            to: PortSet::NONE,
+            watched: false,
+            judged: false,
+            packets: 0,
+            wire_bytes: 0,
+        }
+    }
+}
+
 impl Switch {
-    /// A port's device sends a frame.
+    /// A port's device sends a frame. What becomes of it is written to `sent`.
     ///
     /// # Errors
     /// Why it goes no further; the sender's port has counted that.
-    pub fn accept(&self, from: PortId, frame: &Frame, now: Nanos) -> Result<Sent, Drop> {
+    pub fn accept(&self, from: PortId, frame: &Frame, now: Nanos, sent: &mut Sent) -> Result<(), Drop> {
         let port = self.port(from).ok_or(Drop::Down)?;
-        let (packets, wire_bytes) = crate::segment::segments_of(frame);
-        port.counters.sent.count(packets, wire_bytes);
-        port.send.take(wire_bytes, now);
-        let sent = self.decide(from, port, frame, (packets, wire_bytes), now);
-        if let Err(reason) = sent {
+        (sent.packets, sent.wire_bytes) = crate::segment::segments_of(frame);
+        port.counters.sent.count(sent.packets, sent.wire_bytes);
+        port.send.take(sent.wire_bytes, now);
+        sent.from = from;
+        sent.layers = frame.layers();
+        let decided = self.decide(port, frame, now, sent);
+        if let Err(reason) = decided {
             port.counters.lose(reason);
         }
-        sent
+        decided
     }
 
-    fn decide(
-        &self,
-        from: PortId,
-        port: &Port,
-        frame: &Frame,
-        (packets, wire_bytes): (u32, u64),
-        now: Nanos,
-    ) -> Result<Sent, Drop> {
-        let (view, layers) = (port.view(), frame.layers());
+    fn decide(&self, port: &Port, frame: &Frame, now: Nanos, sent: &mut Sent) -> Result<(), Drop> {
+        let (view, from) = (port.view(), sent.from);
+        let layers = &sent.layers;
         if !view.is_up() {
             return Err(Drop::Down);
         }
@@ -71,18 +84,18 @@ impl Switch {
         if is_group(&layers.source) {
             return Err(Drop::SpoofedMac);
         }
-        let vlan = vlan_of(from, view, &layers, |vlan| self.members(vlan)).ok_or(Drop::Vlan)?;
+        let vlan = vlan_of(from, view, layers, |vlan| self.members(vlan)).ok_or(Drop::Vlan)?;
         if is_reserved(&layers.destination) {
             return Err(Drop::Reserved);
         }
         if view.is_guarded() {
-            port.with_settings(|settings| settings.guard.check(&layers, frame.head()))?;
+            port.with_settings(|settings| settings.guard.check(layers, frame.head()))?;
         }
         let second = (now / SECOND) as u32;
         if !self.mirrors.is_target(vlan) {
             self.addresses.learn(layers.source, vlan, from, second);
         }
-        let found = self.receivers(from, view, &layers, vlan, second);
+        let found = self.receivers(from, view, layers, vlan, second);
         if let Some(storm) = found.storm.and_then(|kind| port.storms.get(kind))
             && !storm.admits(1, now)
         {
@@ -92,9 +105,10 @@ impl Switch {
         if found.to.is_empty() && !watched {
             return Err(Drop::NoReceiver);
         }
-        let priority = view.priority().or(layers.priority()).unwrap_or(0);
-        let judged = !Rules::is_open(self.rules.generation());
-        Ok(Sent { layers, from, vlan, priority, to: found.to, watched, judged, packets, wire_bytes })
+        sent.priority = view.priority().or(layers.priority()).unwrap_or(0);
+        (sent.vlan, sent.to, sent.watched) = (vlan, found.to, watched);
+        sent.judged = !Rules::is_open(self.rules.generation());
+        Ok(())
     }
 
     /// The ports of a VLAN.
@@ -157,6 +171,14 @@ impl Switch {
             return Err(Drop::Mtu);
         }
         Ok(tag)
+    }
+
+    /// The port that a frame goes to, where it is one and nobody watches.
+    #[inline]
+    pub fn only_receiver(&self, sent: &Sent) -> Option<PortId> {
+        let mut to = sent.to;
+        let only = to.take_first()?;
+        (to.is_empty() && !sent.watched && !self.mirrors.may_watch(sent.to)).then_some(only)
     }
 
     /// Copies of a frame for who watches what its sender sends.
