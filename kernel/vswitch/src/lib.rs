@@ -17,6 +17,7 @@ extern crate alloc;
 
 pub mod checksum;
 pub mod counters;
+pub mod flows;
 pub mod frame;
 pub mod guard;
 pub mod learn;
