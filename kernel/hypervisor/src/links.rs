@@ -37,8 +37,8 @@ impl<'m, T, const N: usize> Ends<'m, T, N> {
 
 impl<'m> Links<'m> {
     /// None.
-    pub(crate) fn new(calls: &Arc<Calls>) -> Self {
-        Self { calls: Arc::clone(calls), networks: Networks::default(), ports: Ends(ArrayVec::new()) }
+    pub(crate) fn new(calls: &Arc<Calls>, seed: u64) -> Self {
+        Self { calls: Arc::clone(calls), networks: Networks::new(seed), ports: Ends(ArrayVec::new()) }
     }
 
     /// An end of the line of that name for a port of this VM.
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn two_have_a_line_and_a_third_is_told_so() {
-        let mut links = Links::new(&Arc::default());
+        let mut links = Links::new(&Arc::default(), 1);
         assert!(
             links.port("one", 0).is_ok() && links.port("other", 0).is_ok() && links.port("one", 1).is_ok()
         );

@@ -33,9 +33,17 @@ pub(crate) struct Network<'m> {
 
 /// All networks.
 #[derive(Debug, Default)]
-pub(crate) struct Networks<'m>(Vec<Network<'m>>);
+pub(crate) struct Networks<'m> {
+    list: Vec<Network<'m>>,
+    seed: u64,
+}
 
 impl<'m> Networks<'m> {
+    /// None yet. Nobody outside knows `seed`.
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self { list: Vec::new(), seed }
+    }
+
     /// A new port of the network that a VM's line says, which comes to be with its first port.
     pub(crate) fn plug(&mut self, nic: &Nic<'m>, device: Device<'m>) -> Result<Plug, StartError> {
         let name = ArrayString::<MAX_NAME>::from(nic.network).unwrap_or_default();
@@ -51,34 +59,34 @@ impl<'m> Networks<'m> {
     }
 
     fn named(&mut self, name: &'m str) -> Option<&mut Network<'m>> {
-        if let Some(at) = self.0.iter().position(|network| network.name == name) {
-            return self.0.get_mut(at);
+        if let Some(at) = self.list.iter().position(|network| network.name == name) {
+            return self.list.get_mut(at);
         }
-        if self.0.len() >= MAX_NETWORKS {
+        if self.list.len() >= MAX_NETWORKS {
             return None;
         }
-        self.0.try_reserve(1).ok()?;
+        self.list.try_reserve(1).ok()?;
         let mut one = Vec::new();
         one.try_reserve_exact(1).ok()?;
-        one.push(Switch::new()?);
+        one.push(Switch::new(self.seed.wrapping_add(self.list.len() as u64))?);
         let switch = Arc::new(one.pop()?);
-        self.0.push(Network { name, switch, devices: ArrayVec::new() });
-        self.0.last_mut()
+        self.list.push(Network { name, switch, devices: ArrayVec::new() });
+        self.list.last_mut()
     }
 
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Network<'m>> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// The one of that name.
     pub(crate) fn find(&self, name: &str) -> Option<&Network<'m>> {
-        self.0.iter().find(|network| network.name == name)
+        self.list.iter().find(|network| network.name == name)
     }
 
     /// The port of a VM's network device, with its network.
     pub(crate) fn port_of(&self, vm: &str, number: usize) -> Option<(&Network<'m>, PortId)> {
-        self.0.iter().find_map(|network| {
+        self.list.iter().find_map(|network| {
             let at = network.devices.iter().position(|it| it.vm == vm && it.number == number)?;
             Some((network, PortId::new(at)?))
         })

@@ -149,7 +149,7 @@ fn exchange(from: &mut Guest, to: &mut Guest) {
 
 /// A network device whose guest does anything; on the same switch is one that behaves, and finds it whole again.
 pub(crate) fn net(bytes: &[u8]) {
-    let switch = Arc::new(Switch::new().expect("there is memory"));
+    let switch = Arc::new(Switch::new(1).expect("there is memory"));
     let guest = |number: u8| {
         let id = switch.add(Settings::default()).expect("a port");
         switch.port(id).expect("it is there").set_owner(number.into());

@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use vcpu::{Backend, Host, Nanos};
+use vcpu::{Backend, Host, Nanos, Random};
 use virtio::Calls;
 
 use crate::config::{self, End, MAX_VMS, Module, Options, Size, VmConfig};
@@ -106,7 +106,7 @@ impl<'m, B: Backend> Node<'m, B> {
             tsc_hz: host.tsc_hz(),
         };
         // VMs begin on different CPUs, and the vCPUs of each are spread.
-        let (mut first, mut links) = (0, Links::new(&node.calls));
+        let (mut first, mut links) = (0, Links::new(&node.calls, seed(&node.backend, host)));
         for config in config::collect(modules, |error| log::error!("{error}")) {
             let (name, memory, count) = (config.name, config.memory, config.cpus);
             let starts = config.starts;
@@ -209,4 +209,13 @@ impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
         cpu.release();
         lead.power_off(cpu.host)
     }
+}
+
+/// A number that guests cannot know.
+fn seed<B: Backend, H: Host>(backend: &B, host: &H) -> u64 {
+    let mut bytes = host.tsc().to_le_bytes();
+    if let Some(mut random) = backend.create_random() {
+        random.fill(&mut bytes);
+    }
+    u64::from_le_bytes(bytes)
 }

@@ -99,7 +99,7 @@ impl World {
 
 /// Devices whose drivers leave out these features. `direct` ones can reach each other.
 fn pair(without: [u64; 2], mtu: Option<u16>, direct: bool) -> ([End; 2], World) {
-    let switch = Arc::new(Switch::new().expect("memory"));
+    let switch = Arc::new(Switch::new(1).expect("memory"));
     let calls: Arc<Mutex<Vec<usize>>> = Arc::default();
     let mut ends = [0, 1].map(|number| {
         let id = switch.add(Settings::default()).expect("a port");

@@ -3,6 +3,7 @@
 //! [`Switch::accept`] is asked once for a frame that a port's device sends; then [`Switch::admit`] for each port that it may go to, which
 //! says how it looks there. Copying is the caller's.
 
+mod judge;
 mod port;
 #[cfg(test)]
 mod tests;
@@ -10,11 +11,13 @@ mod way;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use spin::{Mutex, Once};
 
 use crate::Nanos;
+use crate::flows::{STEP_BUCKETS, Table};
 use crate::learn::Addresses;
 use crate::mirror::Mirrors;
 use crate::port::{MAX_PORTS, PortId, PortSet};
@@ -25,10 +28,14 @@ pub use way::Sent;
 
 /// Addresses that a switch knows at most.
 const ADDRESSES: usize = 2048;
+/// Conversations that a switch knows at most, and records of those that have ended.
+const FLOWS: usize = 2048;
+const RECORDS: usize = 512;
 const SECOND: Nanos = 1_000_000_000;
+/// How often a part of the conversations is looked through, while there is traffic: all of them in about two seconds.
+const SWEEP: Nanos = SECOND / 4;
 
 /// A switch.
-#[derive(Debug)]
 pub struct Switch {
     /// Each is one, or none.
     ports: Box<[Once<Box<[Port]>>]>,
@@ -44,13 +51,24 @@ pub struct Switch {
     pub rules: Rules,
     /// Who watches.
     pub mirrors: Mirrors,
+    /// Conversations.
+    pub flows: Table,
+    /// When the conversations were last looked through, in [`SWEEP`]s.
+    swept: AtomicU32,
     /// Held while settings change.
     changes: Mutex<()>,
 }
 
+impl fmt::Debug for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Switch with {} ports", self.ports().count())
+    }
+}
+
 impl Switch {
-    /// A switch without ports. `None` where there is no memory for it.
-    pub fn new() -> Option<Self> {
+    /// A switch without ports. Without knowing `seed`, nobody can choose whose conversations share a place in a table. `None` where there is
+    /// no memory for it.
+    pub fn new(seed: u64) -> Option<Self> {
         let mut members = Vec::new();
         let vlans = usize::from(*VLANS.end()) + 2;
         members.try_reserve_exact(vlans).ok()?;
@@ -67,6 +85,8 @@ impl Switch {
             addresses: Addresses::new(ADDRESSES)?,
             rules: Rules::new()?,
             mirrors: Mirrors::default(),
+            flows: Table::seeded(FLOWS, RECORDS, seed)?,
+            swept: AtomicU32::new(0),
             changes: Mutex::new(()),
         })
     }
@@ -161,6 +181,15 @@ impl Switch {
         }
         set.filter(|id| self.port(*id).is_some_and(|port| port.guaranteed.opens_at(now).is_none()))
             .fold(PortSet::NONE, PortSet::with)
+    }
+
+    /// Looks through a part of the conversations, where it is time for that.
+    #[inline]
+    fn sweep(&self, now: Nanos) {
+        let time = (now / SWEEP) as u32;
+        if self.swept.load(SeqCst) != time && self.swept.swap(time, SeqCst) != time {
+            self.flows.sweep(now, STEP_BUCKETS);
+        }
     }
 
     /// What a port has sent was received.

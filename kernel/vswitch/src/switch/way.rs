@@ -2,6 +2,7 @@
 //!
 //! Source: IEEE 802.1Q-2018, "Ingress", "Frame filtering", "Egress", "Reserved addresses".
 
+use super::judge::Judge;
 use super::port::{BROADCAST, MULTICAST, Port, UNKNOWN, View};
 use super::{SECOND, Switch};
 use crate::Nanos;
@@ -9,7 +10,6 @@ use crate::counters::Drop;
 use crate::frame::{ETHERNET_BYTES, Frame, Layers, TAG_BYTES};
 use crate::mirror::{Copies, Target};
 use crate::port::{BROADCAST as ALL_DEVICES, Mac, PortId, PortSet, is_group};
-use crate::rules::Rules;
 use crate::tag::Tag;
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -28,8 +28,10 @@ pub struct Sent {
     pub to: PortSet,
     /// Somebody may watch what its sender sends.
     watched: bool,
-    /// The rules are asked for each port that it goes to.
-    judged: bool,
+    /// Who says whether it may go to a port.
+    pub(super) judge: Judge,
+    /// When it was sent.
+    pub(super) at: Nanos,
     /// Packets and bytes on a wire.
     pub packets: u32,
     /// Bytes on a wire.
@@ -46,7 +48,8 @@ impl Sent {
             priority: 0,
             to: PortSet::NONE,
             watched: false,
-            judged: false,
+            judge: Judge::Nobody,
+            at: 0,
             packets: 0,
             wire_bytes: 0,
         }
@@ -107,8 +110,9 @@ impl Switch {
         }
         sent.priority = view.priority().or(layers.priority()).unwrap_or(0);
         (sent.vlan, sent.to, sent.watched) = (vlan, found.to, watched);
-        sent.judged = !Rules::is_open(self.rules.generation());
-        Ok(())
+        sent.at = now;
+        self.sweep(now);
+        self.judge(sent, now)
     }
 
     /// The ports of a VLAN.
@@ -152,12 +156,8 @@ impl Switch {
         if !port.is_ready() {
             return Err(Drop::Down);
         }
-        if sent.judged {
-            let verdict = self.rules.judge(&sent.layers, sent.vlan, sent.from, to);
-            self.rules.count(verdict, sent.packets, sent.wire_bytes);
-            if !verdict.allow {
-                return Err(Drop::Denied);
-            }
+        if !self.may_receive(sent, to) {
+            return Err(Drop::Denied);
         }
         let view = port.view();
         let tag = if view.untagged() == Some(sent.vlan) {

@@ -1,0 +1,141 @@
+//! Whether a frame may pass: by its conversation where that is known, else by the rules.
+
+use super::{Sent, Switch};
+use crate::Nanos;
+use crate::counters::Drop;
+use crate::flows::{Key, Packet, Question, Verdict as FlowVerdict};
+use crate::frame::{Fragment, Internet, Layers, Network, Transport};
+use crate::port::{PortId, PortSet};
+use crate::rules::{Rules, Verdict};
+
+/// The number in flows of what holds without a rule.
+const NO_RULE: u16 = u16::MAX;
+
+/// Who says whether a frame may go to a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Judge {
+    /// Nobody needs to: it may.
+    Nobody,
+    /// The rules, for each port.
+    Rules,
+}
+
+const fn to_flow(verdict: Verdict) -> FlowVerdict {
+    let rule = match verdict.rule {
+        Some(rule) => rule,
+        None => NO_RULE,
+    };
+    FlowVerdict { allowed: verdict.allow, rule }
+}
+
+const fn from_flow(verdict: FlowVerdict) -> Verdict {
+    let rule = if verdict.rule == NO_RULE { None } else { Some(verdict.rule) };
+    Verdict { allow: verdict.allowed, rule }
+}
+
+impl Switch {
+    /// Judges a frame by its conversation, which counts it.
+    ///
+    /// # Errors
+    /// [`Drop::Denied`].
+    pub(super) fn judge(&self, sent: &mut Sent, now: Nanos) -> Result<(), Drop> {
+        let generation = self.rules.generation();
+        let open = Rules::is_open(generation);
+        sent.judge = if open { Judge::Nobody } else { Judge::Rules };
+        let Some(internet) = sent.layers.internet() else { return Ok(()) };
+        let Some((key, way)) = Key::of(internet, sent.vlan).or_else(|| Key::of_fragment(internet, sent.vlan))
+        else {
+            return Ok(());
+        };
+        let mut to = sent.to;
+        let only = to.take_first().filter(|_| to.is_empty());
+        if only.is_none() && !open && !self.all_allow(sent) {
+            // Each port is judged by itself, and no conversation has a verdict for all of them.
+            return Ok(());
+        }
+        let packet = Packet {
+            from: sent.from,
+            to: only,
+            bytes: sent.wire_bytes,
+            packets: sent.packets,
+            flags: match internet.transport {
+                Transport::Tcp { flags, .. } => Some(flags),
+                _ => None,
+            },
+            cacheable: only.is_some(),
+            now,
+        };
+        let passed = self.flows.pass(&key, way, &packet, generation, |question| match question.to {
+            Some(to) if !open => to_flow(self.ask(sent, question, to)),
+            _ => FlowVerdict { allowed: true, rule: NO_RULE },
+        });
+        if let (Fragment::First(_), Some((key, _))) =
+            (internet.fragment, Key::of_fragment(internet, sent.vlan))
+        {
+            self.flows.remember_fragment(&key, &packet, generation, passed.verdict());
+        }
+        if only.is_none() {
+            return Ok(());
+        }
+        sent.judge = Judge::Nobody;
+        let verdict = from_flow(passed.verdict());
+        if !open {
+            self.rules.count(verdict, sent.packets, sent.wire_bytes);
+        }
+        if verdict.allow { Ok(()) } else { Err(Drop::Denied) }
+    }
+
+    /// What the rules say of a frame, or of what it answers.
+    fn ask(&self, sent: &Sent, question: Question, to: PortId) -> Verdict {
+        if question.reply {
+            self.rules.judge(&reversed(&sent.layers), sent.vlan, question.from, to)
+        } else {
+            self.rules.judge(&sent.layers, sent.vlan, question.from, to)
+        }
+    }
+
+    fn all_allow(&self, sent: &Sent) -> bool {
+        PortSet::from_bits(sent.to.bits())
+            .all(|to| self.rules.judge(&sent.layers, sent.vlan, sent.from, to).allow)
+    }
+
+    /// Whether a frame that goes to many may go to this port.
+    pub(super) fn may_receive(&self, sent: &Sent, to: PortId) -> bool {
+        if sent.judge == Judge::Nobody {
+            return true;
+        }
+        let known = sent.layers.internet().and_then(|internet| self.known(sent, internet, to));
+        let verdict = known.unwrap_or_else(|| self.rules.judge(&sent.layers, sent.vlan, sent.from, to));
+        self.rules.count(verdict, sent.packets, sent.wire_bytes);
+        verdict.allow
+    }
+
+    /// What the conversation says that it belongs to.
+    fn known(&self, sent: &Sent, internet: &Internet, to: PortId) -> Option<Verdict> {
+        let (key, way) = Key::of(internet, sent.vlan).or_else(|| Key::of_fragment(internet, sent.vlan))?;
+        let packet = Packet {
+            from: sent.from,
+            to: Some(to),
+            bytes: sent.wire_bytes,
+            packets: sent.packets,
+            flags: None,
+            cacheable: false,
+            now: sent.at,
+        };
+        self.flows.known(&key, way, &packet, self.rules.generation()).map(from_flow)
+    }
+}
+
+/// The headers of what a frame answers.
+fn reversed(layers: &Layers) -> Layers {
+    let mut reversed = *layers;
+    (reversed.source, reversed.destination) = (layers.destination, layers.source);
+    if let Network::Internet(packet) = &mut reversed.network {
+        (packet.source, packet.destination) = (packet.destination, packet.source);
+        match &mut packet.transport {
+            Transport::Tcp { from, to, .. } | Transport::Ports { from, to } => core::mem::swap(from, to),
+            _ => {}
+        }
+    }
+    reversed
+}
