@@ -4,8 +4,8 @@
 //! This crate starts nothing and touches no file, so all of it is tested on the host. A scenario is data and
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
 //! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
-//! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`], [`time::scenarios`], [`virtio::scenarios`] and
-//! [`hostile::scenarios`];
+//! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`], [`time::scenarios`], [`virtio::scenarios`],
+//! [`vswitch::scenarios`] and [`hostile::scenarios`];
 //! most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
@@ -28,6 +28,7 @@ pub mod smp_guests;
 pub mod stretch;
 pub mod time;
 pub mod virtio;
+pub mod vswitch;
 
 /// All scenarios, in the order in which they are run.
 #[must_use]
@@ -43,6 +44,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(leaks::scenarios());
     scenarios.extend(time::scenarios());
     scenarios.extend(virtio::scenarios());
+    scenarios.extend(vswitch::scenarios());
     scenarios.extend(hostile::scenarios());
     scenarios
 }
