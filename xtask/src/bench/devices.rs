@@ -1,4 +1,5 @@
-//! What requests to devices cost: the guest counts their instructions, and two boots, of which one makes no requests, their exits.
+//! What requests to devices cost: the guest counts their instructions, and two boots, of which one makes no requests, their exits and, for frames on a
+//! switch, Basalt's own instructions.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,12 @@ use super::{BENCH, Row, scenario, with_everything};
 /// Kinds of requests to a disk, and kinds of frames with how many there are in a batch.
 const DISK: [&str; 4] =
     ["disk_read_4_kib_qd1", "disk_read_4_kib_qd32", "disk_write_4_kib_qd1", "disk_write_4_kib_qd32"];
-const NET: [(&str, u32); 2] = [("packet_64", 32), ("frame_64_kib", 2)];
+const NET: [(&str, u32); 4] =
+    [("packet_64", 32), ("switch_64", 32), ("switch_1500", 32), ("frame_64_kib", 2)];
+/// The beginning of the names of those of which Basalt's own part counts.
+const SWITCH: &str = "switch_";
+/// Rules that the switch has then. None fits.
+const RULES: u16 = 100;
 
 /// The beginning of the scenarios' names, and the end of those without requests.
 const PREFIX: &str = "bench-device-";
@@ -44,29 +50,58 @@ fn net(kind: &str, batch: u32, busy: bool) -> Scenario {
     let (name, append) = named(kind, busy);
     let guest = |vm: &str, append: &str| Guest::new(BENCH).in_vm(vm).settings("net=bench").append(append);
     let mut made = with_everything(scenario(&name, guest(BENCH, &append), steps()));
+    if kind.starts_with(SWITCH) {
+        let rules = (1..=RULES).map(|port| format!(" rule=bench:deny,protocol=udp,port={port}"));
+        made.options.extend(rules);
+        made.steps.push(Step::end("sink").within(60).anywhere());
+    }
     made.guests.push(guest("sink", &format!("only=sink batch={batch}")));
     Scenario { cpus: Some(1), ..made }
 }
 
-/// Exits of all VMs of a scenario of this module, by machine and scenario.
-pub(super) type Exits = BTreeMap<(String, String), u64>;
+/// Exits of all VMs of a scenario of this module, and Basalt's instructions on their behalf, by machine and scenario.
+pub(super) type Exits = BTreeMap<(String, String), (u64, u64)>;
 
 /// Takes note of what a boot needed.
 pub(super) fn note(exits: &mut Exits, machine: &str, scenario: &str, log: &Log) {
     if scenario.starts_with(PREFIX) {
         let all =
             [BENCH, "sink"].into_iter().flat_map(|vm| report::exits(log, vm)).map(|(_, count)| count).sum();
-        exits.insert((machine.to_owned(), scenario.to_owned()), all);
+        let root =
+            [BENCH, "sink"].into_iter().filter_map(|vm| report::ticks(log, vm)).map(|it| it.root).sum();
+        exits.insert((machine.to_owned(), scenario.to_owned()), (all, root));
     }
 }
 
-/// Rows of exits a request, in place of the rows of their number.
+/// Rows of exits a request, in place of the rows of their number; for frames on a switch, Basalt's part in place of the whole.
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub(super) fn per_request(rows: &mut Vec<Row>, exits: &Exits) {
+    let of = |machine: &str, name: &str, end| {
+        exits.get(&(machine.to_owned(), format!("{PREFIX}{name}{end}"))).copied()
+    };
+    let requests: BTreeMap<(String, String), f64> = rows
+        .iter()
+        .filter_map(|row| {
+            Some(((row.machine.clone(), row.name.strip_suffix("_requests")?.to_owned()), row.value))
+        })
+        .collect();
     rows.retain_mut(|row| {
+        if row.name.starts_with(SWITCH) && !row.name.ends_with("_requests") {
+            let (Some((_, busy)), Some((_, idle))) =
+                (of(&row.machine, &row.name, ""), of(&row.machine, &row.name, NOTHING))
+            else {
+                return false;
+            };
+            let count = requests.get(&(row.machine.clone(), row.name.clone()));
+            row.value = busy.saturating_sub(idle) as f64 / count.copied().unwrap_or(f64::INFINITY);
+            return true;
+        }
         let Some(name) = row.name.strip_suffix("_requests") else { return true };
-        let of = |end: &str| exits.get(&(row.machine.clone(), format!("{PREFIX}{name}{end}"))).copied();
-        let (Some(busy), Some(idle)) = (of(""), of(NOTHING)) else { return false };
+        let (Some((busy, _)), Some((idle, _))) =
+            (of(&row.machine, name, ""), of(&row.machine, name, NOTHING))
+        else {
+            return false;
+        };
         row.value = busy.saturating_sub(idle) as f64 / row.value;
         "exits".clone_into(&mut row.unit);
         row.name = format!("{name}_exits");

@@ -235,6 +235,15 @@ impl Device {
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
+    /// The first bytes of its own configuration.
+    pub fn bytes_of_config<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        for (byte, at) in bytes.iter_mut().zip(0..) {
+            *byte = read8(self.configuration + at);
+        }
+        bytes
+    }
+
     /// Its number of queues.
     pub fn queues(&self) -> u16 {
         read16(self.common + register::QUEUES)

@@ -1,6 +1,7 @@
 //! What a frame costs on its way from one guest to another: both guests and everything between them, on one CPU.
+//! Small frames are datagrams of UDP, large ones a TCP segment that stands for many.
 //!
-//! `only=packet_64` or `only=frame_64_kib` sends, `only=sink` in the other guest receives. After each batch the receiver says that it has
+//! `only=packet_64`, `only=switch_64`, `only=switch_1500` or `only=frame_64_kib` sends, `only=sink` in the other guest receives. After each batch the receiver says that it has
 //! all, and both sleep while they wait.
 
 use selftest::cpu::{self, rdtsc, read8, write8, write16};
@@ -20,16 +21,21 @@ const MESSAGE: u16 = 0;
 /// Buffers for frames, of a page each.
 const BUFFERS: u64 = 64;
 const HEADER: u64 = 12;
-/// Where a frame says what it is: behind header and addresses.
-const MARK: u64 = HEADER + 14;
+/// Where a frame says what it is: behind all headers.
+const MARK: u64 = HEADER + 54;
 const DATA: u8 = 0;
 const HELLO: u8 = 1;
 const END: u8 = 2;
 /// Frames in a sample.
 const FRAMES: u64 = 32;
-/// Bytes of a small frame, and of a large one: 45 segments of TCP.
+/// Bytes of a small frame, of a usual one, and of a large one: 45 segments of TCP.
 const SMALL: u32 = 64;
+const USUAL: u32 = 1514;
 const SEGMENT: u16 = 1448;
+const IPV4: u16 = 0x0800;
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+const ALL: [u8; 6] = [0xff; 6];
 const LARGE: u32 = 54 + 45 * SEGMENT as u32;
 
 /// A network device in use.
@@ -38,6 +44,9 @@ struct Net {
     transmit: Queue,
     buffers: u64,
     frame: u64,
+    own: [u8; 6],
+    /// The other guest's device, once something has come from there.
+    other: [u8; 6],
 }
 
 impl Net {
@@ -60,14 +69,14 @@ impl Net {
         receive.publish();
         receive.kick();
         let frame = memory::pages(u64::from(LARGE).div_ceil(PAGE) + 1);
-        Some(Self { receive, transmit, buffers, frame })
+        Some(Self { receive, transmit, buffers, frame, own: device.bytes_of_config(), other: ALL })
     }
 
     /// Puts a frame of a kind into the queue.
     fn put(&mut self, length: u32, mark: u8) {
-        memory::store(self.frame + HEADER, &[0xff; 6]);
+        let large = length > USUAL;
+        self.write_headers(length, large);
         write8(self.frame + MARK, mark);
-        let large = length > SMALL;
         // Needs a checksum; TCP over IPv4.
         write16(self.frame, if large { 0x0101 } else { 0 });
         for (at, value) in [(2, 54), (4, SEGMENT), (6, 34), (8, 16)] {
@@ -75,6 +84,27 @@ impl Net {
         }
         let head = self.transmit.chain(&[Buffer::readable(self.frame, HEADER as u32 + length)]);
         self.transmit.put(head);
+    }
+
+    /// Ethernet, IPv4, and UDP or TCP, all without checksums.
+    fn write_headers(&self, length: u32, large: bool) {
+        let at = self.frame + HEADER;
+        memory::store(at, &self.other);
+        memory::store(at + 6, &self.own);
+        memory::store(at + 12, &IPV4.to_be_bytes());
+        let bytes = (length as u16).wrapping_sub(14);
+        memory::store(at + 14, &[0x45, 0]);
+        memory::store(at + 16, &bytes.to_be_bytes());
+        memory::store(at + 18, &[0, 0, 0, 0, 64, if large { TCP } else { UDP }, 0, 0]);
+        memory::store(at + 26, &[10, 9, 0, 1, 10, 9, 0, 2]);
+        memory::store(at + 34, &[0x30, 0x39, 0x14, 0x51]);
+        if large {
+            // Sequence and acknowledgement numbers, five words of header, ACK.
+            memory::store(at + 38, &[0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+        } else {
+            memory::store(at + 38, &bytes.wrapping_sub(20).to_be_bytes());
+            memory::store(at + 40, &[0, 0]);
+        }
     }
 
     fn send(&mut self) {
@@ -93,6 +123,9 @@ impl Net {
         self.receive.poll()?;
         let at = self.buffers + u64::from(self.receive.collected.wrapping_sub(1)) % BUFFERS * PAGE;
         let (mark, pieces) = (read8(at + MARK), u16::from(read8(at + 10)));
+        for (place, byte) in self.other.iter_mut().zip(HEADER + 6..) {
+            *place = read8(at + byte);
+        }
         for _ in 1..pieces {
             self.receive.wait();
         }
@@ -126,6 +159,8 @@ impl Net {
 pub(crate) fn measure() {
     let (name, length, batch) = match boot::option("only") {
         Some("packet_64") => ("packet_64", SMALL, 32),
+        Some("switch_64") => ("switch_64", SMALL, 32),
+        Some("switch_1500") => ("switch_1500", USUAL, 32),
         Some("frame_64_kib") => ("frame_64_kib", LARGE, 2),
         Some("sink") => return sink(),
         _ => return,
