@@ -93,6 +93,13 @@ impl Traffic {
         self.bytes.store(0, Relaxed);
     }
 
+    /// Goes on with what another one has counted.
+    pub(crate) fn take_from(&self, other: &Self) {
+        let (frames, bytes) = other.read();
+        self.frames.store(frames, Relaxed);
+        self.bytes.store(bytes, Relaxed);
+    }
+
     /// Frames and bytes so far.
     pub fn read(&self) -> (u64, u64) {
         (self.frames.load(Relaxed), self.bytes.load(Relaxed))

@@ -101,7 +101,7 @@ impl Meter {
         if per_byte == 0 {
             return;
         }
-        let cost = (u128::from(bytes) * u128::from(per_byte) >> POINT) as u64;
+        let cost = ((u128::from(bytes) * u128::from(per_byte)) >> POINT) as u64;
         // Two CPUs at once may lose one frame's cost to the other; they do not hold a lock for that.
         let from = self.full_at.load(Relaxed).max(now);
         self.full_at.store(from.saturating_add(cost), Relaxed);

@@ -6,6 +6,8 @@
 //! Where a frame's ports cannot be seen (a later fragment of something unknown, headers that are too long), a rule that denies some ports fits, and
 //! one that allows some does not.
 
+mod edit;
+
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
@@ -256,9 +258,7 @@ impl Rules {
         // There is room: see `new`.
         list.rules.extend_from_slice(rules);
         list.allow = allow;
-        let open = allow && rules.iter().all(|rule| rule.allow);
-        let next = (self.generation.load(SeqCst) | 1).wrapping_add(1);
-        self.generation.store(next | u32::from(open), SeqCst);
+        self.publish(&list);
         true
     }
 

@@ -46,6 +46,7 @@ impl VlanSet {
 
 /// Which VLANs a port is in.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is changed without a heap")]
 pub enum Vlans {
     /// One, whose frames have no tags at the port.
     Access(u16),

@@ -243,8 +243,7 @@ impl Output {
     pub fn clear(&self) {
         let mut state = self.state.lock();
         let mut cleared = 0;
-        loop {
-            let Some(first) = state.current.take().or_else(|| state.order.take(PortSet::NONE)) else { break };
+        while let Some(first) = state.current.take().or_else(|| state.order.take(PortSet::NONE)) {
             let frame = state.frames.get_mut(usize::from(first)).and_then(Option::take);
             let Some(frame) = frame else { break };
             let blocks = frame.length.div_ceil(BLOCK_BYTES as u32).max(1) as u16;
