@@ -64,8 +64,8 @@ fn devices() -> Scenario {
         cpus: Some(1),
         options: String::new(),
         guests: vec![
-            guest("one", "net=cable", "link 1 1000000"),
-            guest("two", "net=cable", "link 2 1000000"),
+            guest("one", "net=cable trunk=all", "link 1 1000000"),
+            guest("two", "net=cable trunk=all", "link 2 1000000"),
             guest("disks", "", "disks"),
         ],
         steps: vms.iter().map(|vm| Step::end(vm).within(900).anywhere()).collect(),
