@@ -9,7 +9,7 @@ use machine::watchdog::{self, Watcher};
 use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, idle=hlt|mwait, watchdog=SECONDS|off|nmi|peers, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, network=NAME,WORDS, rule=NAME:WORDS, mirror=NAME:WORDS, idle=hlt|mwait, watchdog=SECONDS|off|nmi|peers, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +117,7 @@ impl Options {
             ("apic", "firmware") => self.x2apic = false,
             ("apic", "x2apic") => self.x2apic = true,
             // Read by the hypervisor.
-            ("end" | "view" | "pool" | "times" | "poll", _) => {}
+            ("end" | "view" | "pool" | "times" | "poll" | "network" | "rule" | "mirror", _) => {}
             ("tsc", "check") => self.tsc_use = TscUse::IfInvariant,
             ("tsc", "trust") => self.tsc_use = TscUse::Always,
             ("tsc", "distrust") => self.tsc_use = TscUse::Never,
@@ -159,6 +159,8 @@ mod tests {
         assert_eq!(parse("panic=reboot").reboot_on_panic, Some(READING_TIME_S));
         assert_eq!(parse("panic=reboot panic=halt").reboot_on_panic, None);
         assert_eq!(parse(""), Options::default());
+        let others = "end=poweroff network=lan,default=deny rule=lan:deny mirror=lan:both=a,to=b";
+        assert_eq!(parse(others).unknown(others.split(' ')).count(), 0, "the hypervisor reads them");
         assert!(parse("apic=x2apic").x2apic && !parse("apic=x2apic apic=firmware").x2apic);
     }
 

@@ -1,14 +1,19 @@
 //! The networks of a machine: a switch for each name that VMs' lines say, with a port for each of their network devices.
 
+mod setup;
+mod show;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use arrayvec::{ArrayString, ArrayVec};
 use virtio::net::Plug;
-use vswitch::{MAX_PORTS, PortId, Switch};
+use vswitch::{MAX_PORTS, PortId, PortSet, Switch};
 
+use crate::config::network::Place;
 use crate::config::{MAX_NAME, Nic};
 use crate::vm::StartError;
+pub(crate) use show::{RuleText, SessionText};
 
 /// Networks at most.
 pub(crate) const MAX_NETWORKS: usize = 16;
@@ -29,6 +34,17 @@ pub(crate) struct Network<'m> {
     pub(crate) switch: Arc<Switch>,
     /// The devices behind its ports, in the order of the ports.
     pub(crate) devices: ArrayVec<Device<'m>, MAX_PORTS>,
+}
+
+impl Network<'_> {
+    /// The ports of a VM's network devices, or of one of them; none where it has none on this network.
+    pub(crate) fn ports_of(&self, place: Place<'_>) -> PortSet {
+        let is_of = |device: &Device<'_>| {
+            device.vm == place.vm && place.number.is_none_or(|number| number == device.number)
+        };
+        let ports = self.devices.iter().enumerate().filter(|(_, device)| is_of(device));
+        ports.filter_map(|(at, _)| PortId::new(at)).fold(PortSet::NONE, PortSet::with)
+    }
 }
 
 /// All networks.
@@ -52,7 +68,7 @@ impl<'m> Networks<'m> {
         if network.devices.is_full() {
             return Err(full);
         }
-        let id = network.switch.add(nic.settings()).ok_or(full)?;
+        let id = network.switch.add(nic.settings(nic.address(device.vm, device.number))).ok_or(full)?;
         // There is room: see above.
         let _ = network.devices.try_push(device);
         Ok(Plug::new(Arc::clone(&network.switch), id))
@@ -98,7 +114,7 @@ mod tests {
     use super::*;
 
     fn nic(network: &str) -> Nic<'_> {
-        Nic { network, mac: None, mtu: None }
+        Nic::on(network)
     }
 
     #[test]

@@ -20,7 +20,7 @@ use virtio::net::Net;
 use virtio::pci::{BAR_BYTES, Configured, place};
 use virtio::{Calls, Function, Kind, Signals, Wires};
 
-use crate::config::{MAX_PORTS, VmConfig, address_of};
+use crate::config::{MAX_PORTS, VmConfig};
 use crate::links::Links;
 use crate::memory_map::PCI_MEMORY;
 use crate::networks::Device;
@@ -63,9 +63,9 @@ impl<I: Image> VirtioBus<I> {
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
         }
         for (number, nic) in config.nics.iter().enumerate() {
-            let mac = nic.mac.unwrap_or_else(|| address_of(config.name, number));
+            let mac = nic.address(config.name, number);
             let plug = links.networks.plug(nic, Device { vm: config.name, number })?;
-            let net = Net::new(plug, mac, nic.mtu, config.cpus.min(NIC_PAIRS));
+            let net = Net::new(plug, mac, nic.mtu(), config.cpus.min(NIC_PAIRS));
             let queues = net.queues();
             functions.push(
                 Function::new(Kind::Net(Box::new(net)), queues).ok_or(StartError::NoQueues { queues })?,
@@ -155,6 +155,11 @@ impl<I: Image> VirtioBus<I> {
         // Those for whom it is too early say so again.
         self.functions.iter().for_each(Function::advance);
         true
+    }
+
+    /// Has all devices go on that wait for a time, whatever it is: what they wait for has changed.
+    pub(crate) fn go_on(&self) {
+        self.functions.iter().for_each(Function::advance);
     }
 
     /// The VM's console has a window of that size.

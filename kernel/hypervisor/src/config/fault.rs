@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, net=NETWORK, mac=ADDRESS, mtu=N, console=virtio, port=NAME, rng=no, balloon=no, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
+const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, net=NETWORK with words for that device behind it (mac=ADDRESS, mtu=N, vlan=N, trunk=LIST, inbound=RATE, ip=ADDRESS and more), console=virtio, port=NAME, rng=no, balloon=no, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

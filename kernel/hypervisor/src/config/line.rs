@@ -1,11 +1,13 @@
 //! Reads one module's line.
 
+use alloc::vec::Vec;
+
 use arrayvec::ArrayVec;
 use devices::fw_cfg::MAX_FILE_NAME;
 use loader::Protocol;
 use virtio::block::SERIAL_BYTES;
 
-use super::nic::{self, MAX_NICS, Nic};
+use super::nic::{self, Nic};
 use super::share::{self, Restart, Share};
 use super::{
     DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MAX_PORTS, MIN_MEMORY, TSC_KHZ,
@@ -20,7 +22,7 @@ pub(super) struct Settings<'a> {
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
     pub(super) firmware: bool,
-    pub(super) nics: ArrayVec<Nic<'a>, MAX_NICS>,
+    pub(super) nics: Vec<Nic<'a>>,
     pub(super) ports: ArrayVec<&'a str, MAX_PORTS>,
     /// It has an entropy device.
     pub(super) rng: bool,
@@ -42,7 +44,7 @@ impl Default for Settings<'_> {
             memory: DEFAULT_MEMORY,
             protocol: None,
             firmware: false,
-            nics: ArrayVec::new(),
+            nics: Vec::new(),
             ports: ArrayVec::new(),
             rng: true,
             balloon: true,
@@ -58,7 +60,6 @@ impl Default for Settings<'_> {
 
 /// What one module is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Kind<'a> {
     Kernel { settings: Settings<'a>, command_line: &'a str },
     Initrd,
@@ -203,7 +204,7 @@ fn split_command_line(line: &str) -> (&str, Option<&str>) {
     (line, None)
 }
 
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }

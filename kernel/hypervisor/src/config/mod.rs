@@ -3,7 +3,10 @@
 //! ```text
 //! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
 //!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot|firmware]
-//!     [net=NETWORK [mac=ADDRESS] [mtu=N]]... [console=virtio] [port=NAME]... [rng=no] [balloon=no] [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
+//!     [net=NETWORK [mac=ADDRESS] [mtu=N] [vlan=N] [trunk=LIST|all [native=N|none]] [priority=N] [inbound=RATE] [outbound=RATE]
+//!         [guaranteed=RATE] [broadcast=N|off] [multicast=N|off] [unknown=N|off] [ip=ADDRESS[/BITS][,...]] [spoof=yes|no]
+//!         [isolated=yes|no] [link=up|down]]... [console=virtio] [port=NAME]... [rng=no] [balloon=no]
+//!     [fwcfg] [e9] [debug-exit=PORT] [vga=text] kernel -- COMMAND LINE
 //! vm=NAME initrd
 //! vm=NAME module -- COMMAND LINE OF THE MODULE
 //! vm=NAME fwcfg=NAME OF THE FILE
@@ -16,12 +19,16 @@
 
 mod fault;
 mod line;
-mod nic;
+pub(crate) mod network;
+pub(crate) mod nic;
 mod options;
 mod share;
 mod size;
 #[cfg(test)]
 mod tests;
+pub(crate) mod values;
+
+use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 
@@ -31,8 +38,8 @@ use virtio::block::SECTOR;
 use crate::paravirtual::Features;
 
 pub use fault::{ConfigError, Fault};
+pub(crate) use line::is_name;
 use line::{Kind, Settings, parse_line};
-pub(crate) use nic::address_of;
 pub use nic::{MAX_NICS, Nic, NicFault};
 pub use options::{End, FirstView, Options};
 pub use share::{Restart, Share};
@@ -138,7 +145,7 @@ pub struct VmConfig<'a> {
     /// Its disks, in the order of their lines.
     pub disks: ArrayVec<Disk<'a>, MAX_DISKS>,
     /// Its network devices, in the order of their words.
-    pub nics: ArrayVec<Nic<'a>, MAX_NICS>,
+    pub nics: Vec<Nic<'a>>,
     /// Named ports of its virtio console device, each joined to that of another VM.
     pub ports: ArrayVec<&'a str, MAX_PORTS>,
     /// It has an entropy device.

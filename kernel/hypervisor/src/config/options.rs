@@ -1,6 +1,8 @@
 //! What the kernel's own command line says to the hypervisor.
 
-use super::share;
+use alloc::vec::Vec;
+
+use super::{network, share};
 use crate::cpu_list::parse_cpus;
 use crate::schedule::{CpuSet, MAX_POOLS, Pool};
 
@@ -27,7 +29,7 @@ pub enum FirstView<'a> {
 }
 
 /// Options of the hypervisor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options<'a> {
     /// `end=console|poweroff`.
     pub end: End,
@@ -39,6 +41,9 @@ pub struct Options<'a> {
     pub times: u32,
     /// `poll=MICROSECONDS`: how long a CPU waits at most for a vCPU that has halted, before it lets it sleep; 0 for not at all.
     pub poll: u32,
+    /// `network=`, `rule=` and `mirror=`: these words as they are, in their order, which is that of the rules. [`Node::new`](crate::Node::new) reads
+    /// them, when it knows the networks.
+    pub networks: Vec<&'a str>,
 }
 
 /// `poll=` where it is not given.
@@ -72,6 +77,7 @@ impl<'a> Options<'a> {
                     Ok(seconds) => options.times = seconds,
                     Err(_) => log::warn!("option times={value} is no number of seconds; write times=10"),
                 },
+                Some((key, _)) if network::KEYS.contains(&key) => options.networks.push(word),
                 _ => {}
             }
         }

@@ -4,7 +4,6 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::line::is_name;
 use super::*;
 
 fn module<'a>(line: &'a str, bytes: &'a [u8]) -> Module<'a> {
@@ -77,7 +76,7 @@ fn each_fault_names_its_culprit_and_a_remedy() {
         ("vm=a kernel mtu=1500 net=lan", "'mtu=1500' belongs behind"),
         ("vm=a kernel net=lan mac=03:00:00:00:00:01", "is no address"),
         ("vm=a kernel net=lan mtu=67", "mtu='67' is no number"),
-        ("vm=a kernel net=a net=b net=c net=d net=e", "more than 4 network devices"),
+        ("vm=a kernel net=a net=b net=c net=d net=e net=f net=g net=h net=i", "more than 8 network devices"),
         ("vm=a disk net=lan", "'net=lan' has its place"),
         ("vm=a initrd", "VM a has no kernel"),
     ];
@@ -162,9 +161,11 @@ fn options_leave_other_words_alone() {
     let options = Options::parse("log=debug end=poweroff view=demo".split(' '));
     let default = Options::parse([].into_iter());
     assert_eq!(default, Options { poll: 50, ..Options::default() });
-    assert_eq!(options, Options { end: End::PowerOff, view: FirstView::Guest("demo"), ..default });
+    assert_eq!(options, Options { end: End::PowerOff, view: FirstView::Guest("demo"), ..default.clone() });
     assert_eq!(Options::parse("end=never view=all poll=101".split(' ')), default);
     assert_eq!(Options::parse("poll=0".split(' ')), Options::default());
+    let words = "rule=lan:deny network=lan,default=deny mirror=lan:both=a,to=b rules=x";
+    assert_eq!(Options::parse(words.split(' ')).networks, words.split(' ').take(3).collect::<Vec<_>>());
 }
 
 proptest! {

@@ -2,9 +2,13 @@
 
 use core::fmt;
 
+use super::network::{self, Change, Name, View, Words};
 use crate::config::{MAX_VMS, parse_size};
 use crate::cpu_list::parse_cpus;
 use crate::schedule::{Cpu, CpuSet, MAX_PERCENT, MAX_POOLS, MAX_WEIGHT, Pool};
+
+/// Longest line at the prompt.
+pub const LINE_BYTES: usize = 200;
 
 /// What a typed key or line asks of the hypervisor. VMs are their numbers in the list, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,10 +51,23 @@ pub enum Command {
     Pool(usize, Pool),
     /// Put that CPU in that pool.
     PoolCpu(Cpu, Pool),
+    /// List the networks.
+    Networks,
+    /// Tell something of the network of that name.
+    Network(Name, View),
+    /// Change the port of a VM's network device by these words; of its only one, where no number is given.
+    Port(usize, Option<u8>, Words),
+    /// Change the rules of that network.
+    Rule(Name, Change),
+    /// Change its mirrors.
+    Mirror(Name, Change),
 }
 
+/// What ends the form of a command that takes more words.
+const MORE: &str = "...";
+
 /// The words that begin a command, what follows, and what it does.
-const WORDS: [(&str, &str, &str); 20] = [
+const WORDS: [(&str, &str, &str); 28] = [
     ("list", "", "the VMs: state, vCPUs, memory, exits a second, CPU time, steal"),
     ("cpus", "", "the CPUs: pool, idle time, vCPUs"),
     ("memory", "", "how much is free"),
@@ -69,6 +86,14 @@ const WORDS: [(&str, &str, &str); 20] = [
     ("pin", "VM[.VCPU] CPUS", "the CPUs for its vCPUs, such as 0-1,3, or all"),
     ("pool", "VM N", "the pool whose CPUs it uses"),
     ("pool-cpu", "CPU N", "put a CPU in a pool"),
+    ("networks", "", "the networks: ports, addresses, rules, what was denied"),
+    ("ports", "NETWORK", "its ports: settings, link, traffic, frames lost and why"),
+    ("port", network::PORT, "change the port of its device N: vlan=7, link=down, outbound=100M and others"),
+    ("addresses", "NETWORK", "which addresses are behind which port"),
+    ("rules", "NETWORK", "what may pass, and how much has"),
+    ("rule", "NETWORK CHANGE...", "such as add deny from=web port=22, delete N, or default deny"),
+    ("mirrors", "NETWORK", "who gets copies of what"),
+    ("mirror", "NETWORK CHANGE...", "such as add both=web to=probe, or delete N"),
     ("help", "", "this list"),
     ("power-off", "", "stop all VMs and power the machine off"),
 ];
@@ -86,6 +111,10 @@ pub(super) enum Mistake<'a> {
     Number(&'a str, u32, u32),
     /// Not a list of CPUs.
     Cpus(&'a str),
+    /// Not a name of a network.
+    Network(&'a str),
+    /// No change of the rules, or of the mirrors.
+    Change(&'a str, &'static str),
     /// Not the size of a window.
     Size(&'a str),
     /// Not an amount of memory.
@@ -104,6 +133,9 @@ impl fmt::Display for Mistake<'_> {
             Self::Size(text) => write!(f, "'{text}' is no size of a window; write one such as 132x43"),
             Self::Memory(text) => write!(f, "'{text}' is no amount of memory; write one such as 128M"),
             Self::Cpus(text) => write!(f, "'{text}' is no list of CPUs; write one such as 0-1,3, or all"),
+            Self::Network(text) => write!(f, "'{text}' is no name of a network; networks lists them"),
+            Self::Change("", form) => write!(f, "what is to be changed? Write {form}"),
+            Self::Change(text, form) => write!(f, "'{text}' is no change; write {form}"),
         }
     }
 }
@@ -114,7 +146,7 @@ pub(super) struct Help;
 impl fmt::Display for Help {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (word, form, text) in WORDS {
-            writeln!(f, "{word:>11} {form:<14}  {text}")?;
+            writeln!(f, "{word:>11} {form:<17}  {text}")?;
         }
         f.write_str(
             "A VM is its name or its number. Words may be cut short. An empty line leaves the prompt.\n",
@@ -131,8 +163,10 @@ pub(super) fn parse<'a, 'n>(
     let first = words.next().unwrap_or_default();
     let (word, form) = full_word(first).ok_or(Mistake::Word(first))?;
     let (one, two, rest) = (words.next(), words.next(), words.next());
-    let wanted = form.split_ascii_whitespace().count();
-    if one.iter().count() + two.iter().count() != wanted || rest.is_some() {
+    let given = one.iter().chain(&two).chain(&rest).count();
+    // Where there may be more, who reads them says whether they are enough.
+    let fits = if form.ends_with(MORE) { given > 0 } else { given == form.split_ascii_whitespace().count() };
+    if !fits {
         return Err(Mistake::Form(word, form));
     }
     let (one, two) = (one.unwrap_or_default(), two.unwrap_or_default());
@@ -161,7 +195,8 @@ pub(super) fn parse<'a, 'n>(
         "pool" => Command::Pool(vm()?, pool()?),
         "pool-cpu" => Command::PoolCpu(Cpu(number(one, 0, u8::MAX.into())? as u8), pool()?),
         "pin" => pin(one, two, names)?,
-        _ => return Ok(None),
+        "help" => return Ok(None),
+        _ => network::parse(word, line, names)?,
     }))
 }
 
@@ -189,7 +224,7 @@ fn full_word(typed: &str) -> Option<(&'static str, &'static str)> {
 }
 
 /// A VM's number, by its name or by what stands before it in the list.
-fn find<'n>(name: &str, mut names: impl Iterator<Item = &'n str> + Clone) -> Option<usize> {
+pub(super) fn find<'n>(name: &str, mut names: impl Iterator<Item = &'n str> + Clone) -> Option<usize> {
     let count = names.clone().take(MAX_VMS).count();
     let by_name = names.position(|other| other == name);
     by_name.or_else(|| {
@@ -203,7 +238,7 @@ fn size(text: &str) -> Option<(u16, u16)> {
     Some((read(columns)?, read(rows)?))
 }
 
-fn number(text: &str, least: u32, most: u32) -> Result<u32, Mistake<'_>> {
+pub(super) fn number(text: &str, least: u32, most: u32) -> Result<u32, Mistake<'_>> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let read = text.parse().ok().filter(|number| digits && (least..=most).contains(number));
     read.ok_or(Mistake::Number(text, least, most))
@@ -242,6 +277,8 @@ mod tests {
             ("pool web 2", Command::Pool(0, Pool(2))),
             ("pool-cpu 3 2", Command::PoolCpu(Cpu(3), Pool(2))),
             ("power-off", Command::End),
+            ("networks", Command::Networks),
+            ("rules lan", Command::Network(Name::from("lan").unwrap(), View::Rules)),
         ] {
             assert_eq!(read(line), Ok(Some(command)), "{line}");
         }

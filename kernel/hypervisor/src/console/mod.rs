@@ -14,6 +14,7 @@
 mod command;
 mod keys;
 mod merged;
+mod network;
 mod prompt;
 mod ring;
 #[cfg(test)]
@@ -25,9 +26,10 @@ use arrayvec::ArrayVec;
 use vcpu::Host;
 
 use crate::config::{FirstView, MAX_VMS};
-pub use command::Command;
+pub use command::{Command, LINE_BYTES};
 use keys::{Key, Keys, View};
 use merged::{MOST_FOR_ONE_LINE, PartialLine};
+pub use network::{Change, Name, View as NetworkView, Words};
 use prompt::Prompt;
 pub(crate) use ring::Ring;
 
@@ -56,7 +58,7 @@ Ctrl-A 1..9  console of that VM
 Ctrl-A a     lines of all VMs and of the kernel
 Ctrl-A k     the kernel's log
 Ctrl-A l     list the VMs
-Ctrl-A :     a prompt for commands: start, stop, reset, dump, weight, cap, pin, ... (also Ctrl-A m)
+Ctrl-A :     a prompt for commands: start, stop, reset, dump, weight, cap, pin, networks, ... (also Ctrl-A m)
 Ctrl-A x     end: stop all VMs and power the machine off
 Ctrl-A Ctrl-A  send Ctrl-A to the VM
 ";
@@ -340,6 +342,11 @@ impl<'a> Console<'a> {
     /// Whether so many bytes of one guest, shown alone, would fit now.
     pub fn has_room_for(&self, bytes: usize) -> bool {
         self.output.free() >= KERNEL_SHARE + MOST_FOR_ONE_LINE + bytes
+    }
+
+    /// Bytes of the kernel's voice that fit now.
+    pub(crate) fn room(&self) -> usize {
+        self.output.free()
     }
 
     /// Whether a guest's byte would fit now.

@@ -5,11 +5,9 @@
 
 use arrayvec::ArrayVec;
 
-use super::command::{Help, Mistake, parse};
+use super::command::{Help, LINE_BYTES, Mistake, parse};
 use super::{Command, Console, Writer};
 
-/// Longest line.
-const LINE_BYTES: usize = 128;
 const PROMPT: &str = "basalt> ";
 
 const BACKSPACE: u8 = 0x08;

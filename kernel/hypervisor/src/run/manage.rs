@@ -45,6 +45,11 @@ impl Lead<'_> {
             | Command::Reservation(vm, _)
             | Command::Pin(vm, ..)
             | Command::Pool(vm, _) => self.change_share(cpu, vm, command),
+            Command::Networks
+            | Command::Network(..)
+            | Command::Port(..)
+            | Command::Rule(..)
+            | Command::Mirror(..) => self.network(cpu, command),
         }
     }
 

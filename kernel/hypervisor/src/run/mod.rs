@@ -7,6 +7,7 @@ mod cpu;
 mod lead;
 mod manage;
 mod memory;
+mod network;
 pub(crate) mod poll;
 pub(crate) mod rates;
 mod rota;
@@ -122,6 +123,7 @@ impl<'m, B: Backend> Node<'m, B> {
             }
         }
         node.networks = links.networks;
+        node.networks.set_up(&options.networks);
         node
     }
 

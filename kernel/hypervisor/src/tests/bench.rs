@@ -131,14 +131,26 @@ impl Bench {
         self.run_with(&Options { end: End::PowerOff, ..Options::default() })
     }
 
-    pub(super) fn run_with(mut self, options: &Options<'_>) -> Run {
+    pub(super) fn run_with(self, options: &Options<'_>) -> Run {
+        self.run_between(options, |_| (), |_| ())
+    }
+
+    /// Runs; looks at the machine when its VMs are made, and at its end.
+    pub(super) fn run_between(
+        mut self,
+        options: &Options<'_>,
+        before: impl FnOnce(&Node<'_, FakeBackend>),
+        after: impl FnOnce(&Node<'_, FakeBackend>),
+    ) -> Run {
         let modules: Vec<Module<'_>> =
             self.modules.iter().map(|(line, bytes)| Module { line, bytes }).collect();
         let node = Node::new(self.backend, &self.host, &modules, options);
+        before(&node);
         let mut prepared = node.prepare(&mut self.host);
         // Bring-up is over: from here on there is no heap, but for the fakes and for the guests' programs.
         let ended = assert_no_alloc(|| prepared.run());
         drop(prepared);
+        after(&node);
         drop(node);
         assert_eq!(ended, Ended::PoweredOff);
         assert!(self.host.powered_off);

@@ -9,16 +9,16 @@ use vcpu::{Access, ApicAssists, Event, Exit, Gpa, GuestMemory, NestedFault, rfla
 use super::bench::{Bench, Step, halt, kernel, step};
 
 /// Where the first device's registers are.
-const BAR: u64 = 0xc010_0000;
-const NOTIFY: u64 = BAR + 0x3000;
-const DESCRIPTORS: u64 = 0x10_0000;
-const DRIVER: u64 = 0x10_1000;
-const DEVICE: u64 = 0x10_2000;
-const BUFFER: u64 = 0x10_3000;
+pub(super) const BAR: u64 = 0xc010_0000;
+pub(super) const NOTIFY: u64 = BAR + 0x3000;
+pub(super) const DESCRIPTORS: u64 = 0x10_0000;
+pub(super) const DRIVER: u64 = 0x10_1000;
+pub(super) const DEVICE: u64 = 0x10_2000;
+pub(super) const BUFFER: u64 = 0x10_3000;
 const VECTOR: u8 = 0x51;
 
 /// MOV [RBX], CL, CX or ECX.
-fn store(guest: &mut Guest<'_>, gpa: u64, bytes: u8, value: u64) -> Exit {
+pub(super) fn store(guest: &mut Guest<'_>, gpa: u64, bytes: u8, value: u64) -> Exit {
     guest.place_code(match bytes {
         1 => &[0x88, 0x0b],
         2 => &[0x66, 0x89, 0x0b],
@@ -29,18 +29,18 @@ fn store(guest: &mut Guest<'_>, gpa: u64, bytes: u8, value: u64) -> Exit {
     Exit::NestedFault(NestedFault { gpa: Gpa(gpa), access: Access::Write, linear: None, table_walk: false })
 }
 
-fn stores(all: &[(u64, u8, u64)]) -> Vec<Step> {
+pub(super) fn stores(all: &[(u64, u8, u64)]) -> Vec<Step> {
     let one = |&(gpa, bytes, value): &(u64, u8, u64)| step(move |guest| store(guest, gpa, bytes, value));
     all.iter().map(one).collect()
 }
 
 /// From here on the CPU tells how long instructions are, and none need be there.
-fn told(guest: &mut Guest<'_>) {
+pub(super) fn told(guest: &mut Guest<'_>) {
     guest.cpu.instruction_length = Some(1);
 }
 
 /// The local APIC in x2APIC mode, pin 17 of the I/O APIC as a level, the function's memory and bus mastering on.
-fn board() -> Vec<Step> {
+pub(super) fn board() -> Vec<Step> {
     let mut steps = vec![
         step(|guest| guest.write_msr(0x1b, 0xfee0_0d00)),
         step(|guest| guest.write_msr(0x80f, 0x1ff)),
@@ -67,7 +67,7 @@ fn driver() -> Vec<Step> {
     ])
 }
 
-fn describe(guest: &Guest<'_>, index: u64, gpa: u64, length: u32, flags: u16) {
+pub(super) fn describe(guest: &Guest<'_>, index: u64, gpa: u64, length: u32, flags: u16) {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&gpa.to_le_bytes());
     bytes[8..12].copy_from_slice(&length.to_le_bytes());

@@ -12,5 +12,7 @@ mod firmware;
 mod instructions;
 mod lifecycle;
 mod local_apic;
+mod network_prompt;
+mod networks;
 mod paravirtual;
 mod registers;
