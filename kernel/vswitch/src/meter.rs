@@ -23,7 +23,7 @@ const SECOND: u64 = 1_000_000_000;
 /// Bits behind the point of nanoseconds per byte.
 const POINT: u32 = 16;
 /// What a rate allows at once that says nothing of it: what it brings in this time. Longer than a CPU is away for others.
-const USUAL_BURST: Nanos = 25_000_000;
+const USUAL_BURST: Nanos = 50_000_000;
 /// Bytes at once at least: a few frames.
 const LEAST_BURST: u64 = 6_000;
 
