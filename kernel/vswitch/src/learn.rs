@@ -76,8 +76,10 @@ impl Addresses {
 
     #[inline]
     fn bucket(&self, key: u64) -> Option<&[Slot; WAYS]> {
-        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        self.slots.get(hash as usize & (self.slots.len() - 1))
+        // The product's highest bits: the VLAN, which is high up in the key, changes no others.
+        let bits = self.slots.len().trailing_zeros();
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 >> 32_u32.saturating_sub(bits);
+        self.slots.get(hash as usize)
     }
 
     fn is_old(&self, value: u64, second: u32) -> bool {
@@ -231,6 +233,13 @@ mod tests {
         assert_eq!(table.find(mac(1), 1, 100_000), Some(port(4)));
         table.forget(port(4));
         assert_eq!((table.find(mac(1), 1, 200), table.count_of(port(4))), (None, 0));
+    }
+
+    #[test]
+    fn one_address_has_a_place_in_each_of_many_vlans() {
+        let table = Addresses::new(2048).expect("memory");
+        (1..=64).for_each(|vlan| table.learn(mac(1), vlan, port(1), 0));
+        assert!((1..=64).all(|vlan| table.find(mac(1), vlan, 0) == Some(port(1))), "as a router's");
     }
 
     #[test]
