@@ -199,12 +199,10 @@ impl Switch {
 
     /// The ports that a copy goes to, and how it looks there.
     pub fn watchers(&self, sent: &Sent, target: Target) -> (PortSet, Tag) {
+        let up = PortSet::from_bits(self.up.load(SeqCst));
         match target {
-            Target::Port(port) => (PortSet::one(port), Tag::Keep),
-            Target::Vlan(vlan) => {
-                let up = self.members(vlan).and(PortSet::from_bits(self.up.load(SeqCst)));
-                (up.without(sent.from), with_tag(sent, vlan))
-            }
+            Target::Port(port) => (PortSet::one(port).and(up), Tag::Keep),
+            Target::Vlan(vlan) => (self.members(vlan).and(up).without(sent.from), with_tag(sent, vlan)),
         }
     }
 }

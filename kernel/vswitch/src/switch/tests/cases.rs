@@ -1,0 +1,73 @@
+//! Single frames, of which each was treated wrongly once.
+
+use std::vec::Vec;
+
+use crate::counters::Drop;
+use crate::frame::Flags;
+use crate::frame::tests::{ethernet, frame, ipv4, tcp, udp};
+use crate::mirror::{Session, Target};
+use crate::port::{Mac, PortId, PortSet};
+use crate::rules::{Match, Rule};
+use crate::settings::{Settings, VlanSet, Vlans};
+use crate::switch::{Sent, Switch};
+use crate::{Frame, Nanos};
+
+const ALL: Mac = [0xff; 6];
+const SECOND: Nanos = 1_000_000_000;
+
+const fn port(number: usize) -> PortId {
+    PortId::new(number).expect("a port")
+}
+
+const fn mac(number: u8) -> Mac {
+    [2, 0, 0, 0, 0, number]
+}
+
+/// A switch with ports of these settings, whose devices are ready.
+fn switch(ports: &[Settings]) -> Switch {
+    let switch = Switch::new(1).expect("memory");
+    for settings in ports {
+        let id = switch.add(settings.clone()).expect("a port");
+        switch.set_ready(id, true);
+    }
+    switch
+}
+
+/// An IPv4 packet from one station to another, each behind the port of its number.
+fn packet(from: u8, to: u8, number: u8, rest: &[u8]) -> Vec<u8> {
+    let packet = ipv4([10, 0, 0, from], [10, 0, 0, to], number, (1, 0), rest);
+    ethernet(mac(to), mac(from), &[], 0x0800, &packet)
+}
+
+/// A port sends: who gets it, or why nobody.
+fn send(switch: &Switch, from: usize, bytes: &[u8], now: Nanos) -> Result<Vec<usize>, Drop> {
+    let (sent, frame) = accept(switch, from, bytes, now)?;
+    let admitted = sent.to.filter(|to| switch.admit(&sent, &frame, *to).is_ok());
+    Ok(admitted.map(PortId::index).collect())
+}
+
+fn accept(switch: &Switch, from: usize, bytes: &[u8], now: Nanos) -> Result<(Sent, Frame), Drop> {
+    let (frame, mut sent) = (frame(bytes), Sent::nothing());
+    switch.accept(port(from), &frame, now, &mut sent)?;
+    Ok((sent, frame))
+}
+
+/// Rules that allow these, and nothing else.
+fn allow_only(switch: &Switch, fits: &[Match]) {
+    let rules: Vec<Rule> = fits.iter().map(|fits| Rule { allow: true, fits: fits.clone() }).collect();
+    assert!(switch.rules.replace(&rules, false));
+}
+
+#[test]
+fn a_port_that_is_down_gets_no_copies() {
+    let switch = switch(&[Settings::default(), Settings::default(), Settings::default()]);
+    let (sent, received) = (PortSet::one(port(0)), PortSet::NONE);
+    let session =
+        Session { sent, received, vlans: Default::default(), target: Target::Port(port(2)), snap: None };
+    switch.mirrors.change(|sessions| sessions.push(session));
+    let (sent, _) = accept(&switch, 0, &ethernet(ALL, mac(0), &[], 0x88b5, &[0; 50]), 0).expect("a frame");
+    let copy = switch.copies_of_sent(&sent)[0];
+    assert_eq!(switch.watchers(&sent, copy.target).0, PortSet::one(port(2)));
+    switch.change(port(2), 0, |settings| settings.up = false);
+    assert_eq!(switch.watchers(&sent, copy.target).0, PortSet::NONE);
+}

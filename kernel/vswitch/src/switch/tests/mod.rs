@@ -1,0 +1,3 @@
+//! The switch as a whole.
+
+mod cases;
