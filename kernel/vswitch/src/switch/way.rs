@@ -105,7 +105,7 @@ impl Switch {
             return Err(Drop::Storm);
         }
         let watched = self.mirrors.may_watch(PortSet::one(from));
-        if found.to.is_empty() && !watched {
+        if found.to.is_empty() && (!watched || self.mirrors.of_sent(from, vlan).is_empty()) {
             return Err(Drop::NoReceiver);
         }
         sent.priority = view.priority().or(layers.priority()).unwrap_or(0);

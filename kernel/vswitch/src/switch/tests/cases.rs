@@ -71,3 +71,14 @@ fn a_port_that_is_down_gets_no_copies() {
     switch.change(port(2), 0, |settings| settings.up = false);
     assert_eq!(switch.watchers(&sent, copy.target).0, PortSet::NONE);
 }
+
+#[test]
+fn a_frame_for_nobody_counts_as_lost_where_only_others_are_watched() {
+    let switch = switch(&[Settings::default(), Settings { up: false, ..Settings::default() }]);
+    let vlans = [7].into_iter().collect();
+    let (none, target) = (PortSet::NONE, Target::Port(port(1)));
+    let session = Session { sent: none, received: none, vlans, target, snap: None };
+    switch.mirrors.change(|sessions| sessions.push(session));
+    let lost = send(&switch, 0, &ethernet(ALL, mac(0), &[], 0x88b5, &[0; 50]), 0);
+    assert_eq!(lost, Err(Drop::NoReceiver));
+}
