@@ -160,7 +160,9 @@ impl Switch {
             return Err(Drop::Denied);
         }
         let view = port.view();
-        let tag = if view.untagged() == Some(sent.vlan) {
+        // Behind a tag that is taken away there may be another one, which a trunk's device would take for its VLAN.
+        let hides_tag = view.is_trunk() && sent.layers.tag.is_some() && sent.layers.nested;
+        let tag = if view.untagged() == Some(sent.vlan) && !hides_tag {
             if sent.layers.tag.is_some() { Tag::Remove } else { Tag::Keep }
         } else {
             with_tag(sent, sent.vlan)

@@ -82,3 +82,19 @@ fn a_frame_for_nobody_counts_as_lost_where_only_others_are_watched() {
     let lost = send(&switch, 0, &ethernet(ALL, mac(0), &[], 0x88b5, &[0; 50]), 0);
     assert_eq!(lost, Err(Drop::NoReceiver));
 }
+
+#[test]
+fn a_tag_behind_a_tag_takes_a_frame_to_no_other_vlan() {
+    let mut tagged = VlanSet::NONE;
+    tagged.add(20);
+    let trunk = Settings { vlans: Vlans::Trunk { tagged, native: Some(1) }, ..Settings::default() };
+    let switch = switch(&[Settings::default(), trunk]);
+    let hidden = ethernet(ALL, mac(0), &[0, 20], 0x88b5, &[0; 50]);
+    let (sent, frame) = accept(&switch, 0, &hidden, 0).expect("a frame");
+    let tag = switch.admit(&sent, &frame, port(1)).expect("it is a member");
+    let seen = tag.apply(&frame).expect("a frame").layers();
+    assert_eq!((sent.vlan, seen.vlan()), (1, Some(1)));
+    let plain = accept(&switch, 0, &ethernet(ALL, mac(0), &[0], 0x88b5, &[0; 50]), 0).expect("a frame");
+    let tag = switch.admit(&plain.0, &plain.1, port(1)).expect("it is a member");
+    assert_eq!(tag.apply(&plain.1).expect("a frame").layers().tag, None);
+}
