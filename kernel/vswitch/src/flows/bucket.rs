@@ -159,7 +159,7 @@ impl Bucket {
         self.end_where(work, |entry| entry.is_expired(packet.now).then(|| entry.end_reason()));
         let told = |question| answer.filter(|(asked, _)| *asked == question).map(|(_, verdict)| verdict);
         if let Some(entry) = self.find(case.tag, |entry| entry.is_stale_for(case)) {
-            let question = entry.question();
+            let question = entry.question_of_reply(packet.from);
             let verdict = told(question).ok_or(question)?;
             let (to, generation, cached) = (question.to, case.generation, entry.is_cached());
             work.keep(entry.judge(&Judgement { to, verdict, generation, cached }, packet.now));

@@ -278,9 +278,11 @@ impl Entry {
         }
     }
 
-    /// What is asked about its first packet when a reply comes.
-    pub(super) const fn question(&self) -> Question {
-        Question { reply: true, from: self.from, to: self.to }
+    /// What is asked about its first packet when a reply comes from that port. Where the flow went to several,
+    /// it is one with this one from then on, as nobody can say what rules have for all of them.
+    pub(super) const fn question_of_reply(&self, port: PortId) -> Question {
+        let to = if self.to.is_some() { self.to } else { Some(port) };
+        Question { reply: true, from: self.from, to }
     }
 
     pub(super) const fn from(&self) -> PortId {

@@ -142,6 +142,7 @@ impl Model {
             let stale = |flow: &Known| flow.is_answered(sent) && packet.to.is_some() && !flow.is_over(sent);
             if let Some(flow) = self.at(stale) {
                 let Known { from, to, cached, .. } = *flow;
+                let to = to.or(Some(packet.from));
                 let verdict = self.ask(Question { reply: true, from, to }, generation);
                 let flow = self.at(stale).expect("the same");
                 flow.judge(to, verdict, generation, cached);

@@ -98,3 +98,25 @@ fn a_tag_behind_a_tag_takes_a_frame_to_no_other_vlan() {
     let tag = switch.admit(&plain.0, &plain.1, port(1)).expect("it is a member");
     assert_eq!(tag.apply(&plain.1).expect("a frame").layers().tag, None);
 }
+
+#[test]
+fn rules_that_deny_what_went_to_many_deny_its_answers() {
+    let switch = switch(&[Settings::default(), Settings::default(), Settings::default()]);
+    assert_eq!(send(&switch, 0, &packet(0, 1, 17, &udp(9, 53)), 0), Ok(std::vec![1, 2]), "1 is not known");
+    let answer = packet(1, 0, 17, &udp(53, 9));
+    assert_eq!(send(&switch, 1, &answer, 0), Ok(std::vec![0]));
+    let from = PortSet::one(port(0));
+    allow_only(&switch, &[Match { from, to: PortSet::one(port(2)), ..Match::default() }]);
+    assert_eq!(send(&switch, 1, &answer, 0), Err(Drop::Denied), "nothing may go between them");
+}
+
+#[test]
+fn an_answer_to_what_went_to_many_is_judged_by_the_way_to_who_answers() {
+    let switch = switch(&[Settings::default(), Settings::default(), Settings::default()]);
+    assert_eq!(send(&switch, 0, &packet(0, 1, 17, &udp(9, 53)), 0), Ok(std::vec![1, 2]));
+    let (from, to) = (PortSet::one(port(0)), PortSet::one(port(1)));
+    allow_only(&switch, &[Match { from, to, ..Match::default() }]);
+    let answer = packet(1, 0, 17, &udp(53, 9));
+    assert_eq!(send(&switch, 1, &answer, 0), Ok(std::vec![0]));
+    assert_eq!(send(&switch, 2, &answer, 0), Err(Drop::Denied), "another one has nothing to answer");
+}
