@@ -4,7 +4,7 @@ use super::{Sent, Switch};
 use crate::Nanos;
 use crate::counters::Drop;
 use crate::flows::{Key, Packet, Question, Verdict as FlowVerdict};
-use crate::frame::{Fragment, Internet, Layers, Network, Transport};
+use crate::frame::{Flags, Fragment, Internet, Layers, Network, Transport};
 use crate::port::{PortId, PortSet};
 use crate::rules::{Rules, Verdict};
 
@@ -58,10 +58,7 @@ impl Switch {
             to: only,
             bytes: sent.wire_bytes,
             packets: sent.packets,
-            flags: match internet.transport {
-                Transport::Tcp { flags, .. } => Some(flags),
-                _ => None,
-            },
+            flags: flags(internet),
             cacheable: only.is_some(),
             now,
         };
@@ -118,12 +115,17 @@ impl Switch {
             to: Some(to),
             bytes: sent.wire_bytes,
             packets: sent.packets,
-            flags: None,
+            // One that begins a connection is no reply, for whomever else it is.
+            flags: flags(internet),
             cacheable: false,
             now: sent.at,
         };
         self.flows.known(&key, way, &packet, self.rules.generation()).map(from_flow)
     }
+}
+
+const fn flags(internet: &Internet) -> Option<Flags> {
+    if let Transport::Tcp { flags, .. } = internet.transport { Some(flags) } else { None }
 }
 
 /// The headers of what a frame answers.

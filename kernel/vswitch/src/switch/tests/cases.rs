@@ -120,3 +120,21 @@ fn an_answer_to_what_went_to_many_is_judged_by_the_way_to_who_answers() {
     assert_eq!(send(&switch, 1, &answer, 0), Ok(std::vec![0]));
     assert_eq!(send(&switch, 2, &answer, 0), Err(Drop::Denied), "another one has nothing to answer");
 }
+
+#[test]
+fn a_connection_is_not_opened_the_other_way_by_a_frame_for_many() {
+    let switch = switch(&[Settings::default(), Settings::default(), Settings::default()]);
+    let segment = |from, to, ports: (u16, u16), flags| packet(from, to, 6, &tcp(ports.0, ports.1, flags));
+    let there = |flags| segment(0, 1, (9, 80), flags);
+    let back = |flags| segment(1, 0, (80, 9), flags);
+    // So both are known.
+    assert!(send(&switch, 1, &ethernet(ALL, mac(1), &[], 0x88b5, &[0; 50]), 0).is_ok());
+    allow_only(&switch, &[Match { from: PortSet::one(port(0)), ..Match::default() }]);
+    assert_eq!(send(&switch, 0, &there(Flags::SYN), 0), Ok(std::vec![1]));
+    assert_eq!(send(&switch, 1, &back(Flags::SYN | Flags::ACK), 0), Ok(std::vec![0]));
+    assert_eq!(send(&switch, 1, &back(Flags::SYN), 0), Err(Drop::Denied));
+    // The addresses are forgotten, the connection is not.
+    let later = 400 * SECOND;
+    assert_eq!(send(&switch, 1, &back(Flags::SYN), later), Ok(std::vec![]));
+    assert_eq!(send(&switch, 1, &back(Flags::ACK), later), Ok(std::vec![0]));
+}
