@@ -4,7 +4,7 @@ use super::{Sent, Switch};
 use crate::Nanos;
 use crate::counters::Drop;
 use crate::flows::{Key, Packet, Question, Verdict as FlowVerdict};
-use crate::frame::{Flags, Fragment, Internet, Layers, Network, Transport};
+use crate::frame::{Flags, Fragment, Internet, Layers, Network, Transport, protocol};
 use crate::port::{PortId, PortSet};
 use crate::rules::{Rules, Verdict};
 
@@ -136,6 +136,12 @@ fn reversed(layers: &Layers) -> Layers {
         (packet.source, packet.destination) = (packet.destination, packet.source);
         match &mut packet.transport {
             Transport::Tcp { from, to, .. } | Transport::Ports { from, to } => core::mem::swap(from, to),
+            // An echo answers a question of another type.
+            Transport::Icmp { kind, .. } => match (packet.protocol, *kind) {
+                (protocol::ICMP, 0) => *kind = 8,
+                (protocol::ICMPV6, 129) => *kind = 128,
+                _ => {}
+            },
             _ => {}
         }
     }

@@ -138,3 +138,19 @@ fn a_connection_is_not_opened_the_other_way_by_a_frame_for_many() {
     assert_eq!(send(&switch, 1, &back(Flags::SYN), later), Ok(std::vec![]));
     assert_eq!(send(&switch, 1, &back(Flags::ACK), later), Ok(std::vec![0]));
 }
+
+#[test]
+fn an_echo_goes_on_where_other_rules_allow_its_question() {
+    let switch = switch(&[Settings::default(), Settings::default()]);
+    assert!(send(&switch, 1, &ethernet(ALL, mac(1), &[], 0x88b5, &[0; 50]), 0).is_ok());
+    let ping = Match { protocol: Some(1), icmp: Some(8), from: PortSet::one(port(0)), ..Match::default() };
+    let question = packet(0, 1, 1, &[8, 0, 0, 0, 0, 7, 0, 1]);
+    let answer = packet(1, 0, 1, &[0, 0, 0, 0, 0, 7, 0, 1]);
+    for _ in 0..2 {
+        // Each is another list, though it says the same.
+        allow_only(&switch, std::slice::from_ref(&ping));
+        assert_eq!(send(&switch, 1, &answer, 0).is_ok(), switch.rules.generation() > 2);
+        assert_eq!(send(&switch, 0, &question, 0), Ok(std::vec![1]));
+        assert_eq!(send(&switch, 1, &answer, 0), Ok(std::vec![0]));
+    }
+}
