@@ -83,6 +83,7 @@ fn a_frame_for_nobody_counts_as_lost_where_only_others_are_watched() {
     assert_eq!(lost, Err(Drop::NoReceiver));
 }
 
+/// "Double tagging": a tag without a VLAN around one of another VLAN. Where the first is taken away, a trunk's device would see the second.
 #[test]
 fn a_tag_behind_a_tag_takes_a_frame_to_no_other_vlan() {
     let mut tagged = VlanSet::NONE;
