@@ -11,6 +11,8 @@
 mod blocks;
 mod order;
 #[cfg(test)]
+mod quality;
+#[cfg(test)]
 mod tests;
 
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
