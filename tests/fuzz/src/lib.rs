@@ -8,6 +8,8 @@ mod bus;
 mod device;
 mod guest;
 mod queue;
+mod switch;
+mod switch_input;
 
 /// Something to be fuzzed.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,7 @@ pub const TARGETS: &[Target] = &[
         run: device::console,
     },
     Target { name: "virtio-net", about: "a network device, with another on its switch", run: device::net },
+    Target { name: "vswitch", about: "a switch, and frames of any bytes", run: switch::run },
 ];
 
 /// The target of that name.
