@@ -40,9 +40,9 @@ fn mac(input: &mut Unstructured<'_>) -> Result<Mac> {
     })
 }
 
-fn some<T>(
-    input: &mut Unstructured<'_>,
-    with: impl FnOnce(&mut Unstructured<'_>) -> Result<T>,
+fn some<'a, T>(
+    input: &mut Unstructured<'a>,
+    with: impl FnOnce(&mut Unstructured<'a>) -> Result<T>,
 ) -> Result<Option<T>> {
     Ok(if input.ratio(1, 4)? { Some(with(input)?) } else { None })
 }
@@ -76,7 +76,7 @@ pub(crate) fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
         up: input.ratio(7, 8)?,
         vlans,
         priority: some(input, |input| input.int_in_range(0..=7))?,
-        mtu: some(input, |input| input.arbitrary())?,
+        mtu: some(input, Unstructured::arbitrary)?,
         send: some(input, rate)?,
         receive: some(input, rate)?,
         guaranteed: some(input, rate)?,
@@ -104,7 +104,7 @@ pub(crate) fn rules(input: &mut Unstructured<'_>) -> Result<Vec<Rule>> {
             protocol: some(input, |input| Ok(*input.choose(&[1, 6, 17, 58])?))?,
             source_ports: 0..=input.arbitrary()?,
             destination_ports: input.int_in_range(0..=80)?..=u16::MAX,
-            icmp: some(input, |input| input.arbitrary())?,
+            icmp: some(input, Unstructured::arbitrary)?,
         };
         Ok(Rule { allow: input.arbitrary()?, fits })
     };
@@ -120,7 +120,7 @@ pub(crate) fn sessions(input: &mut Unstructured<'_>) -> Result<Vec<Session>> {
             received: ports(input)?,
             vlans: some(input, vlan)?.into_iter().collect(),
             target,
-            snap: some(input, |input| input.arbitrary())?,
+            snap: some(input, Unstructured::arbitrary)?,
         })
     };
     (0..input.int_in_range(0_u8..=3)?).map(|_| session(input)).collect()

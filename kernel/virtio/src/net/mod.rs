@@ -15,6 +15,8 @@ mod send;
 mod source;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};

@@ -20,18 +20,18 @@ use crate::transport::{register, status};
 use crate::{Function, Kind, Progress, Signals, Wires};
 
 const MACS: [Mac; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
-const HEADER: usize = 12;
-const RX: usize = 0;
-const TX: usize = 1;
+pub(super) const HEADER: usize = 12;
+pub(super) const RX: usize = 0;
+pub(super) const TX: usize = 1;
 const CONTROL: usize = 2;
 /// Buffers of the receiver, and where the sender has a frame.
-const POOL: u64 = BUFFERS;
-const FRAME: u64 = BUFFERS + 0x8_0000;
+pub(super) const POOL: u64 = BUFFERS;
+pub(super) const FRAME: u64 = BUFFERS + 0x8_0000;
 const WORDS: u64 = BUFFERS + 0xc_0000;
 
 /// A device with its driver's memory.
 #[derive(Clone)]
-struct Peer {
+pub(super) struct Peer {
     function: Arc<Function<FakeImage>>,
     memory: FakeSpace,
     messages: Arc<Mutex<Vec<u32>>>,
@@ -39,10 +39,10 @@ struct Peer {
 
 /// What a device tells its VM and the rest of the world.
 #[derive(Clone, Default)]
-struct Told {
+pub(super) struct Told {
     messages: Arc<Mutex<Vec<u32>>>,
     /// The devices that can be reached.
-    peers: Vec<Peer>,
+    pub(super) peers: Vec<Peer>,
     calls: Arc<Mutex<Vec<usize>>>,
     now: Nanos,
     wakes: Option<Nanos>,
@@ -79,10 +79,10 @@ impl Wires<FakeImage, FakeSpace> for Told {
     }
 }
 
-struct End {
-    function: Arc<Function<FakeImage>>,
-    queues: [Driver; 3],
-    told: Told,
+pub(super) struct End {
+    pub(super) function: Arc<Function<FakeImage>>,
+    pub(super) queues: [Driver; 3],
+    pub(super) told: Told,
 }
 
 /// Two devices on a switch.
@@ -117,7 +117,7 @@ fn pair(without: [u64; 2], mtu: Option<u16>, direct: bool) -> ([End; 2], World) 
 }
 
 impl End {
-    fn new(net: Net, without: u64) -> Self {
+    pub(super) fn new(net: Net, without: u64) -> Self {
         let queues = net.queues();
         let function = Arc::new(Function::new(Kind::Net(Box::new(net)), queues).expect("memory"));
         let mut space = function.config_space();
@@ -131,7 +131,7 @@ impl End {
         end
     }
 
-    fn peer(&self) -> Peer {
+    pub(super) fn peer(&self) -> Peer {
         Peer {
             function: Arc::clone(&self.function),
             memory: self.queues[0].memory.clone(),
@@ -177,7 +177,7 @@ impl End {
         self.function.as_net().expect("it is one").plug().id()
     }
 
-    fn status(&mut self) -> u8 {
+    pub(super) fn status(&mut self) -> u8 {
         self.read(page::COMMON, register::STATUS, Width::Byte) as u8
     }
 
@@ -185,11 +185,11 @@ impl End {
         self.read(page::DEVICE, 6, Width::Word) & 1 != 0
     }
 
-    fn ring(&mut self, queue: usize) {
+    pub(super) fn ring(&mut self, queue: usize) {
         self.function.write(page::NOTIFY << PAGE_SHIFT | (4 * queue as u64), Width::Word, 0, &mut self.told);
     }
 
-    fn work(&mut self) {
+    pub(super) fn work(&mut self) {
         let memory = self.queues[0].memory.clone();
         for _ in 0..1000 {
             if self.function.step(&memory, &mut self.told) == Progress::Idle {
@@ -199,11 +199,11 @@ impl End {
         panic!("it does not end");
     }
 
-    fn put(&self, at: u64, bytes: &[u8]) {
+    pub(super) fn put(&self, at: u64, bytes: &[u8]) {
         self.queues[0].memory.write(Gpa(at), bytes).unwrap();
     }
 
-    fn bytes(&self, at: u64, length: usize) -> Vec<u8> {
+    pub(super) fn bytes(&self, at: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.queues[0].memory.read(Gpa(at), &mut bytes).unwrap();
         bytes
@@ -271,7 +271,7 @@ fn undone(gso_type: u8) -> [u8; HEADER] {
 }
 
 /// The TCP segment of a large packet, or of a small one: Ethernet, IPv4, TCP, and payload.
-fn tcp(to: Mac, payload: usize) -> Vec<u8> {
+pub(super) fn tcp(to: Mac, payload: usize) -> Vec<u8> {
     let mut frame = frame(to, 54 + payload);
     let total = (40 + payload) as u16;
     let mut headers = vec![0x08, 0x00, 0x45, 0];
@@ -283,7 +283,7 @@ fn tcp(to: Mac, payload: usize) -> Vec<u8> {
 }
 
 /// The header of such a packet: its checksum is to be made, and it stands for packets of 1460 bytes of payload.
-const LARGE: [u8; HEADER] = [1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0];
+pub(super) const LARGE: [u8; HEADER] = [1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0];
 
 #[test]
 fn a_frame_goes_to_the_other_end_and_one_comes_back() {
@@ -327,7 +327,7 @@ fn a_large_frame_fills_many_buffers_and_waits_until_there_are_enough() {
 }
 
 /// What a driver takes that takes nothing undone.
-const TAKES_NOTHING: u64 = feature::GUEST_CSUM
+pub(super) const TAKES_NOTHING: u64 = feature::GUEST_CSUM
     | feature::GUEST_TSO4
     | feature::GUEST_TSO6
     | feature::GUEST_ECN
