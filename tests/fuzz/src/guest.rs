@@ -106,6 +106,10 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(kind: Kind<FakeImage>, queues: usize) -> Self {
+        #[expect(
+            clippy::arc_with_non_send_sync,
+            reason = "images of the hypervisor are both, this one is for one thread"
+        )]
         let function = Arc::new(Function::new(kind, queues).expect("there is memory"));
         let mut memory = FakeSpace::with_memory(RAM);
         memory.grow_all(Gpa(0), RAM).expect("there is memory");

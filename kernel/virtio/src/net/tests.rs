@@ -119,6 +119,10 @@ fn pair(without: [u64; 2], mtu: Option<u16>, direct: bool) -> ([End; 2], World) 
 impl End {
     pub(super) fn new(net: Net, without: u64) -> Self {
         let queues = net.queues();
+        #[expect(
+            clippy::arc_with_non_send_sync,
+            reason = "images of the hypervisor are both, this one is for one thread"
+        )]
         let function = Arc::new(Function::new(Kind::Net(Box::new(net)), queues).expect("memory"));
         let mut space = function.config_space();
         space.write(pci_register::COMMAND, Width::Word, 6);

@@ -198,7 +198,7 @@ fn what_is_urgent_goes_first_and_the_rest_is_for_others() {
         let mut offered = 0;
         let most = if bits < RATES[3] { 1514 } else { 9014 };
         while bench.now < TIME {
-            while offered < bench.now as u128 * u128::from(bits) * 3 / 10 / 8 / u128::from(SECOND) {
+            while offered < u128::from(bench.now) * u128::from(bits) * 3 / 10 / 8 / u128::from(SECOND) {
                 let size = most - bench.dice.below(1400) as u32;
                 assert!(bench.offer(1, 5, size), "others leave it room");
                 offered += u128::from(size);
