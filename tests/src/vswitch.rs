@@ -119,6 +119,7 @@ fn fair(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
     ];
     let mut steps = vec![
         Step::vm("fair", "start the flood").within(400).then_send("\x01:start flood\r\r"),
+        Step::vm("flood", "flooding").within(300).anywhere().then_send("\x012\r\x01a"),
         Step::vm("fair", "guarantee it 15M")
             .within(400)
             .then_send("\x01:port fair guaranteed=15M\r\r\x012\r\x01a"),

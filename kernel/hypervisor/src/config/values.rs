@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn rates_have_decimal_bits_and_binary_bursts() {
         for (text, per_second, burst) in [
-            ("100M", 12_500_000, 312_500),
+            ("100M", 12_500_000, 625_000),
             ("1G:256K", 125_000_000, 256 << 10),
             ("8k", 1_000, 6_000),
             ("1000", 125, 6_000),
