@@ -57,7 +57,15 @@ fn traffic(name: &str, bytes: &str, tier: Tier, machines: &[&'static str]) -> Sc
         guest("three", "", "serve 3"),
     ];
     let about = "three VMs on a switch exchange pings, TCP and UDP";
-    let made = scenario(name, about, guests, Vec::from(results("one")));
+    let [all, done, end] = results("one");
+    let steps = vec![
+        all,
+        done.then_send("\x01:flows lan\rrecords lan\r\r"),
+        Step::kernel("icmp 10.9.0.1").within(60).anywhere(),
+        Step::kernel("more records wait").within(60).anywhere(),
+        end,
+    ];
+    let made = scenario(name, about, guests, steps);
     Scenario { tier, machines: machines.to_vec(), ..made }
 }
 

@@ -67,7 +67,7 @@ pub enum Command {
 const MORE: &str = "...";
 
 /// The words that begin a command, what follows, and what it does.
-const WORDS: [(&str, &str, &str); 28] = [
+const WORDS: [(&str, &str, &str); 30] = [
     ("list", "", "the VMs: state, vCPUs, memory, exits a second, CPU time, steal"),
     ("cpus", "", "the CPUs: pool, idle time, vCPUs"),
     ("memory", "", "how much is free"),
@@ -93,6 +93,8 @@ const WORDS: [(&str, &str, &str); 28] = [
     ("rules", "NETWORK", "what may pass, and how much has"),
     ("rule", "NETWORK CHANGE...", "such as add deny from=web port=22, delete N, or default deny"),
     ("mirrors", "NETWORK", "who gets copies of what"),
+    ("flows", "NETWORK", "the conversations that go on"),
+    ("records", "NETWORK", "what has passed since this was last asked for"),
     ("mirror", "NETWORK CHANGE...", "such as add both=web to=probe, or delete N"),
     ("help", "", "this list"),
     ("power-off", "", "stop all VMs and power the machine off"),

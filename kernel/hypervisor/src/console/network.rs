@@ -22,6 +22,10 @@ pub enum View {
     Rules,
     /// Its mirrors.
     Mirrors,
+    /// Conversations that go on.
+    Flows,
+    /// What has passed, once.
+    Records,
 }
 
 /// What becomes of a network's rules, or of its mirrors.
@@ -55,6 +59,8 @@ pub(super) fn parse<'a, 'n>(
         "addresses" => Command::Network(name()?, View::Addresses),
         "rules" => Command::Network(name()?, View::Rules),
         "mirrors" => Command::Network(name()?, View::Mirrors),
+        "flows" => Command::Network(name()?, View::Flows),
+        "records" => Command::Network(name()?, View::Records),
         "rule" => Command::Rule(name()?, change(rest, true)?),
         "mirror" => Command::Mirror(name()?, change(rest, false)?),
         "port" if rest.is_empty() => return Err(Mistake::Form("port", PORT)),
@@ -127,6 +133,8 @@ mod tests {
             ("a lan", Command::Network(lan(), View::Addresses)),
             ("rules lan", Command::Network(lan(), View::Rules)),
             ("mirrors lan", Command::Network(lan(), View::Mirrors)),
+            ("flows lan", Command::Network(lan(), View::Flows)),
+            ("records lan", Command::Network(lan(), View::Records)),
             ("port web link=down", Command::Port(0, None, words("link=down"))),
             (" port  2.7  vlan=7   mtu=9000 ", Command::Port(1, Some(7), words("vlan=7   mtu=9000"))),
             ("rule lan add deny from=web, port=22", Command::Rule(lan(), add("deny from=web, port=22"))),

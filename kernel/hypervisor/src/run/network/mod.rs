@@ -1,5 +1,6 @@
 //! Networks at the prompt: what changes while they carry frames. What is told of them is in [`tables`].
 
+mod flows;
 mod tables;
 
 use vcpu::{Backend, Host};
@@ -26,6 +27,8 @@ impl Lead<'_> {
                     NetworkView::Addresses => self.list_addresses(cpu, network),
                     NetworkView::Rules => self.list_rules(cpu, network),
                     NetworkView::Mirrors => self.list_mirrors(cpu, network),
+                    NetworkView::Flows => self.list_flows(cpu, network),
+                    NetworkView::Records => self.take_records(cpu, network),
                 }
             }
             Command::Rule(name, change) => {

@@ -16,7 +16,7 @@ use crate::run::cpu::Cpu;
 use crate::run::lead::Lead;
 
 /// Room that the console must have for one more row.
-const ROW_BYTES: usize = 512;
+pub(super) const ROW_BYTES: usize = 512;
 const SECOND: u64 = 1_000_000_000;
 
 /// What holds where no rule fits, in words.
@@ -30,7 +30,7 @@ pub(super) const fn by_default(allow: bool) -> &'static str {
 
 impl Lead<'_> {
     /// A row of a table, after which others get their turn. False where there is no room for it.
-    fn row<B: Backend, H: Host>(
+    pub(super) fn row<B: Backend, H: Host>(
         &mut self,
         cpu: &mut Cpu<'_, '_, '_, B, H>,
         text: fmt::Arguments<'_>,
@@ -44,7 +44,7 @@ impl Lead<'_> {
     }
 
     /// Says how many rows were not shown.
-    fn tell_left(&mut self, left: usize) {
+    pub(super) fn tell_left(&mut self, left: usize) {
         if left > 0 {
             self.answer(format_args!("... and {left} more, for which the console has no room now"));
         }
@@ -211,7 +211,7 @@ impl fmt::Display for Lost<'_> {
 }
 
 /// How much of something, in at most nine characters and the unit.
-struct Amount(u64, &'static str);
+pub(super) struct Amount(pub(super) u64, pub(super) &'static str);
 
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
