@@ -179,6 +179,9 @@ impl Addresses {
     pub fn forget(&self, port: PortId) {
         let _writer = self.writer.lock();
         for slot in self.slots.iter().flatten() {
+            if self.count_of(port) == 0 {
+                return;
+            }
             if slot.key.load(Relaxed) != 0 && port_of(slot.value.load(Relaxed)) == Some(port) {
                 self.clear(slot);
             }
