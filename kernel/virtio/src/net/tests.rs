@@ -565,22 +565,3 @@ proptest! {
         prop_assert_eq!(b.status() & status::NEEDS_RESET, 0);
     }
 }
-
-/// For a profiler.
-#[test]
-#[ignore = "measures nothing by itself"]
-fn many_small_frames() {
-    let ([mut a, mut b], _) = pair([0; 2], None, true);
-    let sent = tcp(MACS[1], 10);
-    for _ in 0..300 {
-        b.feed(32, 2048);
-        a.put(FRAME, &[&[0; HEADER][..], &sent].concat());
-        (0..32).for_each(|_| {
-            a.queues[TX].offer_chain(&[(FRAME, (HEADER + sent.len()) as u32, false)]);
-        });
-        a.ring(TX);
-        a.work();
-        assert_eq!(a.queues[TX].collect().len(), 32);
-        assert_eq!(b.received(2048, 0).len(), 32);
-    }
-}

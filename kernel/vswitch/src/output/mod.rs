@@ -243,6 +243,9 @@ impl Output {
 
     /// Forgets all frames that wait.
     pub fn clear(&self) {
+        if self.is_empty() {
+            return;
+        }
         let mut state = self.state.lock();
         let mut cleared = 0;
         while let Some(first) = state.current.take().or_else(|| state.order.take(PortSet::NONE)) {

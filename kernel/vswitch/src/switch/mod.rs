@@ -160,9 +160,8 @@ impl Switch {
     /// A port's device has a driver that is ready, or no longer: then nothing waits for it any more.
     pub fn set_ready(&self, id: PortId, ready: bool) {
         let Some(port) = self.port(id) else { return };
-        let was = port.is_ready();
         port.set_ready(ready);
-        if was && !ready {
+        if !ready {
             port.output.clear();
             self.addresses.forget(id);
         }
