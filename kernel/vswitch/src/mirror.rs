@@ -3,7 +3,7 @@
 //! A port that watches has no other traffic. Copies into a VLAN have its tag, and go to all ports that have it, which learn nothing from
 //! them (what Cisco's documents call SPAN and RSPAN).
 
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use arrayvec::ArrayVec;
 use spin::RwLock;
@@ -58,6 +58,8 @@ pub struct Mirrors {
     /// Ports of whom somebody may want to see something, and those that watch.
     watched: AtomicU64,
     watchers: AtomicU64,
+    /// There is a VLAN for copies.
+    into_vlans: AtomicBool,
 }
 
 impl Mirrors {
@@ -75,7 +77,8 @@ impl Mirrors {
 
     /// Whether a VLAN is for copies only.
     pub fn is_target(&self, vlan: u16) -> bool {
-        self.sessions.read().iter().any(|it| it.target == Target::Vlan(vlan))
+        self.into_vlans.load(SeqCst)
+            && self.sessions.read().iter().any(|it| it.target == Target::Vlan(vlan))
     }
 
     /// Copies of a frame that `from` has sent in `vlan`.
@@ -110,6 +113,8 @@ impl Mirrors {
                 watchers = watchers.with(port);
             }
         }
+        let into_vlans = sessions.iter().any(|session| matches!(session.target, Target::Vlan(_)));
+        self.into_vlans.store(into_vlans, SeqCst);
         self.watched.store(watched.bits(), SeqCst);
         self.watchers.store(watchers.bits(), SeqCst);
     }

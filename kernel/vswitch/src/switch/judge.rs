@@ -66,8 +66,8 @@ impl Switch {
             Some(to) if !open => to_flow(self.ask(sent, question, to)),
             _ => FlowVerdict { allowed: true, rule: NO_RULE },
         });
-        if let (Fragment::First(_), Some((key, _))) =
-            (internet.fragment, Key::of_fragment(internet, sent.vlan))
+        if matches!(internet.fragment, Fragment::First(_))
+            && let Some((key, _)) = Key::of_fragment(internet, sent.vlan)
         {
             self.flows.remember_fragment(&key, &packet, generation, passed.verdict());
         }

@@ -5,9 +5,11 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use spin::RwLock;
 
 use crate::Nanos;
-use crate::counters::Counters;
+use crate::counters::{Counters, Drop};
+use crate::frame::{Layers, Network};
 use crate::meter::{Meter, Rate};
 use crate::output::Output;
+use crate::port::Mac;
 use crate::settings::{Settings, Storm, Vlans};
 
 /// The device that nobody is.
@@ -22,6 +24,8 @@ pub(super) const UNKNOWN: usize = 2;
 pub struct Port {
     settings: RwLock<Settings>,
     view: AtomicU64,
+    /// The address that its device is bound to, where it is bound to nothing else; otherwise [`NO_MAC`].
+    mac: AtomicU64,
     /// Its device has a driver that is ready.
     ready: AtomicBool,
     /// The device that is to be called when something comes.
@@ -104,6 +108,7 @@ impl Port {
     pub(super) fn new(settings: Settings) -> Option<Self> {
         let port = Self {
             view: AtomicU64::new(View::of(&settings).0),
+            mac: AtomicU64::new(only_mac(&settings)),
             settings: RwLock::new(settings),
             ready: AtomicBool::new(false),
             owner: AtomicUsize::new(NOBODY),
@@ -127,13 +132,24 @@ impl Port {
         self.settings.read().clone()
     }
 
-    pub(super) fn with_settings<R>(&self, with: impl FnOnce(&Settings) -> R) -> R {
-        with(&self.settings.read())
+    /// Whether its device may send this.
+    ///
+    /// # Errors
+    /// Why not.
+    #[inline]
+    pub(super) fn guard(&self, layers: &Layers, head: &[u8]) -> Result<(), Drop> {
+        let mac = self.mac.load(SeqCst);
+        // By far the most: bound to its address, and not speaking of addresses.
+        if mac == number(layers.source) && !matches!(layers.network, Network::Arp(_)) {
+            return Ok(());
+        }
+        self.settings.read().guard.check(layers, head)
     }
 
     pub(super) fn set(&self, settings: Settings, now: Nanos) {
         let mut place = self.settings.write();
         let before = core::mem::replace(&mut *place, settings);
+        self.mac.store(only_mac(&place), SeqCst);
         self.view.store(View::of(&place).0, SeqCst);
         drop(place);
         self.set_meters(Some(&before), now);
@@ -178,6 +194,18 @@ impl Port {
     pub fn set_owner(&self, owner: usize) {
         self.owner.store(owner, SeqCst);
     }
+}
+
+/// No address of a device.
+const NO_MAC: u64 = u64::MAX;
+
+/// An address as a number.
+const fn number([a, b, c, d, e, f]: Mac) -> u64 {
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+fn only_mac(settings: &Settings) -> u64 {
+    settings.guard.mac.filter(|_| settings.guard.addresses.is_empty()).map_or(NO_MAC, number)
 }
 
 /// Meters count frames here: a tenth of a second's at once.

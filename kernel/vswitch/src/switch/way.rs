@@ -92,7 +92,7 @@ impl Switch {
             return Err(Drop::Reserved);
         }
         if view.is_guarded() {
-            port.with_settings(|settings| settings.guard.check(layers, frame.head()))?;
+            port.guard(layers, frame.head())?;
         }
         let second = (now / SECOND) as u32;
         if !self.mirrors.is_target(vlan) {
