@@ -319,7 +319,7 @@ fn the_documented_example_is_understood() {
     }
     let run = bench.run_with(&options);
     assert_eq!(modules.len(), 4);
-    assert!(run.logged("network lan: 5 ports, default deny, 5 rules, 0 mirrors"), "{:#?}", run.log);
+    assert!(run.logged("network lan: 5 ports, default deny, 2 rules, 0 mirrors"), "{:#?}", run.log);
     assert!(!run.logged("(in ") && !run.logged("module \""), "{:#?}", run.log);
 }
 
