@@ -77,8 +77,7 @@ impl Mirrors {
 
     /// Whether a VLAN is for copies only.
     pub fn is_target(&self, vlan: u16) -> bool {
-        self.into_vlans.load(SeqCst)
-            && self.sessions.read().iter().any(|it| it.target == Target::Vlan(vlan))
+        self.into_vlans.load(SeqCst) && self.sessions.read().iter().any(|it| it.target == Target::Vlan(vlan))
     }
 
     /// Copies of a frame that `from` has sent in `vlan`.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use object::Endianness;
 use object::elf::{DT_NEEDED, FileHeader64};
@@ -51,7 +52,7 @@ pub(super) fn add(archive: &mut Archive, programs: &[Program]) -> Result<()> {
         let name = program.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let needs = needs(&bytes, &name)?;
         files.insert(format!("bin/{name}"), bytes);
-        let mut packages = Packages::new(&program.debian);
+        let packages = Packages::new(&program.debian);
         let by_program = |library| (library, program.debian.clone());
         let mut wanted: VecDeque<(String, String)> = needs.libraries.into_iter().map(by_program).collect();
         if let Some(interpreter) = &needs.interpreter {
@@ -81,21 +82,23 @@ pub(super) fn add(archive: &mut Archive, programs: &[Program]) -> Result<()> {
     Ok(())
 }
 
+/// Packages that were looked into so far: the folder that each is unpacked in, and what it depends on. For all guests of a run, as apt takes
+/// its time for each answer.
+static UNPACKED: Mutex<BTreeMap<String, (PathBuf, Vec<String>)>> = Mutex::new(BTreeMap::new());
+
 /// A package and those that it depends on.
 struct Packages {
     root: String,
-    /// Unpacked so far: the folder, and what the package depends on.
-    unpacked: BTreeMap<String, (PathBuf, Vec<String>)>,
 }
 
 impl Packages {
     fn new(root: &str) -> Self {
-        Self { root: root.to_owned(), unpacked: BTreeMap::new() }
+        Self { root: root.to_owned() }
     }
 
     /// A library's content, and its package. It is looked for in what the package of the one that needs it depends on, then
     /// further and further away.
-    fn library(&mut self, name: &str, needed_by: &str) -> Result<(Vec<u8>, String)> {
+    fn library(&self, name: &str, needed_by: &str) -> Result<(Vec<u8>, String)> {
         let mut queue: VecDeque<String> = [needed_by.to_owned(), self.root.clone()].into();
         let mut seen: BTreeSet<String> = queue.iter().cloned().collect();
         for _ in 0..MAX_PACKAGES {
@@ -113,15 +116,16 @@ impl Packages {
         Err(Failure::new(format!("no package that {} depends on has the library {name}", self.root)))
     }
 
-    fn unpack(&mut self, package: &str) -> Result<(PathBuf, Vec<String>)> {
-        if let Some(known) = self.unpacked.get(package) {
+    fn unpack(&self, package: &str) -> Result<(PathBuf, Vec<String>)> {
+        let known = || UNPACKED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known().get(package) {
             return Ok(known.clone());
         }
         let folder = debian::unpack(package)?;
         let text = process::text(Command::new("apt-cache").args(["depends", "--important", package]))?;
-        let known = (folder, dependencies(&text).map(str::to_owned).collect());
-        self.unpacked.insert(package.to_owned(), known.clone());
-        Ok(known)
+        let found: (PathBuf, Vec<String>) = (folder, dependencies(&text).map(str::to_owned).collect());
+        known().insert(package.to_owned(), found.clone());
+        Ok(found)
     }
 }
 
