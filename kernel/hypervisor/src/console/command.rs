@@ -15,6 +15,8 @@ pub const LINE_BYTES: usize = 200;
 pub enum Command {
     /// List the VMs, by [`Console::voice`](super::Console::voice).
     List,
+    /// List the commands.
+    Help,
     /// List the CPUs.
     Cpus,
     /// Tell how much memory is free.
@@ -142,25 +144,27 @@ impl fmt::Display for Mistake<'_> {
     }
 }
 
-/// The help for the prompt.
-pub(super) struct Help;
+/// A line of the help for the prompt.
+pub struct Help(&'static str, &'static str, &'static str);
 
 impl fmt::Display for Help {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (word, form, text) in WORDS {
-            writeln!(f, "{word:>11} {form:<17}  {text}")?;
-        }
-        f.write_str(
-            "A VM is its name or its number. Words may be cut short. An empty line leaves the prompt.\n",
-        )
+        let Self(word, form, text) = self;
+        write!(f, "{word:>11} {form:<17}  {text}")
     }
 }
 
-/// Reads a line; `names` are the VMs'. `Ok(None)` asks for the help.
+/// The help's lines, and what stands below them.
+pub fn help() -> (impl Iterator<Item = Help>, &'static str) {
+    let lines = WORDS.into_iter().map(|(word, form, text)| Help(word, form, text));
+    (lines, "A VM is its name or its number. Words may be cut short. An empty line leaves the prompt.")
+}
+
+/// Reads a line; `names` are the VMs'.
 pub(super) fn parse<'a, 'n>(
     line: &'a str,
     names: impl Iterator<Item = &'n str> + Clone,
-) -> Result<Option<Command>, Mistake<'a>> {
+) -> Result<Command, Mistake<'a>> {
     let mut words = line.split_ascii_whitespace();
     let first = words.next().unwrap_or_default();
     let (word, form) = full_word(first).ok_or(Mistake::Word(first))?;
@@ -174,7 +178,7 @@ pub(super) fn parse<'a, 'n>(
     let (one, two) = (one.unwrap_or_default(), two.unwrap_or_default());
     let vm = || find(one, names.clone()).ok_or(Mistake::Vm(one));
     let pool = || number(two, 0, MAX_POOLS as u32 - 1).map(|pool| Pool(pool as u8));
-    Ok(Some(match word {
+    Ok(match word {
         "list" => Command::List,
         "cpus" => Command::Cpus,
         "memory" => Command::Memory,
@@ -197,9 +201,9 @@ pub(super) fn parse<'a, 'n>(
         "pool" => Command::Pool(vm()?, pool()?),
         "pool-cpu" => Command::PoolCpu(Cpu(number(one, 0, u8::MAX.into())? as u8), pool()?),
         "pin" => pin(one, two, names)?,
-        "help" => return Ok(None),
+        "help" => Command::Help,
         _ => network::parse(word, line, names)?,
-    }))
+    })
 }
 
 fn pin<'a, 'n>(
@@ -249,10 +253,9 @@ pub(super) fn number(text: &str, least: u32, most: u32) -> Result<u32, Mistake<'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::format;
     use std::string::ToString;
 
-    fn read(line: &str) -> Result<Option<Command>, Mistake<'_>> {
+    fn read(line: &str) -> Result<Command, Mistake<'_>> {
         parse(line, ["web", "db", "1x"].into_iter())
     }
 
@@ -282,9 +285,9 @@ mod tests {
             ("networks", Command::Networks),
             ("rules lan", Command::Network(Name::from("lan").unwrap(), View::Rules)),
         ] {
-            assert_eq!(read(line), Ok(Some(command)), "{line}");
+            assert_eq!(read(line), Ok(command), "{line}");
         }
-        assert_eq!(read("help"), Ok(None));
+        assert_eq!(read("help"), Ok(Command::Help));
     }
 
     #[test]
@@ -310,7 +313,7 @@ mod tests {
             assert!(mistake.to_string().len() > 10);
         }
         for (word, ..) in WORDS {
-            assert!(format!("{Help}").contains(word) && full_word(word).is_some());
+            assert!(help().0.any(|line| line.to_string().contains(word)) && full_word(word).is_some());
         }
     }
 }

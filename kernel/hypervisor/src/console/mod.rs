@@ -26,7 +26,7 @@ use arrayvec::ArrayVec;
 use vcpu::Host;
 
 use crate::config::{FirstView, MAX_VMS};
-pub use command::{Command, LINE_BYTES};
+pub use command::{Command, LINE_BYTES, help};
 use keys::{Key, Keys, View};
 use merged::{MOST_FOR_ONE_LINE, PartialLine};
 pub use network::{Change, Name, View as NetworkView, Words};

@@ -114,7 +114,7 @@ mod tests {
     use super::super::command;
     use super::*;
 
-    fn read(line: &str) -> Result<Option<Command>, Mistake<'_>> {
+    fn read(line: &str) -> Result<Command, Mistake<'_>> {
         command::parse(line, ["web", "db", "1x"].into_iter())
     }
 
@@ -144,7 +144,7 @@ mod tests {
             ("mirror lan add both=web to=db", Command::Mirror(lan(), add("both=web to=db"))),
             ("mirror lan delete 1", Command::Mirror(lan(), Change::Delete(1))),
         ] {
-            assert_eq!(read(line), Ok(Some(command)), "{line}");
+            assert_eq!(read(line), Ok(command), "{line}");
         }
     }
 
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn the_longest_line_is_kept_whole() {
         let rest = "x".repeat(LINE_BYTES - "port web ".len());
-        assert_eq!(read(&format!("port web {rest}")), Ok(Some(Command::Port(0, None, words(&rest)))));
+        assert_eq!(read(&format!("port web {rest}")), Ok(Command::Port(0, None, words(&rest))));
     }
 
     proptest! {

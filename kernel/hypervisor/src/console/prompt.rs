@@ -5,7 +5,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::command::{Help, LINE_BYTES, Mistake, parse};
+use super::command::{LINE_BYTES, Mistake, parse};
 use super::{Command, Console, Writer};
 
 const PROMPT: &str = "basalt> ";
@@ -91,8 +91,7 @@ impl Console<'_> {
             return None;
         }
         match parse(text, self.guests.iter().map(|guest| guest.name)) {
-            Ok(Some(command)) => return Some(command),
-            Ok(None) => self.say_formatted(format_args!("{Help}")),
+            Ok(command) => return Some(command),
             Err(mistake) => self.say_mistake(mistake),
         }
         None

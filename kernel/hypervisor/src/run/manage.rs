@@ -7,7 +7,7 @@ use vcpu::{Backend, Host};
 use super::cpu::Cpu;
 use super::lead::Lead;
 use crate::config::Size;
-use crate::console::Command;
+use crate::console::{Command, help};
 use crate::report;
 use crate::schedule::{self, CpuSet};
 use crate::scheduler::ticks;
@@ -20,6 +20,7 @@ impl Lead<'_> {
     pub(super) fn execute<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, command: Command) {
         match command {
             Command::List => self.list(cpu),
+            Command::Help => self.help(cpu),
             Command::Cpus => self.list_cpus(cpu),
             Command::Memory => {
                 let free = cpu.node.backend.free_memory();
@@ -56,6 +57,15 @@ impl Lead<'_> {
     pub(super) fn answer(&mut self, text: fmt::Arguments<'_>) {
         // The console's voice takes everything.
         let _ = writeln!(self.console.voice(), "{text}");
+    }
+
+    fn help<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
+        let (lines, below) = help();
+        for line in lines {
+            self.answer(format_args!("{line}"));
+            cpu.rota.look(cpu.host, "a line of the help");
+        }
+        self.answer(format_args!("{below}"));
     }
 
     fn answer_change(&mut self, result: Result<(), schedule::Error>, done: fmt::Arguments<'_>) {
