@@ -42,6 +42,12 @@ pub const fn v4([a, b, c, d]: [u8; 4]) -> Address {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
+/// The same, out of a packet.
+#[inline]
+fn mapped(address: [u8; 4]) -> Address {
+    (0xffff_0000_0000_u128 | u128::from(u32::from_be_bytes(address))).to_be_bytes()
+}
+
 /// An IP packet's header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Internet {
@@ -145,28 +151,32 @@ impl Internet {
 }
 
 /// Reads an IPv4 header at `at`, behind which there are `room` bytes, itself included.
+#[inline]
 pub(super) fn read_v4(head: &[u8], at: usize, room: usize) -> Option<Internet> {
-    let fixed: [u8; IPV4_BYTES] = bytes(head, at)?;
-    let [version, _, l0, l1, i0, i1, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = fixed;
+    // Words out of the header where it lies: bytes one by one cost more than all the rest.
+    let fixed: &[u8; IPV4_BYTES] = head.get(at..)?.first_chunk()?;
+    let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    let [version, _, l0, l1, i0, i1, f0, f1, _, protocol, ..] = *fixed;
     let header = usize::from(version & 0xf) * 4;
-    let total = usize::from(u16::from_be_bytes([l0, l1]));
+    let total = usize::from(word(l0, l1));
     // Behind a large frame's header, some senders leave the length at 0.
     let total = if total == 0 { room } else { total };
     if version >> 4 != 4 || header < IPV4_BYTES || total < header || total > room {
         return None;
     }
-    let word = u16::from_be_bytes([f0, f1]);
-    let identification = u32::from(u16::from_be_bytes([i0, i1]));
-    let fragment = match (word & 0x1fff, word & 0x2000 != 0) {
+    let identification = u32::from(word(i0, i1));
+    let part = word(f0, f1);
+    let fragment = match (part & 0x1fff, part & 0x2000 != 0) {
         (0, false) => Fragment::No,
         (0, true) => Fragment::First(identification),
         _ => Fragment::Later(identification),
     };
+    let (source, destination) = (fixed.get(12..)?.first_chunk()?, fixed.last_chunk()?);
     let transport_at = at + header;
     Some(Internet {
         v6: false,
-        source: v4([s0, s1, s2, s3]),
-        destination: v4([d0, d1, d2, d3]),
+        source: mapped(*source),
+        destination: mapped(*destination),
         protocol,
         at: at as u16,
         transport_at: transport_at as u16,
@@ -241,6 +251,7 @@ fn pass_extensions(head: &[u8], end: usize, found: &mut Internet) -> Option<()> 
 }
 
 /// Reads a transport's header at `at`, in a packet that ends at `end`.
+#[inline]
 fn read_transport(head: &[u8], at: usize, end: usize, number: u8, fragment: Fragment) -> Transport {
     if matches!(fragment, Fragment::Later(_)) || number == protocol::NOTHING {
         return Transport::Plain;
