@@ -1,5 +1,4 @@
-//! What a cable between network devices and a line between ports have in common: two ends in two VMs, a ring of bytes for each, and the
-//! call to the other VM.
+//! A line between ports of two VMs: two ends, a ring of bytes for each, and the call to the other VM.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

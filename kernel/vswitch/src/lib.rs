@@ -3,7 +3,9 @@
 //! A switch sees the first bytes of a frame ([`Frame`]), never guest memory: it says to which ports the frame goes and how it looks there,
 //! and keeps the frames that wait. Who carries bytes from VM to VM (`virtio`) asks it.
 //!
-//! - [`frame`] reads headers; [`offload`] is about what senders leave undone.
+//! - [`frame`] reads headers; [`offload`], [`segment`] and [`checksum`] are about what senders leave undone, [`tag`] and [`retag`] about VLAN tags.
+//! - [`settings`] says what can be set of a port, [`learn`] where addresses are; [`guard`], [`rules`] and [`flows`] say what may pass.
+//! - [`output`] and [`meter`] say when; [`mirror`] and [`counters`] who watches. [`switch`] puts them together: the way of a frame.
 //!
 //! **Bounds**: tables have fixed sizes, and no port can push out what another has in them. Nothing allocates but the making of a switch.
 //! **Locks**, each held for a bounded number of instructions, never two at once: a bucket of the flow table, a bucket of the address table, a

@@ -48,6 +48,9 @@ struct Receivers {
     watchers: Option<(PortSet, Tag, Option<u16>)>,
 }
 
+/// What a delivery counts at least, in bytes of copying that take as long: the switch is asked, and two queues are served.
+const DELIVERY_BYTES: u32 = 2048;
+
 /// What sending has come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Turn {
@@ -103,20 +106,26 @@ impl Net {
             let switch = self.plug.switch();
             // Why not is counted there.
             if switch.accept(self.plug.id(), frame, way.now, sent).is_err() {
-                return Ok(Turn::Done(chain.readable_bytes()));
+                return Ok(Turn::Done(DELIVERY_BYTES + switch.cost_of_rules(sent)));
             }
             if let Some(to) = switch.only_receiver(sent) {
                 if let Ok(tag) = switch.admit(sent, frame, to) {
                     self.send_to((to, tag, None), (frame, sent), &way, wires)?;
                 }
-                return Ok(Turn::Done(chain.readable_bytes()));
+                let least = DELIVERY_BYTES + switch.cost_of_rules(sent);
+                return Ok(Turn::Done(chain.readable_bytes().max(least)));
             }
             let copies = switch.copies_of_sent(sent);
             *receivers = Receivers { left: sent.to, copies, copied: 0, watchers: None };
         }
+        let least = DELIVERY_BYTES + self.plug.switch().cost_of_rules(sent);
         let mut moved = 0;
-        while let Some(receiver) = self.next_receiver((frame, sent), receivers) {
-            moved += self.send_to(receiver, (frame, sent), &way, wires)?;
+        while let Some((to, tag, snap)) = self.next_receiver((frame, sent), receivers) {
+            let bytes = match tag {
+                Some(tag) => self.send_to((to, tag, snap), (frame, sent), &way, wires)?,
+                None => 0,
+            };
+            moved += bytes.max(least);
             if moved >= STEP_BYTES {
                 return Ok(Turn::More);
             }
@@ -144,27 +153,27 @@ impl Net {
         Ok(self.fits(frame))
     }
 
-    /// Who gets the frame next, and how it looks there.
+    /// Who gets the frame next, and how it looks there; without a tag's fate, nobody does this time.
     fn next_receiver(
         &self,
         (frame, sent): (&Frame, &Sent),
         receivers: &mut Receivers,
-    ) -> Option<(PortId, Tag, Option<u16>)> {
+    ) -> Option<(PortId, Option<Tag>, Option<u16>)> {
         let switch = self.plug.switch();
-        while let Some(to) = receivers.left.take_first() {
-            let Ok(tag) = switch.admit(sent, frame, to) else { continue };
+        if let Some(to) = receivers.left.take_first() {
+            let Ok(tag) = switch.admit(sent, frame, to) else { return Some((to, None, None)) };
             for copy in switch.copies_of_received(sent, to) {
                 // A frame that several receive who are watched is copied once.
                 if !receivers.copies.contains(&copy) {
                     let _ = receivers.copies.try_push(copy);
                 }
             }
-            return Some((to, tag, None));
+            return Some((to, Some(tag), None));
         }
         loop {
             if let Some((ports, tag, snap)) = &mut receivers.watchers {
                 if let Some(to) = ports.take_first() {
-                    return Some((to, *tag, *snap));
+                    return Some((to, Some(*tag), *snap));
                 }
                 receivers.watchers = None;
             }

@@ -75,8 +75,10 @@ impl Frame {
 
     /// What is before it.
     pub const fn headroom(&self) -> &[u8; HEADROOM] {
-        let Some((before, _)) = self.bytes.split_first_chunk() else { unreachable!() };
-        before
+        match self.bytes.first_chunk() {
+            Some(before) => before,
+            None => &[0; HEADROOM],
+        }
     }
 
     /// Its head behind something else.

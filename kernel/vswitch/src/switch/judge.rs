@@ -10,6 +10,10 @@ use crate::rules::{Rules, Verdict};
 
 /// The number in flows of what holds without a rule.
 const NO_RULE: u16 = u16::MAX;
+/// Rules that are looked at for one frame at most to find out whether all who get it may; beyond, each is judged by itself.
+const MOST_ASKED: usize = 1024;
+/// What looking at a rule counts, in bytes of copying that take as long.
+const RULE_BYTES: u32 = 32;
 
 /// Who says whether a frame may go to a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +46,7 @@ impl Switch {
         let generation = self.rules.generation();
         let open = Rules::is_open(generation);
         sent.judge = if open { Judge::Nobody } else { Judge::Rules };
+        sent.asked = !open;
         let Some(internet) = sent.layers.internet() else { return Ok(()) };
         let Some((key, way)) = Key::of(internet, sent.vlan).or_else(|| Key::of_fragment(internet, sent.vlan))
         else {
@@ -49,7 +54,8 @@ impl Switch {
         };
         let mut to = sent.to;
         let only = to.take_first().filter(|_| to.is_empty());
-        if only.is_none() && !open && !self.all_allow(sent) {
+        let many = || sent.to.count() * self.rules.count_of_rules() > MOST_ASKED;
+        if only.is_none() && !open && (many() || !self.all_allow(sent)) {
             // Each port is judged by itself, and no conversation has a verdict for all of them.
             return Ok(());
         }
@@ -62,8 +68,12 @@ impl Switch {
             cacheable: only.is_some(),
             now,
         };
+        let mut asked = only.is_none() && !open;
         let passed = self.flows.pass(&key, way, &packet, generation, |question| match question.to {
-            Some(to) if !open => to_flow(self.ask(sent, question, to)),
+            Some(to) if !open => {
+                asked = true;
+                to_flow(self.ask(sent, question, to))
+            }
             _ => FlowVerdict { allowed: true, rule: NO_RULE },
         });
         if matches!(internet.fragment, Fragment::First(_))
@@ -71,6 +81,7 @@ impl Switch {
         {
             self.flows.remember_fragment(&key, &packet, generation, passed.verdict());
         }
+        sent.asked = asked;
         if only.is_none() {
             return Ok(());
         }
@@ -80,6 +91,11 @@ impl Switch {
             self.rules.count(verdict, sent.packets, sent.wire_bytes);
         }
         if verdict.allow { Ok(()) } else { Err(Drop::Denied) }
+    }
+
+    /// What asking the rules about a frame takes each time, in bytes of copying that take as long; 0 where nobody asks.
+    pub fn cost_of_rules(&self, sent: &Sent) -> u32 {
+        if sent.asked { RULE_BYTES * self.rules.count_of_rules() as u32 } else { 0 }
     }
 
     /// What the rules say of a frame, or of what it answers.
