@@ -361,6 +361,11 @@ impl<I: Image> Function<I> {
         let Some(mut place) = place.try_lock() else { return Progress::Idle };
         self.rung.fetch_and(!(1 << index), SeqCst);
         let served = self.serve(index, &mut place, memory, signals);
+        if let Kind::Net(net) = &self.kind
+            && net.role(index) == net::Role::Transmit
+        {
+            net.end_step(index / 2);
+        }
         let told = match &mut place.queue {
             Some(queue) => queue.wants_interrupt(memory),
             None => Ok(false),

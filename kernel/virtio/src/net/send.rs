@@ -104,12 +104,17 @@ impl Net {
                 return Ok(Turn::Done(chain.readable_bytes()));
             }
             let switch = self.plug.switch();
+            if let Some((to, tag)) = switch.go_on(frame, way.now, sent) {
+                self.send_to((to, tag, None), (frame, sent), &way, wires)?;
+                return Ok(Turn::Done(chain.readable_bytes().max(DELIVERY_BYTES)));
+            }
             // Why not is counted there.
             if switch.accept(self.plug.id(), frame, way.now, sent).is_err() {
                 return Ok(Turn::Done(DELIVERY_BYTES + switch.cost_of_rules(sent)));
             }
             if let Some(to) = switch.only_receiver(sent) {
                 if let Ok(tag) = switch.admit(sent, frame, to) {
+                    switch.begin_train(sent, frame, (to, tag));
                     self.send_to((to, tag, None), (frame, sent), &way, wires)?;
                 }
                 let least = DELIVERY_BYTES + switch.cost_of_rules(sent);
@@ -289,6 +294,13 @@ impl Net {
             wires.call(owner);
         }
         Ok(())
+    }
+
+    /// A step of a pair's queue is over: what comes later is looked at in full again.
+    pub(crate) fn end_step(&self, pair: usize) {
+        if let Some(place) = self.outgoing.get(pair) {
+            self.plug.switch().end_train(&mut place.lock().sent);
+        }
     }
 
     /// Tells the drivers of those that have received something, once for all that a step has sent.

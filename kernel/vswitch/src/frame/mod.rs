@@ -24,6 +24,8 @@ pub const MOST_BYTES: u32 = 65_535 + ETHERNET_BYTES as u32 + 2 * TAG_BYTES as u3
 
 /// Bytes that whoever carries a frame may put before it.
 pub const HEADROOM: usize = 12;
+/// Bytes at the beginning that [`Frame::start`] has: Ethernet with a tag, IPv6, and TCP up to its flags.
+pub(crate) const STARTING_BYTES: usize = 72;
 /// Bytes that a head can have: a tag makes it longer.
 const STORED_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 
@@ -104,6 +106,18 @@ impl Frame {
     #[inline]
     pub fn head(&self) -> &[u8] {
         self.stored().get(..self.head_bytes()).unwrap_or_default()
+    }
+
+    /// Its first [`STARTING_BYTES`], in words; behind the head, of any value.
+    #[inline]
+    pub(crate) fn start(&self) -> [u64; STARTING_BYTES / 8] {
+        self.stored().first_chunk().map(words).unwrap_or_default()
+    }
+
+    /// The big-endian word there, which is of any value behind the head; 0 where there is none.
+    #[inline]
+    pub(crate) fn word_at(&self, at: usize) -> u16 {
+        word(self.stored(), at).unwrap_or(0)
     }
 
     pub(crate) fn head_mut(&mut self) -> &mut [u8] {
@@ -196,6 +210,15 @@ impl Frame {
     pub fn layers(&self) -> Layers {
         Layers::read(self.head(), self.length)
     }
+}
+
+/// Bytes as words, to be compared.
+#[inline]
+pub(crate) fn words(bytes: &[u8; STARTING_BYTES]) -> [u64; STARTING_BYTES / 8] {
+    let mut words = [0; STARTING_BYTES / 8];
+    let (chunks, _) = bytes.as_chunks();
+    words.iter_mut().zip(chunks).for_each(|(word, bytes)| *word = u64::from_ne_bytes(*bytes));
+    words
 }
 
 /// The big-endian word there.

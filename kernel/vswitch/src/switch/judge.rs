@@ -93,6 +93,18 @@ impl Switch {
         if verdict.allow { Ok(()) } else { Err(Drop::Denied) }
     }
 
+    /// Counts frames of a train: its conversation does, and the rule that has let it pass.
+    pub(super) fn count_train(&self, sent: &mut Sent, (packets, bytes): (u32, u64), all: Flags) {
+        (sent.packets, sent.wire_bytes) = (packets, bytes);
+        if let Network::Internet(Internet { transport: Transport::Tcp { flags, .. }, .. }) =
+            &mut sent.layers.network
+        {
+            *flags = all;
+        }
+        // They have passed, whatever is said of it now.
+        let _ = self.judge(sent, sent.at);
+    }
+
     /// What asking the rules about a frame takes each time, in bytes of copying that take as long; 0 where nobody asks.
     pub fn cost_of_rules(&self, sent: &Sent) -> u32 {
         if sent.asked { RULE_BYTES * self.rules.count_of_rules() as u32 } else { 0 }

@@ -1,12 +1,13 @@
 //! A switch: ports, and the way of a frame between them.
 //!
 //! [`Switch::accept`] is asked once for a frame that a port's device sends; then [`Switch::admit`] for each port that it may go to, which
-//! says how it looks there. Copying is the caller's.
+//! says how it looks there. Copying is the caller's. For frames right behind it that are like it, [`Switch::go_on`] says both.
 
 mod judge;
 mod port;
 #[cfg(test)]
 mod tests;
+mod train;
 mod way;
 
 use alloc::boxed::Box;

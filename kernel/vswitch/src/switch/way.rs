@@ -4,6 +4,7 @@
 
 use super::judge::Judge;
 use super::port::{BROADCAST, MULTICAST, Port, UNKNOWN, View};
+use super::train::Train;
 use super::{SECOND, Switch};
 use crate::Nanos;
 use crate::counters::Drop;
@@ -38,6 +39,10 @@ pub struct Sent {
     pub packets: u32,
     /// Bytes on a wire.
     pub wire_bytes: u64,
+    /// It goes to where its receiver's address is known to be.
+    pub(super) found: bool,
+    /// Those behind it.
+    pub(super) train: Train,
 }
 
 impl Sent {
@@ -55,6 +60,8 @@ impl Sent {
             at: 0,
             packets: 0,
             wire_bytes: 0,
+            found: false,
+            train: Train::none(),
         }
     }
 }
@@ -65,6 +72,7 @@ impl Switch {
     /// # Errors
     /// Why it goes no further; the sender's port has counted that.
     pub fn accept(&self, from: PortId, frame: &Frame, now: Nanos, sent: &mut Sent) -> Result<(), Drop> {
+        self.end_train(sent);
         let port = self.port(from).ok_or(Drop::Down)?;
         (sent.packets, sent.wire_bytes) = crate::segment::segments_of(frame);
         port.counters.sent.count(sent.packets, sent.wire_bytes);
@@ -112,7 +120,7 @@ impl Switch {
             return Err(Drop::NoReceiver);
         }
         sent.priority = view.priority().or(layers.priority()).unwrap_or(0);
-        (sent.vlan, sent.to, sent.watched) = (vlan, found.to, watched);
+        (sent.vlan, sent.to, sent.watched, sent.found) = (vlan, found.to, watched, found.storm.is_none());
         sent.at = now;
         self.sweep(now);
         self.judge(sent, now)
@@ -240,7 +248,7 @@ const fn is_reserved(mac: &Mac) -> bool {
 }
 
 /// Bytes behind the Ethernet header, and the first tag, of the largest packet that a frame stands for.
-fn largest_packet(frame: &Frame, layers: &Layers) -> u32 {
+pub(super) fn largest_packet(frame: &Frame, layers: &Layers) -> u32 {
     let tag = if layers.tag.is_some() { TAG_BYTES as u32 } else { 0 };
     let bytes = match frame.offload.large {
         None => frame.length(),

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use std::vec::Vec;
 
-use super::frames::{Following, Recipe, STATIONS, followings, ip4, ip6, mac, recipes};
+use super::frames::{Following, Recipe, STATIONS, answers, followings, ip4, ip6, mac, recipes, repetitions};
 use super::model::id;
 use crate::Nanos;
 use crate::frame::v4;
@@ -203,6 +203,32 @@ pub(super) fn worlds() -> impl Strategy<Value = World> {
     })
 }
 
+/// A switch on which frames get through.
+pub(super) fn plain_worlds() -> impl Strategy<Value = World> {
+    let trunk = Vlans::Trunk { tagged: VlanSet::all(), native: Some(1) };
+    let trunk = Settings { vlans: trunk, ..Settings::default() };
+    let mtu = Settings { mtu: Some(1500), ..Settings::default() };
+    let port = || prop::sample::select(std::vec![Settings::default(), trunk.clone(), mtu.clone()]);
+    let rules = prop_oneof![lists(), Just((Vec::new(), true))];
+    (prop::collection::vec(port(), 3), rules).prop_map(|(ports, rules)| World {
+        ports,
+        rules,
+        sessions: Vec::new(),
+    })
+}
+
+/// Frames right behind each other between two stations, and what comes in between.
+pub(super) fn trains() -> impl Strategy<Value = Vec<Act>> {
+    let begin = recipes(0, TAGS).prop_map(|recipe| Act::Send(0, recipe.honest()));
+    let answer = answers().prop_map(|by| Act::Follow(0, by));
+    let others = prop::collection::vec(acts(), 0..2).prop_map(|acts| acts.into_iter().flatten().take(2));
+    let train = prop::collection::vec(repetitions().prop_map(|by| Act::Follow(0, by)), 1..12);
+    let part = (begin, answer, train, others).prop_map(|(begin, answer, train, others)| {
+        [begin, answer].into_iter().chain(train).chain(others).collect::<Vec<_>>()
+    });
+    prop::collection::vec(part, 1..5).prop_map(|parts| parts.into_iter().flatten().collect())
+}
+
 pub(super) fn acts() -> impl Strategy<Value = Vec<Act>> {
     let send = (0_usize..8)
         .prop_flat_map(|port| recipes(port as u8, TAGS).prop_map(move |recipe| Act::Send(port, recipe)));
@@ -223,6 +249,7 @@ pub(super) fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         25 => send,
         25 => (0_usize..4, followings()).prop_map(|(which, by)| Act::Follow(which, by)),
+        25 => repetitions().prop_map(|by| Act::Follow(0, by)),
         1 => change,
         1 => (0_usize..8, prop::bool::weighted(0.7)).prop_map(|(port, ready)| Act::Ready(port, ready)),
         2 => lists().prop_map(|(rules, default)| Act::Rules(rules, default)),

@@ -3,13 +3,14 @@
 use std::vec::Vec;
 
 use crate::counters::Drop;
-use crate::frame::Flags;
 use crate::frame::tests::{ethernet, frame, ipv4, tcp, udp};
+use crate::frame::{Flags, protocol};
 use crate::mirror::{Session, Target};
 use crate::port::{Mac, PortId, PortSet};
 use crate::rules::{Match, Rule};
 use crate::settings::{Settings, VlanSet, Vlans};
 use crate::switch::{Sent, Switch};
+use crate::tag::Tag;
 use crate::{Frame, Nanos};
 
 const ALL: Mac = [0xff; 6];
@@ -154,4 +155,64 @@ fn an_echo_goes_on_where_other_rules_allow_its_question() {
         assert_eq!(send(&switch, 0, &question, 0), Ok(std::vec![1]));
         assert_eq!(send(&switch, 1, &answer, 0), Ok(std::vec![0]));
     }
+}
+
+/// Sends a frame; whether another one right behind it is of its train.
+fn is_train(switch: &Switch, first: &[u8], next: &[u8]) -> bool {
+    let (mut sent, first) = accept(switch, 0, first, 0).expect("a frame");
+    let to = switch.only_receiver(&sent).expect("one receiver");
+    let tag = switch.admit(&sent, &first, to).expect("it is received");
+    switch.begin_train(&mut sent, &first, (to, tag));
+    let gone_on = switch.go_on(&frame(next), 0, &mut sent);
+    assert!(gone_on.is_none_or(|way| way == (to, tag)));
+    switch.end_train(&mut sent);
+    gone_on.is_some()
+}
+
+#[test]
+fn only_what_is_like_the_first_one_is_of_its_train() {
+    let switch = switch(&[Settings::default(), Settings::default()]);
+    let datagram = |number, fragment, ports: (u16, u16)| {
+        let rest = [udp(ports.0, ports.1), std::vec![7; 40]].concat();
+        let packet = ipv4([10, 0, 0, 0], [10, 0, 0, 1], number, (1, fragment), &rest);
+        ethernet(mac(1), mac(0), &[], 0x0800, &packet)
+    };
+    let plain = datagram(protocol::UDP, 0, (1, 2));
+    assert!(!is_train(&switch, &plain, &plain), "nobody knows where its receiver is, and storms are limited");
+    let hello = packet(1, 0, protocol::UDP, &udp(2, 1));
+    assert_eq!(send(&switch, 1, &hello, 0), Ok(std::vec![0]));
+    assert!(is_train(&switch, &plain, &plain));
+    assert!(!is_train(&switch, &plain, &datagram(protocol::SCTP, 0, (1, 2))));
+    assert!(!is_train(&switch, &plain, &datagram(protocol::UDP, 0x2000, (1, 2))));
+    assert!(!is_train(&switch, &plain, &datagram(protocol::UDP, 0, (1, 3))));
+    assert!(!is_train(&switch, &datagram(47, 0, (1, 2)), &datagram(47, 0, (1, 2))));
+    assert!(!is_train(&switch, &plain, &plain[..60]), "less than its header says");
+    let [segment, last] =
+        [Flags::ACK, Flags::ACK | Flags::FIN].map(|flags| packet(0, 1, protocol::TCP, &tcp(1, 2, flags)));
+    assert!(is_train(&switch, &segment, &segment));
+    assert!(!is_train(&switch, &segment, &last) && !is_train(&switch, &last, &last));
+}
+
+#[test]
+fn a_train_is_counted_as_its_frames_are() {
+    let switch = switch(&[Settings::default(), Settings::default()]);
+    let segment = |flags| packet(0, 1, protocol::TCP, &tcp(1, 2, flags));
+    assert_eq!(send(&switch, 1, &packet(1, 0, protocol::TCP, &tcp(2, 1, Flags::ACK)), 0), Ok(std::vec![0]));
+    let (mut sent, first) = accept(&switch, 0, &segment(Flags::ACK), 0).expect("a frame");
+    switch.begin_train(&mut sent, &first, (port(1), Tag::Keep));
+    for flags in [Flags::ACK, Flags::ACK | Flags::PSH, Flags::ACK] {
+        assert!(switch.go_on(&frame(&segment(flags)), 5, &mut sent).is_some());
+    }
+    switch.end_train(&mut sent);
+    let bytes = 4 * u64::from(first.length());
+    assert_eq!(switch.port(port(0)).expect("a port").counters.sent.read(), (4, bytes));
+    let mut flows = Vec::new();
+    let mut at = Some(0);
+    while let Some(from) = at {
+        at = switch.flows.list(from, |flow| flows.push(*flow));
+    }
+    let [flow] = &flows[..] else { panic!("{flows:?}") };
+    let [_, back] = flow.counts;
+    assert_eq!((back.packets, back.bytes), (4, bytes));
+    assert!(flow.flags.any(Flags::PSH));
 }

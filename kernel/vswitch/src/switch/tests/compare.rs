@@ -22,6 +22,8 @@ pub(super) struct Pair {
     now: Nanos,
     /// What was sent.
     sent: Vec<Recipe>,
+    /// What the last one has left to those behind it.
+    last: Sent,
 }
 
 fn numbers(ports: PortSet) -> Vec<usize> {
@@ -50,7 +52,7 @@ impl Pair {
             switch.set_ready(added, true);
             model.set_ready(number, true);
         }
-        let mut pair = Self { switch, model, now: 0, sent: Vec::new() };
+        let mut pair = Self { switch, model, now: 0, sent: Vec::new(), last: Sent::nothing() };
         let (rules, default) = world.rules.clone();
         pair.set_rules(rules, default);
         pair.set_sessions(&world.sessions);
@@ -70,6 +72,10 @@ impl Pair {
     /// Does something. False where the switch's tables are full, so that it may differ.
     pub(super) fn act(&mut self, act: &Act) -> Checked<bool> {
         let ports = self.model.ports.len();
+        if !matches!(act, Act::Send(..) | Act::Follow(..)) {
+            // Nothing happens in the middle of a train.
+            self.switch.end_train(&mut self.last);
+        }
         match act {
             Act::Send(port, recipe) => {
                 self.sent.push(recipe.clone());
@@ -116,8 +122,15 @@ impl Pair {
 
     fn send(&mut self, from: usize, wire: &Wire) -> Checked<bool> {
         let frame = wire.frame();
-        let mut sent = Sent::nothing();
-        let accepted = self.switch.accept(id(from), &frame, self.now, &mut sent);
+        let mut sent = core::mem::replace(&mut self.last, Sent::nothing());
+        let gone_on =
+            (sent.from == id(from)).then(|| self.switch.go_on(&frame, self.now, &mut sent)).flatten();
+        let accepted = if gone_on.is_some() {
+            self.switch.settle(&mut sent);
+            Ok(())
+        } else {
+            self.switch.accept(id(from), &frame, self.now, &mut sent)
+        };
         let expected = self.model.send(from, wire);
         if !self.is_within_bounds() {
             return Ok(false);
@@ -135,9 +148,20 @@ impl Pair {
         for copy in copies {
             self.compare_copy((&sent, &frame), (&expected, wire), copy)?;
         }
-        for to in sent.to {
-            self.compare_receiver((&sent, &frame), (&expected, wire), to)?;
+        if let Some((to, tag)) = gone_on {
+            let looks = self.model.admit(&expected, wire, to.index());
+            let looks = looks.map(|it| it.map(|it| (it.bytes, it.offload)));
+            prop_assert_eq!(Ok(seen(&frame, wire, tag, None)), looks);
+            self.last = sent;
+            return Ok(true);
         }
+        for to in sent.to {
+            let tag = self.compare_receiver((&sent, &frame), (&expected, wire), to)?;
+            if let (Some(only), Some(tag)) = (self.switch.only_receiver(&sent), tag) {
+                self.switch.begin_train(&mut sent, &frame, (only, tag));
+            }
+        }
+        self.last = sent;
         Ok(true)
     }
 
@@ -187,8 +211,9 @@ impl Pair {
         (sent, frame): (&Sent, &Frame),
         (expected, wire): (&model::Sent, &Wire),
         to: crate::PortId,
-    ) -> Checked {
+    ) -> Checked<Option<Tag>> {
         let admitted = self.switch.admit(sent, frame, to);
+        let tag = admitted.ok();
         let admitted = admitted.map(|tag| seen(frame, wire, tag, None));
         let looks = self.model.admit(expected, wire, to.index());
         prop_assert_eq!(admitted, looks.map(|it| it.map(|it| (it.bytes, it.offload))));
@@ -197,7 +222,7 @@ impl Pair {
         for copy in copies {
             self.compare_copy((sent, frame), (expected, wire), copy)?;
         }
-        Ok(())
+        Ok(tag)
     }
 
     /// What is counted, and where addresses are.

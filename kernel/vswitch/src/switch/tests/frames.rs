@@ -181,11 +181,57 @@ pub(super) struct Following {
     flags: u8,
     /// To another station than the conversation's.
     to: Option<u8>,
+    /// Bytes that are left of it, where that is something else.
+    cut: Option<usize>,
+    /// Bytes that its payload has more.
+    more: usize,
+    /// Something else about it that is another.
+    other: Option<Other>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Other {
+    Protocol,
+    Port,
+    Source,
+    Destination,
+    Sender,
+    Fragment,
+    Tag,
+}
+
+/// An answer.
+pub(super) fn answers() -> impl Strategy<Value = Following> {
+    followings().prop_map(|following| Following { back: true, to: None, other: None, ..following })
+}
+
+/// Frames right behind one, of the same way.
+pub(super) fn repetitions() -> impl Strategy<Value = Following> {
+    let flags = prop_oneof![4 => Just(Flags::ACK), 1 => flags()];
+    (followings(), flags).prop_map(|(following, flags)| Following {
+        back: false,
+        flags,
+        to: None,
+        ..following
+    })
 }
 
 pub(super) fn followings() -> impl Strategy<Value = Following> {
     let to = prop_oneof![5 => Just(None), 1 => (0..STATIONS + 6).prop_map(Some)];
-    (prop::bool::weighted(0.7), flags(), to).prop_map(|(back, flags, to)| Following { back, flags, to })
+    let cut = prop_oneof![5 => Just(None), 1 => (14_usize..100).prop_map(Some)];
+    let more = prop_oneof![3 => Just(0), 1 => 0_usize..200, 1 => 1400_usize..1600];
+    let other = prop::sample::select(std::vec![
+        Other::Protocol,
+        Other::Port,
+        Other::Source,
+        Other::Destination,
+        Other::Sender,
+        Other::Fragment,
+        Other::Tag,
+    ]);
+    let other = prop_oneof![6 => Just(None), 1 => other.prop_map(Some)];
+    (prop::bool::weighted(0.5), flags(), to, cut, more, other)
+        .prop_map(|(back, flags, to, cut, more, other)| Following { back, flags, to, cut, more, other })
 }
 
 fn flags() -> impl Strategy<Value = u8> {
@@ -210,7 +256,38 @@ impl Recipe {
             (next.ends, next.from, next.to) = ((self.ends.1, self.ends.0), self.ends.1, self.from);
         }
         next.to = by.to.unwrap_or(next.to);
+        next.cut = by.cut.or(next.cut);
+        next.payload = self.payload % 1600 + by.more;
+        next.differ(by.other);
         (usize::from(next.from), next)
+    }
+
+    fn differ(&mut self, other: Option<Other>) {
+        let next = |station: u8| (station + 1) % 3;
+        match (other, &mut self.message, &mut self.network) {
+            (Some(Other::Protocol), message @ &mut Message::Udp { from, to }, _) => {
+                *message = Message::Sctp { from, to };
+            }
+            (Some(Other::Protocol), message @ &mut Message::Sctp { from, to }, _) => {
+                *message = Message::Udp { from, to };
+            }
+            (Some(Other::Port), Message::Udp { from, .. } | Message::Tcp { from, .. }, _) => *from ^= 1,
+            (Some(Other::Source), ..) => self.ends.0 = next(self.ends.0),
+            (Some(Other::Destination), ..) => self.ends.1 = next(self.ends.1),
+            (Some(Other::Sender), ..) => self.from = next(self.from),
+            (Some(Other::Fragment), _, Network::V4 { fragment, .. }) => *fragment ^= 0x2000,
+            (Some(Other::Tag), ..) => match self.tags.first_mut() {
+                Some((_, tag)) => *tag ^= 1 << 13,
+                None => self.tags.push((0x8100, 1)),
+            },
+            _ => {}
+        }
+    }
+
+    /// The same from station 0 to station 1, as these would say it.
+    pub(super) fn honest(self) -> Self {
+        let tags = if self.tags.len() == 1 { self.tags } else { Vec::new() };
+        Self { to: 1, from: 0, tags, ends: (0, 1), cut: None, ..self }
     }
 
     pub(super) fn wire(&self) -> Wire {
