@@ -228,7 +228,11 @@ impl<B: Backend> Processor<B> {
     pub(crate) fn take_in(&mut self, inbox: &Inbox) {
         if !inbox.is_empty() {
             self.take_apic();
-            self.paravirtual.unhalted |= inbox.drain(&mut self.apic).unhalt;
+            let drained = inbox.drain(&mut self.apic);
+            self.paravirtual.unhalted |= drained.unhalt;
+            if drained.nudged {
+                self.attention |= Attention::DEVICES;
+            }
         }
     }
 

@@ -123,6 +123,11 @@ impl<I: Image> VirtioBus<I> {
         self.functions.iter().any(Function::is_rung)
     }
 
+    /// How many devices there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.functions.len()
+    }
+
     pub(crate) fn get(&self, index: usize) -> Option<&Function<I>> {
         self.functions.get(index)
     }

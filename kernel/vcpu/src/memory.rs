@@ -63,6 +63,13 @@ pub trait GuestMemory {
     /// rounded down.
     fn store_u32(&self, gpa: Gpa, value: u32) -> Result<(), NotRam>;
 
+    /// Two of these writes beside each other.
+    fn store_two_u32(&self, gpa: Gpa, [first, second]: [u32; 2]) -> Result<(), NotRam> {
+        let gpa = Gpa(gpa.0 & !3);
+        self.store_u32(gpa, first)?;
+        self.store_u32(gpa.checked_add(4).ok_or(NotRam { gpa })?, second)
+    }
+
     /// Atomic compare-and-exchange of an aligned word of 4 or 8 bytes. `Ok(Ok(()))` where it was exchanged,
     /// `Ok(Err(actual))` where memory held something else. A misaligned address is rounded down.
     fn compare_exchange(

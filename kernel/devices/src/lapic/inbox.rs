@@ -31,6 +31,8 @@ pub struct Drained {
     pub news: bool,
     /// Its next HLT, or the present one, ends at once.
     pub unhalt: bool,
+    /// There is something to look at that was not in there.
+    pub nudged: bool,
 }
 
 /// The inbox of one local APIC.
@@ -126,7 +128,8 @@ impl Inbox {
         }
         // An INIT resets the local APIC; what came with it or later is taken in behind it.
         let unhalt = events & UNHALT != 0;
-        let mut news = unhalt || events & NUDGE != 0;
+        let nudged = events & NUDGE != 0;
+        let mut news = unhalt || nudged;
         if events & INIT != 0 {
             apic.note_init();
             news = true;
@@ -151,7 +154,7 @@ impl Inbox {
                 }
             }
         }
-        Drained { news, unhalt }
+        Drained { news, unhalt, nudged }
     }
 
     /// Forgets everything, as a reset of the machine does.
@@ -186,7 +189,9 @@ mod tests {
         let (inbox, mut apic) = (Inbox::default(), apic());
         assert!(inbox.is_empty() && !inbox.drain(&mut apic).news);
         inbox.unhalt();
-        assert_eq!(inbox.drain(&mut apic), Drained { news: true, unhalt: true });
+        assert_eq!(inbox.drain(&mut apic), Drained { news: true, unhalt: true, nudged: false });
+        inbox.nudge();
+        assert_eq!(inbox.drain(&mut apic), Drained { news: true, unhalt: false, nudged: true });
         inbox.post(&message(DeliveryMode::Init, 0));
         inbox.post(&message(DeliveryMode::Startup, 0x9a));
         assert!(!inbox.is_empty() && inbox.drain(&mut apic).news && inbox.is_empty());

@@ -55,6 +55,17 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         }
     }
 
+    /// Takes in who was woken for this CPU just now, mostly by itself. True where there was somebody.
+    #[inline]
+    pub(super) fn serve_woken<H: Host>(&mut self, host: &mut H) -> bool {
+        self.answer_calls(host);
+        let woken = self.node.mailboxes.has_news(self.here);
+        if woken {
+            self.serve(host);
+        }
+        woken
+    }
+
     /// Has VMs look for whose devices something has come from other VMs.
     #[inline]
     pub(super) fn answer_calls<H: Host>(&self, host: &mut H) {

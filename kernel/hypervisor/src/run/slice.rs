@@ -1,6 +1,7 @@
 //! One vCPU's turn: the hot loop, and the work that waits before an entry.
 
 use vcpu::{ApicAssists, Backend, Event, GuestMemory, Host, Nanos, Vcpu};
+use virtio::Progress;
 
 use super::rota::Rota;
 use crate::dispatch::{Outcome, dispatch};
@@ -81,7 +82,9 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             if !guest.cpu.attention.is_empty()
                 && let Some(end) = self.attend(guest)
             {
-                if matches!(end, SliceEnd::Waiting) && self.waits_awhile(guest) {
+                // Who has been told of something for its devices while the rest was looked at does not sleep yet.
+                let is_told = self.has_devices_to_serve(guest);
+                if matches!(end, SliceEnd::Waiting) && (is_told || self.waits_awhile(guest)) {
                     guest.cpu.attention = Attention::all();
                     continue;
                 }
@@ -138,25 +141,8 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         {
             guest.cpu.take_in(&slot.inbox);
         }
-        if work.intersects(Attention::DEVICES | Attention::HOST)
-            && guest.vm.is_busy()
-            && let Some(end) = self.let_devices_work(guest)
-        {
+        if let Some(end) = self.attend_devices(guest, &mut work) {
             return Some(end);
-        }
-        if work.intersects(Attention::DEVICES | Attention::HOST) && guest.vm.virtio.is_rung() {
-            if let Some(end) = self.serve_queues(guest) {
-                return Some(end);
-            }
-            // The looks in between were at the timer, too.
-            work |= Attention::HOST;
-        }
-        if work.intersects(Attention::TIME | Attention::DEVICES | Attention::HOST) {
-            let now = guest.host.now();
-            self.attend_time(guest, work, now);
-            if work.contains(Attention::HOST) && now >= self.end {
-                return Some(SliceEnd::Over);
-            }
         }
         // Devices and timers have been at work since the inbox was looked at.
         if guest.cpu.attention.contains(Attention::INBOX)
@@ -182,6 +168,50 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         guest.cpu.offer_private_end(guest.space);
         guest.cpu.give_apic(waiting);
         None
+    }
+
+    /// Devices do what there is to do, and timers that are due fire; until no device's time has come in the meantime. Else a guest that sleeps would not wake
+    /// for that.
+    #[inline]
+    fn attend_devices<H: Host>(
+        &mut self,
+        guest: &mut Guest<'_, 'm, B, H>,
+        work: &mut Attention,
+    ) -> Option<SliceEnd> {
+        loop {
+            if work.intersects(Attention::DEVICES | Attention::HOST) {
+                if guest.vm.is_busy()
+                    && let Some(end) = self.let_devices_work(guest)
+                {
+                    return Some(end);
+                }
+                if guest.vm.virtio.is_rung() {
+                    if let Some(end) = self.serve_queues(guest) {
+                        return Some(end);
+                    }
+                    // The looks in between were at the timer, too.
+                    *work |= Attention::HOST;
+                }
+            }
+            if work.intersects(Attention::TIME | Attention::DEVICES | Attention::HOST) {
+                let now = guest.host.now();
+                self.attend_time(guest, *work, now);
+                if work.contains(Attention::HOST) && now >= self.end {
+                    return Some(SliceEnd::Over);
+                }
+            }
+            if !self.has_devices_to_serve(guest) {
+                return None;
+            }
+            guest.cpu.attention.remove(Attention::DEVICES);
+            *work |= Attention::DEVICES;
+        }
+    }
+
+    /// Whether the guest was told of something for its devices since the last look.
+    #[inline]
+    fn has_devices_to_serve<H: Host>(&self, guest: &Guest<'_, 'm, B, H>) -> bool {
+        guest.cpu.attention.contains(Attention::DEVICES) && guest.vm.virtio.is_rung()
     }
 
     /// Waits for a vCPU that has just halted and used to be woken soon. True where there is something for it.
@@ -224,12 +254,17 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     }
 
     /// Serves the queues of virtio devices, in bounded steps, until they are empty or the turn is over. What is left then is for
-    /// the VM's next turn. Of a queue that another CPU is at, that CPU takes care.
+    /// the VM's next turn. Of a queue that another CPU is at, that CPU takes care: devices that have nothing else to do are passed over.
     #[cold]
     fn serve_queues<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
         let vm = guest.vm;
         let others = self.rota.others();
-        while vm.queue_work(guest.space, &mut guest.wiring(), &others) {
+        let mut passed_over = 0;
+        while let Some(progress) = vm.queue_work(guest.space, &mut guest.wiring(), &others) {
+            passed_over = if progress == Progress::More { 0 } else { passed_over + 1 };
+            if passed_over == vm.virtio.len() || !vm.virtio.is_rung() {
+                break;
+            }
             self.rota.look(guest.host, "a step of a queue");
             if vm.life.is_closed() {
                 return Some(SliceEnd::Halting);
@@ -238,7 +273,10 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
                 return Some(SliceEnd::Over);
             }
         }
-        self.rota.answer_calls(guest.host);
+        // Whom the last step has woken here runs in its turn, which may be before this one's end.
+        if self.rota.serve_woken(guest.host) {
+            self.end = self.rota.end_of_run(guest.host);
+        }
         None
     }
 

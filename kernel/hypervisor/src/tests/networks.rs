@@ -8,11 +8,13 @@ use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
+use devices::lapic::{APIC_TIMER_HZ, X2APIC_MSR_FIRST};
 use vcpu::fake::Guest;
-use vcpu::{Exit, Gpa, GuestMemory};
+use vcpu::{Exit, Gpa, GuestMemory, rflags};
 
 use super::bench::{Bench, Run, Step, TSC_HZ, kernel, power_off};
 use super::disks::{BAR, BUFFER, DESCRIPTORS, DEVICE, DRIVER, NOTIFY, board, describe, store, stores, told};
+use crate::msr::number;
 use crate::networks::RuleText;
 use crate::{End, Node, Options};
 
@@ -85,7 +87,7 @@ fn add_guest(bench: &mut Bench, line: &str, mut acts: Vec<Act>) {
             None => Some(power_off(guest)),
         };
         done += usize::from(exit.is_some());
-        if matches!(exit, None | Some(Exit::Pause | Exit::Io(_))) {
+        if matches!(exit, None | Some(Exit::Pause | Exit::Io(_) | Exit::WriteMsr | Exit::Halt)) {
             told(guest);
         }
         exit.unwrap_or(Exit::Pause)
@@ -230,6 +232,69 @@ fn what_waits_for_a_rate_goes_on_when_that_is_lifted() {
     let (run, got) = exchange_while_typing(words, ports, &[], &keys);
     assert_eq!(got, ports);
     assert!((200..500).contains(&millis(&run)), "{}", millis(&run));
+}
+
+/// Has the guest sleep for a second, by the timer of its local APIC.
+fn sleep_a_second() -> Vec<Act> {
+    const VECTOR: u64 = 0x41;
+    let write = |register, value| act(move |guest| guest.write_msr(register, value));
+    vec![
+        write(number::APIC_BASE, 0xfee0_0d00),
+        write(X2APIC_MSR_FIRST + 0xf, 0x1ff),
+        write(X2APIC_MSR_FIRST + 0x3e, 0xb),
+        write(X2APIC_MSR_FIRST + 0x32, VECTOR),
+        write(X2APIC_MSR_FIRST + 0x38, APIC_TIMER_HZ),
+        act(|guest| {
+            guest.cpu.rflags |= rflags::IF;
+            guest.halt()
+        }),
+    ]
+}
+
+/// A VM that is woken because something has come does not sleep on when in the meantime the time has come at which it may receive more.
+#[test]
+fn nobody_sleeps_over_the_time_at_which_frames_go_on() {
+    const WRITE: u16 = 2;
+    for later in (0..12_000_u64).step_by(100) {
+        let (mut bench, ready) = (Bench::new(), Rc::new(Cell::new(false)));
+        bench.host.clock.ticks_a_look.set(200);
+        let is_ready = Rc::clone(&ready);
+        let mut sends: Vec<Act> = board().into_iter().chain(driver(1)).map(act).collect();
+        sends.push(until(move |_| is_ready.get()));
+        for (count, after) in [(3, 0), (4, later)] {
+            sends.push(act(move |guest| {
+                guest.clock.pass(after * (TSC_HZ / 1_000_000_000));
+                for index in 0..4 {
+                    let bytes = [&[0; HEADER][..], &frame(DB, WEB, 80)].concat();
+                    guest.memory.write(Gpa(buffer(index)), &bytes).unwrap();
+                    describe(guest, index, buffer(index), bytes.len() as u32, 0);
+                }
+                offer(guest, count, 1)
+            }));
+        }
+        let mut receives: Vec<Act> = board().into_iter().chain(driver(0)).map(act).collect();
+        receives.push(act(move |guest| {
+            (0..8).for_each(|index| describe(guest, index, buffer(index), 0x400, WRITE));
+            // No interrupts: they would wake it.
+            guest.memory.write(Gpa(DRIVER), &1_u16.to_le_bytes()).unwrap();
+            ready.set(true);
+            offer(guest, 8, 0)
+        }));
+        receives.extend(sleep_a_second());
+        let got = Rc::new(Cell::new(0));
+        let counts = Rc::clone(&got);
+        receives.push(act(move |guest| {
+            counts.set(used(guest));
+            Exit::Pause
+        }));
+        add_guest(&mut bench, "vm=web memory=16M net=lan mac=02:00:00:00:00:01 kernel", sends);
+        // A frame of 60 bytes takes 10 us.
+        let line = "vm=db memory=16M net=lan mac=02:00:00:00:00:02 inbound=48M:1 kernel";
+        add_guest(&mut bench, line, receives);
+        let run = bench.run_with(&Options { end: End::PowerOff, ..Options::default() });
+        assert!(run.logged("vm db: stopped: powered off"), "{:#?}", run.log);
+        assert_eq!(got.get(), 4, "where the last one comes {later} ns later");
+    }
 }
 
 /// What is said of a network with web.0, web.1 and db.0, when the kernel's line has these words: its rules, its default, and the log.

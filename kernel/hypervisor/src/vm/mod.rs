@@ -271,15 +271,15 @@ impl<'m, B: Backend> Vm<'m, B> {
         self.with_chipset(wiring, |chipset, wiring| chipset.work(space, wiring));
     }
 
-    /// Does a step of what drivers have told virtio devices of. False where nothing is left to do.
+    /// Does a step of what drivers have told a virtio device of; devices take turns. `None` where there is nothing to do.
     pub(crate) fn queue_work<H: Host>(
         &self,
         space: &B::Space,
         wiring: &mut Wiring<'_, 'm, B, H>,
         others: &Others<'_, 'm, B>,
-    ) -> bool {
-        let Some((index, function)) = self.virtio.rung() else { return false };
-        function.step(space, &mut Exchange { at: address(index), wiring, others }) == Progress::More
+    ) -> Option<Progress> {
+        let (index, function) = self.virtio.rung()?;
+        Some(function.step(space, &mut Exchange { at: address(index), wiring, others }))
     }
 
     /// The 8259 pair's output to the processor (INTR).

@@ -16,6 +16,8 @@ pub struct Clock {
     hz: u64,
     timer: Cell<Option<Nanos>>,
     interrupt: Cell<bool>,
+    /// What passes whenever the host looks, so that time goes on while it does something.
+    pub ticks_a_look: Cell<u64>,
 }
 
 /// Where the fake TSC starts: not at zero, so that a forgotten offset shows.
@@ -24,7 +26,13 @@ pub const TSC_START: u64 = 5_000_000;
 impl Clock {
     /// A clock of `hz` ticks a second.
     pub fn new(hz: u64) -> Rc<Self> {
-        Rc::new(Self { tsc: Cell::new(TSC_START), hz, timer: Cell::new(None), interrupt: Cell::new(false) })
+        Rc::new(Self {
+            tsc: Cell::new(TSC_START),
+            hz,
+            timer: Cell::new(None),
+            interrupt: Cell::new(false),
+            ticks_a_look: Cell::new(0),
+        })
     }
 
     /// Lets `ticks` pass.
@@ -143,6 +151,7 @@ impl Host for FakeHost {
     }
 
     fn tsc(&self) -> u64 {
+        self.clock.pass(self.clock.ticks_a_look.get());
         self.clock.tsc()
     }
 
