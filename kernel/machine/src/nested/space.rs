@@ -161,9 +161,12 @@ impl<F: EntryFormat> GuestSpace<F> {
         while done < length {
             let at = gpa.checked_add(done).ok_or(NotRam { gpa })?;
             let (host, room) = self.locate(at)?;
-            let size = room.min(length - done);
-            piece(host, done as usize, size as usize);
-            done += size;
+            if room >= length - done {
+                piece(host, done as usize, (length - done) as usize);
+                break;
+            }
+            piece(host, done as usize, room as usize);
+            done += room;
         }
         Ok(())
     }
@@ -281,6 +284,22 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
         let (host, _) = self.locate(Gpa(gpa.0 & !3))?;
         // SAFETY: as in `load_u32`.
         unsafe { AtomicU32::from_ptr(host.cast()) }.store(value, Ordering::Release);
+        Ok(())
+    }
+
+    #[inline]
+    fn store_two_u32(&self, gpa: Gpa, [first, second]: [u32; 2]) -> Result<(), NotRam> {
+        let gpa = Gpa(gpa.0 & !3);
+        let (host, room) = self.locate(gpa)?;
+        if room < 8 {
+            self.store_u32(gpa, first)?;
+            return self.store_u32(gpa.checked_add(4).ok_or(NotRam { gpa })?, second);
+        }
+        let host = host.cast::<u32>();
+        // SAFETY: `host` is aligned to 4 and its page has both words; see `load_u32`.
+        let words = unsafe { [AtomicU32::from_ptr(host), AtomicU32::from_ptr(host.add(1))] };
+        words[0].store(first, Ordering::Release);
+        words[1].store(second, Ordering::Release);
         Ok(())
     }
 

@@ -12,13 +12,14 @@ use spin::Mutex;
 use vcpu::{GuestMemory, Image};
 
 pub use kind::Kind;
+pub(crate) use receive::Receiver;
 
 use crate::balloon::{self, Balloon};
 use crate::block::{self, Next};
 use crate::console::{self, Sent};
 use crate::entropy;
 use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals, Wires};
-use crate::net::{self, Net};
+use crate::net::{self, Net, Ride};
 use crate::pci::{self, Configured, PAGE_SHIFT, page};
 use crate::queue::{Broken, Chain, Cursor, Queue};
 use crate::transport::{Effect, Registers, feature, register, status};
@@ -407,10 +408,22 @@ impl<I: Image> Function<I> {
         }
         let Place { queue: Some(queue), chain, work, .. } = place else { return Ok(Progress::Idle) };
         let mut budget = STEP_BYTES;
+        let sender = self.kind.as_net().filter(|net| net.role(index) == net::Role::Transmit);
         while self.live.load(SeqCst) {
             if work.is_none() {
-                if queue.take(memory, chain)?.is_none() {
-                    return Ok(Progress::Idle);
+                let ride = match sender {
+                    Some(net) => net.send_train(index / 2, (queue, chain), memory, (wires, &mut budget))?,
+                    None => Ride::None,
+                };
+                match ride {
+                    Ride::Empty => return Ok(Progress::Idle),
+                    Ride::Full => return Ok(Progress::More),
+                    Ride::Over => {}
+                    Ride::None | Ride::Left => {
+                        if queue.take(memory, chain)?.is_none() {
+                            return Ok(Progress::Idle);
+                        }
+                    }
                 }
                 // What a balloon's driver tells of is not to be there.
                 if memory.taken_back() != 0 && self.as_balloon().is_none() {

@@ -11,8 +11,39 @@ use crate::STEP_BYTES;
 use crate::console::{self, Console};
 use crate::interrupts::{NO_VECTOR, Signal, Signals, Wires};
 use crate::net::{self, Fault, Net, Received, Source, Taken};
+use crate::queue::{Chain, Queue};
+
+/// A network device that receives, and one of its queues.
+pub(crate) struct Receiver<'a> {
+    net: &'a Net,
+    queue: &'a mut Queue,
+    chain: &'a mut Chain,
+    has_taken: bool,
+}
+
+impl Receiver<'_> {
+    /// Copies a frame from its sender into the driver's buffers.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub(crate) fn take_in<M: GuestMemory, S: Source<M>>(
+        &mut self,
+        frame: &mut Frame,
+        source: &mut S,
+        memory: &M,
+    ) -> Result<Taken, Fault> {
+        let taken = self.net.take_in(frame, source, (self.queue, self.chain), memory);
+        self.has_taken |= taken == Ok(Taken::Yes);
+        taken
+    }
+}
 
 impl<I: Image> Function<I> {
+    /// Whether something has come by itself.
+    pub(crate) fn has_news(&self) -> bool {
+        self.kind.has_news()
+    }
+
     /// Takes care of what no doorbell tells of.
     pub(super) fn look_at_news<M: GuestMemory, W: Wires<I, M>>(&self, memory: &M, signals: &mut W) -> News {
         self.tell_of_taken(memory, signals);
@@ -147,28 +178,42 @@ impl<I: Image> Function<I> {
         memory: &M,
         signals: &mut dyn Signals,
     ) -> Result<Taken, Fault> {
-        let Kind::Net(net) = &self.kind else { return Ok(Taken::NotNow) };
+        let taken =
+            self.receive_like(frame, signals, |receiver, frame| receiver.take_in(frame, source, memory));
+        taken.map(|taken| taken.unwrap_or_else(|why| why))
+    }
+
+    /// Has somebody copy frames into the driver's buffers that all are as this one: for the same address, and the same queue. `Ok(Err)` says why that
+    /// is not so now.
+    #[inline]
+    pub(crate) fn receive_like<R>(
+        &self,
+        frame: &mut Frame,
+        signals: &mut dyn Signals,
+        with: impl FnOnce(&mut Receiver<'_>, &mut Frame) -> Result<R, Fault>,
+    ) -> Result<Result<R, Taken>, Fault> {
+        let Kind::Net(net) = &self.kind else { return Ok(Err(Taken::NotNow)) };
         if !self.live.load(SeqCst) || !self.master.load(SeqCst) {
-            return Ok(Taken::NotNow);
+            return Ok(Err(Taken::NotNow));
         }
-        let Some(claim) = net.claim() else { return Ok(Taken::NotNow) };
+        let Some(claim) = net.claim() else { return Ok(Err(Taken::NotNow)) };
         if !net.wants(&claim, frame) {
-            return Ok(Taken::Unwanted);
+            return Ok(Err(Taken::Unwanted));
         }
         let index = 2 * net.pair_of(frame);
         let Some(mut place) = self.places.get(index).and_then(Mutex::try_lock) else {
-            return Ok(Taken::NotNow);
+            return Ok(Err(Taken::NotNow));
         };
-        let Place { queue: Some(queue), chain, .. } = &mut *place else { return Ok(Taken::NotNow) };
-        let taken = net.take_in(frame, source, (queue, chain), memory);
-        match taken {
-            Ok(Taken::Yes) => {
-                self.untold.fetch_or(1 << index, SeqCst);
-            }
-            Err(Fault::Receiver(_)) => self.break_down(signals),
-            _ => {}
+        let Place { queue: Some(queue), chain, .. } = &mut *place else { return Ok(Err(Taken::NotNow)) };
+        let mut receiver = Receiver { net, queue, chain, has_taken: false };
+        let done = with(&mut receiver, frame);
+        if receiver.has_taken {
+            self.untold.fetch_or(1 << index, SeqCst);
         }
-        taken
+        if let Err(Fault::Receiver(_)) = done {
+            self.break_down(signals);
+        }
+        done.map(Ok)
     }
 
     /// Tells the driver of frames that others have copied into its buffers. False where another CPU has one of the queues.

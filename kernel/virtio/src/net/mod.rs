@@ -15,6 +15,7 @@ mod send;
 mod source;
 #[cfg(test)]
 mod tests;
+mod train;
 #[cfg(test)]
 mod world;
 
@@ -31,6 +32,7 @@ pub use plug::Plug;
 pub(crate) use receive::{Received, Taken};
 pub(crate) use send::Turn;
 pub(crate) use source::{Fault, Source};
+pub(crate) use train::Ride;
 pub use vswitch::Mac;
 
 use filter::Filter;

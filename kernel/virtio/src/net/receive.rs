@@ -15,6 +15,7 @@ use super::frame::Start;
 use super::header::{self, BUFFER_HEADER_BYTES, BUFFERS_AT};
 use super::source::{Fault, Queued, Source};
 use super::{Net, feature};
+use crate::memory::behind;
 use crate::queue::{Broken, Chain, Queue};
 
 /// Frames in a row that nobody wants, until others have their turn.
@@ -175,6 +176,50 @@ impl Net {
         Some((plan.segment(&frame, number)?, number + 1 == plan.segments()))
     }
 
+    /// As [`Self::put`], where the next buffer is one piece of memory with room for all of it, as almost all are. False where it is not: then nothing
+    /// was done.
+    #[inline]
+    fn put_whole<M: GuestMemory, S: Source<M>>(
+        packet: &mut Frame,
+        source: &mut S,
+        queue: &mut Queue,
+        chain: &mut Chain,
+        memory: &M,
+    ) -> Result<bool, Fault> {
+        let before = *queue;
+        let put = Self::put_into_one(packet, source, queue, chain, memory);
+        if put != Ok(true) {
+            *queue = before;
+        }
+        put
+    }
+
+    #[inline]
+    fn put_into_one<M: GuestMemory, S: Source<M>>(
+        packet: &mut Frame,
+        source: &mut S,
+        queue: &mut Queue,
+        chain: &mut Chain,
+        memory: &M,
+    ) -> Result<bool, Fault> {
+        if memory.taken_back() != 0 || queue.take(memory, chain)?.is_none() {
+            return Ok(false);
+        }
+        let bytes = packet.length() + BUFFER_HEADER_BYTES;
+        let Some(buffer) = chain.one_writable().filter(|buffer| buffer.length >= bytes) else {
+            return Ok(false);
+        };
+        let (rest, rest_at) = (packet.rest_bytes(), packet.rest_at());
+        let head = packet.behind(header::bytes(packet.offload, 1));
+        memory.write(buffer.gpa, head).map_err(Broken::from)?;
+        if rest != 0 {
+            source.seek(rest_at);
+            source.copy(rest, memory, behind(buffer.gpa, head.len() as u64))?;
+        }
+        queue.give(memory, chain.head(), bytes)?;
+        Ok(true)
+    }
+
     /// Copies a packet into the driver's buffers: one chain of them, or as many as it takes where the driver has agreed to that.
     ///
     /// # Errors
@@ -188,6 +233,9 @@ impl Net {
         chain: &mut Chain,
         memory: &M,
     ) -> Result<Put, Fault> {
+        if !cut && Self::put_whole(packet, source, queue, chain, memory)? {
+            return Ok(Put::Done);
+        }
         let mergeable = self.has(feature::MRG_RXBUF);
         let length = packet.length();
         let (mut done, mut buffers, mut number_at) = (0, 0_u16, [Gpa(0); 2]);

@@ -23,8 +23,8 @@ use crate::{Function, STEP_BYTES};
 /// The frame that a queue sends, for as long as it takes.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    frame: Frame,
-    sent: Sent,
+    pub(super) frame: Frame,
+    pub(super) sent: Sent,
     receivers: Receivers,
 }
 
@@ -70,11 +70,11 @@ struct Way<'a, M> {
 }
 
 /// A frame for one port: how it looks there, and how much of it goes there.
-struct Parcel<'a> {
-    to: PortId,
-    frame: &'a mut Frame,
-    sent: &'a Sent,
-    snap: Option<u16>,
+pub(super) struct Parcel<'a> {
+    pub(super) to: PortId,
+    pub(super) frame: &'a mut Frame,
+    pub(super) sent: &'a Sent,
+    pub(super) snap: Option<u16>,
 }
 
 impl Net {
@@ -139,7 +139,7 @@ impl Net {
     }
 
     /// Reads a frame's header and head. False where they make no sense.
-    fn read_frame<M: GuestMemory>(
+    pub(super) fn read_frame<M: GuestMemory>(
         &self,
         frame: &mut Frame,
         chain: &Chain,
@@ -148,7 +148,7 @@ impl Net {
         use feature::{CSUM, HOST_ECN, HOST_TSO4, HOST_TSO6, HOST_USO};
         let length = chain.readable_bytes().checked_sub(BUFFER_HEADER_BYTES).ok_or(Broken::Request)?;
         let Some(start) = frame.begin(length) else { return Ok(false) };
-        chain.readable().read(chain, memory, start)?;
+        chain.read_start(memory, start)?;
         let header = frame.headroom();
         if !header::is_plain(header) {
             let may = self.takes(CSUM, [HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_USO, HOST_USO]);
@@ -262,7 +262,7 @@ impl Net {
     }
 
     /// Copies the frame into the queue of the receiver's port.
-    fn enqueue<I: Image, M: GuestMemory, W: Wires<I, M>>(
+    pub(super) fn enqueue<I: Image, M: GuestMemory, W: Wires<I, M>>(
         &self,
         parcel: &Parcel<'_>,
         port: &Port,
@@ -311,7 +311,8 @@ impl Net {
         for to in PortSet::from_bits(self.touched.swap(0, SeqCst)) {
             let Some(owner) = self.plug.switch().port(to).and_then(Port::owner) else { continue };
             let told = wires.reach(owner, |function: &Function<I>, memory, signals| {
-                function.tell_of_taken(memory, signals)
+                // What came for it from others while this step had its queue has found nobody.
+                function.tell_of_taken(memory, signals) && !function.has_news()
             });
             if told != Some(true) {
                 wires.call(owner);

@@ -297,7 +297,11 @@ fn letters() -> impl Strategy<Value = Letter> {
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
-        12 => (0_usize..6, prop::collection::vec(letters(), 1..=4)).prop_map(|(from, it)| Act::Send(from, it)),
+        8 => (0_usize..6, prop::collection::vec(letters(), 1..=4)).prop_map(|(from, it)| Act::Send(from, it)),
+        8 => (0_usize..6, 0_u8..6, prop::collection::vec(letters(), 2..=4)).prop_map(|(from, to, mut train)| {
+            train.iter_mut().for_each(|letter| letter.to = to);
+            Act::Send(from, train)
+        }),
         1 => (0_usize..6).prop_map(Act::Stop),
         1 => (0_usize..6).prop_map(Act::GoOn),
     ];

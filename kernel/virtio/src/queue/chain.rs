@@ -79,6 +79,10 @@ impl Chain {
                 return Err(Broken::Descriptor);
             }
             let found = Descriptor::read(memory, table, index)?;
+            if found.flags & (flag::INDIRECT | flag::NEXT) == 0 && self.segments.is_empty() {
+                self.be_one(&found);
+                return Ok(());
+            }
             if found.flags & flag::INDIRECT != 0 {
                 // Whether it is to be written says nothing of a table.
                 if !indirect || nested || found.flags & flag::NEXT != 0 {
@@ -98,6 +102,40 @@ impl Chain {
                 return Ok(());
             }
             index = found.next;
+        }
+    }
+
+    /// One buffer, as most requests of network devices are.
+    #[inline]
+    fn be_one(&mut self, found: &Descriptor) {
+        let writable = found.flags & flag::WRITE != 0;
+        // There is room: there is none yet.
+        let _ = self.segments.try_push(Segment { gpa: Gpa(found.gpa), length: found.length });
+        self.readable = usize::from(!writable);
+        let length = u64::from(found.length);
+        self.bytes = if writable { [0, length] } else { [length, 0] };
+    }
+
+    /// The buffer to be written, where the request is that one.
+    #[inline]
+    pub(crate) fn one_writable(&self) -> Option<Segment> {
+        match self.segments[..] {
+            [segment] if self.readable == 0 => Some(segment),
+            _ => None,
+        }
+    }
+
+    /// Copies the first bytes to be read out of guest memory.
+    ///
+    /// # Errors
+    /// As [`Cursor::read`].
+    #[inline]
+    pub(crate) fn read_start<M: GuestMemory>(&self, memory: &M, buffer: &mut [u8]) -> Result<(), Broken> {
+        match self.segments.first() {
+            Some(first) if self.readable != 0 && first.length as usize >= buffer.len() => {
+                Ok(memory.read(first.gpa, buffer)?)
+            }
+            _ => self.readable().read(self, memory, buffer),
         }
     }
 

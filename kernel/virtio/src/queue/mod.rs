@@ -154,8 +154,7 @@ impl Queue {
     /// [`Broken::NotRam`].
     pub fn give<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Broken> {
         let at = RING_HEADER + USED_BYTES * u64::from(self.used & (self.layout.size - 1));
-        let entry = u64::from(written) << 32 | u64::from(head);
-        memory.write(behind(self.layout.device, at), &entry.to_le_bytes())?;
+        memory.store_two_u32(behind(self.layout.device, at), [head.into(), written])?;
         self.used = self.used.wrapping_add(1);
         Ok(())
     }

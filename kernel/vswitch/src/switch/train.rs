@@ -118,6 +118,13 @@ impl Train {
     }
 }
 
+impl Sent {
+    /// Where its train goes, and what is done to tags there, where it has begun one.
+    pub const fn train(&self) -> Option<(PortId, Tag)> {
+        self.train.way
+    }
+}
+
 impl Switch {
     /// Frames right behind this one, which goes to one port only and looks so there, may be of its train.
     pub fn begin_train(&self, sent: &mut Sent, frame: &Frame, (to, tag): (PortId, Tag)) {
