@@ -13,7 +13,7 @@ use super::{BENCH, Row, scenario, with_everything};
 const DISK: [&str; 4] =
     ["disk_read_4_kib_qd1", "disk_read_4_kib_qd32", "disk_write_4_kib_qd1", "disk_write_4_kib_qd32"];
 const NET: [(&str, u32); 4] =
-    [("packet_64", 32), ("switch_64", 32), ("switch_1500", 32), ("frame_64_kib", 2)];
+    [("packet_64", 32), ("switch_64", 128), ("switch_1500", 128), ("frame_64_kib", 2)];
 /// The beginning of the names of those of which Basalt's own part counts.
 const SWITCH: &str = "switch_";
 /// Rules that the switch has then. None fits.

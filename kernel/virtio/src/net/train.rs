@@ -116,7 +116,7 @@ impl Net {
                     let bytes = load.sent.wire_bytes;
                     port.counters.received.count(load.sent.packets, bytes);
                     port.output.rate.take(bytes, now);
-                    switch.was_received(load.sent.from, bytes, now);
+                    own.was_received(bytes, now);
                 }
                 Ok(Taken::Unwanted) => {}
                 Ok(Taken::NotNow) => return Ok(Ride::Left),

@@ -48,7 +48,12 @@ impl Descriptor {
             memory.read(at, bytes.as_flattened_mut())?;
             bytes.map(u64::from_le_bytes)
         };
-        Ok(Self { gpa: low, length: high as u32, flags: (high >> 32) as u16, next: (high >> 48) as u16 })
+        Ok(Self::new([low, high]))
+    }
+
+    #[inline]
+    const fn new([low, high]: [u64; 2]) -> Self {
+        Self { gpa: low, length: high as u32, flags: (high >> 32) as u16, next: (high >> 48) as u16 }
     }
 }
 
@@ -64,6 +69,7 @@ pub struct Chain {
 
 impl Chain {
     /// Reads the chain that begins with descriptor `head`.
+    #[inline]
     pub(super) fn read<M: GuestMemory>(
         &mut self,
         memory: &M,
@@ -72,17 +78,36 @@ impl Chain {
         head: u16,
     ) -> Result<(), Broken> {
         self.segments.clear();
-        (self.head, self.readable, self.bytes) = (head, 0, [0; 2]);
-        let (mut table, mut size, mut index, mut nested) = (layout.descriptors, layout.size, head, false);
+        self.head = head;
+        if head >= layout.size {
+            return Err(Broken::Descriptor);
+        }
+        // The queue's table is aligned.
+        let at = behind(layout.descriptors, DESCRIPTOR_BYTES * u64::from(head));
+        let found = Descriptor::new(memory.load_pair(at)?.map(u64::from_le));
+        if found.flags & (flag::INDIRECT | flag::NEXT) == 0 {
+            self.be_one(&found);
+            return Ok(());
+        }
+        self.read_several(memory, layout, indirect)
+    }
+
+    /// Reads the chain that begins with descriptor `head`, whatever there is now.
+    #[inline(never)]
+    fn read_several<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        layout: &Layout,
+        indirect: bool,
+    ) -> Result<(), Broken> {
+        (self.readable, self.bytes) = (0, [0; 2]);
+        let (mut table, mut size) = (layout.descriptors, layout.size);
+        let (mut index, mut nested) = (self.head, false);
         loop {
             if index >= size {
                 return Err(Broken::Descriptor);
             }
             let found = Descriptor::read(memory, table, index)?;
-            if found.flags & (flag::INDIRECT | flag::NEXT) == 0 && self.segments.is_empty() {
-                self.be_one(&found);
-                return Ok(());
-            }
             if found.flags & flag::INDIRECT != 0 {
                 // Whether it is to be written says nothing of a table.
                 if !indirect || nested || found.flags & flag::NEXT != 0 {

@@ -114,6 +114,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`Broken`]: the queue is of no use any more.
+    #[inline]
     pub fn take<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<Option<()>, Broken> {
         if self.next == self.seen && !self.look(memory)? {
             return Ok(None);
@@ -127,6 +128,7 @@ impl Queue {
 
     /// Looks for new requests. Where there are none, asks to be told of the next one, and looks again, as it may have come in
     /// between.
+    #[inline(never)]
     fn look<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, Broken> {
         if self.refresh(memory)? {
             return Ok(true);
@@ -152,6 +154,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`Broken::NotRam`].
+    #[inline]
     pub fn give<M: GuestMemory>(&mut self, memory: &M, head: u16, written: u32) -> Result<(), Broken> {
         let at = RING_HEADER + USED_BYTES * u64::from(self.used & (self.layout.size - 1));
         memory.store_two_u32(behind(self.layout.device, at), [head.into(), written])?;

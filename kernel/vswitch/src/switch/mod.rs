@@ -197,7 +197,7 @@ impl Switch {
     #[inline]
     pub fn was_received(&self, from: PortId, bytes: u64, now: Nanos) {
         if let Some(port) = self.port(from) {
-            port.guaranteed.take(bytes, now);
+            port.was_received(bytes, now);
         }
     }
 }

@@ -173,6 +173,12 @@ impl Port {
         }
     }
 
+    /// What it has sent was received.
+    #[inline]
+    pub fn was_received(&self, bytes: u64, now: Nanos) {
+        self.guaranteed.take(bytes, now);
+    }
+
     /// Whether its device has a driver that is ready.
     #[inline]
     pub fn is_ready(&self) -> bool {

@@ -19,15 +19,17 @@ const TRANSMIT: u16 = 1;
 const VECTOR: u8 = 0x56;
 const MESSAGE: u16 = 0;
 /// Buffers for frames, of a page each.
-const BUFFERS: u64 = 64;
+const BUFFERS: u64 = 256;
 const HEADER: u64 = 12;
 /// Where a frame says what it is: behind all headers.
 const MARK: u64 = HEADER + 54;
 const DATA: u8 = 0;
 const HELLO: u8 = 1;
 const END: u8 = 2;
-/// Frames in a sample.
+/// Frames in a sample at least.
 const FRAMES: u64 = 32;
+/// Frames that a switch under load finds in a queue.
+const LOAD: u64 = 128;
 /// Bytes of a small frame, of a usual one, and of a large one: 45 segments of TCP.
 const SMALL: u32 = 64;
 const USUAL: u32 = 1514;
@@ -159,8 +161,8 @@ impl Net {
 pub(crate) fn measure() {
     let (name, length, batch) = match boot::option("only") {
         Some("packet_64") => ("packet_64", SMALL, 32),
-        Some("switch_64") => ("switch_64", SMALL, 32),
-        Some("switch_1500") => ("switch_1500", USUAL, 32),
+        Some("switch_64") => ("switch_64", SMALL, LOAD),
+        Some("switch_1500") => ("switch_1500", USUAL, LOAD),
         Some("frame_64_kib") => ("frame_64_kib", LARGE, 2),
         Some("sink") => return sink(),
         _ => return,
@@ -184,8 +186,9 @@ pub(crate) fn measure() {
     };
     all();
     let rounds = number("rounds", 64);
-    report_samples(name, FRAMES, rounds, || (0..FRAMES / batch).map(|_| all()).sum());
-    tell_requests(name, rounds * FRAMES);
+    let frames = FRAMES.max(batch);
+    report_samples(name, frames, rounds, || (0..frames / batch).map(|_| all()).sum());
+    tell_requests(name, rounds * frames);
     net.send_one(END);
 }
 
