@@ -213,8 +213,7 @@ impl Net {
         let head = packet.behind(header::bytes(packet.offload, 1));
         memory.write(buffer.gpa, head).map_err(Broken::from)?;
         if rest != 0 {
-            source.seek(rest_at);
-            source.copy(rest, memory, behind(buffer.gpa, head.len() as u64))?;
+            source.copy_at(rest_at, rest, memory, behind(buffer.gpa, head.len() as u64))?;
         }
         queue.give(memory, chain.head(), bytes)?;
         Ok(true)

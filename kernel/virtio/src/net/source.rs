@@ -22,6 +22,15 @@ impl From<Broken> for Fault {
     }
 }
 
+impl From<CopyError> for Fault {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Source(error) => Self::Sender(error.into()),
+            CopyError::Target(error) => Self::Receiver(error.into()),
+        }
+    }
+}
+
 /// The bytes of a frame, from a place on that moves.
 pub(crate) trait Source<M> {
     /// Goes to the byte `at`.
@@ -29,6 +38,13 @@ pub(crate) trait Source<M> {
 
     /// Copies the next bytes to a receiver's memory.
     fn copy(&mut self, length: u32, memory: &M, to: Gpa) -> Result<(), Fault>;
+
+    /// Copies bytes from `at` on.
+    #[inline]
+    fn copy_at(&mut self, at: u32, length: u32, memory: &M, to: Gpa) -> Result<(), Fault> {
+        self.seek(at);
+        self.copy(length, memory, to)
+    }
 }
 
 /// A frame in its sender's buffers, behind the header.
@@ -59,14 +75,23 @@ impl<M: GuestMemory> Source<M> for Sender<'_, M> {
         let mut done = 0;
         while done < length {
             let part = self.cursor.next(self.chain, length - done).ok_or(Fault::Sender(Broken::Request))?;
-            let copied = memory.copy_from(behind(to, done.into()), self.memory, part.gpa, part.length);
-            copied.map_err(|error| match error {
-                CopyError::Source(error) => Fault::Sender(error.into()),
-                CopyError::Target(error) => Fault::Receiver(error.into()),
-            })?;
+            memory.copy_from(behind(to, done.into()), self.memory, part.gpa, part.length)?;
             done += part.length;
         }
         Ok(())
+    }
+
+    #[inline]
+    fn copy_at(&mut self, at: u32, length: u32, memory: &M, to: Gpa) -> Result<(), Fault> {
+        let begin = u64::from(BUFFER_HEADER_BYTES) + u64::from(at);
+        // Most drivers have a frame in one piece.
+        if let Some(all) = self.chain.first_readable()
+            && begin + u64::from(length) <= all.length.into()
+        {
+            return Ok(memory.copy_from(to, self.memory, behind(all.gpa, begin), length)?);
+        }
+        self.seek(at);
+        self.copy(length, memory, to)
     }
 }
 

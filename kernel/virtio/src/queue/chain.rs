@@ -156,12 +156,16 @@ impl Chain {
     /// As [`Cursor::read`].
     #[inline]
     pub(crate) fn read_start<M: GuestMemory>(&self, memory: &M, buffer: &mut [u8]) -> Result<(), Broken> {
-        match self.segments.first() {
-            Some(first) if self.readable != 0 && first.length as usize >= buffer.len() => {
-                Ok(memory.read(first.gpa, buffer)?)
-            }
+        match self.first_readable() {
+            Some(first) if first.length as usize >= buffer.len() => Ok(memory.read(first.gpa, buffer)?),
             _ => self.readable().read(self, memory, buffer),
         }
+    }
+
+    /// The first buffer to be read.
+    #[inline]
+    pub(crate) fn first_readable(&self) -> Option<Segment> {
+        self.segments.first().filter(|_| self.readable != 0).copied()
     }
 
     fn add(&mut self, found: &Descriptor, most: u16) -> Result<(), Broken> {
