@@ -32,6 +32,8 @@ const MOST_EXTENSIONS: usize = 6;
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 const TCP_BYTES: usize = 20;
+const UDP_BYTES: usize = 8;
+const SCTP_BYTES: usize = 12;
 
 /// An IP address. IPv4's are the last four bytes, behind what RFC 4291 has before an IPv4 address that stands in for an IPv6 one; which of
 /// the two it is, the packet says.
@@ -148,6 +150,18 @@ impl Internet {
             _ => (0, 0),
         }
     }
+
+    /// Where in the transport's header its checksum is, and how much of what begins there a switch looks at; nothing of a transport that it
+    /// does not know. Of ICMP it is all.
+    pub(crate) const fn checksum(&self) -> Option<(u16, u16)> {
+        match self.transport {
+            Transport::Tcp { .. } => Some((16, TCP_BYTES as u16)),
+            Transport::Ports { .. } if self.protocol == protocol::SCTP => Some((8, SCTP_BYTES as u16)),
+            Transport::Ports { .. } => Some((6, UDP_BYTES as u16)),
+            Transport::Icmp { .. } => Some((2, u16::MAX)),
+            Transport::Plain | Transport::Hidden => None,
+        }
+    }
 }
 
 /// Reads an IPv4 header at `at`, behind which there are `room` bytes, itself included.
@@ -258,8 +272,8 @@ fn read_transport(head: &[u8], at: usize, end: usize, number: u8, fragment: Frag
     }
     let least = match number {
         protocol::TCP => TCP_BYTES,
-        protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
-        protocol::SCTP => 12,
+        protocol::UDP | protocol::ICMP | protocol::ICMPV6 => UDP_BYTES,
+        protocol::SCTP => SCTP_BYTES,
         _ => return Transport::Plain,
     };
     let seen = head.get(..end.min(head.len())).and_then(|seen| seen.get(at..at + least));

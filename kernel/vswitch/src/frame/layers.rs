@@ -39,6 +39,8 @@ pub struct Layers {
     pub ether_type: u16,
     /// There are tags behind the first one, or a provider's tag.
     pub nested: bool,
+    /// Where what is behind the tags begins, in bytes from the frame's first.
+    pub at: u16,
     /// What that is.
     pub network: Network,
 }
@@ -69,7 +71,8 @@ impl Layers {
     /// Those of no frame.
     pub const fn nothing() -> Self {
         let (destination, source) = ([0; 6], [0; 6]);
-        Self { destination, source, tag: None, ether_type: 0, nested: false, network: Network::Other }
+        let (at, network) = (ETHERNET_BYTES as u16, Network::Other);
+        Self { destination, source, tag: None, ether_type: 0, nested: false, at, network }
     }
 
     /// Reads the first bytes of a frame of `length` bytes, at least an Ethernet header.
@@ -97,7 +100,7 @@ impl Layers {
             ether_type::ARP => read_arp(head, at).map_or(Network::Malformed, Network::Arp),
             _ => Network::Other,
         };
-        Self { destination, source, tag, ether_type: kind, nested, network }
+        Self { destination, source, tag, ether_type: kind, nested, at: at as u16, network }
     }
 
     /// The priority that its tag says.

@@ -105,6 +105,10 @@ impl Switch {
         if view.is_guarded() {
             port.guard(layers, frame.head())?;
         }
+        // It is made once all of this was looked at.
+        if !frame.offload.spares(layers) {
+            return Err(Drop::Malformed);
+        }
         let second = (now / SECOND) as u32;
         if !self.mirrors.is_target(vlan) {
             self.addresses.learn(layers.source, vlan, from, second);

@@ -436,7 +436,7 @@ pub(super) fn recipes(port: u8, vlans: &'static [u16]) -> impl Strategy<Value = 
     let undone = prop_oneof![
         6 => Just(Undone::Nothing),
         1 => Just(Undone::Checksum { start: None }),
-        1 => prop::option::of(0_u16..20).prop_map(|start| Undone::Checksum { start }),
+        1 => prop::option::of(0_u16..80).prop_map(|start| Undone::Checksum { start }),
         1 => (8_u16..1500).prop_map(|size| Undone::Large { size }),
     ];
     let payload = prop_oneof![5 => 0_usize..60, 1 => 60_usize..200, 1 => 1000_usize..6000];

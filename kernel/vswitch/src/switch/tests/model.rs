@@ -152,6 +152,11 @@ impl Model {
             return Err(Drop::Reserved);
         }
         guard(&settings.guard, &seen, &wire.bytes)?;
+        if let Some(undone) = wire.offload.checksum
+            && !seen.has_place_for_checksum(undone.start.into(), undone.offset.into())
+        {
+            return Err(Drop::Malformed);
+        }
         if !self.sessions.iter().any(|session| session.target == Target::Vlan(vlan)) {
             self.known.insert((seen.from, vlan), (from, self.now));
         }

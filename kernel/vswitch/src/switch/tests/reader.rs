@@ -15,6 +15,8 @@ pub(super) struct Seen {
     /// There is another tag right behind the first one.
     pub(super) nested: bool,
     pub(super) kind: u16,
+    /// Where what is behind the tags begins.
+    at: usize,
     pub(super) what: What,
 }
 
@@ -83,11 +85,30 @@ impl Seen {
             other => other,
         };
         let mac = |at: usize| head[at..at + 6].try_into().expect("six bytes");
-        Self { to: mac(0), from: mac(6), tag, nested: tag.is_some() && tags > 1, kind, what }
+        Self { to: mac(0), from: mac(6), tag, nested: tag.is_some() && tags > 1, kind, at, what }
     }
 
     pub(super) fn ip(&self) -> Option<&Ip> {
         if let What::Ip(ip) = &self.what { Some(ip) } else { None }
+    }
+
+    /// Whether a checksum from `start` on can be written `offset` bytes behind that without a change of what is known of the frame.
+    pub(super) fn has_place_for_checksum(&self, start: usize, offset: usize) -> bool {
+        let (at, header) = match &self.what {
+            What::Arp { .. } | What::Broken => return false,
+            What::Other => (self.at, 0),
+            What::Ip(ip) => match (ip.transport, ip.number) {
+                (Transport::Plain | Transport::Hidden, _) => (ip.at, 0),
+                (_, 1 | 58) => return start == ip.at && offset == 2,
+                (_, 6) => (ip.at, 20),
+                (_, 17) => (ip.at, 8),
+                _ => (ip.at, 12),
+            },
+        };
+        if start == at && header != 0 {
+            return Some(offset) == [(20, 16), (8, 6), (12, 8)].iter().find(|it| it.0 == header).map(|it| it.1);
+        }
+        start >= at + header
     }
 }
 
