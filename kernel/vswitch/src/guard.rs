@@ -175,18 +175,22 @@ mod tests {
 
     #[test]
     fn arp_says_what_is_so() {
-        let arp = |mac: Mac, ip: [u8; 4]| {
-            let mut packet = Vec::from([0, 1, 8, 0, 6, 4, 0, 2]);
+        let of_hardware = |hardware, mac: Mac, ip: [u8; 4]| {
+            let mut packet = Vec::from([0, hardware, 8, 0, 6, 4, 0, 2]);
             packet.extend(mac.into_iter().chain(ip).chain(B).chain([10, 0, 0, 2]));
             ethernet(B, A, &[], ether_type::ARP, &packet)
         };
+        let arp = |mac, ip| of_hardware(1, mac, ip);
         assert_eq!(check(&arp(A, [10, 0, 0, 1])), Ok(()));
         assert_eq!(check(&arp(A, [0; 4])), Ok(()));
         assert_eq!(check(&arp(A, [10, 0, 0, 3])), Err(Drop::SpoofedAddress));
         assert_eq!(check(&arp(B, [10, 0, 0, 1])), Err(Drop::SpoofedAddress));
         let only_mac = Guard { mac: Some(A), ..Guard::default() };
-        let lie = frame(&arp(B, [10, 0, 0, 1]));
-        assert_eq!(only_mac.check(&lie.layers(), lie.head()), Err(Drop::SpoofedMac));
+        // Receivers take the number of IEEE 802's networks for Ethernet's.
+        for hardware in [1, 6] {
+            let lie = frame(&of_hardware(hardware, B, [10, 0, 0, 1]));
+            assert_eq!(only_mac.check(&lie.layers(), lie.head()), Err(Drop::SpoofedMac));
+        }
     }
 
     #[test]

@@ -119,9 +119,9 @@ impl Layers {
     }
 }
 
-/// Ethernet is hardware 1, IPv4 protocol 0x0800; addresses of 6 and 4 bytes.
+/// Ethernet is hardware 1, and 6 as a network of IEEE 802, which is the same to Linux; IPv4 is protocol 0x0800; addresses have 6 and 4 bytes.
 fn read_arp(head: &[u8], at: usize) -> Option<Arp> {
-    if bytes(head, at)? != [0, 1, 8, 0, 6, 4] {
+    if !matches!(bytes(head, at)?, [0, 1 | 6, 8, 0, 6, 4]) {
         return None;
     }
     // All of it is there.

@@ -392,7 +392,7 @@ fn networks() -> impl Strategy<Value = Network> {
         1 => prop::collection::vec(extensions, 3..9),
     ];
     let v6 = (several, lengths).prop_map(|(extensions, payload)| Network::V6 { extensions, payload });
-    let first = prop_oneof![9 => Just(1_u8), 1 => Just(6_u8)];
+    let first = prop_oneof![8 => Just(1_u8), 1 => Just(6_u8), 1 => Just(7_u8)];
     let arp = (0..STATIONS, prop_oneof![4 => 0..STATIONS, 1 => Just(NOBODY)], first)
         .prop_map(|(sender_mac, sender, first)| Network::Arp { sender_mac, sender, first });
     let others =

@@ -114,7 +114,7 @@ impl Seen {
 
 fn arp(packet: &[u8]) -> Option<What> {
     let packet = packet.get(..28)?;
-    let is_ethernet = packet.starts_with(&[0, 1, 8, 0, 6, 4]);
+    let is_ethernet = packet.starts_with(&[0, 1, 8, 0, 6, 4]) || packet.starts_with(&[0, 6, 8, 0, 6, 4]);
     is_ethernet.then(|| What::Arp {
         mac: packet[8..14].try_into().expect("six bytes"),
         ip: packet[14..18].try_into().expect("four bytes"),
