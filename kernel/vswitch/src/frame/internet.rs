@@ -227,6 +227,7 @@ pub(super) fn read_v6(head: &[u8], at: usize, room: usize) -> Option<Internet> {
 
 /// Goes past extension headers. `None` where they are cut off, or too many or too long to be looked at.
 fn pass_extensions(head: &[u8], end: usize, found: &mut Internet) -> Option<()> {
+    let mut in_fragment = false;
     for _ in 0..=MOST_EXTENSIONS {
         let at = usize::from(found.transport_at);
         let unit = match found.protocol {
@@ -239,7 +240,10 @@ fn pass_extensions(head: &[u8], end: usize, found: &mut Internet) -> Option<()> 
         let size = match unit {
             8 => (usize::from(length) + 1) * 8,
             4 => (usize::from(length) + 2) * 4,
+            // A fragment of a fragment: the second header does not say how much of the packet is here.
+            _ if in_fragment => return None,
             _ => {
+                in_fragment = true;
                 let [_, _, o0, o1, i0, i1, i2, i3] = bytes(head, at)?;
                 let (word, identification) =
                     (u16::from_be_bytes([o0, o1]), u32::from_be_bytes([i0, i1, i2, i3]));

@@ -121,6 +121,11 @@ fn ipv6_extension_headers_are_passed() {
     let long = [protocol::UDP, 20].into_iter().chain([0; 166]).chain(udp(5, 6)).collect::<Vec<_>>();
     let found = internet(&ethernet(B, A, &[], ether_type::IPV6, &ipv6([1; 16], [2; 16], 0, &long)));
     assert_eq!(found.transport, Transport::Hidden, "ports that nobody has seen");
+    // A first fragment in which there is another header, as if the packet were whole.
+    let first = [protocol::FRAGMENT, 0, 0, 1, 0, 0, 0, 9];
+    let rest = [&first[..], &[protocol::UDP, 0, 0, 0, 0, 0, 0, 8], &udp(5, 6)].concat();
+    let found = internet(&ethernet(B, A, &[], ether_type::IPV6, &ipv6([1; 16], [2; 16], 44, &rest)));
+    assert_eq!((found.fragment, found.transport), (Fragment::First(9), Transport::Hidden));
 }
 
 #[test]

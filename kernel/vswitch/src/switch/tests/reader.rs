@@ -173,6 +173,7 @@ fn ipv6(packet: &[u8], room: usize) -> Option<Ip> {
         transport: Transport::Hidden,
         at: 40,
     };
+    let mut fragments = 0;
     for passed in 0.. {
         if !matches!(ip.number, 0 | 43 | 44 | 51 | 60 | 135) {
             let seen = &packet[..packet.len().min(end)];
@@ -187,6 +188,10 @@ fn ipv6(packet: &[u8], room: usize) -> Option<Ip> {
             _ => (units + 1) * 8,
         };
         if ip.number == 44 {
+            fragments += 1;
+            if fragments > 1 {
+                break;
+            }
             let Some(fragment) = extension.get(..8) else { break };
             let identification = u32::from_be_bytes(fragment[4..].try_into().expect("four bytes"));
             ip.part = part(word(fragment, 2)? >> 3, fragment[3] & 1 != 0, identification);
