@@ -2,7 +2,7 @@
 //!
 //! Where a port is bound to IP addresses, what is neither IP nor ARP does not pass, nor do a router's advertisements and redirects.
 //!
-//! Sources: RFC 826; RFC 4861, "Neighbor Discovery"; RFC 5227 (probes); RFC 2131 and 8415 (a client without an address); RFC 4291, "Modified EUI-64";
+//! Sources: RFC 826; RFC 4861, "Neighbor Discovery"; RFC 5227 and 4862 (probes); RFC 3590 (reports without an address); RFC 2131 and 8415 (a client without an address); RFC 4291, "Modified EUI-64";
 //! RFC 6105 (router advertisements); RFC 6980 (fragments of neighbour discovery).
 
 use crate::counters::Drop;
@@ -12,11 +12,14 @@ use crate::settings::Guard;
 
 /// Messages of ICMPv6.
 mod message {
+    pub(super) const LISTENER_REPORT: u8 = 131;
+    pub(super) const LISTENER_DONE: u8 = 132;
     pub(super) const ROUTER_SOLICITATION: u8 = 133;
     pub(super) const ROUTER_ADVERTISEMENT: u8 = 134;
     pub(super) const NEIGHBOR_SOLICITATION: u8 = 135;
     pub(super) const NEIGHBOR_ADVERTISEMENT: u8 = 136;
     pub(super) const REDIRECT: u8 = 137;
+    pub(super) const LISTENER_REPORT_2: u8 = 143;
 }
 /// Bytes of a neighbour message before its options, and where its target is.
 const NEIGHBOR_BYTES: usize = 24;
@@ -49,8 +52,9 @@ impl Guard {
         }
         let fine = match &layers.network {
             Network::Arp(arp) => {
-                arp.sender_mac == layers.source
-                    && (arp.sender == [0; 4] || self.owns(false, &crate::frame::v4(arp.sender)))
+                // Without an address, it is about the one that it is to have: others would give theirs up.
+                let about = if arp.sender == [0; 4] { arp.target } else { arp.sender };
+                arp.sender_mac == layers.source && self.owns(false, &crate::frame::v4(about))
             }
             Network::Internet(packet) if packet.v6 => self.allows_v6(layers.source, packet, head),
             Network::Internet(packet) => self.owns(false, &packet.source) || is_discovery(packet),
@@ -88,16 +92,20 @@ impl Guard {
             return false;
         }
         let Some(message) = head.get(usize::from(packet.transport_at)..) else { return false };
+        let target = message.get(TARGET_AT..).and_then(|rest| rest.first_chunk());
+        let is_own = target.is_some_and(|target| self.owns_v6(mac, target));
+        let nameless = packet.source == [0; 16];
         match kind {
             message::ROUTER_ADVERTISEMENT | message::REDIRECT => false,
             message::NEIGHBOR_ADVERTISEMENT => {
-                let target = message.get(TARGET_AT..).and_then(|rest| rest.first_chunk());
-                target.is_some_and(|target| self.owns_v6(mac, target))
-                    && options_say(message, NEIGHBOR_BYTES, mac)
+                is_own && !nameless && options_say(message, NEIGHBOR_BYTES, mac)
             }
-            message::NEIGHBOR_SOLICITATION => options_say(message, NEIGHBOR_BYTES, mac),
+            message::NEIGHBOR_SOLICITATION => {
+                (is_own || !nameless) && options_say(message, NEIGHBOR_BYTES, mac)
+            }
             message::ROUTER_SOLICITATION => options_say(message, TARGET_AT, mac),
-            _ => true,
+            message::LISTENER_REPORT | message::LISTENER_DONE | message::LISTENER_REPORT_2 => true,
+            _ => !nameless,
         }
     }
 }
@@ -182,7 +190,10 @@ mod tests {
         };
         let arp = |mac, ip| of_hardware(1, mac, ip);
         assert_eq!(check(&arp(A, [10, 0, 0, 1])), Ok(()));
-        assert_eq!(check(&arp(A, [0; 4])), Ok(()));
+        assert_eq!(check(&arp(A, [0; 4])), Err(Drop::SpoofedAddress), "somebody else would give it up");
+        let mut probe = arp(A, [0; 4]);
+        probe[41] = 1;
+        assert_eq!(check(&probe), Ok(()));
         assert_eq!(check(&arp(A, [10, 0, 0, 3])), Err(Drop::SpoofedAddress));
         assert_eq!(check(&arp(B, [10, 0, 0, 1])), Err(Drop::SpoofedAddress));
         let only_mac = Guard { mac: Some(A), ..Guard::default() };
@@ -209,8 +220,13 @@ mod tests {
             icmp([0xfd; 16], &[message::ROUTER_ADVERTISEMENT, 0, 0, 0, 0, 0, 0, 0]),
             Err(Drop::SpoofedAddress)
         );
-        let probe = [&[message::NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0][..], &[0xfd; 16]].concat();
-        assert_eq!(icmp([0; 16], &probe), Ok(()));
+        let about =
+            |target: [u8; 16]| [&[message::NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0][..], &target].concat();
+        assert_eq!(icmp([0; 16], &about([0xfd; 16])), Ok(()));
+        assert_eq!(icmp([0; 16], &about([0xfc; 16])), Err(Drop::SpoofedAddress), "it would be given up");
+        assert_eq!(icmp([0xfd; 16], &about([0xfc; 16])), Ok(()), "who asks is no owner");
+        assert_eq!(icmp([0; 16], &[message::LISTENER_REPORT_2, 0, 0, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(icmp([0; 16], &[128, 0, 0, 0, 0, 0, 0, 0]), Err(Drop::SpoofedAddress));
         assert_eq!(v6([0; 16], protocol::UDP, &udp(1, 2)), Err(Drop::SpoofedAddress));
         let endless = [&advertisement([0xfd; 16], A)[..], &[14, 0]].concat();
         assert_eq!(icmp([0xfd; 16], &endless), Err(Drop::SpoofedAddress), "an option without a length");

@@ -65,6 +65,8 @@ pub struct Arp {
     pub sender_mac: Mac,
     /// The protocol address that its sender says it has; 0.0.0.0 where it only probes.
     pub sender: [u8; 4],
+    /// The protocol address that it asks for, or of who is told.
+    pub target: [u8; 4],
 }
 
 impl Layers {
@@ -124,7 +126,6 @@ fn read_arp(head: &[u8], at: usize) -> Option<Arp> {
     if !matches!(bytes(head, at)?, [0, 1 | 6, 8, 0, 6, 4]) {
         return None;
     }
-    // All of it is there.
-    let _: [u8; 28] = bytes(head, at)?;
-    Some(Arp { sender_mac: bytes(head, at + 8)?, sender: bytes(head, at + 14)? })
+    let (sender_mac, sender) = (bytes(head, at + 8)?, bytes(head, at + 14)?);
+    Some(Arp { sender_mac, sender, target: bytes(head, at + 24)? })
 }

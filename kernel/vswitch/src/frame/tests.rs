@@ -133,7 +133,10 @@ fn arp_and_what_only_says_so() {
     let mut packet = Vec::from([0, 1, 8, 0, 6, 4, 0, 1]);
     packet.extend(A.into_iter().chain([10, 0, 0, 1]).chain(B).chain([10, 0, 0, 2]));
     let of = |packet: &[u8]| frame(&ethernet(B, A, &[], ether_type::ARP, packet)).layers().network;
-    assert_eq!(of(&packet), Network::Arp(Arp { sender_mac: A, sender: [10, 0, 0, 1] }));
+    assert_eq!(
+        of(&packet),
+        Network::Arp(Arp { sender_mac: A, sender: [10, 0, 0, 1], target: [10, 0, 0, 2] })
+    );
     packet.pop();
     assert_eq!(of(&packet), Network::Malformed);
     assert_eq!(

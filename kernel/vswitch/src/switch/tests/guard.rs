@@ -19,7 +19,9 @@ pub(super) fn guard(guard: &Guard, seen: &Seen, bytes: &[u8]) -> Result<(), Drop
             return if lies { Err(Drop::SpoofedMac) } else { Ok(()) };
         }
         _ if guard.addresses.is_empty() => true,
-        What::Arp { mac, ip } => *mac == seen.from && (*ip == [0; 4] || owns(guard, false, &v4(*ip))),
+        What::Arp { mac, ip, target } => {
+            *mac == seen.from && owns(guard, false, &v4(if *ip == [0; 4] { *target } else { *ip }))
+        }
         What::Broken => return Err(Drop::Malformed),
         What::Other => false,
         What::Ip(ip) if !ip.v6 => {
@@ -46,16 +48,18 @@ fn ipv6(guard: &Guard, mac: Mac, ip: &Ip, bytes: &[u8]) -> bool {
     let options = |at| options_are_so(message.get(at..).unwrap_or_default(), mac);
     match ip.transport {
         Transport::Hidden => false,
-        Transport::Icmp { kind, .. } if ip.number == 58 => match kind {
-            133 => whole && options(8),
-            135 => whole && options(24),
-            136 => {
-                let target = message.get(8..24).map(|it| it.try_into().expect("16 bytes"));
-                whole && target.is_some_and(|target| owns(&target)) && options(24)
+        Transport::Icmp { kind, .. } if ip.number == 58 => {
+            let target = message.get(8..24).map(|it| it.try_into().expect("16 bytes"));
+            let own = target.is_some_and(|target| owns(&target));
+            match kind {
+                133 => whole && options(8),
+                135 => whole && (own || !nameless) && options(24),
+                136 => whole && own && !nameless && options(24),
+                134 | 137 => false,
+                131 | 132 | 143 => true,
+                _ => !nameless,
             }
-            134 | 137 => false,
-            _ => true,
-        },
+        }
         _ => !nameless,
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Seen {
 #[derive(Clone, Debug)]
 pub(super) enum What {
     Ip(Ip),
-    Arp { mac: Mac, ip: [u8; 4] },
+    Arp { mac: Mac, ip: [u8; 4], target: [u8; 4] },
     Broken,
     Other,
 }
@@ -106,7 +106,8 @@ impl Seen {
             },
         };
         if start == at && header != 0 {
-            return Some(offset) == [(20, 16), (8, 6), (12, 8)].iter().find(|it| it.0 == header).map(|it| it.1);
+            return Some(offset)
+                == [(20, 16), (8, 6), (12, 8)].iter().find(|it| it.0 == header).map(|it| it.1);
         }
         start >= at + header
     }
@@ -118,6 +119,7 @@ fn arp(packet: &[u8]) -> Option<What> {
     is_ethernet.then(|| What::Arp {
         mac: packet[8..14].try_into().expect("six bytes"),
         ip: packet[14..18].try_into().expect("four bytes"),
+        target: packet[24..28].try_into().expect("four bytes"),
     })
 }
 
