@@ -1,4 +1,6 @@
-//! Scenarios about the switch between VMs, with stock Linux on its ports.
+//! Scenarios about the switch between VMs: with stock Linux on its ports, and with a guest that sends what no Linux does.
+
+use std::collections::BTreeSet;
 
 use crate::log::Log;
 use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM, QEMU_SVM_COUNTED, Scenario, Step, Tier};
@@ -13,8 +15,12 @@ pub fn scenarios() -> Vec<Scenario> {
         traffic("vswitch-traffic", "2M", Tier::Ci, &[QEMU_SVM]),
         traffic("vswitch-traffic-everywhere", "16M", Tier::Full, &[QEMU_SVM, BOCHS_VMX]),
         vlans(),
-        spoof(),
-        mirror(),
+        spoof("vswitch-spoof", Tier::Ci, &[QEMU_SVM]),
+        spoof("vswitch-spoof-everywhere", Tier::Full, &[BOCHS_VMX]),
+        mirror("vswitch-mirror", Tier::Ci, &[QEMU_SVM]),
+        mirror("vswitch-mirror-everywhere", Tier::Full, &[BOCHS_VMX]),
+        hostile("vswitch-hostile", Tier::Ci, &[QEMU_SVM]),
+        hostile("vswitch-hostile-everywhere", Tier::Full, &[BOCHS_VMX]),
         limits("vswitch-limits", Tier::Ci, &[QEMU_SVM_COUNTED]),
         limits("vswitch-limits-everywhere", Tier::Full, &[BOCHS_VMX]),
         fair("vswitch-fair", Tier::Ci, &[QEMU_SVM_COUNTED]),
@@ -80,16 +86,17 @@ fn vlans() -> Scenario {
     Scenario { machines: vec![QEMU_SVM, BOCHS_VMX], tier: Tier::Full, ..made }
 }
 
-fn spoof() -> Scenario {
+fn spoof(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
     let guests = vec![guest("evil", "ip=10.9.0.1", "spoof"), guest("two", "ip=10.9.0.2", "serve 2")];
-    let mut steps = vec![
+    let steps = vec![
         Step::results("evil").within(400).anywhere(),
         Step::vm("evil", "basalt-demo job done: 0").within(60).anywhere().then_send("\x01:ports lan\r\r"),
+        Step::end("evil").within(60).anywhere(),
     ];
-    steps.push(Step::end("evil").within(60).anywhere());
     let about = "a VM cannot send from addresses that are not its own";
-    let made = scenario("vswitch-spoof", about, guests, steps);
-    Scenario { checks: vec![Check { name: "what it has tried is counted", holds: lies_are_counted }], ..made }
+    let checks = vec![Check { name: "what it has tried is counted", holds: lies_are_counted }];
+    let made = scenario(name, about, guests, steps);
+    Scenario { tier, machines: machines.to_vec(), checks, ..made }
 }
 
 fn lies_are_counted(log: &Log) -> Result<(), String> {
@@ -101,12 +108,63 @@ fn lies_are_counted(log: &Log) -> Result<(), String> {
     Ok(())
 }
 
-fn mirror() -> Scenario {
+fn mirror(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
     let guests = vec![guest("watcher", "", "watch"), guest("one", "", "talk"), guest("two", "", "serve 2")];
     let about = "a VM sees by a mirror what two others say, as much of it as it may";
-    let made = scenario("vswitch-mirror", about, guests, Vec::from(results("watcher")));
-    Scenario { options: "mirror=lan:both=one,to=watcher,snap=200".to_owned(), ..made }
+    let options = "mirror=lan:both=one,to=watcher,snap=200".to_owned();
+    let made = scenario(name, about, guests, Vec::from(results("watcher")));
+    Scenario { tier, machines: machines.to_vec(), options, ..made }
 }
+
+/// The devices of the selftest guest `frames`: what it relies on of each is written there.
+const FRAMES: &str = "net=lan mac=02:00:00:00:00:01 ip=10.9.0.1,fd00::1 \
+    net=lan mac=02:00:00:00:00:02 ip=10.9.0.2,fd00::2 \
+    net=lan mac=02:00:00:00:00:03 trunk=all native=none \
+    net=lan mac=02:00:00:00:00:04 spoof=yes \
+    net=lan mac=02:00:00:00:00:05 \
+    net=lan mac=02:00:00:00:00:06 mtu=1500 \
+    net=lan mac=02:00:00:00:00:07 vlan=20";
+
+fn hostile(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
+    let guests = vec![Guest::new("frames").in_vm("evil").settings(FRAMES).append("wait=yes")];
+    let look = Step::vm("evil", "frames: look at the ports");
+    let steps = vec![
+        look.within(240).then_send("\x01:ports lan\r\r\x011\r\x01a"),
+        Step::results("evil").within(60).anywhere(),
+        Step::end("evil").within(60).anywhere(),
+    ];
+    let about = "frames of all kinds that a hostile guest may send arrive where they may, and nowhere else";
+    let checks = vec![Check { name: "the switch has counted each by its reason", holds: losses_are_told }];
+    let made = scenario(name, about, guests, steps);
+    Scenario { tier, machines: machines.to_vec(), checks, ..made }
+}
+
+/// What the guest has reckoned with, and what the prompt has told of its ports. What a port has lost that is full, or for which a frame is too
+/// long, the guest does not reckon with.
+fn losses_are_told(log: &Log) -> Result<(), String> {
+    let reckoned: BTreeSet<String> = log
+        .vm("evil")
+        .filter_map(|line| line.strip_prefix("frames: device "))
+        .map(|rest| rest.replacen(" has lost", "", 1))
+        .collect();
+    let mut told = BTreeSet::new();
+    let mut port = "";
+    for line in log.kernel() {
+        if let Some((number, _)) = line.strip_prefix("evil.").and_then(|rest| rest.split_once(' ')) {
+            port = number;
+        } else if let Some(losses) = line.trim_start().strip_prefix("lost: ") {
+            let losses = losses.split(", ").filter(|loss| !UNRECKONED.iter().any(|it| loss.starts_with(it)));
+            told.extend(losses.map(|loss| format!("{port} {loss}")));
+        }
+    }
+    if reckoned.is_empty() || reckoned != told {
+        let one_sided: Vec<_> = reckoned.symmetric_difference(&told).collect();
+        return Err(format!("{one_sided:?} of only one side"));
+    }
+    Ok(())
+}
+
+const UNRECKONED: [&str; 3] = ["mtu ", "unsuited ", "down "];
 
 fn limits(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
     // Bursts of 200 ms: where three VMs share a CPU of an emulated machine, a sender is away for longer than the usual 50.
@@ -139,4 +197,27 @@ fn fair(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
     let about = "TCP of a VM has its fair share beside one that floods, and what it is guaranteed";
     let made = scenario(name, about, guests, steps);
     Scenario { tier, machines: machines.to_vec(), ..made }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_the_same_on_both_sides() {
+        let check = |guest: &str, prompt: &str| {
+            let mut log = Log::default();
+            log.push(format!("{guest}\n{prompt}\n").as_bytes());
+            losses_are_told(&log)
+        };
+        let guest = "[evil] frames: device 0 has lost vlan 7\n[evil] frames: device 2 has lost malformed 1";
+        let prompt = |vlan: u32| {
+            format!(
+                "evil.0   up  9\n    vlan=1\n    lost: vlan {vlan}\nevil.2   up 1\n    lost: malformed 1, mtu 3"
+            )
+        };
+        assert_eq!(check(guest, &prompt(7)), Ok(()));
+        assert!(check(guest, &prompt(6)).is_err() && check(guest, "").is_err() && check("", "").is_err());
+        assert!(check(guest, "evil.0  up\n    lost: vlan 7").is_err());
+    }
 }
