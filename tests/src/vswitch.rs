@@ -21,6 +21,7 @@ pub fn scenarios() -> Vec<Scenario> {
         mirror("vswitch-mirror-everywhere", Tier::Full, &[BOCHS_VMX]),
         hostile("vswitch-hostile", Tier::Ci, &[QEMU_SVM]),
         hostile("vswitch-hostile-everywhere", Tier::Full, &[BOCHS_VMX]),
+        racing(),
         limits("vswitch-limits", Tier::Ci, &[QEMU_SVM_COUNTED]),
         limits("vswitch-limits-everywhere", Tier::Full, &[BOCHS_VMX]),
         fair("vswitch-fair", Tier::Ci, &[QEMU_SVM_COUNTED]),
@@ -137,6 +138,16 @@ fn hostile(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
     let checks = vec![Check { name: "the switch has counted each by its reason", holds: losses_are_told }];
     let made = scenario(name, about, guests, steps);
     Scenario { tier, machines: machines.to_vec(), checks, ..made }
+}
+
+/// Two virtual CPUs, each on a CPU of its own: one sends what the other changes.
+fn racing() -> Scenario {
+    let guest = Guest::new("frames").in_vm("evil").settings(FRAMES).cpus(2);
+    let steps = vec![Step::results("evil").within(240), Step::end("evil").within(60)];
+    let about = "a frame that its sender changes while the switch looks at it arrives as it was looked at";
+    let guests = vec![guest.append("test=frames_change_under_way")];
+    let made = scenario("vswitch-hostile-racing", about, guests, steps);
+    Scenario { tier: Tier::Full, machines: vec![BOCHS_VMX], cpus: Some(2), ..made }
 }
 
 /// What the guest has reckoned with, and what the prompt has told of its ports. What a port has lost that is full, or for which a frame is too

@@ -11,6 +11,7 @@ mod neighbours;
 mod network;
 mod nic;
 mod packet;
+mod racing;
 mod senders;
 mod shapes;
 mod undone;
@@ -19,8 +20,15 @@ use selftest::cpu::inb;
 use selftest::runner::Counts;
 use selftest::{Test, boot, println, runner, serial, tsc};
 
-const TABLES: &[&[Test]] =
-    &[honest::TESTS, senders::TESTS, neighbours::TESTS, shapes::TESTS, undone::TESTS, flood::TESTS];
+const TABLES: &[&[Test]] = &[
+    honest::TESTS,
+    senders::TESTS,
+    neighbours::TESTS,
+    shapes::TESTS,
+    undone::TESTS,
+    flood::TESTS,
+    racing::TESTS,
+];
 
 /// How long it waits for a key.
 const PATIENCE_US: u64 = 60_000_000;

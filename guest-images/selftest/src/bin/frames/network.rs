@@ -225,6 +225,11 @@ impl Network {
         Ok(())
     }
 
+    /// Where a device has the frame that it sends.
+    pub(crate) const fn outgoing(&self, nic: usize) -> u64 {
+        self.nics[nic].outgoing()
+    }
+
     /// The next frame of a device.
     pub(crate) fn next(&mut self, nic: usize, what: impl Display + Copy) -> Result<Arrived, Verdict> {
         self.nics[nic]

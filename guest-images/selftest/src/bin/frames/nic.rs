@@ -66,6 +66,10 @@ impl Arrived {
         self.length as usize >= bytes.len() && (self.at..).zip(bytes).all(|(at, byte)| read8(at) == *byte)
     }
 
+    pub(crate) fn byte(&self, at: u64) -> u8 {
+        read8(self.at + at)
+    }
+
     /// The big-endian word there.
     pub(crate) fn word(&self, at: u64) -> u16 {
         read16(self.at + at).swap_bytes()
@@ -96,6 +100,11 @@ impl Nic {
     /// The device's address.
     pub(crate) fn address_of(device: &Device) -> Mac {
         device.bytes_of_config()
+    }
+
+    /// Where it has the frame that it sends, behind its header.
+    pub(crate) const fn outgoing(&self) -> u64 {
+        self.outgoing + HEADER as u64
     }
 
     /// Sends a frame, and waits until its buffer comes back. False where it does not.
