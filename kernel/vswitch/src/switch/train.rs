@@ -147,6 +147,9 @@ impl Switch {
         if !sent.train.has(frame) {
             return None;
         }
+        if !frame.offload.spares(&sent.layers) {
+            return None;
+        }
         if sent.train.mtu != 0 && largest_packet(frame, &sent.layers) > sent.train.mtu.into() {
             return None;
         }

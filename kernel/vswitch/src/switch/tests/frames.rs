@@ -198,6 +198,7 @@ enum Other {
     Sender,
     Fragment,
     Tag,
+    Undone,
 }
 
 /// An answer.
@@ -228,6 +229,7 @@ pub(super) fn followings() -> impl Strategy<Value = Following> {
         Other::Sender,
         Other::Fragment,
         Other::Tag,
+        Other::Undone,
     ]);
     let other = prop_oneof![6 => Just(None), 1 => other.prop_map(Some)];
     (prop::bool::weighted(0.5), flags(), to, cut, more, other)
@@ -276,6 +278,7 @@ impl Recipe {
             (Some(Other::Destination), ..) => self.ends.1 = next(self.ends.1),
             (Some(Other::Sender), ..) => self.from = next(self.from),
             (Some(Other::Fragment), _, Network::V4 { fragment, .. }) => *fragment ^= 0x2000,
+            (Some(Other::Undone), ..) => self.undone = Undone::Checksum { start: Some(14) },
             (Some(Other::Tag), ..) => match self.tags.first_mut() {
                 Some((_, tag)) => *tag ^= 1 << 13,
                 None => self.tags.push((0x8100, 1)),
