@@ -28,6 +28,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use vcpu::{Hpa, PAGE_SIZE};
 
+pub(crate) use self::buddy::MAX_ORDER;
 use self::buddy::{FrameTable, MAX_FRAMES};
 pub(crate) use self::kernel_space::{enter_on_this_cpu, map_firmware, map_mmio, map_stack};
 pub use self::map::LayoutError;
