@@ -1,13 +1,16 @@
-//! The scenario that measures the longest stretch in which a CPU does not look for pending work. Its kernel is a build of
+//! The scenarios that measure the longest stretch in which a CPU does not look for pending work. Their kernel is a build of
 //! its own, which tells each stretch that is longer than all before.
 
 use crate::log::Log;
 use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// The scenarios.
-pub(crate) const NAMES: [&str; 2] = [NAME, DEVICES];
+pub(crate) const NAMES: [&str; 3] = [NAME, DEVICES, SWITCH];
 const NAME: &str = "smp-stretch";
 const DEVICES: &str = "virtio-stretch";
+const SWITCH: &str = "vswitch-stretch";
+/// About as many rules as the kernel's line has room for.
+const RULES: u16 = 100;
 /// The bound of the design, 100 us, for a CPU of an instruction a nanosecond. Both emulators count a tick an instruction.
 const BOUND_TICKS: u64 = 100_000;
 
@@ -43,7 +46,36 @@ pub fn scenarios() -> Vec<Scenario> {
             holds: stretches_are_short,
         }],
     };
-    vec![lives, devices()]
+    vec![lives, devices(), switch()]
+}
+
+/// Floods of small frames, to one and to all, with rules of which each is asked, on one CPU as well.
+fn switch() -> Scenario {
+    let guest = |vm: &str, settings: &str, append: &str| {
+        Guest::new("bench").in_vm(vm).settings(settings).append(append)
+    };
+    let receivers = "net=lan ".repeat(8);
+    let rules: Vec<String> =
+        (1..=RULES).map(|port| format!("rule=lan:deny,protocol=tcp,port={port}")).collect();
+    Scenario {
+        name: SWITCH.to_owned(),
+        about: "no flood of frames keeps a CPU for longer than 100 us without a look".to_owned(),
+        tier: Tier::Full,
+        machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
+        cpus: Some(1),
+        options: rules.join(" "),
+        guests: vec![
+            guest("one", "net=lan", "only=switch_64 rounds=64"),
+            guest("sink", "net=lan", "only=sink batch=128"),
+            guest("flood", "net=lan broadcast=off", "only=flood rounds=64"),
+            guest("many", receivers.trim_end(), "only=flood rounds=1"),
+        ],
+        steps: ["one", "flood", "many"].iter().map(|vm| Step::end(vm).within(300).anywhere()).collect(),
+        checks: vec![Check {
+            name: "no stretch is longer than 100,000 instructions",
+            holds: stretches_are_short,
+        }],
+    }
 }
 
 /// Disks and a network at work for three VMs, on one CPU as well.

@@ -197,6 +197,12 @@ impl<I: Image> VirtioBus<I> {
         self.functions.iter().for_each(|function| function.power_up(&mut Unplugged));
     }
 
+    /// The device of that number as after power-up. False where there is none.
+    pub(crate) fn power_up_one(&self, index: usize) -> bool {
+        let function = self.functions.get(index);
+        function.map(|function| function.power_up(&mut Unplugged)).is_some()
+    }
+
     /// Puts all devices on the bus of a chipset that was reset, with their registers where firmware would put them.
     pub(crate) fn plug(&self, chipset: &mut Chipset<'_>) {
         for (index, function) in self.functions.iter().enumerate() {

@@ -29,6 +29,8 @@ pub(crate) enum Stage<B: Backend> {
     Load { done: u64 },
     /// vCPUs are put in the state after power-up, from this one on; all begin at the same time.
     PowerUp { next: usize, start: Start, started: u64 },
+    /// Devices are quieted, from this one on.
+    Quiet { next: usize },
     /// vCPUs, then memory are given back.
     Destroy,
 }
@@ -42,6 +44,7 @@ impl<B: Backend> Stage<B> {
             Self::Scrub(_) => "clearing memory",
             Self::Load { .. } => "loading the kernel",
             Self::PowerUp { .. } => "setting a vCPU",
+            Self::Quiet { .. } => "quieting a device",
             Self::Destroy => "giving back",
         }
     }
@@ -71,8 +74,9 @@ impl<'m, B: Backend> Vm<'m, B> {
         let (next, progress) = match task {
             Task::End(_) => self.destroy(stage)?,
             Task::Start | Task::Reset => match stage {
-                Stage::Begin if task == Task::Reset => (Stage::Scrub(Scrub::default()), Progress::More),
-                Stage::Begin | Stage::Destroy => (self.begin(backend)?, Progress::More),
+                Stage::Begin if task == Task::Reset => (Stage::Quiet { next: 0 }, Progress::More),
+                Stage::Quiet { next } if task == Task::Reset => (self.quiet(next), Progress::More),
+                Stage::Begin | Stage::Quiet { .. } | Stage::Destroy => (self.begin(backend)?, Progress::More),
                 Stage::Memory { space, range, done } => {
                     let stage = self.grow(backend, space, range, done, &mut place)?;
                     (stage, Progress::More)
@@ -134,6 +138,15 @@ impl<'m, B: Backend> Vm<'m, B> {
         Ok(Stage::Processors { next: next + 1 })
     }
 
+    /// Quiets a device before a reset.
+    fn quiet(&self, next: usize) -> Stage<B> {
+        if self.virtio.power_up_one(next) {
+            Stage::Quiet { next: next + 1 }
+        } else {
+            Stage::Scrub(Scrub::default())
+        }
+    }
+
     fn scrub(&self, mut scrub: Scrub) -> Result<Stage<B>, StartError> {
         let space = self.space.read();
         let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
@@ -162,12 +175,20 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Gives something back.
     fn destroy(&self, stage: Stage<B>) -> Result<(Stage<B>, Progress), StartError> {
-        if !matches!(stage, Stage::Destroy) {
-            // Nothing is left to its devices, and who is at the other end of a cable hears of it.
-            self.virtio.power_up();
-        }
-        if let Stage::Memory { space, .. } = stage {
-            *self.space.write() = Some(space);
+        let next = match stage {
+            Stage::Destroy => None,
+            Stage::Quiet { next } => Some(next),
+            Stage::Memory { space, .. } => {
+                *self.space.write() = Some(space);
+                Some(0)
+            }
+            _ => Some(0),
+        };
+        // Nothing is left to its devices, and who is at the other end of a cable hears of it.
+        if let Some(next) = next
+            && self.virtio.power_up_one(next)
+        {
+            return Ok((Stage::Quiet { next: next + 1 }, Progress::More));
         }
         for (index, slot) in self.slots.iter().enumerate().rev() {
             let mut place = slot.processor().ok_or(StartError::Busy { index })?;

@@ -247,14 +247,29 @@ impl Output {
             return;
         }
         let mut state = self.state.lock();
+        let State { links, frames, free, free_blocks, held, order, current } = &mut *state;
         let mut cleared = 0;
-        while let Some(first) = state.current.take().or_else(|| state.order.take(PortSet::NONE)) {
-            let frame = state.frames.get_mut(usize::from(first)).and_then(Option::take);
-            let Some(frame) = frame else { break };
-            let blocks = frame.length.div_ceil(BLOCK_BYTES as u32).max(1) as u16;
-            state.release(first, blocks, frame.from);
+        let mut forget = |first: u16| {
+            let frame = frames.get_mut(usize::from(first)).and_then(Option::take);
+            let Some(frame) = frame else { return };
+            let mut last = usize::from(first);
+            let mut blocks = 1;
+            while let Some(next) = links.get(last).filter(|next| **next != NONE) {
+                (last, blocks) = (usize::from(*next), blocks + 1);
+            }
+            if let Some(link) = links.get_mut(last) {
+                *link = *free;
+            }
+            (*free, *free_blocks) = (first, *free_blocks + blocks);
+            if let Some(held) = held.get_mut(frame.from.index()) {
+                *held = held.saturating_sub(blocks);
+            }
             cleared += 1;
+        };
+        if let Some(first) = current.take() {
+            forget(first);
         }
+        order.clear(forget);
         drop(state);
         self.count.fetch_sub(cleared, SeqCst);
     }

@@ -94,6 +94,21 @@ impl Order {
         Some(frame)
     }
 
+    /// Forgets all frames; `with` gets each.
+    pub(super) fn clear(&mut self, mut with: impl FnMut(u16)) {
+        for (lists, active) in self.lists.iter_mut().zip(&mut self.active) {
+            for from in core::mem::replace(active, PortSet::NONE) {
+                let Some(list) = lists.get_mut(from.index()) else { continue };
+                let mut frame = list.first;
+                *list = List { first: NONE, last: NONE };
+                while let Some(next) = self.next.get(usize::from(frame)) {
+                    with(frame);
+                    frame = *next;
+                }
+            }
+        }
+    }
+
     /// Who of these has had least.
     fn least(&self, mut of: PortSet) -> Option<PortId> {
         let first = of.take_first()?;

@@ -13,7 +13,7 @@ const NO_RULE: u16 = u16::MAX;
 /// Rules that are looked at for one frame at most to find out whether all who get it may; beyond, each is judged by itself.
 const MOST_ASKED: usize = 1024;
 /// What looking at a rule counts, in bytes of copying that take as long.
-const RULE_BYTES: u32 = 32;
+const RULE_BYTES: u32 = 64;
 
 /// Who says whether a frame may go to a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +46,7 @@ impl Switch {
         let generation = self.rules.generation();
         let open = Rules::is_open(generation);
         sent.judge = if open { Judge::Nobody } else { Judge::Rules };
-        sent.asked = !open;
+        sent.asked = 0;
         let Some(internet) = sent.layers.internet() else { return Ok(()) };
         let Some((key, way)) = Key::of(internet, sent.vlan).or_else(|| Key::of_fragment(internet, sent.vlan))
         else {
@@ -54,10 +54,17 @@ impl Switch {
         };
         let mut to = sent.to;
         let only = to.take_first().filter(|_| to.is_empty());
-        let many = || sent.to.count() * self.rules.count_of_rules() > MOST_ASKED;
-        if only.is_none() && !open && (many() || !self.all_allow(sent)) {
-            // Each port is judged by itself, and no conversation has a verdict for all of them.
-            return Ok(());
+        let rules = self.rules.count_of_rules();
+        if only.is_none() && !open {
+            let all = sent.to.count() * rules;
+            // Where that is too much, or not all allow it, each port is judged by itself, and no conversation has a verdict for all of them.
+            if all > MOST_ASKED {
+                return Ok(());
+            }
+            sent.asked = all as u32;
+            if !self.all_allow(sent) {
+                return Ok(());
+            }
         }
         let packet = Packet {
             from: sent.from,
@@ -68,10 +75,10 @@ impl Switch {
             cacheable: only.is_some(),
             now,
         };
-        let mut asked = only.is_none() && !open;
+        let mut asked = sent.asked;
         let passed = self.flows.pass(&key, way, &packet, generation, |question| match question.to {
             Some(to) if !open => {
-                asked = true;
+                asked += rules as u32;
                 to_flow(self.ask(sent, question, to))
             }
             _ => FlowVerdict { allowed: true, rule: NO_RULE },
@@ -105,9 +112,17 @@ impl Switch {
         let _ = self.judge(sent, sent.at);
     }
 
-    /// What asking the rules about a frame takes each time, in bytes of copying that take as long; 0 where nobody asks.
-    pub fn cost_of_rules(&self, sent: &Sent) -> u32 {
-        if sent.asked { RULE_BYTES * self.rules.count_of_rules() as u32 } else { 0 }
+    /// What asking the rules has taken when a frame was accepted, in bytes of copying that take as long.
+    pub const fn cost_of_accepting(sent: &Sent) -> u32 {
+        RULE_BYTES * sent.asked
+    }
+
+    /// What asking the rules takes for each port that it may go to, in the same measure.
+    pub fn cost_of_admitting(&self, sent: &Sent) -> u32 {
+        match sent.judge {
+            Judge::Nobody => 0,
+            Judge::Rules => RULE_BYTES * self.rules.count_of_rules() as u32,
+        }
     }
 
     /// What the rules say of a frame, or of what it answers.

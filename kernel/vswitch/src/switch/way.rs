@@ -31,8 +31,8 @@ pub struct Sent {
     watched: bool,
     /// Who says whether it may go to a port.
     pub(super) judge: Judge,
-    /// The rules were asked, or are for each port.
-    pub(super) asked: bool,
+    /// Rules that were asked.
+    pub(super) asked: u32,
     /// When it was sent.
     pub(super) at: Nanos,
     /// Packets and bytes on a wire.
@@ -56,7 +56,7 @@ impl Sent {
             to: PortSet::NONE,
             watched: false,
             judge: Judge::Nobody,
-            asked: false,
+            asked: 0,
             at: 0,
             packets: 0,
             wire_bytes: 0,
@@ -77,7 +77,7 @@ impl Switch {
         (sent.packets, sent.wire_bytes) = crate::segment::segments_of(frame);
         port.counters.sent.count(sent.packets, sent.wire_bytes);
         port.send.take(sent.wire_bytes, now);
-        (sent.from, sent.asked) = (from, false);
+        (sent.from, sent.asked, sent.judge) = (from, 0, Judge::Nobody);
         sent.layers = frame.layers();
         let decided = self.decide(port, frame, now, sent);
         if let Err(reason) = decided {

@@ -1,7 +1,7 @@
 //! What a frame costs on its way from one guest to another: both guests and everything between them, on one CPU.
 //! Small frames are datagrams of UDP, large ones a TCP segment that stands for many.
 //!
-//! `only=packet_64`, `only=switch_64`, `only=switch_1500` or `only=frame_64_kib` sends, `only=sink` in the other guest receives. After each batch the receiver says that it has
+//! `only=packet_64`, `only=switch_64`, `only=switch_1500` or `only=frame_64_kib` sends, `only=sink` in the other guest receives; `only=flood` sends to all. After each batch the receiver says that it has
 //! all, and both sleep while they wait.
 
 use selftest::cpu::{self, rdtsc, read8, write8, write16};
@@ -165,6 +165,7 @@ pub(crate) fn measure() {
         Some("switch_1500") => ("switch_1500", USUAL, LOAD),
         Some("frame_64_kib") => ("frame_64_kib", LARGE, 2),
         Some("sink") => return sink(),
+        Some("flood") => return flood(),
         _ => return,
     };
     let Some(mut net) = Net::new() else { return skip(name, "no network") };
@@ -190,6 +191,20 @@ pub(crate) fn measure() {
     report_samples(name, frames, rounds, || (0..frames / batch).map(|_| all()).sum());
     tell_requests(name, rounds * frames);
     net.send_one(END);
+}
+
+/// Sends small frames to all who are on the switch.
+fn flood() {
+    let Some(mut net) = Net::new() else { return skip("flood", "no network") };
+    for _ in 0..number("rounds", 64) {
+        for _ in 0..LOAD {
+            net.put(SMALL, DATA);
+        }
+        net.send();
+        for _ in 0..LOAD {
+            net.transmit.wait();
+        }
+    }
 }
 
 /// Says after each batch that it has come.
