@@ -22,6 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
         hostile("vswitch-hostile", Tier::Ci, &[QEMU_SVM]),
         hostile("vswitch-hostile-everywhere", Tier::Full, &[BOCHS_VMX]),
         racing(),
+        all_ports(),
         limits("vswitch-limits", Tier::Ci, &[QEMU_SVM_COUNTED]),
         limits("vswitch-limits-everywhere", Tier::Full, &[BOCHS_VMX]),
         fair("vswitch-fair", Tier::Ci, &[QEMU_SVM_COUNTED]),
@@ -138,6 +139,20 @@ fn hostile(name: &str, tier: Tier, machines: &[&'static str]) -> Scenario {
     let checks = vec![Check { name: "the switch has counted each by its reason", holds: losses_are_told }];
     let made = scenario(name, about, guests, steps);
     Scenario { tier, machines: machines.to_vec(), checks, ..made }
+}
+
+/// As many ports as a switch has, on each of which there is a device; one of eight has a driver, which sends to all.
+fn all_ports() -> Scenario {
+    const VMS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let devices = "net=lan ".repeat(8);
+    let guests = VMS
+        .map(|vm| Guest::new("bench").in_vm(vm).settings(devices.trim_end()).append("only=flood rounds=1"));
+    let mut steps = vec![Step::kernel("network lan: 64 ports").within(60)];
+    steps
+        .extend(VMS.map(|vm| Step::vm(vm, "selftest bench done: 0 passed, 0 failed").within(200).anywhere()));
+    let about = "a switch has 64 ports, and VMs with 8 devices each are on it";
+    let made = scenario("vswitch-ports", about, guests.into(), steps);
+    Scenario { tier: Tier::Full, machines: vec![QEMU_SVM, BOCHS_VMX], ..made }
 }
 
 /// Two virtual CPUs, each on a CPU of its own: one sends what the other changes.
