@@ -101,9 +101,9 @@ impl Model {
         self.generation += 1;
     }
 
-    /// Nothing can be denied.
+    /// There are no rules.
     fn is_open(&self) -> bool {
-        self.default && self.rules.iter().all(|rule| rule.allow)
+        self.default && self.rules.is_empty()
     }
 
     pub(super) fn is_member(&self, port: usize, vlan: u16) -> bool {
