@@ -112,7 +112,7 @@ impl Guard {
 
 /// Whether all options from `at` on with a link-layer address say this one.
 fn options_say(message: &[u8], mut at: usize, mac: Mac) -> bool {
-    for _ in 0..MOST_OPTIONS {
+    for _ in 0..=MOST_OPTIONS {
         let Some([kind, length]) = message.get(at..).and_then(|rest| rest.first_chunk()) else { return true };
         // In units of 8 bytes; 0 makes no sense.
         let bytes = usize::from(*length) * 8;
