@@ -142,7 +142,38 @@ pub enum Transport {
     Hidden,
 }
 
+/// Messages of ICMP that tell of a packet that did not arrive: unreachable, too large, too old, wrong.
+const ERRORS: [u8; 3] = [3, 11, 12];
+const ERRORS_V6: core::ops::RangeInclusive<u8> = 1..=4;
+/// Bytes of such a message before what it quotes.
+const QUOTED_AT: usize = 8;
+
 impl Internet {
+    /// The packet that an ICMP message is about, which its receiver has sent, as far as it is quoted: addresses, protocol and ports. `None` where it
+    /// is about none.
+    pub(crate) fn quoted(&self, head: &[u8]) -> Option<Self> {
+        let Transport::Icmp { kind, .. } = self.transport else { return None };
+        let is_error = if self.v6 { ERRORS_V6.contains(&kind) } else { ERRORS.contains(&kind) };
+        if !is_error {
+            return None;
+        }
+        let at = usize::from(self.transport_at) + QUOTED_AT;
+        // Only its beginning is there, whatever its length.
+        let room = usize::from(u16::MAX);
+        let mut quoted = if self.v6 { read_v6(head, at, room)? } else { read_v4(head, at, room)? };
+        if matches!(quoted.fragment, Fragment::Later(_)) {
+            return None;
+        }
+        let at = usize::from(quoted.transport_at);
+        quoted.transport = match quoted.protocol {
+            protocol::TCP | protocol::UDP | protocol::SCTP => {
+                Transport::Ports { from: word(head, at)?, to: word(head, at + 2)? }
+            }
+            _ => quoted.transport,
+        };
+        Some(quoted)
+    }
+
     /// The two ports; 0 where it has none.
     pub const fn ports(&self) -> (u16, u16) {
         match self.transport {

@@ -42,7 +42,7 @@ impl Switch {
     ///
     /// # Errors
     /// [`Drop::Denied`].
-    pub(super) fn judge(&self, sent: &mut Sent, now: Nanos) -> Result<(), Drop> {
+    pub(super) fn judge(&self, sent: &mut Sent, head: &[u8], now: Nanos) -> Result<(), Drop> {
         let generation = self.rules.generation();
         let open = Rules::is_open(generation);
         sent.judge = if open { Judge::Nobody } else { Judge::Rules };
@@ -54,6 +54,10 @@ impl Switch {
         };
         let mut to = sent.to;
         let only = to.take_first().filter(|_| to.is_empty());
+        if !open && only.is_some_and(|to| self.is_about(sent, internet, head, (to, now))) {
+            sent.judge = Judge::Nobody;
+            return Ok(());
+        }
         let rules = self.rules.count_of_rules();
         if only.is_none() && !open {
             let all = sent.to.count() * rules;
@@ -100,6 +104,23 @@ impl Switch {
         if verdict.allow { Ok(()) } else { Err(Drop::Denied) }
     }
 
+    /// Whether a packet says what has become of one of a conversation that is allowed, and comes from where that has gone to.
+    fn is_about(&self, sent: &Sent, internet: &Internet, head: &[u8], (to, now): (PortId, Nanos)) -> bool {
+        let Some(about) = internet.quoted(head) else { return false };
+        let Some((key, way)) = Key::of(&about, sent.vlan) else { return false };
+        let packet = Packet {
+            from: to,
+            to: Some(sent.from),
+            bytes: 0,
+            packets: 0,
+            flags: None,
+            cacheable: false,
+            now,
+        };
+        let known = self.flows.known(&key, way, &packet, self.rules.generation());
+        known.is_some_and(|verdict| verdict.allowed)
+    }
+
     /// Counts frames of a train: its conversation does, and the rule that has let it pass.
     pub(super) fn count_train(&self, sent: &mut Sent, (packets, bytes): (u32, u64), all: Flags) {
         (sent.packets, sent.wire_bytes) = (packets, bytes);
@@ -109,7 +130,7 @@ impl Switch {
             *flags = all;
         }
         // They have passed, whatever is said of it now.
-        let _ = self.judge(sent, sent.at);
+        let _ = self.judge(sent, &[], sent.at);
     }
 
     /// What asking the rules has taken when a frame was accepted, in bytes of copying that take as long.

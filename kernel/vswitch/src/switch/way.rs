@@ -127,7 +127,7 @@ impl Switch {
         (sent.vlan, sent.to, sent.watched, sent.found) = (vlan, found.to, watched, found.storm.is_none());
         sent.at = now;
         self.sweep(now);
-        self.judge(sent, now)
+        self.judge(sent, frame.head(), now)
     }
 
     /// The ports of a VLAN.

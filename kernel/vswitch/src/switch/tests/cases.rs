@@ -216,3 +216,29 @@ fn a_train_is_counted_as_its_frames_are() {
     assert_eq!((back.packets, back.bytes), (4, bytes));
     assert!(flow.flags.any(Flags::PSH));
 }
+
+#[test]
+fn an_icmp_error_about_what_is_allowed_comes_back_from_where_that_went() {
+    let switch = switch(&[Settings::default(), Settings::default(), Settings::default()]);
+    allow_only(&switch, &[Match { from: PortSet::one(port(0)), ..Match::default() }]);
+    for station in [0, 1, 2] {
+        let _ = send(&switch, station, &packet(station as u8, 9, 47, &[0; 8]), 0);
+    }
+    // What comes from station 0 gets no answer but the error of who has got it.
+    let datagram = packet(0, 1, protocol::UDP, &[udp(1, 2), std::vec![5; 30]].concat());
+    assert_eq!(send(&switch, 0, &datagram, 0), Ok(std::vec![1]));
+    let error = |from, kind, quoted: &[u8]| {
+        let rest = [&[kind, 3, 0, 0, 0, 0, 0, 0][..], &quoted[14..14 + 28]].concat();
+        send(&switch, usize::from(from), &packet(from, 0, protocol::ICMP, &rest), SECOND)
+    };
+    assert_eq!(error(1, 3, &datagram), Ok(std::vec![0]));
+    assert_eq!(error(1, 11, &datagram), Ok(std::vec![0]));
+    assert_eq!(error(2, 3, &datagram), Err(Drop::Denied), "it has not got that");
+    assert_eq!(error(1, 5, &datagram), Err(Drop::Denied), "a redirect is no error");
+    let other = packet(0, 1, protocol::UDP, &[udp(1, 3), std::vec![5; 30]].concat());
+    assert_eq!(error(1, 3, &other), Err(Drop::Denied), "nobody has sent that");
+    let back = packet(1, 0, protocol::UDP, &[udp(2, 1), std::vec![5; 30]].concat());
+    assert_eq!(error(1, 3, &back), Err(Drop::Denied), "its receiver has not sent that");
+    assert!(switch.rules.replace(&[], false));
+    assert_eq!(error(1, 3, &datagram), Err(Drop::Denied), "the conversation is no longer allowed");
+}
