@@ -205,6 +205,13 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             }
             guest.cpu.attention.remove(Attention::DEVICES);
             *work |= Attention::DEVICES;
+            self.rota.look(guest.host, "a device's time");
+            if guest.vm.life.is_closed() {
+                return Some(SliceEnd::Halting);
+            }
+            if guest.host.must_forget_guests() {
+                return Some(SliceEnd::Over);
+            }
         }
     }
 
