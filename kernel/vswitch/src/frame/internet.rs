@@ -153,7 +153,11 @@ impl Internet {
     /// is about none.
     pub(crate) fn quoted(&self, head: &[u8]) -> Option<Self> {
         let Transport::Icmp { kind, .. } = self.transport else { return None };
-        let is_error = if self.v6 { ERRORS_V6.contains(&kind) } else { ERRORS.contains(&kind) };
+        let is_error = match (self.v6, self.protocol) {
+            (false, protocol::ICMP) => ERRORS.contains(&kind),
+            (true, protocol::ICMPV6) => ERRORS_V6.contains(&kind),
+            _ => false,
+        };
         if !is_error {
             return None;
         }

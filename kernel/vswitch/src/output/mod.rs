@@ -182,7 +182,6 @@ impl Output {
             *place = Some(frame);
         }
         state.order.push(room.first, &frame);
-        drop(state);
         self.count.fetch_add(1, SeqCst);
     }
 

@@ -46,7 +46,6 @@ impl Switch {
         let generation = self.rules.generation();
         let open = Rules::is_open(generation);
         sent.judge = if open { Judge::Nobody } else { Judge::Rules };
-        sent.asked = 0;
         let Some(internet) = sent.layers.internet() else { return Ok(()) };
         let Some((key, way)) = Key::of(internet, sent.vlan).or_else(|| Key::of_fragment(internet, sent.vlan))
         else {
@@ -65,7 +64,7 @@ impl Switch {
             if all > MOST_ASKED {
                 return Ok(());
             }
-            sent.asked = all as u32;
+            sent.asked += all as u32;
             if !self.all_allow(sent) {
                 return Ok(());
             }
@@ -106,7 +105,9 @@ impl Switch {
 
     /// Whether a packet says what has become of one of a conversation that is allowed, and comes from where that has gone to.
     fn is_about(&self, sent: &Sent, internet: &Internet, head: &[u8], (to, now): (PortId, Nanos)) -> bool {
-        let Some(about) = internet.quoted(head) else { return false };
+        // It goes to who has sent that.
+        let about = internet.quoted(head).filter(|about| about.source == internet.destination);
+        let Some(about) = about else { return false };
         let Some((key, way)) = Key::of(&about, sent.vlan) else { return false };
         let packet = Packet {
             from: to,

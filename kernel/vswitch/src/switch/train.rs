@@ -8,7 +8,7 @@
 use super::way::largest_packet;
 use super::{Sent, Switch};
 use crate::Nanos;
-use crate::frame::{Flags, Fragment, Frame, Internet, STARTING_BYTES, Transport, put};
+use crate::frame::{Flags, Fragment, Frame, Internet, STARTING_BYTES, Transport, protocol, put};
 use crate::port::PortId;
 use crate::tag::Tag;
 
@@ -81,7 +81,7 @@ impl Train {
     fn begin(&mut self, frame: &Frame, packet: &Internet) -> Option<()> {
         let transport = match packet.transport {
             Transport::Tcp { flags, .. } if !flags.any(CHANGING) => TCP_BYTES,
-            Transport::Ports { .. } => UDP_BYTES,
+            Transport::Ports { .. } if packet.protocol == protocol::UDP => UDP_BYTES,
             _ => return None,
         };
         let header = if packet.v6 { IPV6_BYTES } else { IPV4_BYTES };

@@ -72,12 +72,13 @@ impl Switch {
     /// # Errors
     /// Why it goes no further; the sender's port has counted that.
     pub fn accept(&self, from: PortId, frame: &Frame, now: Nanos, sent: &mut Sent) -> Result<(), Drop> {
+        sent.asked = 0;
         self.end_train(sent);
         let port = self.port(from).ok_or(Drop::Down)?;
         (sent.packets, sent.wire_bytes) = crate::segment::segments_of(frame);
         port.counters.sent.count(sent.packets, sent.wire_bytes);
         port.send.take(sent.wire_bytes, now);
-        (sent.from, sent.asked, sent.judge) = (from, 0, Judge::Nobody);
+        (sent.from, sent.judge) = (from, Judge::Nobody);
         sent.layers = frame.layers();
         let decided = self.decide(port, frame, now, sent);
         if let Err(reason) = decided {

@@ -239,6 +239,10 @@ fn an_icmp_error_about_what_is_allowed_comes_back_from_where_that_went() {
     assert_eq!(error(1, 3, &other), Err(Drop::Denied), "nobody has sent that");
     let back = packet(1, 0, protocol::UDP, &[udp(2, 1), std::vec![5; 30]].concat());
     assert_eq!(error(1, 3, &back), Err(Drop::Denied), "its receiver has not sent that");
+    let rest = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &datagram[14..42]].concat();
+    let elsewhere = ipv4([10, 0, 0, 1], [10, 0, 0, 7], protocol::ICMP, (1, 0), &rest);
+    let elsewhere = ethernet(mac(0), mac(1), &[], 0x0800, &elsewhere);
+    assert_eq!(send(&switch, 1, &elsewhere, SECOND), Err(Drop::Denied), "it is for another host there");
     assert!(switch.rules.replace(&[], false));
     assert_eq!(error(1, 3, &datagram), Err(Drop::Denied), "the conversation is no longer allowed");
 }
