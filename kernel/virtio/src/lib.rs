@@ -34,6 +34,7 @@ pub mod queue;
 mod tests;
 pub mod transport;
 
+pub(crate) use function::BUFFER_BYTES;
 pub use function::{Function, Kind, Progress};
 pub use interrupts::{Signal, Signals, Wires};
 pub use joint::Calls;

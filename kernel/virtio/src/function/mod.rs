@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use devices::Width;
 use devices::pci::ConfigSpace;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 use vcpu::{GuestMemory, Image};
 
 pub use kind::Kind;
@@ -83,7 +83,7 @@ enum News {
 }
 
 /// Each buffer of a request counts as so many bytes at least, so that a step has few small ones: reading a descriptor takes time, too.
-const BUFFER_BYTES: u32 = 1024;
+pub(crate) const BUFFER_BYTES: u32 = 1024;
 /// Where the BAR is while the function does not answer there.
 const NOWHERE: u64 = u64::MAX;
 
@@ -353,17 +353,16 @@ impl<I: Image> Function<I> {
             }
         }
         let rung = self.rung.load(SeqCst);
-        let index = ((rung.rotate_right(turn).trailing_zeros() + turn) % u32::BITS) as usize;
-        let Some(place) = self.places.get(index).filter(|_| rung != 0) else {
+        // Queues at which another CPU is are passed over.
+        let Some((index, mut place)) = self.rung_from(turn, rung) else {
             // Who is at it looks again when it is done.
-            return if is_elsewhere { Progress::Idle } else { self.progress() };
+            return if is_elsewhere || rung != 0 { Progress::Idle } else { self.progress() };
         };
-        // Who comes to this queue while another CPU is at it has nothing to do.
-        let Some(mut place) = place.try_lock() else { return Progress::Idle };
         self.rung.fetch_and(!(1 << index), SeqCst);
         let served = self.serve(index, &mut place, memory, signals);
+        // Also where a reset has just made another queue of it.
         if let Kind::Net(net) = &self.kind
-            && net.role(index) == net::Role::Transmit
+            && !index.is_multiple_of(2)
         {
             net.end_step(index / 2);
         }
@@ -389,6 +388,19 @@ impl<I: Image> Function<I> {
             net.tell_receivers(signals);
         }
         self.progress()
+    }
+
+    /// The first queue of those that are rung, from a number on, that nobody is at.
+    fn rung_from(&self, turn: u32, rung: u32) -> Option<(usize, MutexGuard<'_, Place>)> {
+        let mut left = rung.rotate_right(turn);
+        while left != 0 {
+            let index = ((left.trailing_zeros() + turn) % u32::BITS) as usize;
+            if let Some(place) = self.places.get(index).and_then(Mutex::try_lock) {
+                return Some((index, place));
+            }
+            left &= left - 1;
+        }
+        None
     }
 
     fn progress(&self) -> Progress {

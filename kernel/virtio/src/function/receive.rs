@@ -22,6 +22,11 @@ pub(crate) struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
+    /// Buffers of the chain that was taken last.
+    pub(crate) fn buffers(&self) -> usize {
+        self.chain.buffers()
+    }
+
     /// Copies a frame from its sender into the driver's buffers.
     ///
     /// # Errors
@@ -154,7 +159,7 @@ impl<I: Image> Function<I> {
             match net.receive(frame, queue, chain, memory, now) {
                 Ok(Received::Bytes(bytes)) => {
                     used |= 1 << index;
-                    match budget.checked_sub(bytes.max(BUFFER_BYTES)) {
+                    match budget.checked_sub(bytes.max(BUFFER_BYTES * chain.buffers() as u32)) {
                         Some(left) => budget = left,
                         None => break,
                     }
@@ -170,17 +175,20 @@ impl<I: Image> Function<I> {
         news(used, is_elsewhere)
     }
 
-    /// Copies a frame that another device sends into the driver's buffers. The driver is told of it by [`Self::tell_of_taken`].
+    /// Copies a frame that another device sends into the driver's buffers, and says how many that were at least. The driver is told of it by
+    /// [`Self::tell_of_taken`].
     pub(crate) fn take_in<M: GuestMemory, S: Source<M>>(
         &self,
         frame: &mut Frame,
         source: &mut S,
         memory: &M,
         signals: &mut dyn Signals,
-    ) -> Result<Taken, Fault> {
-        let taken =
-            self.receive_like(frame, signals, |receiver, frame| receiver.take_in(frame, source, memory));
-        taken.map(|taken| taken.unwrap_or_else(|why| why))
+    ) -> Result<(Taken, usize), Fault> {
+        let taken = self.receive_like(frame, signals, |receiver, frame| {
+            let taken = receiver.take_in(frame, source, memory)?;
+            Ok((taken, receiver.buffers()))
+        });
+        taken.map(|taken| taken.unwrap_or_else(|why| (why, 0)))
     }
 
     /// Has somebody copy frames into the driver's buffers that all are as this one: for the same address, and the same queue. `Ok(Err)` says why that

@@ -189,6 +189,7 @@ impl Net {
     pub(crate) fn go_live(&self, features: u64) {
         self.features.store(features, SeqCst);
         self.link.store(self.plug.has_link(), SeqCst);
+        (0..self.outgoing.len()).for_each(|pair| self.end_step(pair));
         self.plug.switch().set_ready(self.plug.id(), true);
     }
 

@@ -16,10 +16,13 @@ use super::header::{self, BUFFER_HEADER_BYTES, BUFFERS_AT};
 use super::source::{Fault, Queued, Source};
 use super::{Net, feature};
 use crate::memory::behind;
-use crate::queue::{Broken, Chain, Queue};
+use crate::queue::{Broken, Chain, MAX_SEGMENTS, Queue};
 
 /// Frames in a row that nobody wants, until others have their turn.
 const PASSED_OVER: usize = 64;
+
+/// Parts of memory that the buffers for one packet have at most: more than any driver needs, which may lay out many chains of next to nothing.
+const MOST_PARTS: usize = 2 * MAX_SEGMENTS;
 
 /// What handing a frame to a receiver has come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -238,6 +241,7 @@ impl Net {
         let mergeable = self.has(feature::MRG_RXBUF);
         let length = packet.length();
         let (mut done, mut buffers, mut number_at) = (0, 0_u16, [Gpa(0); 2]);
+        let mut parts = 0;
         let mut batch = queue.batch();
         source.seek(packet.rest_at());
         let before = if cut { header::bytes_of_cut(1) } else { header::bytes(packet.offload, 1) };
@@ -245,6 +249,10 @@ impl Net {
         while done < length {
             if batch.take(memory, chain)?.is_none() {
                 return Ok(Put::Waits);
+            }
+            parts += chain.buffers();
+            if parts > MOST_PARTS {
+                return Err(Broken::Length.into());
             }
             let mut place = chain.writable();
             let mut room = chain.writable_bytes();

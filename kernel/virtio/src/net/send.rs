@@ -18,7 +18,7 @@ use super::source::{Fault, Sender, Source};
 use super::{Net, feature};
 use crate::interrupts::Wires;
 use crate::queue::{Broken, Chain};
-use crate::{Function, STEP_BYTES};
+use crate::{BUFFER_BYTES, Function, STEP_BYTES};
 
 /// The frame that a queue sends, for as long as it takes.
 #[derive(Debug)]
@@ -100,25 +100,27 @@ impl Net {
                 return Ok(Turn::Later);
             }
             if !self.read_frame(frame, chain, memory)? {
+                self.plug.switch().end_train(sent);
                 self.lose(Drop::Malformed);
                 return Ok(Turn::Done(chain.readable_bytes()));
             }
             let switch = self.plug.switch();
             if let Some((to, tag)) = switch.go_on(frame, way.now, sent) {
-                self.send_to((to, tag, None), (frame, sent), &way, wires)?;
-                return Ok(Turn::Done(chain.readable_bytes().max(DELIVERY_BYTES)));
+                let bytes = self.send_to((to, tag, None), (frame, sent), &way, wires)?;
+                return Ok(Turn::Done(bytes.max(chain.readable_bytes()).max(DELIVERY_BYTES)));
             }
             // Why not is counted there.
             if switch.accept(self.plug.id(), frame, way.now, sent).is_err() {
                 return Ok(Turn::Done(DELIVERY_BYTES + Switch::cost_of_accepting(sent)));
             }
             if let Some(to) = switch.only_receiver(sent) {
+                let mut bytes = chain.readable_bytes();
                 if let Ok(tag) = switch.admit(sent, frame, to) {
                     switch.begin_train(sent, frame, (to, tag));
-                    self.send_to((to, tag, None), (frame, sent), &way, wires)?;
+                    bytes = bytes.max(self.send_to((to, tag, None), (frame, sent), &way, wires)?);
                 }
                 let least = DELIVERY_BYTES + Switch::cost_of_accepting(sent) + switch.cost_of_admitting(sent);
-                return Ok(Turn::Done(chain.readable_bytes().max(least)));
+                return Ok(Turn::Done(bytes.max(least)));
             }
             let copies = switch.copies_of_sent(sent);
             *receivers = Receivers { left: sent.to, copies, copied: 0, watchers: None };
@@ -191,7 +193,7 @@ impl Net {
         }
     }
 
-    /// Sends the frame to one port. Returns how many bytes were copied.
+    /// Sends the frame to one port. Returns how many bytes were copied, or what takes as long.
     fn send_to<I: Image, M: GuestMemory, W: Wires<I, M>>(
         &self,
         (to, tag, snap): (PortId, Tag, Option<u16>),
@@ -221,44 +223,49 @@ impl Net {
         let length = frame.length();
         let mut parcel = Parcel { to, frame, sent, snap };
         let mut source = Sender::new(way.chain, way.memory);
-        if !self.hand_over(&mut parcel, port, &mut source, (way.now, wires))? {
+        let buffers = self.hand_over(&mut parcel, port, &mut source, (way.now, wires))?;
+        if buffers.is_none() {
             self.enqueue(&parcel, port, &mut source, wires)?;
         }
-        Ok(length)
+        Ok(length.max(BUFFER_BYTES * buffers.unwrap_or(0) as u32))
     }
 
-    /// Copies the frame into the receiver's buffers. False where that cannot be now.
+    /// Copies the frame into the receiver's buffers, and says how many at least. `None` where that cannot be now.
     fn hand_over<I: Image, M: GuestMemory, W: Wires<I, M>>(
         &self,
         parcel: &mut Parcel<'_>,
         port: &Port,
         source: &mut Sender<'_, M>,
         (now, wires): (Nanos, &mut W),
-    ) -> Result<bool, Broken> {
-        let Some(owner) = port.owner() else { return Ok(false) };
+    ) -> Result<Option<usize>, Broken> {
+        let Some(owner) = port.owner() else { return Ok(None) };
         // What waits there comes first.
         if !port.output.is_empty() || parcel.snap.is_some() || port.output.rate.opens_at(now).is_some() {
-            return Ok(false);
+            return Ok(None);
         }
         let taken = wires.reach(owner, |function: &Function<I>, memory, signals| {
             function.take_in(parcel.frame, source, memory, signals)
         });
         match taken {
-            Some(Ok(Taken::Yes)) => {
+            Some(Ok((Taken::Yes, buffers))) => {
                 let (packets, bytes) = (parcel.sent.packets, parcel.sent.wire_bytes);
                 port.counters.received.count(packets, bytes);
                 port.output.rate.take(bytes, now);
                 self.plug.switch().was_received(parcel.sent.from, bytes, now);
                 self.touched.fetch_or(PortSet::one(parcel.to).bits(), SeqCst);
-                Ok(true)
+                Ok(Some(buffers))
             }
-            Some(Ok(Taken::Unwanted)) => Ok(true),
-            Some(Ok(Taken::NotNow)) | None => Ok(false),
+            Some(Ok((Taken::Unwanted, buffers))) => {
+                // Whoever has come to that device meanwhile has found it taken.
+                self.touched.fetch_or(PortSet::one(parcel.to).bits(), SeqCst);
+                Ok(Some(buffers))
+            }
+            Some(Ok((Taken::NotNow, _))) | None => Ok(None),
             Some(Err(Fault::Sender(broken))) => Err(broken),
             // Its device is broken now, and the frame lost.
             Some(Err(Fault::Receiver(_))) => {
                 port.counters.lose(Drop::Unsuited);
-                Ok(true)
+                Ok(Some(0))
             }
         }
     }
@@ -296,6 +303,12 @@ impl Net {
             wires.call(owner);
         }
         Ok(())
+    }
+
+    /// Whether some pair has a train.
+    #[cfg(test)]
+    pub(super) fn has_train(&self) -> bool {
+        self.outgoing.iter().any(|place| place.lock().sent.train().is_some())
     }
 
     /// A step of a pair's queue is over: what comes later is looked at in full again.

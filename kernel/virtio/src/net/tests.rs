@@ -565,3 +565,24 @@ proptest! {
         prop_assert_eq!(b.status() & status::NEEDS_RESET, 0);
     }
 }
+
+/// A ring whose entries all name one chain of next to nothing.
+#[test]
+fn buffers_in_too_many_parts_break_their_device_and_nothing_else() {
+    const WRITE: u16 = 2;
+    const NEXT: u16 = 1;
+    for direct in [false, true] {
+        let ([mut a, mut b], _) = pair([0; 2], None, direct);
+        for index in 0..59 {
+            b.queues[RX].own(index, (POOL, 0), WRITE | NEXT, index + 1);
+        }
+        b.queues[RX].own(59, (POOL, 13), WRITE, 0);
+        (0..20).for_each(|_| b.queues[RX].offer(0));
+        b.ring(RX);
+        b.work();
+        a.send([0; HEADER], &frame(MACS[1], 1000));
+        b.work();
+        assert_eq!(b.status() & status::NEEDS_RESET, status::NEEDS_RESET);
+        assert_eq!(a.status() & status::NEEDS_RESET, 0);
+    }
+}

@@ -68,13 +68,13 @@ impl Net {
             return Ok(Ride::None);
         };
         let mut load = Load { queue, chain, memory, sent, budget, now: wires.now() };
-        let before = *load.budget;
         let rode = wires.reach(owner, |function: &Function<I>, theirs, signals| {
             function.receive_like(frame, signals, |receiver, frame| {
                 self.load((own, port), &mut load, frame, (receiver, theirs))
             })
         });
-        if *load.budget != before {
+        // Whoever has come to that queue meanwhile has found it taken.
+        if matches!(rode, Some(Ok(Ok(_)) | Err(_))) {
             self.touched.fetch_or(PortSet::one(to).bits(), SeqCst);
         }
         match rode {
@@ -124,7 +124,7 @@ impl Net {
                 Err(Fault::Sender(broken)) => return Err(Fault::Sender(broken)),
             }
             load.queue.give(load.memory, load.chain.head(), 0).map_err(Fault::Sender)?;
-            let is_full = !load.count();
+            let is_full = !load.count(receiver.buffers());
             taken?;
             if is_full {
                 return Ok(Ride::Full);
@@ -143,14 +143,14 @@ impl Net {
         let parcel = Parcel { to, frame, sent: &*load.sent, snap: None };
         self.enqueue(&parcel, port, &mut Sender::new(load.chain, load.memory), wires)?;
         load.queue.give(load.memory, load.chain.head(), 0)?;
-        Ok(if load.count() { Ride::None } else { Ride::Full })
+        Ok(if load.count(0) { Ride::None } else { Ride::Full })
     }
 }
 
 impl<M: GuestMemory> Load<'_, M> {
-    /// Counts a frame. False where the step is full.
-    fn count(&mut self) -> bool {
-        let least = FRAME_BYTES * self.chain.buffers() as u32;
+    /// Counts a frame that has gone into so many buffers. False where the step is full.
+    fn count(&mut self, buffers: usize) -> bool {
+        let least = FRAME_BYTES * self.chain.buffers().max(buffers) as u32;
         let left = self.budget.checked_sub(self.chain.readable_bytes().max(least));
         *self.budget = left.unwrap_or(0);
         left.is_some()

@@ -218,6 +218,8 @@ impl World {
             }
             self.receive_but(from);
         }
+        let net = self.stations[from].end.function.as_net().expect("it is one");
+        assert!(!net.has_train(), "a train ends with its step");
         let given_back = self.stations[from].end.queues[TX].collect().len();
         assert_eq!(given_back, letters.len(), "what is sent is given back");
         self.receive();
