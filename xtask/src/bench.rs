@@ -6,6 +6,8 @@
 
 mod devices;
 
+pub(crate) use devices::NOTHING;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -46,9 +48,8 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     };
     let kernel = build::kernel()?;
     let mut plays = Vec::new();
-    let all = || scenarios().into_iter().map(Subject::make).chain(devices::scenarios());
     for name in &machines {
-        for scenario in all().filter(|scenario| options.is_wanted(&scenario.name)) {
+        for scenario in boots().into_iter().filter(|scenario| options.is_wanted(&scenario.name)) {
             plays.push(Play::prepare(scenario, machine::profile(name)?, &kernel)?);
         }
     }
@@ -91,6 +92,11 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         [] => Ok(()),
         failures => Err(Failure::new(format!("no numbers from {}", failures.join("; ")))),
     }
+}
+
+/// All boots that are made.
+pub(crate) fn boots() -> Vec<Scenario> {
+    scenarios().into_iter().map(Subject::make).chain(devices::scenarios()).collect()
 }
 
 /// A thing to measure.

@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Measure the cost of exits, and of a Linux boot
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchOptions),
+    /// Tell where in the kernel the instructions of a measurement go
+    #[command(after_help = PROFILE_EXAMPLES)]
+    Profile(ProfileOptions),
     /// Look for inputs that break what reads bytes of guests
     #[command(after_help = FUZZ_EXAMPLES)]
     Fuzz(FuzzOptions),
@@ -67,6 +70,13 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   cargo xtask bench
   cargo xtask bench --machine bochs-vmx --json bench.json";
+
+const PROFILE_EXAMPLES: &str = "\
+All instructions are counted, on qemu-svm-counted; those of a boot without requests are taken away where the bench makes one.
+
+Examples:
+  cargo xtask profile bench-device-switch_64 --per 8192
+  cargo xtask profile bench-linux --most 60";
 
 const FUZZ_EXAMPLES: &str = "\
 What a run finds worth keeping stays in target/fuzz, and the next run goes on from there.
@@ -172,6 +182,19 @@ pub(crate) struct BenchOptions {
     pub(crate) only: Vec<String>,
 }
 
+#[derive(Args)]
+pub(crate) struct ProfileOptions {
+    /// The boot, one of those that `cargo xtask bench` makes
+    #[arg(value_name = "BOOT")]
+    pub(crate) boot: String,
+    /// Divide by the number of requests that the boot makes
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) per: u64,
+    /// Lines of each table
+    #[arg(long, value_name = "NUMBER", default_value_t = 40)]
+    pub(crate) most: usize,
+}
+
 impl BenchOptions {
     /// Whether a boot of that name is to be made.
     pub(crate) fn is_wanted(&self, name: &str) -> bool {
@@ -195,6 +218,7 @@ mod tests {
             "x run --machine qemu-svm --headless --until ready --timeout 600",
             "x test linux-boot --machine bochs-svm",
             "x bench --json out.json",
+            "x profile bench-device-switch_64 --per 8192",
             "x fuzz all --seconds 60",
             "x fuzz virtio-blk --input file",
             "x image --output x.img --guest demo",

@@ -1,4 +1,4 @@
-//! Basalt's build, image, run, test, fuzz, bench and check commands: `cargo xtask --help`.
+//! Basalt's build, image, run, test, fuzz, bench, profile and check commands: `cargo xtask --help`.
 //!
 //! Everything that is generated lies below `target/`; nothing outside it is touched, except that missing
 //! Debian packages are installed when xtask runs as root.
@@ -19,6 +19,7 @@ mod packages;
 mod paths;
 mod play;
 mod process;
+mod profile;
 mod progress;
 mod run;
 mod symbolize;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Image(options) => run::write_image(&options),
         Command::Run(options) => run::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Profile(options) => profile::run(&options),
         Command::Test(options) => match test::run(&options) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,

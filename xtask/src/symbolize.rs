@@ -73,7 +73,7 @@ fn frames(loader: &Loader, Place { address, instruction }: Place) -> Vec<String>
     shown
 }
 
-fn demangled(name: &str) -> String {
+pub(crate) fn demangled(name: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(name))
 }
 

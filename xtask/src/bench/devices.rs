@@ -21,7 +21,7 @@ const RULES: u16 = 100;
 
 /// The beginning of the scenarios' names, and the end of those without requests.
 const PREFIX: &str = "bench-device-";
-pub(super) const NOTHING: &str = "-idle";
+pub(crate) const NOTHING: &str = "-idle";
 
 /// With requests, and without.
 pub(super) fn scenarios() -> Vec<Scenario> {
