@@ -4,6 +4,7 @@
 //! In Bochs the time-stamp counter counts instructions, so these numbers repeat exactly; time limits and the
 //! load of the host do not matter.
 
+mod compare;
 mod devices;
 
 pub(crate) use devices::NOTHING;
@@ -16,7 +17,7 @@ use ::tests::linux::DEMO;
 use ::tests::log::Log;
 use ::tests::scenario::{Guest, Scenario, Step, Tier};
 use ::tests::{linux, report};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::BenchOptions;
 use crate::failure::{Context, Failure, Result};
@@ -31,7 +32,7 @@ const MACHINES: [&str; 2] = ["bochs-vmx", "bochs-svm"];
 const LISTED_EXITS: usize = 12;
 
 /// One number; the names stay stable.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Row {
     name: String,
     machine: String,
@@ -42,6 +43,8 @@ struct Row {
 /// Measures, prints the table, writes the file.
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     interrupt::watch()?;
+    // Before the work, as it may not be there.
+    let before = options.compare.as_deref().map(compare::read).transpose()?;
     let machines = match options.machine.as_slice() {
         [] => MACHINES.map(str::to_owned).to_vec(),
         names => names.to_vec(),
@@ -88,7 +91,14 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     if let Some(file) = &options.json {
         write_json(file, &rows)?;
     }
+    let mut dearer = Vec::new();
+    if let Some(before) = before {
+        let (text, found) = compare::compare(&before, &rows, options.tolerance);
+        print!("\n{text}");
+        dearer = found;
+    }
     match failures.as_slice() {
+        [] if !dearer.is_empty() => Err(Failure::new(format!("dearer than before: {}", dearer.join("; ")))),
         [] => Ok(()),
         failures => Err(Failure::new(format!("no numbers from {}", failures.join("; ")))),
     }

@@ -69,7 +69,8 @@ Examples:
 const BENCH_EXAMPLES: &str = "\
 Examples:
   cargo xtask bench
-  cargo xtask bench --machine bochs-vmx --json bench.json";
+  cargo xtask bench --machine bochs-vmx --json bench.json
+  cargo xtask bench --machine bochs-vmx --only bench-device --compare bench.json";
 
 const PROFILE_EXAMPLES: &str = "\
 All instructions are counted, on qemu-svm-counted; those of a boot without requests are taken away where the bench makes one.
@@ -174,6 +175,12 @@ pub(crate) struct BenchOptions {
     /// Write the results to this file, too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Show the figures beside those of an earlier run, and end with status 1 where one is dearer
+    #[arg(long, value_name = "FILE")]
+    pub(crate) compare: Option<PathBuf>,
+    /// How much dearer a figure may be, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 2.0, requires = "compare")]
+    pub(crate) tolerance: f64,
     /// Measure on this machine only (repeat for several)
     #[arg(long, value_name = "NAME")]
     pub(crate) machine: Vec<String>,
@@ -218,6 +225,7 @@ mod tests {
             "x run --machine qemu-svm --headless --until ready --timeout 600",
             "x test linux-boot --machine bochs-svm",
             "x bench --json out.json",
+            "x bench --compare out.json --tolerance 1.5",
             "x profile bench-device-switch_64 --per 8192",
             "x fuzz all --seconds 60",
             "x fuzz virtio-blk --input file",
