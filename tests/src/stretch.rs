@@ -13,6 +13,8 @@ const SWITCH: &str = "vswitch-stretch";
 const RULES: u16 = 100;
 /// The bound of the design, 100 us, for a CPU of an instruction a nanosecond. Both emulators count a tick an instruction.
 const BOUND_TICKS: u64 = 100_000;
+const SHORT: Check =
+    Check { name: "no stretch is longer than 100,000 instructions", holds: stretches_are_short };
 
 /// The scenarios of this module.
 #[must_use]
@@ -41,10 +43,7 @@ pub fn scenarios() -> Vec<Scenario> {
             Step::kernel("vm reboot: restarted").within(120),
             Step::kernel("VMs told").within(120),
         ],
-        checks: vec![Check {
-            name: "no stretch is longer than 100,000 instructions",
-            holds: stretches_are_short,
-        }],
+        checks: vec![SHORT],
     };
     vec![lives, devices(), switch()]
 }
@@ -71,10 +70,7 @@ fn switch() -> Scenario {
             guest("many", receivers.trim_end(), "only=flood rounds=1"),
         ],
         steps: ["one", "flood", "many"].iter().map(|vm| Step::end(vm).within(300).anywhere()).collect(),
-        checks: vec![Check {
-            name: "no stretch is longer than 100,000 instructions",
-            holds: stretches_are_short,
-        }],
+        checks: vec![SHORT],
     }
 }
 
@@ -101,10 +97,7 @@ fn devices() -> Scenario {
             guest("disks", "", "disks"),
         ],
         steps: vms.iter().map(|vm| Step::end(vm).within(900).anywhere()).collect(),
-        checks: vec![Check {
-            name: "no stretch is longer than 100,000 instructions",
-            holds: stretches_are_short,
-        }],
+        checks: vec![SHORT],
     }
 }
 

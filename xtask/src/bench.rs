@@ -326,7 +326,7 @@ fn write_json(file: &Path, rows: &[Row]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn row(name: &str, machine: &str, value: f64) -> Row {
+    pub(super) fn row(name: &str, machine: &str, value: f64) -> Row {
         Row { name: name.to_owned(), machine: machine.to_owned(), value, unit: "instructions".to_owned() }
     }
 

@@ -55,22 +55,34 @@ fn frames(loader: &Loader, Place { address, instruction }: Place) -> Vec<String>
     let root = format!("{}/", paths::root().display());
     let mut shown = Vec::new();
     let symbol = || loader.find_symbol(instruction).map(demangled);
-    if let Ok(mut frames) = loader.find_frames(instruction) {
-        while let Ok(Some(frame)) = frames.next() {
-            let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
-            let name = name.map(|name| demangled(&name)).or_else(symbol).unwrap_or_else(|| "?".to_owned());
-            let place = frame.location.and_then(|location| Some((location.file?.to_owned(), location.line?)));
-            let place = place.map_or_else(String::new, |(file, line)| {
-                format!(" at {}:{line}", file.strip_prefix(&root).unwrap_or(&file))
-            });
-            shown.push(format!("{address:#x} {name}{place}"));
-        }
+    for (name, place) in functions(loader, instruction) {
+        let name = name.or_else(symbol).unwrap_or_else(|| "?".to_owned());
+        let place = place.map_or_else(String::new, |(file, line)| {
+            format!(" at {}:{line}", file.strip_prefix(&root).unwrap_or(&file))
+        });
+        shown.push(format!("{address:#x} {name}{place}"));
     }
     if shown.is_empty() {
         let name = symbol().unwrap_or_else(|| "?".to_owned());
         shown.push(format!("{address:#x} {name}"));
     }
     shown
+}
+
+/// A file, and a line in it.
+type Line = (String, u32);
+
+/// The functions in which an instruction is, from the innermost that was inlined: names, and where in which file.
+pub(crate) fn functions(loader: &Loader, instruction: u64) -> Vec<(Option<String>, Option<Line>)> {
+    let mut found = Vec::new();
+    if let Ok(mut frames) = loader.find_frames(instruction) {
+        while let Ok(Some(frame)) = frames.next() {
+            let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
+            let place = frame.location.and_then(|location| Some((location.file?.to_owned(), location.line?)));
+            found.push((name.map(|name| demangled(&name)), place));
+        }
+    }
+    found
 }
 
 pub(crate) fn demangled(name: &str) -> String {

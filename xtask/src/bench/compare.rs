@@ -47,11 +47,8 @@ pub(super) fn compare(before: &[Row], now: &[Row], tolerance: f64) -> (String, V
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::row;
     use super::*;
-
-    fn row(name: &str, machine: &str, value: f64) -> Row {
-        Row { name: name.to_owned(), machine: machine.to_owned(), value, unit: "instructions".to_owned() }
-    }
 
     #[test]
     fn what_is_dearer_than_it_may_be_is_found() {

@@ -8,7 +8,7 @@ use addr2line::Loader;
 
 use crate::failure::{Failure, Result};
 use crate::paths;
-use crate::symbolize::demangled;
+use crate::symbolize::{demangled, functions};
 
 /// Where instructions were spent.
 #[derive(Default)]
@@ -39,16 +39,11 @@ impl Places {
         let symbol = loader.find_symbol(address).map_or_else(|| "?".to_owned(), demangled);
         *self.functions.entry(symbol).or_default() += count;
         let (mut names, mut line) = (Vec::new(), None);
-        if let Ok(mut frames) = loader.find_frames(address) {
-            while let Ok(Some(frame)) = frames.next() {
-                let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
-                names.extend(name.map(|name| demangled(&name)));
-                // The innermost of the project's own: what a library does is done for that.
-                let place = frame.location.and_then(|location| Some((location.file?, location.line?)));
-                let own =
-                    place.and_then(|(file, number)| Some(format!("{}:{number}", file.strip_prefix(root)?)));
-                line = line.or(own);
-            }
+        for (name, place) in functions(loader, address) {
+            names.extend(name);
+            // The innermost of the project's own: what a library does is done for that.
+            let own = place.and_then(|(file, number)| Some(format!("{}:{number}", file.strip_prefix(root)?)));
+            line = line.or(own);
         }
         names.sort_unstable();
         names.dedup();

@@ -205,12 +205,8 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             }
             guest.cpu.attention.remove(Attention::DEVICES);
             *work |= Attention::DEVICES;
-            self.rota.look(guest.host, "a device's time");
-            if guest.vm.life.is_closed() {
-                return Some(SliceEnd::Halting);
-            }
-            if guest.host.must_forget_guests() {
-                return Some(SliceEnd::Over);
+            if let Some(end) = self.look(guest, "a device's time") {
+                return Some(end);
             }
         }
     }
@@ -272,12 +268,8 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             if passed_over == vm.virtio.len() || !vm.virtio.is_rung() {
                 break;
             }
-            self.rota.look(guest.host, "a step of a queue");
-            if vm.life.is_closed() {
-                return Some(SliceEnd::Halting);
-            }
-            if guest.host.now() >= self.end || guest.host.must_forget_guests() {
-                return Some(SliceEnd::Over);
+            if let Some(end) = self.look(guest, "a step of a queue") {
+                return Some(end);
             }
         }
         // Whom the last step has woken here runs in its turn, which may be before this one's end.
@@ -285,6 +277,16 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             self.end = self.rota.end_of_run(guest.host);
         }
         None
+    }
+
+    /// Looks for other work between two pieces of what devices do. What ends the turn then.
+    fn look<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>, what: &str) -> Option<SliceEnd> {
+        self.rota.look(guest.host, what);
+        if guest.vm.life.is_closed() {
+            return Some(SliceEnd::Halting);
+        }
+        let is_over = guest.host.now() >= self.end || guest.host.must_forget_guests();
+        is_over.then_some(SliceEnd::Over)
     }
 
     /// Timers that are due fire; the host's timer is armed for the next one, or the end of the slice.

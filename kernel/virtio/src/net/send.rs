@@ -248,10 +248,9 @@ impl Net {
         });
         match taken {
             Some(Ok((Taken::Yes, buffers))) => {
-                let (packets, bytes) = (parcel.sent.packets, parcel.sent.wire_bytes);
-                port.counters.received.count(packets, bytes);
-                port.output.rate.take(bytes, now);
-                self.plug.switch().was_received(parcel.sent.from, bytes, now);
+                if let Some(own) = self.plug.port() {
+                    count_delivery((own, port), parcel.sent, now);
+                }
                 self.touched.fetch_or(PortSet::one(parcel.to).bits(), SeqCst);
                 Ok(Some(buffers))
             }
@@ -334,6 +333,14 @@ impl Net {
             }
         }
     }
+}
+
+/// A frame of one port is in the buffers of another's device.
+#[inline]
+pub(super) fn count_delivery((own, port): (&Port, &Port), sent: &Sent, now: Nanos) {
+    port.counters.received.count(sent.packets, sent.wire_bytes);
+    port.output.rate.take(sent.wire_bytes, now);
+    own.was_received(sent.wire_bytes, now);
 }
 
 fn fill<M: GuestMemory>(

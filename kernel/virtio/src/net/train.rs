@@ -10,7 +10,7 @@ use vswitch::{Frame, Nanos, PortId, PortSet};
 
 use super::Net;
 use super::receive::Taken;
-use super::send::{Outgoing, Parcel};
+use super::send::{Outgoing, Parcel, count_delivery};
 use super::source::{Fault, Sender};
 use crate::Function;
 use crate::function::Receiver;
@@ -112,12 +112,7 @@ impl Net {
             let mut source = Sender::new(load.chain, load.memory);
             let taken = receiver.take_in(frame, &mut source, theirs);
             match taken {
-                Ok(Taken::Yes) => {
-                    let bytes = load.sent.wire_bytes;
-                    port.counters.received.count(load.sent.packets, bytes);
-                    port.output.rate.take(bytes, now);
-                    own.was_received(bytes, now);
-                }
+                Ok(Taken::Yes) => count_delivery((own, port), load.sent, now),
                 Ok(Taken::Unwanted) => {}
                 Ok(Taken::NotNow) => return Ok(Ride::Left),
                 Err(Fault::Receiver(_)) => port.counters.lose(Drop::Unsuited),

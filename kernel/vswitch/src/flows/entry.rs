@@ -96,7 +96,6 @@ impl Entry {
     /// another one may allow it.
     #[inline]
     pub(super) fn go_on(&mut self, case: &Case<'_>, is_alone: impl FnOnce() -> bool) -> Option<Verdict> {
-        const CHANGING: u8 = Flags::SYN | Flags::FIN | Flags::RST;
         let [own, reply] = self.stamps;
         let is_reply = case.stamp != own;
         let goes_on =
@@ -107,7 +106,7 @@ impl Entry {
         if !self.verdict.allowed {
             return is_alone().then(|| self.count_denied(case.packet));
         }
-        if case.flags & CHANGING != 0 {
+        if case.flags & Flags::CHANGING != 0 {
             return None;
         }
         self.add(is_reply, case.packet);

@@ -99,6 +99,8 @@ impl Flags {
     pub const ACK: u8 = 1 << 4;
     /// URG: the urgent pointer means something.
     pub const URG: u8 = 1 << 5;
+    /// With one of these, a connection begins or ends.
+    pub(crate) const CHANGING: u8 = Self::SYN | Self::FIN | Self::RST;
     /// CWR: the sender has reduced its congestion window (RFC 3168).
     pub const CWR: u8 = 1 << 7;
 

@@ -161,8 +161,10 @@ impl Switch {
     /// A port's device has a driver that is ready, or no longer: then nothing waits for it any more.
     pub fn set_ready(&self, id: PortId, ready: bool) {
         let Some(port) = self.port(id) else { return };
-        // Also what has come while the last driver went.
-        port.output.clear();
+        if ready {
+            // What has come while the last driver went.
+            port.output.clear();
+        }
         port.set_ready(ready);
         if !ready {
             port.output.clear();

@@ -20,8 +20,6 @@ const TCP_BYTES: u16 = 20;
 const UDP_BYTES: u16 = 8;
 /// Where TCP has its flags.
 const FLAGS_AT: usize = 13;
-/// A frame with one of these begins or ends something.
-const CHANGING: u8 = Flags::SYN | Flags::FIN | Flags::RST;
 
 /// What the frames of a train have in common, and what of them was not yet counted.
 #[derive(Clone, Debug)]
@@ -80,7 +78,7 @@ impl Train {
     /// Makes it one of frames like this.
     fn begin(&mut self, frame: &Frame, packet: &Internet) -> Option<()> {
         let transport = match packet.transport {
-            Transport::Tcp { flags, .. } if !flags.any(CHANGING) => TCP_BYTES,
+            Transport::Tcp { flags, .. } if !flags.any(Flags::CHANGING) => TCP_BYTES,
             Transport::Ports { .. } if packet.protocol == protocol::UDP => UDP_BYTES,
             _ => return None,
         };
@@ -108,7 +106,7 @@ impl Train {
         put(&mut mask, ports_at, [0xff; 4])?;
         self.flags_at = 0;
         if transport == TCP_BYTES {
-            put(&mut mask, ports_at + FLAGS_AT, [CHANGING])?;
+            put(&mut mask, ports_at + FLAGS_AT, [Flags::CHANGING])?;
             self.flags_at = (ports_at + FLAGS_AT) as u16;
         }
         self.start = frame.start();
