@@ -51,9 +51,10 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     };
     let kernel = build::kernel()?;
     let mut plays = Vec::new();
-    for name in &machines {
-        for scenario in boots().into_iter().filter(|scenario| options.is_wanted(&scenario.name)) {
-            plays.push(Play::prepare(scenario, machine::profile(name)?, &kernel)?);
+    let names: Vec<String> = boots().into_iter().map(|boot| boot.name).collect();
+    for machine in &machines {
+        for boot in boots().into_iter().filter(|boot| options.is_wanted(&boot.name, &names)) {
+            plays.push(Play::prepare(boot, machine::profile(machine)?, &kernel)?);
         }
     }
     let rows = Mutex::new(Vec::new());

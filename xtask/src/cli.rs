@@ -184,7 +184,7 @@ pub(crate) struct BenchOptions {
     /// Measure on this machine only (repeat for several)
     #[arg(long, value_name = "NAME")]
     pub(crate) machine: Vec<String>,
-    /// Make only the boots whose names begin so, such as `bench-device` or `bench-linux` (repeat for several)
+    /// Make only the boot of this name, such as `bench`, or those whose names begin so, such as `bench-device` (repeat for several)
     #[arg(long, value_name = "BEGINNING")]
     pub(crate) only: Vec<String>,
 }
@@ -203,9 +203,12 @@ pub(crate) struct ProfileOptions {
 }
 
 impl BenchOptions {
-    /// Whether a boot of that name is to be made.
-    pub(crate) fn is_wanted(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|beginning| name.starts_with(beginning.as_str()))
+    /// Whether a boot of that name is to be made, which is one of `all`.
+    pub(crate) fn is_wanted(&self, name: &str, all: &[String]) -> bool {
+        self.only.is_empty()
+            || self.only.iter().map(String::as_str).any(|beginning| {
+                if all.iter().any(|name| name == beginning) { name == beginning } else { name.starts_with(beginning) }
+            })
     }
 }
 
