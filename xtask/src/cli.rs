@@ -207,7 +207,11 @@ impl BenchOptions {
     pub(crate) fn is_wanted(&self, name: &str, all: &[String]) -> bool {
         self.only.is_empty()
             || self.only.iter().map(String::as_str).any(|beginning| {
-                if all.iter().any(|name| name == beginning) { name == beginning } else { name.starts_with(beginning) }
+                if all.iter().any(|name| name == beginning) {
+                    name == beginning
+                } else {
+                    name.starts_with(beginning)
+                }
             })
     }
 }

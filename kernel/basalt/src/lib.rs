@@ -16,11 +16,10 @@ use hypervisor::Node;
 use log::{info, warn};
 use machine::acpi::Acpi;
 use machine::boot_info::{BootInfo, BootInfoError};
+use machine::extensions::Extensions;
 use machine::host::PcHost;
 use machine::smp::Roles;
-use machine::svm::Svm;
-use machine::virtualization::{self, Refusal, Vendor};
-use machine::vmx::Vmx;
+use machine::virtualization::Refusal;
 use machine::without::Without;
 use machine::{
     acpi, apic, clock, cpu, fatal, fault, heap, logger, machine_check, memory, power, screen, smp, watchdog,
@@ -143,21 +142,12 @@ struct Machine<'a> {
     without: Without,
 }
 
-/// Chooses the vendor, the one place where it is looked at, and runs guests.
+/// Switches the machine's virtualization extensions on, on all CPUs, and runs guests.
 fn start_hypervisor(machine: &Machine<'_>, payload: &Payload<'static>) -> ! {
-    let run = virtualization::vendor().and_then(|vendor| match vendor {
-        Vendor::Vmx => Vmx::enable(machine.without).map(|vmx| {
-            machine.start_cpus(Vmx::join);
-            run_guests(vmx, payload);
-        }),
-        Vendor::Svm => Svm::enable(machine.without).map(|svm| {
-            machine.start_cpus(Svm::join);
-            run_guests(svm, payload);
-        }),
-    });
-    if let Err(refusal) = run {
-        refuse(refusal, refusal.advice());
-    }
+    let extensions =
+        Extensions::enable(machine.without).unwrap_or_else(|refusal| refuse(refusal, refusal.advice()));
+    machine.start_cpus(Extensions::join);
+    run_guests(extensions, payload);
     // The machine would not go off; the hypervisor has said so.
     cpu::halt_forever()
 }

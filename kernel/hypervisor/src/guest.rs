@@ -14,8 +14,11 @@ use crate::vm::Vm;
 use crate::wiring::{Own, Wiring};
 
 /// A vCPU that has left its guest, its VM, and the machine.
-pub(crate) struct Guest<'a, 'm, B: Backend, H: Host> {
-    pub(crate) cpu: &'a mut Processor<B>,
+///
+/// The vCPU is of the very type that this CPU has, where the backend stands for several: the code on the way of an exit is made for each.
+pub(crate) struct Guest<'a, 'm, B: Backend, V: Vcpu, H: Host> {
+    pub(crate) vcpu: &'a mut V,
+    pub(crate) cpu: &'a mut Processor,
     pub(crate) vm: &'a Vm<'m, B>,
     pub(crate) space: &'a B::Space,
     pub(crate) mailboxes: &'a Mailboxes,
@@ -25,7 +28,7 @@ pub(crate) struct Guest<'a, 'm, B: Backend, H: Host> {
 /// Bytes of a local APIC's register page.
 const APIC_PAGE: u64 = vcpu::PAGE_SIZE;
 
-impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
+impl<'m, B: Backend, V: Vcpu, H: Host> Guest<'_, 'm, B, V, H> {
     /// What devices need of the VM around them.
     #[inline]
     pub(crate) fn wiring(&mut self) -> Wiring<'_, 'm, B, H> {
@@ -91,7 +94,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     pub(crate) fn mmio_read(&mut self, gpa: Gpa, width: Width) -> u64 {
         let now = self.host.now();
         if let Some(offset) = self.apic_offset(gpa) {
-            self.cpu.take_apic();
+            self.cpu.take_apic(self.vcpu);
             return self.cpu.apic.mmio_read(offset, width, now);
         }
         if let Some((index, offset)) = self.vm.virtio.find(gpa) {
@@ -111,10 +114,10 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     pub(crate) fn mmio_write(&mut self, gpa: Gpa, width: Width, value: u64) {
         let now = self.host.now();
         if let Some(offset) = self.apic_offset(gpa) {
-            self.cpu.take_apic();
+            self.cpu.take_apic(self.vcpu);
             let effect = self.cpu.apic.mmio_write(offset, width, value, now);
             self.wiring().apply(effect);
-            self.cpu.show_written((offset / local_apic::STRIDE) as u16);
+            self.cpu.show_written(self.vcpu, (offset / local_apic::STRIDE) as u16);
             return;
         }
         if let Some((index, offset)) = self.vm.virtio.find(gpa) {
@@ -213,7 +216,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
 
     /// The registers that decide about control-register writes.
     pub(crate) fn control_state(&self) -> ControlState {
-        let vcpu = &self.cpu.vcpu;
+        let vcpu = &self.vcpu;
         let efer = vcpu.read(SystemRegister::Efer);
         ControlState {
             cr0: vcpu.read(SystemRegister::Cr0),
@@ -227,7 +230,7 @@ impl<'m, B: Backend, H: Host> Guest<'_, 'm, B, H> {
     /// The operating mode.
     pub(crate) fn operating_mode(&self) -> emulator::Mode {
         use emulator::Mode;
-        let vcpu = &self.cpu.vcpu;
+        let vcpu = &self.vcpu;
         if vcpu.read(SystemRegister::Cr0) & cr0::PE == 0 {
             return Mode::Real;
         }

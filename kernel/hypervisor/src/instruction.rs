@@ -23,14 +23,14 @@ impl Code {
 /// Exits in a row with another instruction than expected before the VM is stopped.
 const MISMATCHES: u8 = 16;
 
-impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
+impl<B: Backend, V: Vcpu, H: Host> Guest<'_, '_, B, V, H> {
     /// RIP as a linear address.
     pub(crate) fn linear_rip(&self) -> Gva {
-        let rip = self.cpu.vcpu.rip();
+        let rip = self.vcpu.rip();
         if self.operating_mode() == Mode::Long64 {
             return Gva(rip);
         }
-        let base = self.cpu.vcpu.segment(SegmentName::Cs).base;
+        let base = self.vcpu.segment(SegmentName::Cs).base;
         Gva(base.wrapping_add(rip) & 0xffff_ffff)
     }
 
@@ -38,7 +38,7 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
     /// only a change of the guest's page tables since the exit can bring about.
     pub(crate) fn code(&self) -> Code {
         let mut bytes = [0; MAX_INSTRUCTION_LENGTH];
-        let mut length = self.cpu.vcpu.instruction_bytes(&mut bytes);
+        let mut length = self.vcpu.instruction_bytes(&mut bytes);
         if length == 0 {
             length = self.read_code(self.linear_rip(), &mut bytes).unwrap_or(0);
         }
@@ -48,7 +48,7 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
     /// Where the instruction ends that `expected` recognises. An error says what to do instead: run it again, or stop.
     #[inline]
     pub(crate) fn next_rip(&mut self, expected: impl Fn(Intercept) -> bool) -> Result<u64, Outcome> {
-        match self.cpu.vcpu.next_rip() {
+        match self.vcpu.next_rip() {
             Some(next) => Ok(next),
             None => self.intercepted(expected).map(|found| self.behind(found.length)),
         }
@@ -71,7 +71,7 @@ impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
 
     /// The address `length` bytes behind RIP.
     pub(crate) fn behind(&self, length: u8) -> u64 {
-        let next = self.cpu.vcpu.rip().wrapping_add(length.into());
+        let next = self.vcpu.rip().wrapping_add(length.into());
         if self.operating_mode() == Mode::Long64 { next } else { next & 0xffff_ffff }
     }
 

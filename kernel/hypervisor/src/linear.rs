@@ -61,10 +61,10 @@ fn in_pieces(
 /// Bytes that a device has at once.
 const LARGEST_PIECE: usize = 8;
 
-impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
+impl<B: Backend, V: Vcpu, H: Host> Guest<'_, '_, B, V, H> {
     /// How linear addresses are translated now.
     pub(crate) fn paging(&self) -> PagingMode {
-        let vcpu = &self.cpu.vcpu;
+        let vcpu = &self.vcpu;
         PagingMode::from(Controls {
             cr0: vcpu.read(SystemRegister::Cr0),
             cr3: vcpu.read(SystemRegister::Cr3),
@@ -196,29 +196,29 @@ fn fault_of(error: WalkError, linear: Gva) -> Fault {
     }
 }
 
-impl<B: Backend, H: Host> Context for Guest<'_, '_, B, H> {
+impl<B: Backend, V: Vcpu, H: Host> Context for Guest<'_, '_, B, V, H> {
     fn mode(&self) -> Mode {
         self.operating_mode()
     }
 
     fn rip(&self) -> u64 {
-        self.cpu.vcpu.rip()
+        self.vcpu.rip()
     }
 
     fn rflags(&self) -> u64 {
-        self.cpu.vcpu.rflags()
+        self.vcpu.rflags()
     }
 
     fn set_rflags(&mut self, rflags: u64) {
-        self.cpu.vcpu.set_rflags(rflags);
+        self.vcpu.set_rflags(rflags);
     }
 
     fn gpr(&self, number: u8) -> u64 {
-        self.cpu.vcpu.gpr(vcpu::Gpr::from_number(number))
+        self.vcpu.gpr(vcpu::Gpr::from_number(number))
     }
 
     fn set_gpr(&mut self, number: u8, value: u64) {
-        self.cpu.vcpu.set_gpr(vcpu::Gpr::from_number(number), value);
+        self.vcpu.set_gpr(vcpu::Gpr::from_number(number), value);
     }
 
     fn segment(&self, name: SegmentName) -> Segment {
@@ -230,12 +230,12 @@ impl<B: Backend, H: Host> Context for Guest<'_, '_, B, H> {
             SegmentName::Fs => vcpu::SegmentName::Fs,
             SegmentName::Gs => vcpu::SegmentName::Gs,
         };
-        let segment = self.cpu.vcpu.segment(name);
+        let segment = self.vcpu.segment(name);
         Segment { base: segment.base, limit: segment.limit, attributes: segment.access.bits() }
     }
 
     fn linear_address_bits(&self) -> u32 {
-        if self.cpu.vcpu.read(SystemRegister::Cr4) & cr4::LA57 == 0 { 48 } else { 57 }
+        if self.vcpu.read(SystemRegister::Cr4) & cr4::LA57 == 0 { 48 } else { 57 }
     }
 
     fn read(&mut self, linear: Gva, buffer: &mut [u8]) -> Result<(), Fault> {

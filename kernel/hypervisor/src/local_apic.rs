@@ -26,45 +26,45 @@ const SELF_IPI: u16 = 0x3f;
 /// All registers that software can read have places below this.
 const PLACES: u16 = 0x40;
 
-impl<B: Backend> Processor<B> {
+impl Processor {
     /// Takes the state of the interrupts back from the CPU, if that has it.
     #[inline]
-    pub(crate) fn take_apic(&mut self) {
+    pub(crate) fn take_apic(&mut self, vcpu: &mut impl Vcpu) {
         if self.apic_given {
             self.apic_given = false;
-            self.vcpu.take_apic(self.apic.state_mut());
+            vcpu.take_apic(self.apic.state_mut());
             self.attention |= Attention::INTERRUPTS;
         }
     }
 
     /// Hands it to the CPU, where that can do something with it. `waiting`: there is an interrupt to deliver.
     #[inline]
-    pub(crate) fn give_apic(&mut self, waiting: bool) {
+    pub(crate) fn give_apic(&mut self, vcpu: &mut impl Vcpu, waiting: bool) {
         let always = !self.apic_assists.difference(ApicAssists::OFFER).is_empty();
         if always || waiting && self.apic_assists.contains(ApicAssists::OFFER) {
-            self.vcpu.give_apic(self.apic.state(), self.apic.broadcasts_ends());
+            vcpu.give_apic(self.apic.state(), self.apic.broadcasts_ends());
             self.apic_given = true;
         }
     }
 
     /// The guest reaches its local APIC in another way now, or all of its registers have changed.
-    pub(crate) fn update_apic_view(&mut self) {
-        self.take_apic();
-        self.apic_assists = self.vcpu.set_apic_view(self.apic.view());
+    pub(crate) fn update_apic_view(&mut self, vcpu: &mut impl Vcpu) {
+        self.take_apic(vcpu);
+        self.apic_assists = vcpu.set_apic_view(self.apic.view());
         self.attention |= Attention::INTERRUPTS;
-        self.show_apic();
+        self.show_apic(vcpu);
     }
 
     /// The guest has used CR8 by an exit: where the CPU can do that by itself, it does so from now on.
-    pub(crate) fn note_cr8(&mut self) {
+    pub(crate) fn note_cr8(&mut self, vcpu: &mut impl Vcpu) {
         if !self.apic_assists.contains(ApicAssists::TASK_PRIORITY) {
-            self.update_apic_view();
+            self.update_apic_view(vcpu);
         }
     }
 
     /// The guest has written a register: it reads what has come of it without an exit.
     #[inline]
-    pub(crate) fn show_written(&mut self, index: u16) {
+    pub(crate) fn show_written(&mut self, vcpu: &mut impl Vcpu, index: u16) {
         if !self.apic_assists.contains(ApicAssists::REGISTERS) {
             return;
         }
@@ -74,39 +74,42 @@ impl<B: Backend> Processor<B> {
             // and these only themselves.
             LOGICAL_DESTINATION | DESTINATION_FORMAT | COMMAND_HIGH | INITIAL_COUNT | DIVIDE => {
                 if let Some(value) = self.apic.shown(index) {
-                    self.vcpu.set_apic_register(index, value);
+                    vcpu.set_apic_register(index, value);
                 }
             }
-            _ => self.show_apic(),
+            _ => self.show_apic(vcpu),
         }
     }
 
     /// Shows the guest the registers of its local APIC, where it reads them without an exit.
-    fn show_apic(&mut self) {
+    fn show_apic(&self, vcpu: &mut impl Vcpu) {
         if !self.apic_assists.contains(ApicAssists::REGISTERS) {
             return;
         }
         for index in 0..PLACES {
             if let Some(value) = self.apic.shown(index) {
-                self.vcpu.set_apic_register(index, value);
+                vcpu.set_apic_register(index, value);
             }
         }
     }
 }
 
 /// The guest has written a register of its local APIC's page; the instruction is done (SDM vol. 3, "APIC-Write VM Exits").
-pub(crate) fn written<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, index: u16) -> Handled {
+pub(crate) fn written<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    index: u16,
+) -> Handled {
     let now = guest.host.now();
-    guest.cpu.take_apic();
+    guest.cpu.take_apic(guest.vcpu);
     if guest.cpu.apic.mode() == ApicMode::X2Apic {
         // An interrupt to itself that is none.
-        let value = guest.cpu.vcpu.apic_register(index).into();
+        let value = guest.vcpu.apic_register(index).into();
         if let Ok(effect) = guest.cpu.apic.msr_write(X2APIC_MSR_FIRST + u32::from(index), value, now) {
             guest.wiring().apply(effect);
         }
     } else {
         let mut write = |index: u16| {
-            let value = guest.cpu.vcpu.apic_register(index);
+            let value = guest.vcpu.apic_register(index);
             guest.cpu.apic.mmio_write(STRIDE * u64::from(index), Width::Dword, value.into(), now)
         };
         if index == COMMAND && guest.cpu.apic_assists.contains(ApicAssists::REGISTERS) {
@@ -115,7 +118,7 @@ pub(crate) fn written<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, inde
         }
         let effect = write(index);
         guest.wiring().apply(effect);
-        guest.cpu.show_written(index);
+        guest.cpu.show_written(guest.vcpu, index);
     }
     Ok(Outcome::Resume)
 }

@@ -2,7 +2,10 @@
 
 use bitflags::bitflags;
 use devices::{APIC_TIMER_HZ, Inbox, LocalApic, LocalApicConfig};
-use vcpu::{ApicAssists, Backend, Event, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu};
+use vcpu::{
+    ApicAssists, Backend, Event, GuestMemory, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu,
+    WithVcpu,
+};
 
 use crate::clock::{GuestClock, TscScale};
 use crate::config::VmConfig;
@@ -45,9 +48,14 @@ pub(crate) enum Activity {
     HaltedMasked,
 }
 
-/// A virtual CPU.
-pub(crate) struct Processor<B: Backend> {
+/// A virtual CPU: what the backend keeps of it, and the rest.
+pub(crate) struct VirtualCpu<B: Backend> {
     pub(crate) vcpu: B::Vcpu,
+    pub(crate) cpu: Processor,
+}
+
+/// What of a virtual CPU the backend does not keep.
+pub(crate) struct Processor {
     /// Its number in the VM, and its APIC id.
     pub(crate) index: usize,
     pub(crate) apic: LocalApic,
@@ -76,12 +84,50 @@ pub(crate) struct Processor<B: Backend> {
     nmi_window: bool,
 }
 
-impl<B: Backend> Processor<B> {
-    /// Processor number `index` of `count`, in the state after power-up; its APIC id is its number. The first one is the
-    /// bootstrap processor. Not loaded.
+impl<B: Backend> VirtualCpu<B> {
+    /// See [`Processor::new`]. Not loaded.
     pub(crate) fn new<H: Host>(
         backend: &B,
         space: &B::Space,
+        host: &H,
+        index: usize,
+        count: usize,
+        config: &VmConfig<'_>,
+    ) -> Result<Self, StartError> {
+        let cpu = Processor::new(backend, host, index, count, config)?;
+        Ok(Self { vcpu: backend.create_vcpu(space)?, cpu })
+    }
+
+    /// See [`Vcpu::load`].
+    pub(crate) fn load(&mut self) {
+        struct Load;
+        impl WithVcpu for Load {
+            type Output = ();
+            fn call<V: Vcpu>(self, vcpu: &mut V) {
+                vcpu.load();
+            }
+        }
+        B::with_vcpu(&mut self.vcpu, Load);
+    }
+
+    /// See [`Vcpu::unload`].
+    pub(crate) fn unload(&mut self) {
+        struct Unload;
+        impl WithVcpu for Unload {
+            type Output = ();
+            fn call<V: Vcpu>(self, vcpu: &mut V) {
+                vcpu.unload();
+            }
+        }
+        B::with_vcpu(&mut self.vcpu, Unload);
+    }
+}
+
+impl Processor {
+    /// Processor number `index` of `count`, in the state after power-up; its APIC id is its number. The first one is the
+    /// bootstrap processor.
+    fn new<B: Backend, H: Host>(
+        backend: &B,
         host: &H,
         index: usize,
         count: usize,
@@ -107,7 +153,6 @@ impl<B: Backend> Processor<B> {
         let permissions = cpuid.permissions();
         let apic = LocalApic::new(apic_config(apic_id, &permissions));
         Ok(Self {
-            vcpu: backend.create_vcpu(space)?,
             index,
             apic,
             apic_assists: ApicAssists::empty(),
@@ -138,8 +183,8 @@ impl<B: Backend> Processor<B> {
 
     /// Back to the state after power-up, as firmware leaves it for an operating system; its time starts at the host's
     /// TSC value `started`. The vCPU is loaded.
-    pub(crate) fn reset(&mut self, started: u64) {
-        self.take_apic();
+    pub(crate) fn reset(&mut self, vcpu: &mut impl Vcpu, started: u64) {
+        self.take_apic(vcpu);
         self.apic = LocalApic::new(apic_config(self.apic.apic_id(), &self.permissions));
         if self.is_bootstrap() {
             self.apic.enter_virtual_wire();
@@ -149,65 +194,65 @@ impl<B: Backend> Processor<B> {
         self.started = started;
         self.paravirtual.reset();
         self.clock = GuestClock::starting_at(self.started, self.clock.scale());
-        self.restart();
+        self.restart(vcpu);
     }
 
     /// An INIT: registers as after power-up, but time, MSRs and the APIC's base go on (SDM vol. 3, "Processor State
     /// After INIT"). The vCPU is loaded.
-    pub(crate) fn init(&mut self) {
-        self.take_apic();
+    pub(crate) fn init(&mut self, vcpu: &mut impl Vcpu) {
+        self.take_apic(vcpu);
         self.apic.init();
-        self.restart();
+        self.restart(vcpu);
     }
 
-    fn restart(&mut self) {
-        self.vcpu.reset();
+    fn restart(&mut self, vcpu: &mut impl Vcpu) {
+        vcpu.reset();
         self.cpuid.set_cr4(0);
-        self.cpuid.set_xcr0(self.vcpu.read(SystemRegister::Xcr0));
-        self.vcpu.set_tsc_offset(self.clock.offset());
+        self.cpuid.set_xcr0(vcpu.read(SystemRegister::Xcr0));
+        vcpu.set_tsc_offset(self.clock.offset());
         if let Some(scale) = self.clock.scale() {
-            self.vcpu.set_tsc_scale(scale.multiplier());
+            vcpu.set_tsc_scale(scale.multiplier());
         }
-        self.vcpu.set_guest_owned(GUEST_OWNED_CR0, guest_owned_cr4(&self.permissions));
+        vcpu.set_guest_owned(GUEST_OWNED_CR0, guest_owned_cr4(&self.permissions));
         self.activity = if self.is_bootstrap() { Activity::Running } else { Activity::WaitForStartup };
-        self.update_apic_view();
+        self.update_apic_view(vcpu);
         self.attention = Attention::all();
         self.mismatches = 0;
         // A reset vCPU may have kept its windows.
         (self.interrupt_window, self.nmi_window) = (true, true);
-        self.set_interrupt_window(false);
-        self.set_nmi_window(false);
+        self.set_interrupt_window(vcpu, false);
+        self.set_nmi_window(vcpu, false);
     }
 
     /// A start-up message: in real mode at the beginning of that page (SDM vol. 3, "MP Initialization Protocol").
-    pub(crate) fn start_at(&mut self, page: u8) {
+    pub(crate) fn start_at(&mut self, vcpu: &mut impl Vcpu, page: u8) {
         let code = Segment {
             selector: u16::from(page) << 8,
             base: u64::from(page) << 12,
-            ..self.vcpu.segment(SegmentName::Cs)
+            ..vcpu.segment(SegmentName::Cs)
         };
-        self.vcpu.set_segment(SegmentName::Cs, code);
-        self.vcpu.set_rip(0);
+        vcpu.set_segment(SegmentName::Cs, code);
+        vcpu.set_rip(0);
         self.activity = Activity::Running;
         self.attention = Attention::all();
     }
 
     /// Writes CR0, with what goes with it.
-    pub(crate) fn write_cr4(&mut self, value: u64) {
-        self.vcpu.write(SystemRegister::Cr4, value);
+    pub(crate) fn write_cr4(&mut self, vcpu: &mut impl Vcpu, value: u64) {
+        vcpu.write(SystemRegister::Cr4, value);
         self.cpuid.set_cr4(value);
     }
 
     /// Injects an event and counts it.
     #[inline]
-    pub(crate) fn inject(&mut self, event: Event) {
+    pub(crate) fn inject(&mut self, vcpu: &mut impl Vcpu, event: Event) {
         self.counters.injected += 1;
-        self.vcpu.inject(event);
+        vcpu.inject(event);
     }
 
     /// Where nobody needs to hear of the end of the interrupt that the guest serves, says so in its memory.
     #[inline]
-    pub(crate) fn offer_private_end(&mut self, space: &B::Space) {
+    pub(crate) fn offer_private_end(&mut self, space: &impl GuestMemory) {
         let exits = !self.apic_assists.contains(ApicAssists::DELIVERY);
         if exits && self.paravirtual.eoi.is_enabled() && self.apic.end_is_private() {
             self.paravirtual.eoi.arm(space);
@@ -215,19 +260,19 @@ impl<B: Backend> Processor<B> {
     }
 
     /// After an exit: whether the guest has ended the interrupt without telling.
-    pub(crate) fn take_private_end(&mut self, space: &B::Space) {
+    pub(crate) fn take_private_end(&mut self, vcpu: &mut impl Vcpu, space: &impl GuestMemory) {
         if self.paravirtual.eoi.disarm(space) {
             // It was edge-triggered: the I/O APIC need not hear of it.
-            self.take_apic();
+            self.take_apic(vcpu);
             self.apic.end_of_interrupt();
         }
         self.attention |= Attention::INTERRUPTS;
     }
 
     /// Takes in what others have sent.
-    pub(crate) fn take_in(&mut self, inbox: &Inbox) {
+    pub(crate) fn take_in(&mut self, vcpu: &mut impl Vcpu, inbox: &Inbox) {
         if !inbox.is_empty() {
-            self.take_apic();
+            self.take_apic(vcpu);
             let drained = inbox.drain(&mut self.apic);
             self.paravirtual.unhalted |= drained.unhalt;
             if drained.nudged {
@@ -247,18 +292,18 @@ impl<B: Backend> Processor<B> {
 
     /// The window is asked for or called off only when that changes something.
     #[inline]
-    pub(crate) fn set_interrupt_window(&mut self, wanted: bool) {
+    pub(crate) fn set_interrupt_window(&mut self, vcpu: &mut impl Vcpu, wanted: bool) {
         if self.interrupt_window != wanted {
             self.interrupt_window = wanted;
-            self.vcpu.request_interrupt_window(wanted);
+            vcpu.request_interrupt_window(wanted);
         }
     }
 
     #[inline]
-    pub(crate) fn set_nmi_window(&mut self, wanted: bool) {
+    pub(crate) fn set_nmi_window(&mut self, vcpu: &mut impl Vcpu, wanted: bool) {
         if self.nmi_window != wanted {
             self.nmi_window = wanted;
-            self.vcpu.request_nmi_window(wanted);
+            vcpu.request_nmi_window(wanted);
         }
     }
 
@@ -271,8 +316,13 @@ impl<B: Backend> Processor<B> {
     }
 
     /// The guest's TSC has taken a step: an armed deadline comes at another moment.
-    pub(crate) fn clock_changed<H: Host>(&mut self, host: &H, space: &B::Space) {
-        self.vcpu.set_tsc_offset(self.clock.offset());
+    pub(crate) fn clock_changed<H: Host>(
+        &mut self,
+        vcpu: &mut impl Vcpu,
+        host: &H,
+        space: &impl GuestMemory,
+    ) {
+        vcpu.set_tsc_offset(self.clock.offset());
         self.paravirtual.clock.update(self.clock.guest_tsc(self.started), space);
         let deadline = self.apic.tsc_deadline();
         if deadline != 0 {

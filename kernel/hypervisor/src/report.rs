@@ -8,6 +8,7 @@ use virtio::balloon::Balloon;
 use crate::config::Size;
 use crate::counters::{Counters, ExitReason};
 use crate::guest::Guest;
+use crate::processor::VirtualCpu;
 use crate::run::rates::Rate;
 use crate::schedule::Shared;
 use crate::stop::StopReason;
@@ -16,8 +17,8 @@ use crate::vm::life::{State, Task};
 use crate::vm::slot::Place;
 
 /// A vCPU's crash: why, and its registers. It is loaded.
-pub(crate) fn crashed<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+pub(crate) fn crashed<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     reason: StopReason,
     look: impl FnMut(&mut H),
 ) {
@@ -30,7 +31,10 @@ pub(crate) fn crashed<B: Backend, H: Host>(
 }
 
 /// A vCPU's registers, as the user has asked. It is loaded.
-pub(crate) fn asked_for<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, look: impl FnMut(&mut H)) {
+pub(crate) fn asked_for<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    look: impl FnMut(&mut H),
+) {
     log::error!("vm {}: vCPU {}, {:?}:", guest.name(), guest.cpu.index, guest.cpu.activity);
     dump(guest, look);
 }
@@ -41,7 +45,7 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
     let name = vm.config.name;
     let mut counters = Counters::default();
     for slot in &vm.slots {
-        if let Some(cpu) = slot.processor().as_deref().and_then(Option::as_ref) {
+        if let Some(VirtualCpu { cpu, .. }) = slot.processor().as_deref().and_then(Option::as_ref) {
             counters.add(&cpu.counters);
         }
     }
@@ -91,10 +95,10 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
 }
 
 /// Registers, code and what the vendor has to say. Lines take long: `look` is called after some.
-fn dump<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, mut look: impl FnMut(&mut H)) {
+fn dump<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, mut look: impl FnMut(&mut H)) {
     let name = guest.name();
     let code = guest.code();
-    let vcpu = &guest.cpu.vcpu;
+    let vcpu = &*guest.vcpu;
     let gpr = |register| vcpu.gpr(register);
     for row in Gpr::ALL.chunks_exact(4) {
         let &[a, b, c, d] = row else { continue };

@@ -17,6 +17,7 @@ pub mod boot_info;
 pub mod clock;
 pub mod cpu;
 mod extended;
+pub mod extensions;
 pub mod fatal;
 pub mod fault;
 mod guest_registers;

@@ -57,10 +57,19 @@ pub struct TscScaling {
     pub most: u64,
 }
 
-/// One vendor's virtualization extensions, switched on. Chosen once, at boot, by type parameter.
+/// Something that is done with a vCPU whose type only [`Backend::with_vcpu`] knows.
+pub trait WithVcpu {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn call<V: Vcpu>(self, vcpu: &mut V) -> Self::Output;
+}
+
+/// The machine's virtualization extensions, switched on.
 pub trait Backend: Sized + 'static {
-    /// A virtual CPU.
-    type Vcpu: Vcpu;
+    /// A virtual CPU of one of the types that [`Self::with_vcpu`] tells apart.
+    type Vcpu;
     /// A guest-physical address space.
     type Space: AddressSpace;
     /// A boot module that can be written to.
@@ -90,6 +99,10 @@ pub trait Backend: Sized + 'static {
     /// A vCPU in the state after power-up (SDM vol. 3, "Processor State After Reset") in that address
     /// space.
     fn create_vcpu(&self, space: &Self::Space) -> Result<Self::Vcpu, CreateError>;
+
+    /// Does something with a vCPU as what it really is. So nothing is chosen at each of its methods: what runs guests is made
+    /// for each vendor, and everything else once.
+    fn with_vcpu<W: WithVcpu>(vcpu: &mut Self::Vcpu, work: W) -> W::Output;
 
     /// What this CPU and this backend can offer a guest: the host's CPUID with every feature cleared whose
     /// instructions or state the backend cannot let a guest use. The hypervisor's policy takes from this

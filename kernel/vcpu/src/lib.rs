@@ -28,7 +28,7 @@ mod vector_set;
 
 pub use address::{APIC_PAGE, Gpa, Gva, Hpa, PAGE_SIZE};
 pub use apic::{ApicAssists, ApicState, ApicView};
-pub use backend::{Backend, CpuidResult, CreateError, TscScaling, Vcpu};
+pub use backend::{Backend, CpuidResult, CreateError, TscScaling, Vcpu, WithVcpu};
 pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
 pub use host::Host;

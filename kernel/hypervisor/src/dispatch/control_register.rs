@@ -20,8 +20,8 @@ enum Action {
     ReadStatus(Operand),
 }
 
-pub(super) fn handle<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     access: Option<ControlRegisterAccess>,
 ) -> Handled {
     let (action, next) = match access {
@@ -39,9 +39,9 @@ pub(super) fn handle<B: Backend, H: Host>(
             write(guest, register, value)?;
         }
         Action::Read { register, destination } => {
-            guest.cpu.take_apic();
+            guest.cpu.take_apic(guest.vcpu);
             let value = read(guest, register).ok_or(Outcome::UD)?;
-            guest.cpu.vcpu.set_gpr(destination, value);
+            guest.vcpu.set_gpr(destination, value);
         }
         Action::ReadStatus(operand) => store_status(guest, operand)?,
     }
@@ -59,10 +59,13 @@ fn is_control(found: Intercept) -> bool {
     )
 }
 
-fn action_of<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, access: ControlRegisterAccess) -> Action {
+fn action_of<B: Backend, V: Vcpu, H: Host>(
+    guest: &Guest<'_, '_, B, V, H>,
+    access: ControlRegisterAccess,
+) -> Action {
     match access {
         ControlRegisterAccess::Write { register, source } => {
-            Action::Write { register, value: guest.cpu.vcpu.gpr(source) & guest.register_mask() }
+            Action::Write { register, value: guest.vcpu.gpr(source) & guest.register_mask() }
         }
         ControlRegisterAccess::Read { register, destination } => Action::Read { register, destination },
         ControlRegisterAccess::Clts => clear_task_switched(guest),
@@ -71,8 +74,8 @@ fn action_of<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, access: ControlRe
 }
 
 /// The same from the instruction itself, on a CPU that does not tell.
-fn decoded_action<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+fn decoded_action<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     found: Intercepted,
 ) -> Result<Action, Outcome> {
     Ok(match found.intercept {
@@ -94,22 +97,22 @@ fn decoded_action<B: Backend, H: Host>(
     })
 }
 
-fn clear_task_switched<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>) -> Action {
-    Action::Write { register: 0, value: guest.cpu.vcpu.read(SystemRegister::Cr0) & !cr0::TS }
+fn clear_task_switched<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>) -> Action {
+    Action::Write { register: 0, value: guest.vcpu.read(SystemRegister::Cr0) & !cr0::TS }
 }
 
-fn load_status<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, value: u16) -> Action {
-    let old = guest.cpu.vcpu.read(SystemRegister::Cr0);
+fn load_status<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>, value: u16) -> Action {
+    let old = guest.vcpu.read(SystemRegister::Cr0);
     let new = old & !MACHINE_STATUS | u64::from(value) & MACHINE_STATUS | old & cr0::PE;
     Action::Write { register: 0, value: new }
 }
 
 /// SMSW: 16 bits to memory, as many as it is wide to a register.
-fn store_status<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+fn store_status<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     operand: Operand,
 ) -> Result<(), Outcome> {
-    let value = guest.cpu.vcpu.read(SystemRegister::Cr0);
+    let value = guest.vcpu.read(SystemRegister::Cr0);
     match operand {
         Operand::Register(gpr) => gpr.set(guest, value & gpr.width.mask()),
         Operand::Memory(operand) => {
@@ -123,7 +126,7 @@ fn store_status<B: Backend, H: Host>(
     Ok(())
 }
 
-fn give_up<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, fault: Fault) -> Outcome {
+fn give_up<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault: Fault) -> Outcome {
     match fault {
         Fault::Exception(exception) => emulate::raise(guest, exception),
         Fault::Retry => Outcome::Resume,
@@ -134,8 +137,8 @@ fn give_up<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, fault: Fault) -
     }
 }
 
-fn read<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, register: u8) -> Option<u64> {
-    let vcpu = &guest.cpu.vcpu;
+fn read<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>, register: u8) -> Option<u64> {
+    let vcpu = &guest.vcpu;
     Some(match register {
         0 => vcpu.read(SystemRegister::Cr0),
         2 => vcpu.read(SystemRegister::Cr2),
@@ -146,8 +149,8 @@ fn read<B: Backend, H: Host>(guest: &Guest<'_, '_, B, H>, register: u8) -> Optio
     })
 }
 
-fn write<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+fn write<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     register: u8,
     value: u64,
 ) -> Result<(), Outcome> {
@@ -159,13 +162,13 @@ fn write<B: Backend, H: Host>(
         3 => control::write_cr3(&state, value, permissions),
         4 => control::write_cr4(&state, value, permissions),
         2 => {
-            guest.cpu.vcpu.write(SystemRegister::Cr2, value);
+            guest.vcpu.write(SystemRegister::Cr2, value);
             return Ok(());
         }
         8 if value & !PRIORITY_CLASS == 0 => {
-            guest.cpu.take_apic();
+            guest.cpu.take_apic(guest.vcpu);
             guest.cpu.apic.set_cr8(value as u8);
-            guest.cpu.note_cr8();
+            guest.cpu.note_cr8(guest.vcpu);
             guest.cpu.attention |= Attention::INTERRUPTS;
             return Ok(());
         }
@@ -183,32 +186,37 @@ fn write<B: Backend, H: Host>(
     Ok(())
 }
 
-fn apply<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, register: u8, change: Change, efer: u64) {
+fn apply<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    register: u8,
+    change: Change,
+    efer: u64,
+) {
     match register {
-        0 => guest.cpu.vcpu.write(SystemRegister::Cr0, change.value),
-        3 => guest.cpu.vcpu.write(SystemRegister::Cr3, change.value),
-        _ => guest.cpu.write_cr4(change.value),
+        0 => guest.vcpu.write(SystemRegister::Cr0, change.value),
+        3 => guest.vcpu.write(SystemRegister::Cr3, change.value),
+        _ => guest.cpu.write_cr4(guest.vcpu, change.value),
     }
     if change.efer != efer {
-        guest.cpu.vcpu.write(SystemRegister::Efer, change.efer);
+        guest.vcpu.write(SystemRegister::Efer, change.efer);
     }
 }
 
 /// Loads the four entries at `root`; `None` where one is not valid or there is no RAM.
-fn load_pdptes<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, root: u64) -> Option<()> {
+fn load_pdptes<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, root: u64) -> Option<()> {
     const TABLE: u64 = 0xffff_ffe0;
     let space = guest.space;
     let entries: ArrayVec<u64, 4> = (0..4)
         .map_while(|index| space.load_u64(Gpa((root & TABLE) + index * 8)).ok())
         .filter(|entry| control::pdpte_is_valid(*entry, &guest.cpu.permissions))
         .collect();
-    guest.cpu.vcpu.set_pdptes(entries.into_inner().ok()?);
+    guest.vcpu.set_pdptes(entries.into_inner().ok()?);
     Some(())
 }
 
 #[cold]
-fn refused<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+fn refused<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     register: u8,
     value: u64,
     refusal: Refusal,
@@ -222,7 +230,7 @@ fn refused<B: Backend, H: Host>(
     Outcome::GP
 }
 
-impl<B: Backend, H: Host> Guest<'_, '_, B, H> {
+impl<B: Backend, V: Vcpu, H: Host> Guest<'_, '_, B, V, H> {
     /// Outside 64-bit mode a move to a control register has 32 bits.
     fn register_mask(&self) -> u64 {
         if self.operating_mode() == emulator::Mode::Long64 { u64::MAX } else { 0xffff_ffff }

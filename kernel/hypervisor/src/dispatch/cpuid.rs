@@ -10,14 +10,14 @@ use crate::guest::Guest;
 const STATE_LEAF: u32 = 0xd;
 
 #[inline]
-pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Cpuid)?;
-    let leaf = guest.cpu.vcpu.registers().rax() as u32;
+    let leaf = guest.vcpu.registers().rax() as u32;
     if leaf == STATE_LEAF {
         // XCR0 may have changed without an exit: not every CPU intercepts XSETBV.
-        guest.cpu.cpuid.set_xcr0(guest.cpu.vcpu.read(SystemRegister::Xcr0));
+        guest.cpu.cpuid.set_xcr0(guest.vcpu.read(SystemRegister::Xcr0));
     }
-    let registers = guest.cpu.vcpu.registers_mut();
+    let registers = guest.vcpu.registers_mut();
     let result = guest.cpu.cpuid.get(leaf, registers.rcx() as u32);
     registers.set_rax(result.eax.into());
     registers.set_rbx(result.ebx.into());

@@ -33,22 +33,22 @@ impl Trust {
 }
 
 /// Rings the doorbell that was written to. `None` where it was none, or the instruction is not one that is known here.
-pub(super) fn ring<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+pub(super) fn ring<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     fault: &NestedFault,
 ) -> Option<Outcome> {
     if fault.access != Access::Write || guest.operating_mode() != Mode::Long64 {
         return None;
     }
     let (function, queue) = guest.vm.virtio.doorbell(fault.gpa)?;
-    let told = guest.cpu.vcpu.fault_instruction_length();
+    let told = guest.vcpu.fault_instruction_length();
     let length = match told.filter(|_| guest.cpu.trust.believes()) {
         Some(length) => length,
         None => {
             let code = guest.code();
             let found = simple_move::decode(code.as_slice())?;
             // Elsewhere it is an access that crosses a page, and not for here.
-            if !found.is_at(&guest.cpu.vcpu, fault.gpa) || found.width == Width::Qword {
+            if !found.is_at(guest.vcpu, fault.gpa) || found.width == Width::Qword {
                 return None;
             }
             if let Some(told) = told {
@@ -59,7 +59,7 @@ pub(super) fn ring<B: Backend, H: Host>(
     };
     guest.ring(function, queue);
     guest.cpu.mismatches = 0;
-    Some(Outcome::Advance(guest.cpu.vcpu.rip().wrapping_add(length.into())))
+    Some(Outcome::Advance(guest.vcpu.rip().wrapping_add(length.into())))
 }
 
 #[cfg(test)]

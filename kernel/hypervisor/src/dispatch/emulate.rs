@@ -1,6 +1,6 @@
 //! Instructions that the emulator executes: accesses to device memory, INS and OUTS.
 
-use emulator::{Exception, Executed, Stop};
+use emulator::{Context, Exception, Executed, Stop};
 use vcpu::{Backend, Event, Host, SystemRegister, Vcpu, rflags};
 
 use super::Outcome;
@@ -9,24 +9,26 @@ use crate::instruction::Code;
 use crate::stop::StopReason;
 
 /// Executes the instruction at RIP.
-pub(super) fn instruction<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Outcome {
+pub(super) fn instruction<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Outcome {
     let code = guest.code();
     execute(guest, &code)
 }
 
 /// Executes this code, which is at RIP.
-pub(super) fn execute<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, code: &Code) -> Outcome {
-    match emulator::execute(code.as_slice(), guest) {
+pub(super) fn execute<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    code: &Code,
+) -> Outcome {
+    // One emulator serves all kinds of vCPUs.
+    match emulator::execute(code.as_slice(), guest as &mut dyn Context) {
         Ok(Executed { next_rip, finished: true }) => {
             guest.cpu.mismatches = 0;
             Outcome::Advance(next_rip)
         }
         // Single-stepping stops after each iteration of a repeated instruction.
-        Ok(Executed { next_rip, .. }) if guest.cpu.vcpu.rflags() & rflags::TF != 0 => {
-            Outcome::Advance(next_rip)
-        }
+        Ok(Executed { next_rip, .. }) if guest.vcpu.rflags() & rflags::TF != 0 => Outcome::Advance(next_rip),
         Ok(Executed { next_rip, .. }) => {
-            guest.cpu.vcpu.set_rip(next_rip);
+            guest.vcpu.set_rip(next_rip);
             Outcome::Resume
         }
         Err(Stop::Exception(exception)) => raise(guest, exception),
@@ -38,9 +40,12 @@ pub(super) fn execute<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, code
 }
 
 /// The guest gets an exception; a page fault's address goes to CR2.
-pub(super) fn raise<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exception: Exception) -> Outcome {
+pub(super) fn raise<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    exception: Exception,
+) -> Outcome {
     if let Some(address) = exception.cr2 {
-        guest.cpu.vcpu.write(SystemRegister::Cr2, address.0);
+        guest.vcpu.write(SystemRegister::Cr2, address.0);
     }
     Outcome::Inject(Event::Exception { vector: exception.vector, error_code: exception.error_code })
 }

@@ -30,16 +30,16 @@ const DELIVERY_SHIFT: u32 = 8;
 const SHORTHAND: u64 = 3 << 18;
 const LOGICAL: u64 = 1 << 11;
 
-pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| matches!(found, Intercept::Vmcall | Intercept::Vmmcall))?;
     let long = guest.operating_mode() == Mode::Long64;
     let mask = if long { u64::MAX } else { u32::MAX.into() };
     let (mut result, mut to) = (NO_SUCH_CALL, None);
-    if guest.cpu.vcpu.cpl() > 0 {
+    if guest.vcpu.cpl() > 0 {
         result = NOT_PERMITTED;
     } else {
         let features = guest.cpu.paravirtual.features;
-        let argument = |gpr| guest.cpu.vcpu.gpr(gpr) & mask;
+        let argument = |gpr| guest.vcpu.gpr(gpr) & mask;
         let [first, second, third, fourth] = [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi].map(argument);
         match argument(Gpr::Rax) {
             KICK_CPU if features.contains(Features::UNHALT) => result = kick(guest, second),
@@ -55,12 +55,12 @@ pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Ha
             _ => {}
         }
     }
-    guest.cpu.vcpu.registers_mut().set_rax(result.cast_unsigned() & mask);
+    guest.vcpu.registers_mut().set_rax(result.cast_unsigned() & mask);
     Ok(if to.is_some() { Outcome::GiveWay { next, to } } else { Outcome::Advance(next) })
 }
 
 /// Ends a vCPU's HLT, the present one or the next. One that does not exist needs none.
-fn kick<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, apic_id: u64) -> i64 {
+fn kick<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, apic_id: u64) -> i64 {
     let index = usize::try_from(apic_id).unwrap_or(usize::MAX);
     if index == guest.cpu.index {
         guest.cpu.paravirtual.unhalted = true;
@@ -72,7 +72,12 @@ fn kick<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, apic_id: u64) -> i
 }
 
 /// Sends an interrupt or NMI to the vCPUs of a bitmap, whose bit 0 is the APIC id `least`. Returns how many there are.
-fn send<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, bitmap: u128, least: u64, command: u64) -> i64 {
+fn send<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    bitmap: u128,
+    least: u64,
+    command: u64,
+) -> i64 {
     if command & (SHORTHAND | LOGICAL) != 0 {
         return INVALID;
     }

@@ -6,19 +6,22 @@ use vcpu::{Backend, Host, IoExit, Vcpu};
 use super::{Handled, Outcome};
 use crate::guest::Guest;
 
-pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, access: IoExit) -> Handled {
-    let next = match guest.cpu.vcpu.next_rip() {
+pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    access: IoExit,
+) -> Handled {
+    let next = match guest.vcpu.next_rip() {
         Some(next) => next,
         None => behind_port_instruction(guest)?,
     };
     let width = Width::from_bytes(access.size.into()).unwrap_or(Width::Byte);
-    let rax = guest.cpu.vcpu.registers().rax();
+    let rax = guest.vcpu.registers().rax();
     let mask = width.mask();
     if access.input {
         let value = u64::from(guest.port_read(access.port, width)) & mask;
         // A 32-bit result clears the upper half, smaller ones keep the rest.
         let keep = if width == Width::Dword { 0 } else { rax & !mask };
-        guest.cpu.vcpu.registers_mut().set_rax(keep | value);
+        guest.vcpu.registers_mut().set_rax(keep | value);
     } else {
         guest.port_write(access.port, width, (rax & mask) as u32);
     }
@@ -27,7 +30,9 @@ pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, acces
 
 /// Where IN or OUT ends, on a CPU that does not tell.
 #[cold]
-fn behind_port_instruction<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Result<u64, Outcome> {
+fn behind_port_instruction<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+) -> Result<u64, Outcome> {
     const OPCODES: [u8; 8] = [0xe4, 0xe5, 0xe6, 0xe7, 0xec, 0xed, 0xee, 0xef];
     let code = guest.code();
     let length = emulator::length(code.as_slice(), guest.operating_mode());

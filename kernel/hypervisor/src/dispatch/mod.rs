@@ -58,7 +58,10 @@ pub(crate) type Handled = Result<Outcome, Outcome>;
 
 /// Handles an exit.
 #[inline]
-pub(crate) fn dispatch<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exit: Exit) -> Outcome {
+pub(crate) fn dispatch<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    exit: Exit,
+) -> Outcome {
     let handled = match exit {
         Exit::Cpuid => {
             guest.cpu.counters.count(ExitReason::Cpuid);
@@ -119,7 +122,7 @@ pub(crate) fn dispatch<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exi
 
 /// Exits that no guest makes often.
 #[cold]
-fn seldom<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exit: Exit) -> Handled {
+fn seldom<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, exit: Exit) -> Handled {
     let (reason, handled) = match exit {
         Exit::NmiWindow => {
             guest.cpu.attention |= Attention::INTERRUPTS;
@@ -153,26 +156,26 @@ fn seldom<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, exit: Exit) -> H
 }
 
 /// HLT (SDM vol. 2, "HLT—Halt").
-fn halt<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+fn halt<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Hlt)?;
-    let masked = guest.cpu.vcpu.rflags() & rflags::IF == 0;
+    let masked = guest.vcpu.rflags() & rflags::IF == 0;
     guest.cpu.activity = if masked { Activity::HaltedMasked } else { Activity::Halted };
     guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
     Ok(Outcome::Advance(next))
 }
 
 /// INVD and WBINVD: caches are coherent, and what the guest has in them must not be lost.
-fn cache_control<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+fn cache_control<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     guest.next_rip(|found| matches!(found, Intercept::Invd | Intercept::Wbinvd)).map(Outcome::Advance)
 }
 
-fn pause<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+fn pause<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     guest.next_rip(|found| found == Intercept::Pause).map(|next| Outcome::GiveWay { next, to: None })
 }
 
-fn undefined<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Outcome {
+fn undefined<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Outcome {
     if let Some(suppressed) = guest.may_log(Site::Undefined) {
-        let rip = guest.cpu.vcpu.rip();
+        let rip = guest.vcpu.rip();
         log::info!(
             "vm {}: #UD for an instruction it has not got, at {rip:#x} ({suppressed} lines left out)",
             guest.name()

@@ -20,12 +20,12 @@ impl From<MsrError> for Denied {
 
 /// RDMSR.
 #[inline]
-pub(super) fn read<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+pub(super) fn read<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Rdmsr)?;
-    let msr = guest.cpu.vcpu.registers().rcx() as u32;
+    let msr = guest.vcpu.registers().rcx() as u32;
     match value_of(guest, msr) {
         Ok(value) => {
-            guest.cpu.vcpu.registers_mut().set_edx_eax(value);
+            guest.vcpu.registers_mut().set_edx_eax(value);
             Ok(Outcome::Advance(next))
         }
         Err(Denied) => Ok(denied(guest, Site::ReadMsr, msr, 0)),
@@ -34,9 +34,9 @@ pub(super) fn read<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Hand
 
 /// WRMSR.
 #[inline]
-pub(super) fn write<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+pub(super) fn write<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Wrmsr)?;
-    let registers = guest.cpu.vcpu.registers();
+    let registers = guest.vcpu.registers();
     let (msr, value) = (registers.rcx() as u32, registers.edx_eax());
     match set(guest, msr, value) {
         Ok(()) => Ok(Outcome::Advance(next)),
@@ -45,7 +45,12 @@ pub(super) fn write<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Han
 }
 
 #[cold]
-fn denied<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, site: Site, msr: u32, value: u64) -> Outcome {
+fn denied<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    site: Site,
+    msr: u32,
+    value: u64,
+) -> Outcome {
     guest.cpu.counters.denied_msrs += 1;
     if let Some(suppressed) = guest.may_log(site) {
         let name = guest.name();
@@ -58,11 +63,14 @@ fn denied<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, site: Site, msr:
     Outcome::GP
 }
 
-fn value_of<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32) -> Result<u64, Denied> {
-    let cpu = &mut guest.cpu;
+fn value_of<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    msr: u32,
+) -> Result<u64, Denied> {
+    let (vcpu, cpu) = (&mut *guest.vcpu, &mut *guest.cpu);
     Ok(match msr {
         number::X2APIC_FIRST..=number::X2APIC_LAST => {
-            cpu.take_apic();
+            cpu.take_apic(vcpu);
             cpu.apic.msr_read(msr, guest.host.now())?
         }
         number::TSC_DEADLINE => cpu.apic.tsc_deadline(),
@@ -72,13 +80,17 @@ fn value_of<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32) -> R
         number::KVM_FIRST..=number::KVM_LAST => paravirtual::read(cpu, msr)?,
         _ => match kept_by_backend(msr) {
             Some(SystemRegister::TscAux) if !cpu.permissions.tsc_aux => return Err(Denied),
-            Some(register) => cpu.vcpu.read(register),
+            Some(register) => vcpu.read(register),
             None => cpu.msrs.read(msr, &cpu.permissions)?,
         },
     })
 }
 
-fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u64) -> Result<(), Denied> {
+fn set<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    msr: u32,
+    value: u64,
+) -> Result<(), Denied> {
     match msr {
         number::TSC_DEADLINE => guest.cpu.write_tsc_deadline(value, guest.host),
         number::X2APIC_FIRST..=number::X2APIC_LAST => {
@@ -87,24 +99,24 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
                 let effect = guest.cpu.apic.msr_write(msr, value, now)?;
                 guest.wiring().apply(effect);
             } else {
-                guest.cpu.take_apic();
+                guest.cpu.take_apic(guest.vcpu);
                 let effect = guest.cpu.apic.msr_write(msr, value, now)?;
                 guest.wiring().apply(effect);
-                guest.cpu.show_written((msr - number::X2APIC_FIRST) as u16);
+                guest.cpu.show_written(guest.vcpu, (msr - number::X2APIC_FIRST) as u16);
             }
         }
         number::TSC => {
             guest.cpu.clock.write_tsc(value, guest.host.tsc());
-            guest.cpu.clock_changed(guest.host, guest.space);
+            guest.cpu.clock_changed(guest.vcpu, guest.host, guest.space);
         }
         number::TSC_ADJUST => {
             guest.cpu.clock.write_adjust(value);
-            guest.cpu.clock_changed(guest.host, guest.space);
+            guest.cpu.clock_changed(guest.vcpu, guest.host, guest.space);
         }
         number::APIC_BASE => {
-            guest.cpu.take_apic();
+            guest.cpu.take_apic(guest.vcpu);
             guest.cpu.apic.write_base(value)?;
-            guest.cpu.update_apic_view();
+            guest.cpu.update_apic_view(guest.vcpu);
             guest.cpu.cpuid.set_apic(guest.cpu.apic.mode() != ApicMode::Disabled);
             guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
             guest.wiring().apply(ApicEffect::RoutingChanged);
@@ -113,7 +125,7 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
         number::EFER => {
             let state = guest.control_state();
             let value = control::write_efer(&state, value, &guest.cpu.permissions).map_err(|_| Denied)?;
-            guest.cpu.vcpu.write(SystemRegister::Efer, value);
+            guest.vcpu.write(SystemRegister::Efer, value);
         }
         _ => match kept_by_backend(msr) {
             Some(register) => return set_kept(guest, register, value),
@@ -124,8 +136,8 @@ fn set<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, msr: u32, value: u6
 }
 
 /// Writes a register that the backend keeps, where the value is one.
-fn set_kept<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+fn set_kept<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     register: SystemRegister,
     value: u64,
 ) -> Result<(), Denied> {
@@ -138,7 +150,7 @@ fn set_kept<B: Backend, H: Host>(
     if !valid {
         return Err(Denied);
     }
-    guest.cpu.vcpu.write(register, value);
+    guest.vcpu.write(register, value);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::stop::StopReason;
 
 /// A touch of memory that the guest had given back. Where the machine has none to give, the vCPU comes again, at its own cost.
 #[cold]
-fn bring_back<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, gpa: Gpa) -> Outcome {
+fn bring_back<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, gpa: Gpa) -> Outcome {
     if guest.vm.virtio.balloon().is_none_or(|balloon| balloon.taken() == 0) {
         return Outcome::Stop(StopReason::RamRefused { gpa });
     }
@@ -26,7 +26,10 @@ fn bring_back<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, gpa: Gpa) ->
     Outcome::Resume
 }
 
-pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, fault: NestedFault) -> Handled {
+pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    fault: NestedFault,
+) -> Handled {
     let gpa = fault.gpa;
     let stop = |reason| Ok(Outcome::Stop(reason));
     if guest.space.is_ram(gpa) {
@@ -38,7 +41,7 @@ pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>, fault
     if fault.access == Access::Fetch {
         return stop(StopReason::FetchOutsideRam { gpa });
     }
-    if let Some(event) = guest.cpu.vcpu.interrupted_event() {
+    if let Some(event) = guest.vcpu.interrupted_event() {
         return stop(StopReason::DeliveryOutsideRam { gpa, event });
     }
     if let Some(outcome) = doorbell::ring(guest, &fault) {

@@ -2,7 +2,7 @@
 //!
 //! Source: Linux documentation, "KVM-specific MSRs".
 
-use vcpu::{Backend, Host};
+use vcpu::{Backend, Host, Vcpu};
 
 use crate::guest::Guest;
 use crate::msr::{Denied, number};
@@ -22,12 +22,12 @@ const fn feature(msr: u32) -> Option<Features> {
     })
 }
 
-fn is_offered<B: Backend>(cpu: &Processor<B>, msr: u32) -> Result<(), Denied> {
+fn is_offered(cpu: &Processor, msr: u32) -> Result<(), Denied> {
     feature(msr).filter(|feature| cpu.paravirtual.features.contains(*feature)).map(drop).ok_or(Denied)
 }
 
 /// RDMSR.
-pub(super) fn read<B: Backend>(cpu: &Processor<B>, msr: u32) -> Result<u64, Denied> {
+pub(super) fn read(cpu: &Processor, msr: u32) -> Result<u64, Denied> {
     is_offered(cpu, msr)?;
     let paravirtual = &cpu.paravirtual;
     Ok(match msr {
@@ -42,8 +42,8 @@ pub(super) fn read<B: Backend>(cpu: &Processor<B>, msr: u32) -> Result<u64, Deni
 
 /// WRMSR.
 #[cold]
-pub(super) fn write<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+pub(super) fn write<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     msr: u32,
     value: u64,
 ) -> Result<(), Denied> {

@@ -166,8 +166,8 @@ impl SimpleMove {
 
 /// Executes the instruction at RIP, which made this access, where it is such a move.
 #[inline]
-pub(super) fn execute<B: Backend, H: Host>(
-    guest: &mut Guest<'_, '_, B, H>,
+pub(super) fn execute<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
     fault: &NestedFault,
     code: &Code,
 ) -> Option<Outcome> {
@@ -175,7 +175,7 @@ pub(super) fn execute<B: Backend, H: Host>(
         return None;
     }
     let found = decode(code.as_slice())?;
-    if !found.is_at(&guest.cpu.vcpu, fault.gpa) {
+    if !found.is_at(guest.vcpu, fault.gpa) {
         return None;
     }
     let width = found.width;
@@ -183,11 +183,11 @@ pub(super) fn execute<B: Backend, H: Host>(
         (Move::Load(register), Access::Read) => {
             let value = guest.mmio_read(fault.gpa, width) & width.mask();
             // A 16-bit register keeps what is above it.
-            let kept = if width == Width::Word { guest.cpu.vcpu.gpr(register) & !width.mask() } else { 0 };
-            guest.cpu.vcpu.set_gpr(register, kept | value);
+            let kept = if width == Width::Word { guest.vcpu.gpr(register) & !width.mask() } else { 0 };
+            guest.vcpu.set_gpr(register, kept | value);
         }
         (Move::Store(register), Access::Write) => {
-            let value = guest.cpu.vcpu.gpr(register) & width.mask();
+            let value = guest.vcpu.gpr(register) & width.mask();
             guest.mmio_write(fault.gpa, width, value);
         }
         (Move::StoreImmediate(value), Access::Write) => {
@@ -196,7 +196,7 @@ pub(super) fn execute<B: Backend, H: Host>(
         _ => return None,
     }
     guest.cpu.mismatches = 0;
-    Some(Outcome::Advance(guest.cpu.vcpu.rip().wrapping_add(found.length.into())))
+    Some(Outcome::Advance(guest.vcpu.rip().wrapping_add(found.length.into())))
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use crate::guest::Guest;
 
 const XCR0: u32 = 0;
 
-pub(super) fn handle<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> Handled {
+pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Xsetbv)?;
-    let vcpu = &mut guest.cpu.vcpu;
+    let vcpu = &mut guest.vcpu;
     if vcpu.read(SystemRegister::Cr4) & cr4::OSXSAVE == 0 {
         return Ok(Outcome::UD);
     }

@@ -2,13 +2,13 @@
 //! and run it for a slice, wait where nobody can run.
 
 use spin::{MutexGuard, RwLockReadGuard};
-use vcpu::{Backend, Host, Nanos, Vcpu};
+use vcpu::{Backend, GuestMemory, Host, Nanos, Vcpu, WithVcpu};
 
 use super::Node;
 use super::rota::Rota;
 use super::slice::{HostTimer, Slice, SliceEnd};
 use crate::guest::Guest;
-use crate::processor::{Activity, Processor};
+use crate::processor::{Activity, Processor, VirtualCpu};
 use crate::report;
 use crate::schedule::{Decision, Ticks, VcpuId};
 use crate::stop::StopReason;
@@ -26,7 +26,7 @@ const MAX_HALTED: usize = 64;
 /// A vCPU that is in a CPU's registers, with its lock and that of its VM's memory.
 struct Loaded<'n, B: Backend> {
     id: VcpuId,
-    processor: MutexGuard<'n, Option<Processor<B>>>,
+    processor: MutexGuard<'n, Option<VirtualCpu<B>>>,
     space: RwLockReadGuard<'n, Option<B::Space>>,
 }
 
@@ -172,7 +172,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             None => {
                 let space = vm.space.try_read().filter(|space| space.is_some())?;
                 let mut processor = slot.processor()?;
-                let vcpu = &mut processor.as_mut()?.vcpu;
+                let vcpu = processor.as_mut()?;
                 self.node.scheduler.shared.set_loaded(id, true);
                 slot.set_loaded(Some(self.host.cpu()));
                 vcpu.load();
@@ -188,7 +188,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     pub(super) fn release(&mut self) {
         let Some(Loaded { id, mut processor, space }) = self.loaded.take() else { return };
         if let Some(processor) = processor.as_mut() {
-            processor.vcpu.unload();
+            processor.unload();
         }
         drop((processor, space));
         if let Some((_, slot)) = self.node.find(id) {
@@ -205,10 +205,8 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             return;
         };
         let outcome = match (loaded.processor.as_mut(), loaded.space.as_ref()) {
-            (Some(cpu), Some(space)) => {
-                let outcome = self.run_slice(id, vm, slot, cpu, space);
-                slot.publish(cpu);
-                outcome
+            (Some(VirtualCpu { vcpu, cpu }), Some(space)) => {
+                B::with_vcpu(vcpu, Turn { on: self, id, vm, slot, cpu, space })
             }
             // Who loads it has seen both.
             _ => SliceEnd::Halting,
@@ -217,22 +215,22 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         self.end_turn(id, vm, slot, outcome);
     }
 
-    fn run_slice(
+    fn run_slice<V: Vcpu>(
         &mut self,
         id: VcpuId,
         vm: &'n Vm<'m, B>,
         slot: &'n Slot<B>,
-        cpu: &mut Processor<B>,
+        (vcpu, cpu): (&mut V, &mut Processor),
         space: &B::Space,
     ) -> SliceEnd {
         let end = self.rota.end_of_run(self.host);
         let start = self.host.tsc();
-        let slept = cpu.begin_turn(start, self.kept_from_running(id, start), space);
+        let slept = cpu.begin_turn(vcpu, start, self.kept_from_running(id, start), space);
         if let Some(slept) = slept {
             let slept = self.host.time_of(start) - self.host.time_of(start.saturating_sub(slept));
             cpu.patience.woke_after(slept, self.node.options.poll);
         }
-        let mut guest = Guest { cpu, vm, space, mailboxes: &self.node.mailboxes, host: self.host };
+        let mut guest = Guest { vcpu, cpu, vm, space, mailboxes: &self.node.mailboxes, host: self.host };
         let mut slice = Slice {
             end,
             others: Nanos::NEVER,
@@ -335,21 +333,47 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     }
 }
 
-impl<B: Backend> Processor<B> {
+/// A vCPU's turn, for the vCPU as what it really is.
+struct Turn<'a, 'n, 'm, 'h, B: Backend, H: Host> {
+    on: &'a mut Cpu<'n, 'm, 'h, B, H>,
+    id: VcpuId,
+    vm: &'n Vm<'m, B>,
+    slot: &'n Slot<B>,
+    cpu: &'a mut Processor,
+    space: &'a B::Space,
+}
+
+impl<B: Backend, H: Host> WithVcpu for Turn<'_, '_, '_, '_, B, H> {
+    type Output = SliceEnd;
+
+    fn call<V: Vcpu>(self, vcpu: &mut V) -> SliceEnd {
+        let outcome = self.on.run_slice(self.id, self.vm, self.slot, (vcpu, self.cpu), self.space);
+        self.slot.publish(self.cpu);
+        outcome
+    }
+}
+
+impl Processor {
     /// It begins to run at this TSC value, and has been kept from it so long since its VM's start. Returns for how many ticks
     /// it slept, if it did. It is loaded.
-    fn begin_turn(&mut self, tsc: u64, kept: Nanos, space: &B::Space) -> Option<u64> {
+    fn begin_turn(
+        &mut self,
+        vcpu: &mut impl Vcpu,
+        tsc: u64,
+        kept: Nanos,
+        space: &impl GuestMemory,
+    ) -> Option<u64> {
         let slept = (self.activity != Activity::Running).then(|| tsc.wrapping_sub(self.waiting_since));
         self.counters.ticks.idle += slept.unwrap_or_default();
         self.counters.wakes += u64::from(slept.is_some());
         if self.paravirtual.begin_turn(kept, space) {
-            self.vcpu.flush_tlb();
+            vcpu.flush_tlb();
         }
         slept
     }
 
     /// It stops running at this TSC value.
-    fn end_turn(&mut self, tsc: u64, space: &B::Space) {
+    fn end_turn(&mut self, tsc: u64, space: &impl GuestMemory) {
         self.waiting_since = tsc;
         self.paravirtual.end_turn(space);
     }

@@ -76,7 +76,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     /// Runs the guest until its turn is over. This is the hot loop: nothing here or in a hot exit's handler allocates,
     /// logs or formats, and no lock is taken but the chipset's for an access to it. Outcomes are applied here and nowhere
     /// else.
-    pub(super) fn run<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> SliceEnd {
+    pub(super) fn run<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> SliceEnd {
         guest.cpu.attention = Attention::all();
         loop {
             if !guest.cpu.attention.is_empty()
@@ -92,7 +92,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             }
             let entered = guest.host.tsc();
             self.rota.stretch.ends(entered, "between an exit and an entry", guest.host);
-            let exit = guest.cpu.vcpu.run();
+            let exit = guest.vcpu.run();
             let left = guest.host.tsc();
             self.rota.stretch.begins_with(left, exit);
             let ticks = &mut guest.cpu.counters.ticks;
@@ -100,14 +100,14 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             ticks.guest = ticks.guest.wrapping_add(left.wrapping_sub(entered));
             self.last_tsc = left;
             if guest.cpu.paravirtual.eoi.is_armed() {
-                guest.cpu.take_private_end(guest.space);
+                guest.cpu.take_private_end(guest.vcpu, guest.space);
             }
             match dispatch(guest, exit) {
-                Outcome::Advance(next) => guest.cpu.vcpu.advance(next),
+                Outcome::Advance(next) => guest.vcpu.advance(next),
                 Outcome::Resume => {}
-                Outcome::Inject(event) => guest.cpu.inject(event),
+                Outcome::Inject(event) => guest.cpu.inject(guest.vcpu, event),
                 Outcome::GiveWay { next, to } => {
-                    guest.cpu.vcpu.advance(next);
+                    guest.vcpu.advance(next);
                     return SliceEnd::GivesWay(to);
                 }
                 Outcome::Stop(reason) => return SliceEnd::Stopped(reason),
@@ -116,7 +116,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     }
 
     /// Does the work that waits before the next entry.
-    fn attend<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
+    fn attend<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> Option<SliceEnd> {
         let mut work = core::mem::replace(&mut guest.cpu.attention, Attention::empty());
         if work.contains(Attention::HOST) {
             if guest.vm.life.is_closed() {
@@ -130,7 +130,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             guest.space.settle();
             self.end = self.rota.end_of_run(guest.host);
             if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
-                guest.cpu.take_in(&slot.inbox);
+                guest.cpu.take_in(guest.vcpu, &slot.inbox);
                 if slot.takes_dump() {
                     report::asked_for(guest, |host| self.rota.look(host, "a dump"));
                 }
@@ -139,7 +139,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         if work.contains(Attention::INBOX)
             && let Some(slot) = guest.vm.slots.get(guest.cpu.index)
         {
-            guest.cpu.take_in(&slot.inbox);
+            guest.cpu.take_in(guest.vcpu, &slot.inbox);
         }
         if let Some(end) = self.attend_devices(guest, &mut work) {
             return Some(end);
@@ -149,7 +149,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             && let Some(slot) = guest.vm.slots.get(guest.cpu.index)
         {
             guest.cpu.attention.remove(Attention::INBOX);
-            guest.cpu.take_in(&slot.inbox);
+            guest.cpu.take_in(guest.vcpu, &slot.inbox);
         }
         if is_settled(guest.cpu, work) {
             return None;
@@ -166,16 +166,16 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             return Some(SliceEnd::Waiting);
         }
         guest.cpu.offer_private_end(guest.space);
-        guest.cpu.give_apic(waiting);
+        guest.cpu.give_apic(guest.vcpu, waiting);
         None
     }
 
     /// Devices do what there is to do, and timers that are due fire; until no device's time has come in the meantime. Else a guest that sleeps would not wake
     /// for that.
     #[inline]
-    fn attend_devices<H: Host>(
+    fn attend_devices<V: Vcpu, H: Host>(
         &mut self,
-        guest: &mut Guest<'_, 'm, B, H>,
+        guest: &mut Guest<'_, 'm, B, V, H>,
         work: &mut Attention,
     ) -> Option<SliceEnd> {
         loop {
@@ -213,12 +213,12 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
 
     /// Whether the guest was told of something for its devices since the last look.
     #[inline]
-    fn has_devices_to_serve<H: Host>(&self, guest: &Guest<'_, 'm, B, H>) -> bool {
+    fn has_devices_to_serve<V: Vcpu, H: Host>(&self, guest: &Guest<'_, 'm, B, V, H>) -> bool {
         guest.cpu.attention.contains(Attention::DEVICES) && guest.vm.virtio.is_rung()
     }
 
     /// Waits for a vCPU that has just halted and used to be woken soon. True where there is something for it.
-    fn waits_awhile<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> bool {
+    fn waits_awhile<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> bool {
         let cpu = &guest.cpu;
         let halted = matches!(cpu.activity, Activity::Halted | Activity::HaltedMasked);
         if !halted || !cpu.paravirtual.polls || cpu.patience.span() == Nanos::ZERO || self.rota.is_wanted() {
@@ -242,7 +242,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     /// Carries out the work for which a device lets the guest wait, in bounded steps, until the turn is over or the console
     /// has no room.
     #[cold]
-    fn let_devices_work<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
+    fn let_devices_work<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> Option<SliceEnd> {
         let vm = guest.vm;
         while vm.is_busy() {
             if guest.host.now() >= self.end {
@@ -259,7 +259,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     /// Serves the queues of virtio devices, in bounded steps, until they are empty or the turn is over. What is left then is for
     /// the VM's next turn. Of a queue that another CPU is at, that CPU takes care: devices that have nothing else to do are passed over.
     #[cold]
-    fn serve_queues<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>) -> Option<SliceEnd> {
+    fn serve_queues<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> Option<SliceEnd> {
         let vm = guest.vm;
         let others = self.rota.others();
         let mut passed_over = 0;
@@ -280,7 +280,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     }
 
     /// Looks for other work between two pieces of what devices do. What ends the turn then.
-    fn look<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>, what: &str) -> Option<SliceEnd> {
+    fn look<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>, what: &str) -> Option<SliceEnd> {
         self.rota.look(guest.host, what);
         if guest.vm.life.is_closed() {
             return Some(SliceEnd::Halting);
@@ -291,9 +291,14 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
 
     /// Timers that are due fire; the host's timer is armed for the next one, or the end of the slice.
     #[inline]
-    fn attend_time<H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, H>, work: Attention, now: Nanos) {
+    fn attend_time<V: Vcpu, H: Host>(
+        &mut self,
+        guest: &mut Guest<'_, 'm, B, V, H>,
+        work: Attention,
+        now: Nanos,
+    ) {
         if guest.cpu.deadline() <= now {
-            guest.cpu.take_apic();
+            guest.cpu.take_apic(guest.vcpu);
             guest.cpu.apic.advance(now);
         }
         if work.contains(Attention::HOST) {
@@ -310,28 +315,28 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         }
         // A slice starts with a timer of which nothing is known, so the vCPU learns of each deadline.
         if self.timer.arm(guest.host, next) {
-            guest.cpu.vcpu.set_run_deadline(guest.host.tsc_of(next));
+            guest.vcpu.set_run_deadline(guest.host.tsc_of(next));
         }
     }
 }
 
 /// Whether the CPU has the state of the vCPU's interrupts still, and nothing has come up that it does not know of.
 #[inline]
-fn is_settled<B: Backend>(cpu: &Processor<B>, work: Attention) -> bool {
+fn is_settled(cpu: &Processor, work: Attention) -> bool {
     let news = (work | cpu.attention).contains(Attention::INTERRUPTS);
     cpu.apic_given && !news && cpu.activity == Activity::Running
 }
 
 /// INIT and start-up messages. True where the VM's first processor got an INIT: the machine starts over.
 #[cold]
-fn attend_start<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
-    let cpu = &mut *guest.cpu;
-    cpu.take_apic();
+fn attend_start<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> bool {
+    let (vcpu, cpu) = (&mut *guest.vcpu, &mut *guest.cpu);
+    cpu.take_apic(vcpu);
     if cpu.apic.take_init() {
         if cpu.is_bootstrap() {
             return true;
         }
-        cpu.init();
+        cpu.init(vcpu);
         if let Some(slot) = guest.vm.slots.get(cpu.index) {
             slot.inbox.publish(&cpu.apic);
         }
@@ -340,7 +345,7 @@ fn attend_start<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
     if let Some(page) = cpu.apic.take_startup()
         && cpu.activity == Activity::WaitForStartup
     {
-        cpu.start_at(page);
+        cpu.start_at(vcpu, page);
     }
     false
 }
@@ -348,28 +353,28 @@ fn attend_start<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
 /// Injects what is pending, highest first: NMI, the local APIC's vector, the 8259s'. What cannot be injected now gets a
 /// window. Where the CPU delivers what the local APIC has, that is left to it. Returns whether the local APIC has something
 /// that could not be injected.
-fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> bool {
-    let cpu = &mut *guest.cpu;
-    cpu.take_apic();
+fn deliver_interrupts<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> bool {
+    let (vcpu, cpu) = (&mut *guest.vcpu, &mut *guest.cpu);
+    cpu.take_apic(vcpu);
     if cpu.apic.nmi_pending() {
         cpu.activity = Activity::Running;
-        if cpu.vcpu.nmi_ready() {
+        if vcpu.nmi_ready() {
             cpu.apic.take_nmi();
-            cpu.inject(Event::Nmi);
+            cpu.inject(vcpu, Event::Nmi);
         }
     }
-    cpu.set_nmi_window(cpu.apic.nmi_pending());
+    cpu.set_nmi_window(vcpu, cpu.apic.nmi_pending());
 
     // The 8259s' output is wired to the first processor.
     let wired = cpu.is_bootstrap();
-    let from_pic = |cpu: &Processor<B>, vm: &Vm<'_, B>| wired && cpu.apic.accepts_pic() && vm.pic_interrupt();
+    let from_pic = |cpu: &Processor, vm: &Vm<'_, B>| wired && cpu.apic.accepts_pic() && vm.pic_interrupt();
     let (mut own, mut pic) = (cpu.apic.pending_vector(), from_pic(cpu, guest.vm));
     if own.is_some() || pic {
         if cpu.activity == Activity::Halted {
             cpu.activity = Activity::Running;
         }
         let injected = if cpu.apic_assists.contains(ApicAssists::DELIVERY) { None } else { own };
-        if (injected.is_some() || pic) && cpu.vcpu.interruptible() {
+        if (injected.is_some() || pic) && vcpu.interruptible() {
             let vector = match injected {
                 Some(vector) => {
                     cpu.apic.acknowledge(vector);
@@ -377,15 +382,15 @@ fn deliver_interrupts<B: Backend, H: Host>(guest: &mut Guest<'_, '_, B, H>) -> b
                 }
                 None => guest.with_chipset(|chipset, _| chipset.pic_acknowledge()),
             };
-            let cpu = &mut *guest.cpu;
-            cpu.inject(Event::Interrupt { vector });
+            let (vcpu, cpu) = (&mut *guest.vcpu, &mut *guest.cpu);
+            cpu.inject(vcpu, Event::Interrupt { vector });
             (own, pic) = (cpu.apic.pending_vector(), from_pic(cpu, guest.vm));
         }
     }
     // What all this has changed was looked at here.
-    let cpu = &mut *guest.cpu;
+    let (vcpu, cpu) = (&mut *guest.vcpu, &mut *guest.cpu);
     cpu.attention.remove(Attention::INTERRUPTS);
     let by_cpu = cpu.apic_assists.intersects(ApicAssists::DELIVERY | ApicAssists::OFFER);
-    cpu.set_interrupt_window(pic || own.is_some() && !by_cpu);
+    cpu.set_interrupt_window(vcpu, pic || own.is_some() && !by_cpu);
     own.is_some()
 }

@@ -3,13 +3,13 @@
 use loader::{EntryState, OutOfRange, Progress, Request, SegmentState};
 use vcpu::{
     Backend, DescriptorTable, DescriptorTableName, Gpa, GuestMemory, NotRam, Segment, SegmentAccess,
-    SegmentName, SystemRegister, Vcpu,
+    SegmentName, SystemRegister, Vcpu, WithVcpu,
 };
 
 use super::slot::Slot;
 use super::{StartError, Vm, rom};
 use crate::memory_map::RamRange;
-use crate::processor::Processor;
+use crate::processor::{Processor, VirtualCpu};
 use crate::screen;
 
 /// How far the clearing of a VM's memory has come.
@@ -91,33 +91,47 @@ impl<B: Backend> Vm<'_, B> {
     pub(super) fn enter_at_power_up(
         &self,
         slot: &Slot<B>,
-        cpu: &mut Processor<B>,
+        VirtualCpu { vcpu, cpu }: &mut VirtualCpu<B>,
         start: &Start,
         started: u64,
     ) {
         slot.inbox.clear();
-        cpu.vcpu.load();
-        cpu.reset(started);
-        if let Start::Entry(entry) = start
-            && cpu.is_bootstrap()
-        {
-            enter(cpu, entry);
-        }
-        cpu.vcpu.unload();
+        B::with_vcpu(vcpu, PowerUp { cpu, start, started });
         slot.inbox.publish(&cpu.apic);
         slot.publish(cpu);
     }
 }
 
+/// A vCPU's way to the state after power-up, or to a kernel's entry.
+struct PowerUp<'a> {
+    cpu: &'a mut Processor,
+    start: &'a Start,
+    started: u64,
+}
+
+impl WithVcpu for PowerUp<'_> {
+    type Output = ();
+
+    fn call<V: Vcpu>(self, vcpu: &mut V) {
+        vcpu.load();
+        self.cpu.reset(vcpu, self.started);
+        if let Start::Entry(entry) = self.start
+            && self.cpu.is_bootstrap()
+        {
+            enter(vcpu, self.cpu, entry);
+        }
+        vcpu.unload();
+    }
+}
+
 /// Puts a vCPU that was reset into the state in which a kernel is entered.
-fn enter<B: Backend>(cpu: &mut Processor<B>, entry: &EntryState) {
+fn enter(vcpu: &mut impl Vcpu, cpu: &mut Processor, entry: &EntryState) {
     let segment = |state: &SegmentState| Segment {
         selector: state.selector,
         base: state.base,
         limit: state.limit,
         access: SegmentAccess::from_bits_retain(state.attributes),
     };
-    let vcpu = &mut cpu.vcpu;
     let registers = vcpu.registers_mut();
     registers.set_rax(entry.rax);
     registers.set_rbx(entry.rbx);
@@ -137,8 +151,8 @@ fn enter<B: Backend>(cpu: &mut Processor<B>, entry: &EntryState) {
     );
     vcpu.write(SystemRegister::Cr3, entry.cr3);
     vcpu.write(SystemRegister::Efer, entry.efer);
-    cpu.write_cr4(entry.cr4);
-    cpu.vcpu.write(SystemRegister::Cr0, entry.cr0);
+    cpu.write_cr4(vcpu, entry.cr4);
+    vcpu.write(SystemRegister::Cr0, entry.cr0);
 }
 
 /// Guest memory as the loader writes it.

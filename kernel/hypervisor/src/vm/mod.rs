@@ -25,6 +25,7 @@ use crate::links::Links;
 use crate::mailbox::Mailboxes;
 use crate::memory_map::MemoryMap;
 use crate::processor::Attention;
+use crate::processor::VirtualCpu;
 use crate::ratelimit::{RateLimits, Site};
 use crate::schedule::{Shared, Times, VcpuId, VmId};
 use crate::serial_line::SerialLine;
@@ -313,7 +314,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         let space = self.space.read();
         let Some(space) = space.as_ref() else { return };
         for slot in &self.slots {
-            if let Some(cpu) = slot.processor().as_deref_mut().and_then(Option::as_mut) {
+            if let Some(VirtualCpu { cpu, .. }) = slot.processor().as_deref_mut().and_then(Option::as_mut) {
                 let tsc_at_zero = cpu.clock.guest_tsc(cpu.started);
                 cpu.paravirtual.clock.tell_pause(tsc_at_zero, space);
             }

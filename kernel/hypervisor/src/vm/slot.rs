@@ -7,7 +7,7 @@ use devices::Inbox;
 use spin::{Mutex, MutexGuard};
 use vcpu::{Backend, Nanos};
 
-use crate::processor::{Activity, Processor};
+use crate::processor::{Activity, Processor, VirtualCpu};
 
 const BLOCKED: u32 = 0;
 const QUEUED: u32 = 1;
@@ -45,7 +45,7 @@ pub(crate) struct Slot<B: Backend> {
     /// The user wants to see its registers.
     dump: AtomicBool,
     /// It is there while its VM is.
-    processor: Mutex<Option<Processor<B>>>,
+    processor: Mutex<Option<VirtualCpu<B>>>,
 }
 
 impl<B: Backend> Slot<B> {
@@ -67,7 +67,7 @@ impl<B: Backend> Slot<B> {
 
     /// The place of the processor, for the CPU that runs it, or that holds all vCPUs of a VM that does not run. `None` where another
     /// has it.
-    pub(crate) fn processor(&self) -> Option<MutexGuard<'_, Option<Processor<B>>>> {
+    pub(crate) fn processor(&self) -> Option<MutexGuard<'_, Option<VirtualCpu<B>>>> {
         self.processor.try_lock()
     }
 
@@ -115,7 +115,7 @@ impl<B: Backend> Slot<B> {
     }
 
     /// What others may know of the processor when it stops running.
-    pub(crate) fn publish(&self, processor: &Processor<B>) {
+    pub(crate) fn publish(&self, processor: &Processor) {
         self.deadline.store(processor.deadline().0, SeqCst);
         self.exits.store(processor.counters.total(), SeqCst);
         self.wakes.store(processor.counters.wakes, SeqCst);

@@ -13,7 +13,7 @@ use super::boot::{Loading, Scrub, Start};
 use super::life::Task;
 use super::{StartError, Vm};
 use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, PCI_MEMORY};
-use crate::processor::Processor;
+use crate::processor::VirtualCpu;
 
 /// How far a VM's task has come.
 pub(crate) enum Stage<B: Backend> {
@@ -134,7 +134,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         let space = self.space.read();
         let space = space.as_ref().ok_or(StartError::Busy { index: next })?;
         let mut place = slot.processor().ok_or(StartError::Busy { index: next })?;
-        *place = Some(Processor::new(backend, space, host, next, self.slots.len(), &self.config)?);
+        *place = Some(VirtualCpu::new(backend, space, host, next, self.slots.len(), &self.config)?);
         Ok(Stage::Processors { next: next + 1 })
     }
 

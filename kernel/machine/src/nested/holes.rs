@@ -7,7 +7,7 @@
 use vcpu::{Gpa, Hole, Hpa, MemoryError};
 
 use super::ADDRESS;
-use super::table::{ENTRIES, EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory, index};
+use super::table::{ENTRIES, Format, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory, index};
 
 /// Entries of pages that were given back.
 const FREE: u64 = 1 << 53;
@@ -47,7 +47,7 @@ struct Slot {
     level: Level,
 }
 
-impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
+impl<M: TableMemory> NestedTable<M> {
     /// The last entry on the way to an address. `None` where the way ends above the pages.
     fn slot(&self, gpa: Gpa) -> Option<Slot> {
         if gpa.0 >= GPA_LIMIT {
@@ -58,10 +58,14 @@ impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
             let slot = index(gpa.0, depth);
             let entry = self.memory.read(table, slot);
             match Level::at_depth(depth) {
-                Some(level) if level == Level::Page4K || !F::is_present(entry) || F::is_large(entry) => {
+                Some(level)
+                    if level == Level::Page4K
+                        || !self.format.is_present(entry)
+                        || Format::is_large(entry) =>
+                {
                     return Some(Slot { table, slot, entry, level });
                 }
-                None if !F::is_present(entry) => return None,
+                None if !self.format.is_present(entry) => return None,
                 _ => table = Hpa(entry & ADDRESS),
             }
         }
@@ -78,15 +82,15 @@ impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
         let smaller = if at.level == Level::Page1G { Level::Page2M } else { Level::Page4K };
         let next = self.memory.allocate()?;
         let page = Hpa(at.entry & ADDRESS & !(at.level.bytes() - 1));
-        let present = F::is_present(at.entry);
+        let present = self.format.is_present(at.entry);
         if present {
             divide(Mapping { page, level: at.level }, smaller);
         }
         for part in 0..ENTRIES {
             let start = page.0 + part as u64 * smaller.bytes();
-            self.memory.write(next, part, if present { F::leaf(start, smaller) } else { at.entry });
+            self.memory.write(next, part, if present { self.format.leaf(start, smaller) } else { at.entry });
         }
-        self.memory.write(at.table, at.slot, F::table(next.0));
+        self.memory.write(at.table, at.slot, self.format.table(next.0));
         Ok(())
     }
 
@@ -105,7 +109,7 @@ impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
             let Some(at) = self.slot(gpa) else { return Ok(Taken::NotRam) };
             let bytes = at.level.bytes();
             let whole = gpa.0 & (bytes - 1) == 0 && length >= bytes;
-            match (F::is_present(at.entry), hole_of(at.entry)) {
+            match (self.format.is_present(at.entry), hole_of(at.entry)) {
                 (true, _) if whole || at.level == Level::Page4K => {
                     self.memory.write(at.table, at.slot, entry_of(hole));
                     let page = Hpa(at.entry & ADDRESS & !(bytes - 1));
@@ -140,7 +144,7 @@ impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
         loop {
             let Some(at) = self.slot(gpa).filter(|at| hole_of(at.entry).is_some()) else { return Ok(false) };
             if at.level == Level::Page4K {
-                self.memory.write(at.table, at.slot, F::leaf(page.0, Level::Page4K));
+                self.memory.write(at.table, at.slot, self.format.leaf(page.0, Level::Page4K));
                 return Ok(true);
             }
             self.divide(&at, &mut |_, _| ())?;

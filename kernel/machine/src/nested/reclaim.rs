@@ -16,12 +16,12 @@ use super::holes;
 use super::pieces::{Filling, STEP_BYTES};
 use super::recent::Recent;
 use super::space::{FrameTables, STEP_PAGES};
-use super::table::{ENTRIES, EntryFormat, Level, Mapping, NestedTable, TableMemory};
+use super::table::{ENTRIES, Level, Mapping, NestedTable, TableMemory};
 use crate::limbo::Epoch;
 use crate::memory::{frames, frames::FrameKind};
 use crate::smp::{self, EPOCHS};
 
-type Table<F> = NestedTable<F, FrameTables>;
+type Table = NestedTable<FrameTables>;
 
 /// The part of an address space that shrinks and grows while its guest runs.
 #[derive(Debug)]
@@ -81,9 +81,9 @@ impl Reclaim {
     }
 
     /// See [`vcpu::GuestMemory::take_back`].
-    pub(super) fn take<F: EntryFormat>(
+    pub(super) fn take(
         &self,
-        (table, recent): (&Table<F>, &Recent),
+        (table, recent): (&Table, &Recent),
         gpa: Gpa,
         length: u64,
         hole: Hole,
@@ -140,7 +140,7 @@ impl Reclaim {
     }
 
     /// See [`vcpu::GuestMemory::let_go`].
-    pub(super) fn let_go<F: EntryFormat>(&self, table: &Table<F>, gpa: Gpa, length: u64) {
+    pub(super) fn let_go(&self, table: &Table, gpa: Gpa, length: u64) {
         let _held = self.resting.lock();
         let mut done = 0;
         while done < length {
@@ -151,12 +151,7 @@ impl Reclaim {
 
     /// See [`vcpu::GuestMemory::provide`].
     #[cold]
-    pub(super) fn provide<F: EntryFormat>(
-        &self,
-        table: &Table<F>,
-        gpa: Gpa,
-        length: u64,
-    ) -> Result<(), MemoryError> {
+    pub(super) fn provide(&self, table: &Table, gpa: Gpa, length: u64) -> Result<(), MemoryError> {
         let length = length.clamp(1, STEP_BYTES);
         let Some(end) = gpa.checked_add(length) else { return Ok(()) };
         let mut at = Gpa(gpa.0 & !(PAGE_SIZE - 1));
@@ -173,7 +168,7 @@ impl Reclaim {
     }
 
     /// What is free around a page that was just filled is likely to be touched next.
-    fn fill_around<F: EntryFormat>(&self, table: &Table<F>, gpa: Gpa) {
+    fn fill_around(&self, table: &Table, gpa: Gpa) {
         let block = gpa.0 & !(STEP_BYTES - 1);
         for at in (block..block + STEP_BYTES).step_by(PAGE_SIZE as usize).map(Gpa) {
             if table.hole(at) == Some(Hole::Free) && self.fill(table, at).is_err() {
@@ -183,7 +178,7 @@ impl Reclaim {
     }
 
     /// Maps a cleared page where there is a hole.
-    fn fill<F: EntryFormat>(&self, table: &Table<F>, gpa: Gpa) -> Result<(), MemoryError> {
+    fn fill(&self, table: &Table, gpa: Gpa) -> Result<(), MemoryError> {
         let page = frames::allocate(0, FrameKind::Guest, 0)
             .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
         let mut filling = Filling::new(gpa, page);

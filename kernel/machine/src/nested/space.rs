@@ -13,7 +13,7 @@ use vcpu::{
 use super::pieces::{Filling, clear, copy};
 use super::recent::{PART, Recent};
 use super::reclaim::Reclaim;
-use super::table::{EntryFormat, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
+use super::table::{Format, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
 use super::walkers::{Walker, Walkers};
 use crate::limbo::Epoch;
 use crate::memory::{self, frames, frames::FrameKind};
@@ -58,12 +58,12 @@ impl TableMemory for FrameTables {
     }
 }
 
-/// A guest-physical address space: RAM in frames that belong to it, mapped by nested tables of format `F`.
+/// A guest-physical address space: RAM in frames that belong to it, mapped by nested tables.
 /// Dropping it returns all of its frames, unless a vCPU that runs in it still exists: then they are lost,
 /// because that vCPU can reach them.
 #[derive(Debug)]
-pub struct GuestSpace<F: EntryFormat> {
-    table: NestedTable<F, FrameTables>,
+pub struct GuestSpace {
+    table: NestedTable<FrameTables>,
     largest: Level,
     walkers: Walkers,
     /// The page that the space is growing by.
@@ -79,11 +79,11 @@ pub struct GuestSpace<F: EntryFormat> {
 /// Pages that are given back in one step.
 pub(super) const STEP_PAGES: usize = 128;
 
-impl<F: EntryFormat> GuestSpace<F> {
-    /// An empty address space, whose pages are at most `largest`.
-    pub(crate) fn new(largest: Level) -> Result<Self, MemoryError> {
+impl GuestSpace {
+    /// An empty address space, whose tables are of that format and whose pages are at most `largest`.
+    pub(crate) fn new(format: Format, largest: Level) -> Result<Self, MemoryError> {
         let walkers = Walkers::new()?;
-        let table = NestedTable::new(FrameTables)?;
+        let table = NestedTable::new(format, FrameTables)?;
         Ok(Self {
             table,
             largest,
@@ -184,7 +184,7 @@ impl<F: EntryFormat> GuestSpace<F> {
     }
 }
 
-impl<F: EntryFormat> Drop for GuestSpace<F> {
+impl Drop for GuestSpace {
     fn drop(&mut self) {
         if let Some(filling) = self.filling.take() {
             filling.give_up();
@@ -203,7 +203,7 @@ impl<F: EntryFormat> Drop for GuestSpace<F> {
     }
 }
 
-impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
+impl GuestMemory for GuestSpace {
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), NotRam> {
         let target = buffer.as_mut_ptr();
         self.pieces(gpa, buffer.len() as u64, |host, done, size| {
@@ -363,7 +363,7 @@ impl<F: EntryFormat> GuestMemory for GuestSpace<F> {
     }
 }
 
-impl<F: EntryFormat> AddressSpace for GuestSpace<F> {
+impl AddressSpace for GuestSpace {
     fn grow(&mut self, gpa: Gpa, length: u64) -> Result<u64, MemoryError> {
         let bad = MemoryError::BadRange { gpa, length };
         let end = gpa.checked_add(length).ok_or(bad)?;

@@ -1,7 +1,5 @@
 //! The four-level table: map, look up, take down.
 
-use core::marker::PhantomData;
-
 use vcpu::{Gpa, Hpa, MemoryError};
 
 use super::ADDRESS;
@@ -63,16 +61,43 @@ impl Level {
     }
 }
 
-/// The layout of an entry.
-pub trait EntryFormat: 'static {
+/// The layout of an entry: which bits go with an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Format {
+    /// Bits of an entry that points to the next table.
+    pub(super) table: u64,
+    /// Bits of an entry that maps memory.
+    pub(super) leaf: u64,
+    /// The CPU may use an entry that has one of these.
+    pub(super) present: u64,
+}
+
+impl Format {
+    /// An entry above the last level maps memory itself. The bit is the same for both vendors.
+    const LARGE: u64 = 1 << 7;
+
     /// An entry that points to the next table.
-    fn table(address: u64) -> u64;
+    pub(super) const fn table(&self, address: u64) -> u64 {
+        address | self.table
+    }
+
     /// An entry that maps memory.
-    fn leaf(address: u64, level: Level) -> u64;
+    pub(super) fn leaf(&self, address: u64, level: Level) -> u64 {
+        let large = if level == Level::Page4K { 0 } else { Self::LARGE };
+        address | self.leaf | large
+    }
+
     /// Whether the CPU may use the entry.
-    fn is_present(entry: u64) -> bool;
+    #[inline]
+    pub(super) const fn is_present(&self, entry: u64) -> bool {
+        entry & self.present != 0
+    }
+
     /// Whether an entry above the last level maps memory itself.
-    fn is_large(entry: u64) -> bool;
+    #[inline]
+    pub(super) const fn is_large(entry: u64) -> bool {
+        entry & Self::LARGE != 0
+    }
 }
 
 /// Where tables live. The kernel's implementation uses physical frames; tests use a recording fake.
@@ -98,21 +123,21 @@ pub(crate) struct Mapping {
 
 /// A nested page table. Changes come one after the other, as their caller sees to; a look-up may come at any time.
 #[derive(Debug)]
-pub(crate) struct NestedTable<F, M> {
+pub(crate) struct NestedTable<M> {
     root: Hpa,
     pub(super) memory: M,
-    format: PhantomData<F>,
+    pub(super) format: Format,
 }
 
 pub(super) const fn index(gpa: u64, depth: usize) -> usize {
     (gpa >> (39 - 9 * depth)) as usize & (ENTRIES - 1)
 }
 
-impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
+impl<M: TableMemory> NestedTable<M> {
     /// An empty table.
-    pub(crate) fn new(memory: M) -> Result<Self, MemoryError> {
+    pub(crate) fn new(format: Format, memory: M) -> Result<Self, MemoryError> {
         let root = memory.allocate()?;
-        Ok(Self { root, memory, format: PhantomData })
+        Ok(Self { root, memory, format })
     }
 
     /// The root's address, for EPTP or N_CR3.
@@ -129,21 +154,21 @@ impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
         for depth in 0..level.depth() {
             let slot = index(gpa.0, depth);
             let entry = self.memory.read(table, slot);
-            table = if !F::is_present(entry) {
+            table = if !self.format.is_present(entry) {
                 let next = self.memory.allocate()?;
-                self.memory.write(table, slot, F::table(next.0));
+                self.memory.write(table, slot, self.format.table(next.0));
                 next
-            } else if depth > 0 && F::is_large(entry) {
+            } else if depth > 0 && Format::is_large(entry) {
                 return Err(MemoryError::Overlap { gpa });
             } else {
                 Hpa(entry & ADDRESS)
             };
         }
         let slot = index(gpa.0, level.depth());
-        if F::is_present(self.memory.read(table, slot)) {
+        if self.format.is_present(self.memory.read(table, slot)) {
             return Err(MemoryError::Overlap { gpa });
         }
-        self.memory.write(table, slot, F::leaf(hpa.0, level));
+        self.memory.write(table, slot, self.format.leaf(hpa.0, level));
         Ok(())
     }
 
@@ -156,11 +181,11 @@ impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
         let mut table = self.root;
         for depth in 0..4 {
             let entry = self.memory.read(table, index(gpa.0, depth));
-            if !F::is_present(entry) {
+            if !self.format.is_present(entry) {
                 return None;
             }
             match Level::at_depth(depth) {
-                Some(level) if level == Level::Page4K || F::is_large(entry) => {
+                Some(level) if level == Level::Page4K || Format::is_large(entry) => {
                     return Some(Mapping { page: Hpa(entry & ADDRESS & !(level.bytes() - 1)), level });
                 }
                 _ => table = Hpa(entry & ADDRESS),
@@ -192,11 +217,11 @@ impl<F: EntryFormat, M: TableMemory> NestedTable<F, M> {
     ) -> bool {
         for slot in 0..ENTRIES {
             let entry = self.memory.read(table, slot);
-            if !F::is_present(entry) {
+            if !self.format.is_present(entry) {
                 continue;
             }
             match Level::at_depth(depth) {
-                Some(level) if level == Level::Page4K || F::is_large(entry) => {
+                Some(level) if level == Level::Page4K || Format::is_large(entry) => {
                     let Some(left) = pages.checked_sub(1) else { return false };
                     *pages = left;
                     self.memory.write(table, slot, 0);

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use vcpu::{Gpa, Hole, Hpa, MemoryError};
 
 use super::holes::Taken;
-use super::table::{EntryFormat, Level, Mapping, NestedTable, TableMemory};
-use super::{Ept, Npt};
+use super::table::{Format, Level, Mapping, NestedTable, TableMemory};
+use super::{EPT, NPT};
 
 /// Tables in a map; refuses after `left` allocations, counts what is out.
 #[derive(Debug)]
@@ -42,12 +42,12 @@ impl TableMemory for FakeMemory {
     }
 }
 
-fn table<F: EntryFormat>() -> NestedTable<F, FakeMemory> {
-    NestedTable::new(FakeMemory::new(10_000)).unwrap()
+fn table(format: Format) -> NestedTable<FakeMemory> {
+    NestedTable::new(format, FakeMemory::new(10_000)).unwrap()
 }
 
-fn maps_every_size<F: EntryFormat>() {
-    let mut table = table::<F>();
+fn maps_every_size(format: Format) {
+    let mut table = table(format);
     table.map(Gpa(0x1000), Hpa(0x5000), Level::Page4K).unwrap();
     table.map(Gpa(0x20_0000), Hpa(0x4000_0000), Level::Page2M).unwrap();
     table.map(Gpa(0x4000_0000), Hpa(0x8000_0000), Level::Page1G).unwrap();
@@ -60,25 +60,25 @@ fn maps_every_size<F: EntryFormat>() {
 
 #[test]
 fn ept_maps_every_size() {
-    maps_every_size::<Ept>();
+    maps_every_size(EPT);
 }
 
 #[test]
 fn npt_maps_every_size() {
-    maps_every_size::<Npt>();
+    maps_every_size(NPT);
 }
 
 #[test]
 fn entries_have_the_bits_of_the_manuals() {
-    assert_eq!(Ept::leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0x77 | 1 << 7);
-    assert_eq!(Ept::leaf(0x1000, Level::Page4K), 0x1000 | 0x77);
-    assert_eq!(Npt::leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0x87);
-    assert_eq!(Npt::table(0x3000), 0x3007);
+    assert_eq!(EPT.leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0x77 | 1 << 7);
+    assert_eq!(EPT.leaf(0x1000, Level::Page4K), 0x1000 | 0x77);
+    assert_eq!(NPT.leaf(0x20_0000, Level::Page2M), 0x20_0000 | 0x87);
+    assert_eq!(NPT.table(0x3000), 0x3007);
 }
 
 #[test]
 fn overlap_and_misalignment_are_refused() {
-    let mut table = table::<Ept>();
+    let mut table = table(EPT);
     table.map(Gpa(0x4000_0000), Hpa(0x8000_0000), Level::Page1G).unwrap();
     let overlap = table.map(Gpa(0x4020_0000), Hpa(0x20_0000), Level::Page2M);
     assert!(matches!(overlap, Err(MemoryError::Overlap { .. })));
@@ -93,7 +93,7 @@ fn overlap_and_misalignment_are_refused() {
 #[test]
 fn running_out_of_tables_is_an_error_and_nothing_leaks() {
     for left in 1..5 {
-        let mut table = NestedTable::<Npt, _>::new(FakeMemory::new(left)).unwrap();
+        let mut table = NestedTable::new(NPT, FakeMemory::new(left)).unwrap();
         let result = table.map(Gpa(0x1000), Hpa(0x1000), Level::Page4K);
         assert_eq!(result.is_ok(), left >= 4);
         table.clear(|_| ());
@@ -106,7 +106,7 @@ proptest! {
     /// page once and every table.
     #[test]
     fn behaves_like_a_map(pages in proptest::collection::vec((0u64..2048, 0u64..1 << 20), 1..60), step in 0usize..70) {
-        let mut table = table::<Ept>();
+        let mut table = table(EPT);
         let mut model: HashMap<u64, u64> = HashMap::new();
         for (page, frame) in pages {
             let result = table.map(Gpa(page << 12), Hpa(frame << 12), Level::Page4K);
@@ -134,9 +134,9 @@ proptest! {
     }
 }
 
-fn takes_parts_of_large_pages<F: EntryFormat>() {
+fn takes_parts_of_large_pages(format: Format) {
     const SIZE: u64 = 0x4000_0000;
-    let mut table = table::<F>();
+    let mut table = table(format);
     table.map(Gpa(SIZE), Hpa(2 * SIZE), Level::Page1G).unwrap();
     let mut divided = Vec::new();
     let taken =
@@ -178,17 +178,17 @@ fn takes_parts_of_large_pages<F: EntryFormat>() {
 
 #[test]
 fn ept_takes_parts_of_large_pages() {
-    takes_parts_of_large_pages::<Ept>();
+    takes_parts_of_large_pages(EPT);
 }
 
 #[test]
 fn npt_takes_parts_of_large_pages() {
-    takes_parts_of_large_pages::<Npt>();
+    takes_parts_of_large_pages(NPT);
 }
 
 #[test]
 fn a_page_stays_where_there_is_no_memory_to_divide_it() {
-    let mut table = NestedTable::<Ept, _>::new(FakeMemory::new(3)).unwrap();
+    let mut table = NestedTable::new(EPT, FakeMemory::new(3)).unwrap();
     table.map(Gpa(0x20_0000), Hpa(0x40_0000), Level::Page2M).unwrap();
     let taken = table.take(Gpa(0x20_1000), 0x1000, Hole::Free, |_, _| panic!("divided"));
     assert!(matches!(taken, Err(MemoryError::OutOfFrames { .. })));

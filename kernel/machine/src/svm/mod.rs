@@ -26,7 +26,7 @@ mod vmcb;
 use core::arch::asm;
 use core::fmt;
 
-use ::vcpu::{Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE, TscScaling, efer};
+use ::vcpu::{CpuidResult, CreateError, Hpa, PAGE_SIZE, TscScaling, efer};
 use spin::{Mutex, Once};
 
 use self::asid::{Asid, Asids};
@@ -34,11 +34,9 @@ pub(crate) use self::enter::ended_by_nmi;
 use self::plan::{Leaves, Plan};
 pub use self::vcpu::SvmVcpu;
 use crate::extended::{self, Layout};
-use crate::image::ModuleImage;
 use crate::memory::{self, frames::Block, frames::FrameKind};
-use crate::nested::{GuestSpace, Level, Npt};
-use crate::random::Generator;
-use crate::virtualization::{self, Refusal, features as cpuid_bits};
+use crate::nested::{GuestSpace, Level, NPT};
+use crate::virtualization::{Refusal, features as cpuid_bits};
 use crate::without::Without;
 use crate::{cpu, registers};
 
@@ -246,46 +244,22 @@ fn fill_permission_maps(io: Hpa, msr: Hpa, rdtscp: bool) {
     }
 }
 
-impl Backend for Svm {
-    type Vcpu = SvmVcpu;
-    type Space = GuestSpace<Npt>;
-    type Image<'m> = ModuleImage<'m>;
-    type Random = Generator;
-
-    fn create_image<'m>(&self, module: &'m [u8]) -> Result<ModuleImage<'m>, CreateError> {
-        Ok(ModuleImage::new(module)?)
-    }
-
-    fn create_random(&self) -> Option<Generator> {
-        Generator::new()
-    }
-
-    fn free_memory(&self) -> u64 {
-        crate::memory::frames::free_bytes()
-    }
-
-    fn tsc_scaling(&self) -> Option<TscScaling> {
+/// What [`crate::extensions`] asks of it. See [`vcpu::Backend`].
+impl Svm {
+    pub(crate) fn tsc_scaling(&self) -> Option<TscScaling> {
         self.shared.plan.tsc_ratio.then_some(TscScaling { fraction_bits: 32, most: 0xff_ffff_ffff })
     }
 
-    fn wants_apic_page(&self) -> bool {
-        false
+    pub(crate) fn create_space(&self) -> Result<GuestSpace, CreateError> {
+        Ok(GuestSpace::new(NPT, if self.shared.plan.page_1g { Level::Page1G } else { Level::Page2M })?)
     }
 
-    fn create_space(&self) -> Result<Self::Space, CreateError> {
-        Ok(GuestSpace::new(if self.shared.plan.page_1g { Level::Page1G } else { Level::Page2M })?)
-    }
-
-    fn create_vcpu(&self, space: &Self::Space) -> Result<SvmVcpu, CreateError> {
+    pub(crate) fn create_vcpu(&self, space: &GuestSpace) -> Result<SvmVcpu, CreateError> {
         let (root, walker) = space.enter().ok_or(CreateError::Exhausted { what: "address space" })?;
         Ok(SvmVcpu::new(self.shared, root, walker)?)
     }
 
-    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
-        virtualization::guest_cpuid(leaf, subleaf)
-    }
-
-    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = &self.shared.plan;
         let largest = if plan.page_1g { "1 GiB" } else { "2 MiB" };
         write!(f, "SVM (NPT with {largest} pages, {} ASIDs", plan.asids)?;

@@ -24,7 +24,7 @@ mod vpid;
 
 use core::fmt;
 
-use ::vcpu::{APIC_PAGE, AddressSpace, Backend, CpuidResult, CreateError, Hpa, PAGE_SIZE, TscScaling};
+use ::vcpu::{APIC_PAGE, AddressSpace, CpuidResult, CreateError, Hpa, PAGE_SIZE, TscScaling};
 
 use spin::Once;
 
@@ -34,10 +34,8 @@ use self::instruction::{InvEpt, invept};
 pub use self::vcpu::VmxVcpu;
 use self::vpid::Vpid;
 use crate::extended::{self, Layout};
-use crate::image::ModuleImage;
 use crate::memory::{self, frames::Block, frames::FrameKind};
-use crate::nested::{Ept, GuestSpace, Level};
-use crate::random::Generator;
+use crate::nested::{EPT, GuestSpace, Level};
 use crate::virtualization::{self, Refusal};
 use crate::without::Without;
 use crate::{cpu, registers};
@@ -280,43 +278,27 @@ fn fill_msr_bitmap(msr: Hpa, controls: &Controls, x2apic: bool) {
     }
 }
 
-impl Backend for Vmx {
-    type Vcpu = VmxVcpu;
-    type Space = GuestSpace<Ept>;
-    type Image<'m> = ModuleImage<'m>;
-    type Random = Generator;
-
-    fn create_image<'m>(&self, module: &'m [u8]) -> Result<ModuleImage<'m>, CreateError> {
-        Ok(ModuleImage::new(module)?)
-    }
-
-    fn create_random(&self) -> Option<Generator> {
-        Generator::new()
-    }
-
-    fn free_memory(&self) -> u64 {
-        crate::memory::frames::free_bytes()
-    }
-
-    fn tsc_scaling(&self) -> Option<TscScaling> {
+/// What [`crate::extensions`] asks of it. See [`vcpu::Backend`].
+impl Vmx {
+    pub(crate) fn tsc_scaling(&self) -> Option<TscScaling> {
         self.shared.controls.tsc_scaling.then_some(TscScaling { fraction_bits: 48, most: u64::MAX })
     }
 
-    fn wants_apic_page(&self) -> bool {
+    pub(crate) fn wants_apic_page(&self) -> bool {
         self.shared.controls.apic.contains(ApicAbilities::ACCESSES)
     }
 
-    fn create_space(&self) -> Result<Self::Space, CreateError> {
+    pub(crate) fn create_space(&self) -> Result<GuestSpace, CreateError> {
         let controls = &self.shared.controls;
         let largest = match (controls.page_1g, controls.page_2m) {
             (true, _) => Level::Page1G,
             (_, true) => Level::Page2M,
             _ => Level::Page4K,
         };
-        Ok(GuestSpace::new(largest)?)
+        Ok(GuestSpace::new(EPT, largest)?)
     }
 
-    fn create_vcpu(&self, space: &Self::Space) -> Result<VmxVcpu, CreateError> {
+    pub(crate) fn create_vcpu(&self, space: &GuestSpace) -> Result<VmxVcpu, CreateError> {
         let controls = &self.shared.controls;
         let vpid = if controls.vpid {
             Vpid::take().ok_or(CreateError::Exhausted { what: "VPIDs" })?
@@ -331,13 +313,13 @@ impl Backend for Vmx {
         Ok(VmxVcpu::new(self.shared, eptp, walker, vpid, apic)?)
     }
 
-    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+    pub(crate) fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
         let nested = cpu::features().hypervisor;
         let passed = virtualization::guest_cpuid(leaf, subleaf);
         cpuid::offered(&self.shared.controls, nested, leaf, subleaf, passed)
     }
 
-    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let controls = &self.shared.controls;
         let largest = match (controls.page_1g, controls.page_2m) {
             (true, _) => "1 GiB",

@@ -28,7 +28,7 @@ use assert_no_alloc::permit_alloc;
 
 use crate::{
     ApicAssists, Backend, CpuidResult, CreateError, Event, Exit, Gpa, GuestMemory, SegmentName,
-    SystemRegister, TscScaling, rflags,
+    SystemRegister, TscScaling, WithVcpu, rflags,
 };
 
 pub use apic::FakeApic;
@@ -185,6 +185,10 @@ impl Backend for FakeBackend {
     type Vcpu = FakeVcpu;
     type Space = FakeSpace;
     type Image<'m> = FakeImage;
+
+    fn with_vcpu<W: WithVcpu>(vcpu: &mut FakeVcpu, work: W) -> W::Output {
+        work.call(vcpu)
+    }
 
     fn create_image(&self, module: &[u8]) -> Result<FakeImage, CreateError> {
         Ok(FakeImage::new(module))
