@@ -16,7 +16,7 @@ use crate::wiring::{Own, Wiring};
 /// A vCPU that has left its guest, its VM, and the machine.
 ///
 /// The vCPU is of the very type that this CPU has, where the backend stands for several: the code on the way of an exit is made for each.
-pub(crate) struct Guest<'a, 'm, B: Backend, V: Vcpu, H: Host> {
+pub(crate) struct Guest<'a, 'm, B: Backend, V: Vcpu + ?Sized, H: Host> {
     pub(crate) vcpu: &'a mut V,
     pub(crate) cpu: &'a mut Processor,
     pub(crate) vm: &'a Vm<'m, B>,
@@ -25,10 +25,28 @@ pub(crate) struct Guest<'a, 'm, B: Backend, V: Vcpu, H: Host> {
     pub(crate) host: &'a mut H,
 }
 
+/// The same whatever the vCPU's type is, for what happens seldom: such code is made once, and chooses at each access to the vCPU.
+pub(crate) type AnyGuest<'a, 'm, B, H> = Guest<'a, 'm, B, dyn Vcpu, H>;
+
+impl<'m, B: Backend, V: Vcpu, H: Host> Guest<'_, 'm, B, V, H> {
+    /// For what happens seldom.
+    #[inline]
+    pub(crate) fn any(&mut self) -> AnyGuest<'_, 'm, B, H> {
+        Guest {
+            vcpu: &mut *self.vcpu,
+            cpu: self.cpu,
+            vm: self.vm,
+            space: self.space,
+            mailboxes: self.mailboxes,
+            host: self.host,
+        }
+    }
+}
+
 /// Bytes of a local APIC's register page.
 const APIC_PAGE: u64 = vcpu::PAGE_SIZE;
 
-impl<'m, B: Backend, V: Vcpu, H: Host> Guest<'_, 'm, B, V, H> {
+impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
     /// What devices need of the VM around them.
     #[inline]
     pub(crate) fn wiring(&mut self) -> Wiring<'_, 'm, B, H> {

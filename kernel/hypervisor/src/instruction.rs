@@ -23,7 +23,7 @@ impl Code {
 /// Exits in a row with another instruction than expected before the VM is stopped.
 const MISMATCHES: u8 = 16;
 
-impl<B: Backend, V: Vcpu, H: Host> Guest<'_, '_, B, V, H> {
+impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     /// RIP as a linear address.
     pub(crate) fn linear_rip(&self) -> Gva {
         let rip = self.vcpu.rip();

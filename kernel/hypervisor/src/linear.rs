@@ -61,7 +61,7 @@ fn in_pieces(
 /// Bytes that a device has at once.
 const LARGEST_PIECE: usize = 8;
 
-impl<B: Backend, V: Vcpu, H: Host> Guest<'_, '_, B, V, H> {
+impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     /// How linear addresses are translated now.
     pub(crate) fn paging(&self) -> PagingMode {
         let vcpu = &self.vcpu;
@@ -196,7 +196,7 @@ fn fault_of(error: WalkError, linear: Gva) -> Fault {
     }
 }
 
-impl<B: Backend, V: Vcpu, H: Host> Context for Guest<'_, '_, B, V, H> {
+impl<B: Backend, V: Vcpu + ?Sized, H: Host> Context for Guest<'_, '_, B, V, H> {
     fn mode(&self) -> Mode {
         self.operating_mode()
     }

@@ -29,7 +29,7 @@ const PLACES: u16 = 0x40;
 impl Processor {
     /// Takes the state of the interrupts back from the CPU, if that has it.
     #[inline]
-    pub(crate) fn take_apic(&mut self, vcpu: &mut impl Vcpu) {
+    pub(crate) fn take_apic(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
         if self.apic_given {
             self.apic_given = false;
             vcpu.take_apic(self.apic.state_mut());
@@ -39,7 +39,7 @@ impl Processor {
 
     /// Hands it to the CPU, where that can do something with it. `waiting`: there is an interrupt to deliver.
     #[inline]
-    pub(crate) fn give_apic(&mut self, vcpu: &mut impl Vcpu, waiting: bool) {
+    pub(crate) fn give_apic(&mut self, vcpu: &mut (impl Vcpu + ?Sized), waiting: bool) {
         let always = !self.apic_assists.difference(ApicAssists::OFFER).is_empty();
         if always || waiting && self.apic_assists.contains(ApicAssists::OFFER) {
             vcpu.give_apic(self.apic.state(), self.apic.broadcasts_ends());
@@ -48,7 +48,7 @@ impl Processor {
     }
 
     /// The guest reaches its local APIC in another way now, or all of its registers have changed.
-    pub(crate) fn update_apic_view(&mut self, vcpu: &mut impl Vcpu) {
+    pub(crate) fn update_apic_view(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
         self.take_apic(vcpu);
         self.apic_assists = vcpu.set_apic_view(self.apic.view());
         self.attention |= Attention::INTERRUPTS;
@@ -56,7 +56,7 @@ impl Processor {
     }
 
     /// The guest has used CR8 by an exit: where the CPU can do that by itself, it does so from now on.
-    pub(crate) fn note_cr8(&mut self, vcpu: &mut impl Vcpu) {
+    pub(crate) fn note_cr8(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
         if !self.apic_assists.contains(ApicAssists::TASK_PRIORITY) {
             self.update_apic_view(vcpu);
         }
@@ -64,7 +64,7 @@ impl Processor {
 
     /// The guest has written a register: it reads what has come of it without an exit.
     #[inline]
-    pub(crate) fn show_written(&mut self, vcpu: &mut impl Vcpu, index: u16) {
+    pub(crate) fn show_written(&mut self, vcpu: &mut (impl Vcpu + ?Sized), index: u16) {
         if !self.apic_assists.contains(ApicAssists::REGISTERS) {
             return;
         }
@@ -82,7 +82,7 @@ impl Processor {
     }
 
     /// Shows the guest the registers of its local APIC, where it reads them without an exit.
-    fn show_apic(&self, vcpu: &mut impl Vcpu) {
+    fn show_apic(&self, vcpu: &mut (impl Vcpu + ?Sized)) {
         if !self.apic_assists.contains(ApicAssists::REGISTERS) {
             return;
         }

@@ -183,7 +183,7 @@ impl Processor {
 
     /// Back to the state after power-up, as firmware leaves it for an operating system; its time starts at the host's
     /// TSC value `started`. The vCPU is loaded.
-    pub(crate) fn reset(&mut self, vcpu: &mut impl Vcpu, started: u64) {
+    pub(crate) fn reset(&mut self, vcpu: &mut (impl Vcpu + ?Sized), started: u64) {
         self.take_apic(vcpu);
         self.apic = LocalApic::new(apic_config(self.apic.apic_id(), &self.permissions));
         if self.is_bootstrap() {
@@ -199,13 +199,13 @@ impl Processor {
 
     /// An INIT: registers as after power-up, but time, MSRs and the APIC's base go on (SDM vol. 3, "Processor State
     /// After INIT"). The vCPU is loaded.
-    pub(crate) fn init(&mut self, vcpu: &mut impl Vcpu) {
+    pub(crate) fn init(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
         self.take_apic(vcpu);
         self.apic.init();
         self.restart(vcpu);
     }
 
-    fn restart(&mut self, vcpu: &mut impl Vcpu) {
+    fn restart(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
         vcpu.reset();
         self.cpuid.set_cr4(0);
         self.cpuid.set_xcr0(vcpu.read(SystemRegister::Xcr0));
@@ -225,7 +225,7 @@ impl Processor {
     }
 
     /// A start-up message: in real mode at the beginning of that page (SDM vol. 3, "MP Initialization Protocol").
-    pub(crate) fn start_at(&mut self, vcpu: &mut impl Vcpu, page: u8) {
+    pub(crate) fn start_at(&mut self, vcpu: &mut (impl Vcpu + ?Sized), page: u8) {
         let code = Segment {
             selector: u16::from(page) << 8,
             base: u64::from(page) << 12,
@@ -238,14 +238,14 @@ impl Processor {
     }
 
     /// Writes CR0, with what goes with it.
-    pub(crate) fn write_cr4(&mut self, vcpu: &mut impl Vcpu, value: u64) {
+    pub(crate) fn write_cr4(&mut self, vcpu: &mut (impl Vcpu + ?Sized), value: u64) {
         vcpu.write(SystemRegister::Cr4, value);
         self.cpuid.set_cr4(value);
     }
 
     /// Injects an event and counts it.
     #[inline]
-    pub(crate) fn inject(&mut self, vcpu: &mut impl Vcpu, event: Event) {
+    pub(crate) fn inject(&mut self, vcpu: &mut (impl Vcpu + ?Sized), event: Event) {
         self.counters.injected += 1;
         vcpu.inject(event);
     }
@@ -260,7 +260,7 @@ impl Processor {
     }
 
     /// After an exit: whether the guest has ended the interrupt without telling.
-    pub(crate) fn take_private_end(&mut self, vcpu: &mut impl Vcpu, space: &impl GuestMemory) {
+    pub(crate) fn take_private_end(&mut self, vcpu: &mut (impl Vcpu + ?Sized), space: &impl GuestMemory) {
         if self.paravirtual.eoi.disarm(space) {
             // It was edge-triggered: the I/O APIC need not hear of it.
             self.take_apic(vcpu);
@@ -270,7 +270,7 @@ impl Processor {
     }
 
     /// Takes in what others have sent.
-    pub(crate) fn take_in(&mut self, vcpu: &mut impl Vcpu, inbox: &Inbox) {
+    pub(crate) fn take_in(&mut self, vcpu: &mut (impl Vcpu + ?Sized), inbox: &Inbox) {
         if !inbox.is_empty() {
             self.take_apic(vcpu);
             let drained = inbox.drain(&mut self.apic);
@@ -292,7 +292,7 @@ impl Processor {
 
     /// The window is asked for or called off only when that changes something.
     #[inline]
-    pub(crate) fn set_interrupt_window(&mut self, vcpu: &mut impl Vcpu, wanted: bool) {
+    pub(crate) fn set_interrupt_window(&mut self, vcpu: &mut (impl Vcpu + ?Sized), wanted: bool) {
         if self.interrupt_window != wanted {
             self.interrupt_window = wanted;
             vcpu.request_interrupt_window(wanted);
@@ -300,7 +300,7 @@ impl Processor {
     }
 
     #[inline]
-    pub(crate) fn set_nmi_window(&mut self, vcpu: &mut impl Vcpu, wanted: bool) {
+    pub(crate) fn set_nmi_window(&mut self, vcpu: &mut (impl Vcpu + ?Sized), wanted: bool) {
         if self.nmi_window != wanted {
             self.nmi_window = wanted;
             vcpu.request_nmi_window(wanted);
@@ -318,7 +318,7 @@ impl Processor {
     /// The guest's TSC has taken a step: an armed deadline comes at another moment.
     pub(crate) fn clock_changed<H: Host>(
         &mut self,
-        vcpu: &mut impl Vcpu,
+        vcpu: &mut (impl Vcpu + ?Sized),
         host: &H,
         space: &impl GuestMemory,
     ) {

@@ -7,7 +7,7 @@ use virtio::balloon::Balloon;
 
 use crate::config::Size;
 use crate::counters::{Counters, ExitReason};
-use crate::guest::Guest;
+use crate::guest::AnyGuest;
 use crate::processor::VirtualCpu;
 use crate::run::rates::Rate;
 use crate::schedule::Shared;
@@ -17,8 +17,8 @@ use crate::vm::life::{State, Task};
 use crate::vm::slot::Place;
 
 /// A vCPU's crash: why, and its registers. It is loaded.
-pub(crate) fn crashed<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+pub(crate) fn crashed<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     reason: StopReason,
     look: impl FnMut(&mut H),
 ) {
@@ -31,10 +31,7 @@ pub(crate) fn crashed<B: Backend, V: Vcpu, H: Host>(
 }
 
 /// A vCPU's registers, as the user has asked. It is loaded.
-pub(crate) fn asked_for<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
-    look: impl FnMut(&mut H),
-) {
+pub(crate) fn asked_for<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, look: impl FnMut(&mut H)) {
     log::error!("vm {}: vCPU {}, {:?}:", guest.name(), guest.cpu.index, guest.cpu.activity);
     dump(guest, look);
 }
@@ -95,7 +92,7 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
 }
 
 /// Registers, code and what the vendor has to say. Lines take long: `look` is called after some.
-fn dump<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, mut look: impl FnMut(&mut H)) {
+fn dump<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, mut look: impl FnMut(&mut H)) {
     let name = guest.name();
     let code = guest.code();
     let vcpu = &*guest.vcpu;
@@ -154,9 +151,9 @@ fn dump<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, mut lo
 }
 
 /// The backend's own lines.
-struct Vendor<'a, V>(&'a V);
+struct Vendor<'a>(&'a dyn Vcpu);
 
-impl<V: Vcpu> fmt::Display for Vendor<'_, V> {
+impl fmt::Display for Vendor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.dump(f)
     }

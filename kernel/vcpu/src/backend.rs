@@ -115,7 +115,7 @@ pub trait Backend: Sized + 'static {
 
 /// A virtual CPU. All methods but `load` may be called only between `load` and `unload` on the CPU that
 /// loaded it; accessors work on the state between two runs.
-pub trait Vcpu {
+pub trait Vcpu: 'static {
     /// Makes this vCPU current on the calling CPU and puts its extended state (FPU, vectors, debug
     /// registers, MSRs that entry does not switch) into the CPU.
     fn load(&mut self);

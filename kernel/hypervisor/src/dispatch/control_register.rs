@@ -2,11 +2,11 @@
 
 use arrayvec::ArrayVec;
 use emulator::{Context, Fault, Intercept, Intercepted, Operand};
-use vcpu::{Backend, ControlRegisterAccess, Gpa, Gpr, GuestMemory, Host, SystemRegister, Vcpu, cr0};
+use vcpu::{Backend, ControlRegisterAccess, Gpa, Gpr, GuestMemory, Host, SystemRegister, cr0};
 
 use super::{Handled, Outcome, emulate};
 use crate::control::{self, Change, Refusal};
-use crate::guest::Guest;
+use crate::guest::AnyGuest;
 use crate::processor::Attention;
 use crate::ratelimit::Site;
 
@@ -20,8 +20,8 @@ enum Action {
     ReadStatus(Operand),
 }
 
-pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+pub(super) fn handle<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     access: Option<ControlRegisterAccess>,
 ) -> Handled {
     let (action, next) = match access {
@@ -59,10 +59,7 @@ fn is_control(found: Intercept) -> bool {
     )
 }
 
-fn action_of<B: Backend, V: Vcpu, H: Host>(
-    guest: &Guest<'_, '_, B, V, H>,
-    access: ControlRegisterAccess,
-) -> Action {
+fn action_of<B: Backend, H: Host>(guest: &AnyGuest<'_, '_, B, H>, access: ControlRegisterAccess) -> Action {
     match access {
         ControlRegisterAccess::Write { register, source } => {
             Action::Write { register, value: guest.vcpu.gpr(source) & guest.register_mask() }
@@ -74,8 +71,8 @@ fn action_of<B: Backend, V: Vcpu, H: Host>(
 }
 
 /// The same from the instruction itself, on a CPU that does not tell.
-fn decoded_action<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+fn decoded_action<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     found: Intercepted,
 ) -> Result<Action, Outcome> {
     Ok(match found.intercept {
@@ -97,19 +94,19 @@ fn decoded_action<B: Backend, V: Vcpu, H: Host>(
     })
 }
 
-fn clear_task_switched<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>) -> Action {
+fn clear_task_switched<B: Backend, H: Host>(guest: &AnyGuest<'_, '_, B, H>) -> Action {
     Action::Write { register: 0, value: guest.vcpu.read(SystemRegister::Cr0) & !cr0::TS }
 }
 
-fn load_status<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>, value: u16) -> Action {
+fn load_status<B: Backend, H: Host>(guest: &AnyGuest<'_, '_, B, H>, value: u16) -> Action {
     let old = guest.vcpu.read(SystemRegister::Cr0);
     let new = old & !MACHINE_STATUS | u64::from(value) & MACHINE_STATUS | old & cr0::PE;
     Action::Write { register: 0, value: new }
 }
 
 /// SMSW: 16 bits to memory, as many as it is wide to a register.
-fn store_status<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+fn store_status<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     operand: Operand,
 ) -> Result<(), Outcome> {
     let value = guest.vcpu.read(SystemRegister::Cr0);
@@ -126,7 +123,7 @@ fn store_status<B: Backend, V: Vcpu, H: Host>(
     Ok(())
 }
 
-fn give_up<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault: Fault) -> Outcome {
+fn give_up<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, fault: Fault) -> Outcome {
     match fault {
         Fault::Exception(exception) => emulate::raise(guest, exception),
         Fault::Retry => Outcome::Resume,
@@ -137,7 +134,7 @@ fn give_up<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fau
     }
 }
 
-fn read<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>, register: u8) -> Option<u64> {
+fn read<B: Backend, H: Host>(guest: &AnyGuest<'_, '_, B, H>, register: u8) -> Option<u64> {
     let vcpu = &guest.vcpu;
     Some(match register {
         0 => vcpu.read(SystemRegister::Cr0),
@@ -149,8 +146,8 @@ fn read<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>, register: 
     })
 }
 
-fn write<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+fn write<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     register: u8,
     value: u64,
 ) -> Result<(), Outcome> {
@@ -186,12 +183,7 @@ fn write<B: Backend, V: Vcpu, H: Host>(
     Ok(())
 }
 
-fn apply<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
-    register: u8,
-    change: Change,
-    efer: u64,
-) {
+fn apply<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, register: u8, change: Change, efer: u64) {
     match register {
         0 => guest.vcpu.write(SystemRegister::Cr0, change.value),
         3 => guest.vcpu.write(SystemRegister::Cr3, change.value),
@@ -203,7 +195,7 @@ fn apply<B: Backend, V: Vcpu, H: Host>(
 }
 
 /// Loads the four entries at `root`; `None` where one is not valid or there is no RAM.
-fn load_pdptes<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, root: u64) -> Option<()> {
+fn load_pdptes<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, root: u64) -> Option<()> {
     const TABLE: u64 = 0xffff_ffe0;
     let space = guest.space;
     let entries: ArrayVec<u64, 4> = (0..4)
@@ -215,8 +207,8 @@ fn load_pdptes<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>,
 }
 
 #[cold]
-fn refused<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+fn refused<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     register: u8,
     value: u64,
     refusal: Refusal,
@@ -230,7 +222,7 @@ fn refused<B: Backend, V: Vcpu, H: Host>(
     Outcome::GP
 }
 
-impl<B: Backend, V: Vcpu, H: Host> Guest<'_, '_, B, V, H> {
+impl<B: Backend, H: Host> AnyGuest<'_, '_, B, H> {
     /// Outside 64-bit mode a move to a control register has 32 bits.
     fn register_mask(&self) -> u64 {
         if self.operating_mode() == emulator::Mode::Long64 { u64::MAX } else { 0xffff_ffff }

@@ -1,24 +1,21 @@
 //! Instructions that the emulator executes: accesses to device memory, INS and OUTS.
 
 use emulator::{Context, Exception, Executed, Stop};
-use vcpu::{Backend, Event, Host, SystemRegister, Vcpu, rflags};
+use vcpu::{Backend, Event, Host, SystemRegister, rflags};
 
 use super::Outcome;
-use crate::guest::Guest;
+use crate::guest::AnyGuest;
 use crate::instruction::Code;
 use crate::stop::StopReason;
 
 /// Executes the instruction at RIP.
-pub(super) fn instruction<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Outcome {
+pub(super) fn instruction<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>) -> Outcome {
     let code = guest.code();
     execute(guest, &code)
 }
 
 /// Executes this code, which is at RIP.
-pub(super) fn execute<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
-    code: &Code,
-) -> Outcome {
+pub(super) fn execute<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, code: &Code) -> Outcome {
     // One emulator serves all kinds of vCPUs.
     match emulator::execute(code.as_slice(), guest as &mut dyn Context) {
         Ok(Executed { next_rip, finished: true }) => {
@@ -40,8 +37,8 @@ pub(super) fn execute<B: Backend, V: Vcpu, H: Host>(
 }
 
 /// The guest gets an exception; a page fault's address goes to CR2.
-pub(super) fn raise<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+pub(super) fn raise<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     exception: Exception,
 ) -> Outcome {
     if let Some(address) = exception.cr2 {

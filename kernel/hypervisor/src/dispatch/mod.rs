@@ -19,7 +19,7 @@ use devices::ApicEffect;
 use vcpu::{Backend, Event, Exit, Host, Vcpu, rflags};
 
 use crate::counters::ExitReason;
-use crate::guest::Guest;
+use crate::guest::{AnyGuest, Guest};
 use crate::local_apic;
 use crate::processor::{Activity, Attention};
 use crate::ratelimit::Site;
@@ -115,14 +115,14 @@ pub(crate) fn dispatch<B: Backend, V: Vcpu, H: Host>(
             guest.wiring().apply(ApicEffect::EoiBroadcast(vector));
             return Outcome::Resume;
         }
-        _ => seldom(guest, exit),
+        _ => seldom(&mut guest.any(), exit),
     };
     handled.unwrap_or_else(|outcome| outcome)
 }
 
 /// Exits that no guest makes often.
 #[cold]
-fn seldom<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, exit: Exit) -> Handled {
+fn seldom<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, exit: Exit) -> Handled {
     let (reason, handled) = match exit {
         Exit::NmiWindow => {
             guest.cpu.attention |= Attention::INTERRUPTS;
@@ -165,15 +165,15 @@ fn halt<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Han
 }
 
 /// INVD and WBINVD: caches are coherent, and what the guest has in them must not be lost.
-fn cache_control<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
+fn cache_control<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>) -> Handled {
     guest.next_rip(|found| matches!(found, Intercept::Invd | Intercept::Wbinvd)).map(Outcome::Advance)
 }
 
-fn pause<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
+fn pause<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>) -> Handled {
     guest.next_rip(|found| found == Intercept::Pause).map(|next| Outcome::GiveWay { next, to: None })
 }
 
-fn undefined<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Outcome {
+fn undefined<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>) -> Outcome {
     if let Some(suppressed) = guest.may_log(Site::Undefined) {
         let rip = guest.vcpu.rip();
         log::info!(

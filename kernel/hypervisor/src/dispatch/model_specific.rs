@@ -7,7 +7,7 @@ use vcpu::{Backend, Host, SystemRegister, Vcpu};
 
 use super::{Handled, Outcome, paravirtual};
 use crate::control;
-use crate::guest::Guest;
+use crate::guest::{AnyGuest, Guest};
 use crate::msr::{Denied, is_canonical, is_pat, number};
 use crate::processor::Attention;
 use crate::ratelimit::Site;
@@ -28,7 +28,7 @@ pub(super) fn read<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V,
             guest.vcpu.registers_mut().set_edx_eax(value);
             Ok(Outcome::Advance(next))
         }
-        Err(Denied) => Ok(denied(guest, Site::ReadMsr, msr, 0)),
+        Err(Denied) => Ok(denied(&mut guest.any(), Site::ReadMsr, msr, 0)),
     }
 }
 
@@ -40,13 +40,13 @@ pub(super) fn write<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V
     let (msr, value) = (registers.rcx() as u32, registers.edx_eax());
     match set(guest, msr, value) {
         Ok(()) => Ok(Outcome::Advance(next)),
-        Err(Denied) => Ok(denied(guest, Site::WriteMsr, msr, value)),
+        Err(Denied) => Ok(denied(&mut guest.any(), Site::WriteMsr, msr, value)),
     }
 }
 
 #[cold]
-fn denied<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+fn denied<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     site: Site,
     msr: u32,
     value: u64,
@@ -121,7 +121,7 @@ fn set<B: Backend, V: Vcpu, H: Host>(
             guest.cpu.attention |= Attention::INTERRUPTS | Attention::TIME;
             guest.wiring().apply(ApicEffect::RoutingChanged);
         }
-        number::KVM_FIRST..=number::KVM_LAST => return paravirtual::write(guest, msr, value),
+        number::KVM_FIRST..=number::KVM_LAST => return paravirtual::write(&mut guest.any(), msr, value),
         number::EFER => {
             let state = guest.control_state();
             let value = control::write_efer(&state, value, &guest.cpu.permissions).map_err(|_| Denied)?;

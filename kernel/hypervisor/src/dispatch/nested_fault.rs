@@ -4,13 +4,13 @@
 use vcpu::{Access, Backend, Gpa, GuestMemory, Host, NestedFault, Vcpu};
 
 use super::{Handled, Outcome, doorbell, emulate, simple_move};
-use crate::guest::Guest;
+use crate::guest::{AnyGuest, Guest};
 use crate::ratelimit::Site;
 use crate::stop::StopReason;
 
 /// A touch of memory that the guest had given back. Where the machine has none to give, the vCPU comes again, at its own cost.
 #[cold]
-fn bring_back<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, gpa: Gpa) -> Outcome {
+fn bring_back<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, gpa: Gpa) -> Outcome {
     if guest.vm.virtio.balloon().is_none_or(|balloon| balloon.taken() == 0) {
         return Outcome::Stop(StopReason::RamRefused { gpa });
     }
@@ -33,7 +33,7 @@ pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
     let gpa = fault.gpa;
     let stop = |reason| Ok(Outcome::Stop(reason));
     if guest.space.is_ram(gpa) {
-        return Ok(bring_back(guest, gpa));
+        return Ok(bring_back(&mut guest.any(), gpa));
     }
     if fault.table_walk {
         return stop(StopReason::TableOutsideRam { gpa });
@@ -50,6 +50,6 @@ pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
     let code = guest.code();
     match simple_move::execute(guest, &fault, &code) {
         Some(outcome) => Ok(outcome),
-        None => Ok(emulate::execute(guest, &code)),
+        None => Ok(emulate::execute(&mut guest.any(), &code)),
     }
 }

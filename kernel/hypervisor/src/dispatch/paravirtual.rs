@@ -2,9 +2,9 @@
 //!
 //! Source: Linux documentation, "KVM-specific MSRs".
 
-use vcpu::{Backend, Host, Vcpu};
+use vcpu::{Backend, Host};
 
-use crate::guest::Guest;
+use crate::guest::AnyGuest;
 use crate::msr::{Denied, number};
 use crate::paravirtual::Features;
 use crate::processor::Processor;
@@ -42,8 +42,8 @@ pub(super) fn read(cpu: &Processor, msr: u32) -> Result<u64, Denied> {
 
 /// WRMSR.
 #[cold]
-pub(super) fn write<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
+pub(super) fn write<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
     msr: u32,
     value: u64,
 ) -> Result<(), Denied> {

@@ -1,15 +1,15 @@
 //! XSETBV (SDM vol. 2, "XSETBV—Set Extended Control Register").
 
 use emulator::Intercept;
-use vcpu::{Backend, Host, SystemRegister, Vcpu, cr4};
+use vcpu::{Backend, Host, SystemRegister, cr4};
 
 use super::{Handled, Outcome};
 use crate::control;
-use crate::guest::Guest;
+use crate::guest::AnyGuest;
 
 const XCR0: u32 = 0;
 
-pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
+pub(super) fn handle<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Xsetbv)?;
     let vcpu = &mut guest.vcpu;
     if vcpu.read(SystemRegister::Cr4) & cr4::OSXSAVE == 0 {

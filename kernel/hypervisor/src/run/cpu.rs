@@ -251,7 +251,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             && reason.is_crash()
             && !vm.is_ending()
         {
-            report::crashed(&mut guest, reason, |host| slice.rota.look(host, "a dump"));
+            report::crashed(&mut guest.any(), reason, |host| slice.rota.look(host, "a dump"));
         }
         guest.cpu.end_turn(now, space);
         outcome
@@ -358,7 +358,7 @@ impl Processor {
     /// it slept, if it did. It is loaded.
     fn begin_turn(
         &mut self,
-        vcpu: &mut impl Vcpu,
+        vcpu: &mut (impl Vcpu + ?Sized),
         tsc: u64,
         kept: Nanos,
         space: &impl GuestMemory,

@@ -125,7 +125,7 @@ impl WithVcpu for PowerUp<'_> {
 }
 
 /// Puts a vCPU that was reset into the state in which a kernel is entered.
-fn enter(vcpu: &mut impl Vcpu, cpu: &mut Processor, entry: &EntryState) {
+fn enter(vcpu: &mut (impl Vcpu + ?Sized), cpu: &mut Processor, entry: &EntryState) {
     let segment = |state: &SegmentState| Segment {
         selector: state.selector,
         base: state.base,
