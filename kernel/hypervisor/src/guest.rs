@@ -198,17 +198,6 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
         }
     }
 
-    /// The driver tells a device that there is something in a queue.
-    #[inline]
-    pub(crate) fn ring(&mut self, index: usize, queue: usize) {
-        let vm = self.vm;
-        let Some(function) = vm.virtio.get(index) else { return };
-        function.ring(queue);
-        if function.is_rung() {
-            self.cpu.attention |= Attention::DEVICES;
-        }
-    }
-
     #[inline]
     fn apic_offset(&self, gpa: Gpa) -> Option<u64> {
         gpa.0.checked_sub(self.cpu.apic.mmio_base()?.0).filter(|offset| *offset < APIC_PAGE)

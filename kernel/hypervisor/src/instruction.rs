@@ -1,6 +1,6 @@
 //! The instruction behind an exit: where it ends, and which it is where the CPU does not tell.
 
-use emulator::{Intercept, Intercepted, MAX_INSTRUCTION_LENGTH, Mode};
+use emulator::{Intercept, Intercepted, MAX_INSTRUCTION_LENGTH};
 use vcpu::{Backend, Gva, Host, SegmentName, Vcpu};
 
 use crate::dispatch::Outcome;
@@ -27,7 +27,7 @@ impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     /// RIP as a linear address.
     pub(crate) fn linear_rip(&self) -> Gva {
         let rip = self.vcpu.rip();
-        if self.operating_mode() == Mode::Long64 {
+        if self.vcpu.is_in_64_bit_mode() {
             return Gva(rip);
         }
         let base = self.vcpu.segment(SegmentName::Cs).base;
@@ -46,8 +46,8 @@ impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     }
 
     /// Where the instruction ends that `expected` recognises. An error says what to do instead: run it again, or stop.
-    #[inline]
-    pub(crate) fn next_rip(&mut self, expected: impl Fn(Intercept) -> bool) -> Result<u64, Outcome> {
+    #[inline(always)]
+    pub(crate) fn next_rip(&mut self, expected: fn(Intercept) -> bool) -> Result<u64, Outcome> {
         match self.vcpu.next_rip() {
             Some(next) => Ok(next),
             None => self.intercepted(expected).map(|found| self.behind(found.length)),
@@ -55,10 +55,8 @@ impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     }
 
     /// The instruction at RIP, where `expected` recognises it.
-    pub(crate) fn intercepted(
-        &mut self,
-        expected: impl Fn(Intercept) -> bool,
-    ) -> Result<Intercepted, Outcome> {
+    #[cold]
+    pub(crate) fn intercepted(&mut self, expected: fn(Intercept) -> bool) -> Result<Intercepted, Outcome> {
         let code = self.code();
         match emulator::decode_intercept(code.as_slice(), self.operating_mode()) {
             Some(found) if expected(found.intercept) => {
@@ -72,7 +70,7 @@ impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     /// The address `length` bytes behind RIP.
     pub(crate) fn behind(&self, length: u8) -> u64 {
         let next = self.vcpu.rip().wrapping_add(length.into());
-        if self.operating_mode() == Mode::Long64 { next } else { next & 0xffff_ffff }
+        if self.vcpu.is_in_64_bit_mode() { next } else { next & 0xffff_ffff }
     }
 
     /// What to do where the instruction at RIP is not the one that the CPU left for: the guest has changed its code or its

@@ -111,10 +111,10 @@ impl<I: Image> VirtioBus<I> {
     }
 
     /// Which device's doorbell is there, and for which of its queues.
-    #[inline]
-    pub(crate) fn doorbell(&self, gpa: Gpa) -> Option<(usize, usize)> {
-        let (index, offset) = self.find(gpa)?;
-        Some((index, virtio::pci::doorbell(offset)?))
+    #[inline(always)]
+    pub(crate) fn doorbell(&self, gpa: Gpa) -> Option<(&Function<I>, usize)> {
+        let (function, offset) = self.functions.iter().find_map(|it| Some((it, it.offset(gpa.0)?)))?;
+        Some((function, virtio::pci::doorbell(offset)?))
     }
 
     /// Whether a driver has told of something that nobody has looked at.

@@ -5,7 +5,7 @@ use core::fmt;
 
 use crate::{
     AddressSpace, ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Gpr,
-    Image, MemoryError, Random, Registers, Segment, SegmentName, SystemRegister,
+    Image, MemoryError, Random, Registers, Segment, SegmentAccess, SegmentName, SystemRegister,
 };
 
 /// The four registers that CPUID returns.
@@ -175,6 +175,12 @@ pub trait Vcpu: 'static {
 
     /// Current privilege level, 0 to 3.
     fn cpl(&self) -> u8;
+
+    /// Whether it is in 64-bit mode: EFER.LMA and CS.L are set.
+    fn is_in_64_bit_mode(&self) -> bool {
+        self.segment(SegmentName::Cs).access.contains(SegmentAccess::LONG)
+            && self.read(SystemRegister::Efer) & crate::efer::LMA != 0
+    }
 
     /// The four page-directory-pointer entries of PAE paging, which a CPU loads when CR0, CR3 or CR4 are
     /// written (SDM vol. 3, "PDPTE Registers"). Where the CPU reads them from memory this does nothing.

@@ -90,6 +90,8 @@ pub struct Chipset<'a> {
     /// The function whose configuration was written last, until somebody asks.
     configured: Option<FunctionAddress>,
     power: Option<PowerEvent>,
+    /// When the next of its timers is due, see [`Self::note_deadline`].
+    deadline: Option<Nanos>,
     counters: BusCounters,
 }
 
@@ -104,7 +106,7 @@ impl Chipset<'_> {
         pic.start_high(isa_line::TIMER);
         let mut ioapic = IoApic::new();
         ioapic.start_high(TIMER_GSI);
-        Self {
+        let mut made = Self {
             // The ranges are constants without conflict, as a test shows; without a map no port would answer.
             ports: IntervalMap::build(&PORT_RANGES).unwrap_or_default(),
             optional: Optional::default(),
@@ -122,8 +124,11 @@ impl Chipset<'_> {
             pci_lines: [0; PCI_LINES],
             configured: None,
             power: None,
+            deadline: None,
             counters: BusCounters::default(),
-        }
+        };
+        made.note_deadline();
+        made
     }
 
     /// The machine's reset line: everything starts over but the clock and its memory. Functions that were added to the
@@ -135,6 +140,7 @@ impl Chipset<'_> {
         let mut optional = core::mem::take(&mut self.optional);
         optional.reset();
         *self = Self { ports: self.ports.clone(), optional, rtc, counters: self.counters, ..fresh };
+        self.note_deadline();
     }
 
     /// Executes IN: reads `width` (at most 32 bits) at `port`. What no device answers reads all ones.
@@ -188,10 +194,16 @@ impl Chipset<'_> {
         });
     }
 
-    /// When a timer next needs [`Self::advance`]; later than the last advance.
+    /// When a timer next needs [`Self::advance`]; later than the last advance. Kept, as most accesses are to no timer.
     #[inline]
     pub fn next_deadline(&self) -> Option<Nanos> {
-        earlier(self.pit.next_deadline(), earlier(self.rtc.next_deadline(), self.pm.next_deadline()))
+        self.deadline
+    }
+
+    /// To be called where a timer may have changed.
+    fn note_deadline(&mut self) {
+        self.deadline =
+            earlier(self.pit.next_deadline(), earlier(self.rtc.next_deadline(), self.pm.next_deadline()));
     }
 
     /// Lets the timers catch up with `now` and drives their lines.
@@ -208,6 +220,7 @@ impl Chipset<'_> {
             self.pm.advance(now);
             self.drive(isa_line::SCI, self.pm.sci(), env);
         }
+        self.note_deadline();
     }
 
     /// Adds a function to the PCI bus, until the next reset.
@@ -309,6 +322,7 @@ impl Chipset<'_> {
     pub fn press_power_button(&mut self, env: &mut impl Environment) {
         self.pm.press_power_button();
         self.drive(isa_line::SCI, self.pm.sci(), env);
+        self.note_deadline();
     }
 
     /// Takes what the guest asked of the machine, if anything.

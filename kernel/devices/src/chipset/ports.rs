@@ -8,6 +8,7 @@ use crate::pci::PciBus;
 use crate::pic::PicSelect;
 use crate::pm::PowerManagement;
 use crate::power::{PowerEvent, ResetControl, SystemControlA};
+use crate::rtc::Rtc;
 use crate::uart::Uart;
 use vcpu::Nanos;
 
@@ -105,6 +106,7 @@ impl Chipset<'_> {
             PortDevice::PowerManagement => {
                 let value = self.pm.read(offset, width, now)?;
                 self.drive(isa_line::SCI, self.pm.sci(), env);
+                self.note_deadline();
                 return Ok(value);
             }
             PortDevice::PicMaster => self.pic.read(PicSelect::Master, offset)?,
@@ -113,12 +115,18 @@ impl Chipset<'_> {
             PortDevice::Pit => {
                 let value = self.pit.read(offset, now);
                 self.drive_timer(env);
+                self.note_deadline();
                 value?
             }
-            PortDevice::SystemControlB => self.pit.read_system_control(now),
+            PortDevice::SystemControlB => {
+                let value = self.pit.read_system_control(now);
+                self.note_deadline();
+                value
+            }
             PortDevice::Rtc => {
                 let value = self.rtc.read(offset, now);
                 self.drive(isa_line::RTC, self.rtc.irq(), env);
+                self.note_deadline();
                 value?
             }
             PortDevice::I8042Data => {
@@ -168,16 +176,25 @@ impl Chipset<'_> {
             PortDevice::Pit => {
                 self.pit.write(offset, byte, now)?;
                 self.drive_timer(env);
+                self.note_deadline();
             }
-            PortDevice::SystemControlB => self.pit.write_system_control(byte, now),
+            PortDevice::SystemControlB => {
+                self.pit.write_system_control(byte, now);
+                self.note_deadline();
+            }
             PortDevice::Rtc => {
                 self.rtc.write(offset, byte, now)?;
-                self.drive(isa_line::RTC, self.rtc.irq(), env);
+                // Choosing a register changes nothing else.
+                if offset != Rtc::SELECT {
+                    self.drive(isa_line::RTC, self.rtc.irq(), env);
+                    self.note_deadline();
+                }
             }
             PortDevice::PowerManagement => {
                 let event = self.pm.write(offset, byte, now)?;
                 self.note_power(event);
                 self.drive(isa_line::SCI, self.pm.sci(), env);
+                self.note_deadline();
             }
             PortDevice::I8042Data => {
                 let event = self.i8042.write_data(byte);

@@ -99,6 +99,9 @@ pub struct Rtc {
 }
 
 impl Rtc {
+    /// Offset of the port that chooses a register.
+    pub const SELECT: u16 = 0;
+
     /// A clock that shows `wall_clock` (seconds since 1970, UTC) at `now`, in BCD and 24-hour mode.
     pub fn new(wall_clock: u64, memory: MemorySize, now: Nanos) -> Self {
         Self {
@@ -186,7 +189,7 @@ impl Rtc {
     /// Writes port 0x70 + `offset`. Bit 7 of the index, the NMI mask, has no effect.
     pub fn write(&mut self, offset: u16, value: u8, now: Nanos) -> Result<(), IoError> {
         match offset {
-            0 => self.select = value & 0x7f,
+            Self::SELECT => self.select = value & 0x7f,
             1 => {
                 self.advance(now);
                 self.write_register(value, now);

@@ -122,7 +122,7 @@ impl CpuidTable {
     }
 
     /// What CPUID answers.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, leaf: u32, subleaf: u32) -> CpuidResult {
         let index = (leaf & 0x0fff_ffff) as usize;
         let range: &[CpuidResult] = match leaf >> 28 {

@@ -225,6 +225,6 @@ fn refused<B: Backend, H: Host>(
 impl<B: Backend, H: Host> AnyGuest<'_, '_, B, H> {
     /// Outside 64-bit mode a move to a control register has 32 bits.
     fn register_mask(&self) -> u64 {
-        if self.operating_mode() == emulator::Mode::Long64 { u64::MAX } else { 0xffff_ffff }
+        if self.vcpu.is_in_64_bit_mode() { u64::MAX } else { 0xffff_ffff }
     }
 }

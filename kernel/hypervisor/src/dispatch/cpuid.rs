@@ -9,7 +9,7 @@ use crate::guest::Guest;
 /// Extended state: its size follows XCR0.
 const STATE_LEAF: u32 = 0xd;
 
-#[inline]
+#[inline(always)]
 pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Cpuid)?;
     let leaf = guest.vcpu.registers().rax() as u32;

@@ -5,11 +5,11 @@
 //! decoder's until it has been right often enough, and goes by it from then on; one that was wrong once is never believed.
 
 use devices::Width;
-use emulator::Mode;
 use vcpu::{Access, Backend, Host, NestedFault, Vcpu};
 
 use super::{Outcome, simple_move};
 use crate::guest::Guest;
+use crate::processor::Attention;
 
 /// So often the CPU's length must have been the decoder's.
 const ENOUGH: u8 = 16;
@@ -33,33 +33,48 @@ impl Trust {
 }
 
 /// Rings the doorbell that was written to. `None` where it was none, or the instruction is not one that is known here.
+#[inline(always)]
 pub(super) fn ring<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     fault: &NestedFault,
 ) -> Option<Outcome> {
-    if fault.access != Access::Write || guest.operating_mode() != Mode::Long64 {
+    if fault.access != Access::Write || fault.table_walk {
         return None;
     }
-    let (function, queue) = guest.vm.virtio.doorbell(fault.gpa)?;
+    let vm = guest.vm;
+    let (function, queue) = vm.virtio.doorbell(fault.gpa)?;
+    if !guest.vcpu.is_in_64_bit_mode() || guest.vcpu.interrupted_event().is_some() {
+        return None;
+    }
     let told = guest.vcpu.fault_instruction_length();
     let length = match told.filter(|_| guest.cpu.trust.believes()) {
         Some(length) => length,
         None => {
-            let code = guest.code();
-            let found = simple_move::decode(code.as_slice())?;
-            // Elsewhere it is an access that crosses a page, and not for here.
-            if !found.is_at(guest.vcpu, fault.gpa) || found.width == Width::Qword {
-                return None;
-            }
+            let found = decoded_length(guest, fault)?;
             if let Some(told) = told {
-                guest.cpu.trust.compare(told, found.length);
+                guest.cpu.trust.compare(told, found);
             }
-            found.length
+            found
         }
     };
-    guest.ring(function, queue);
+    function.ring(queue);
+    if function.is_rung() {
+        guest.cpu.attention |= Attention::DEVICES;
+    }
     guest.cpu.mismatches = 0;
     Some(Outcome::Advance(guest.vcpu.rip().wrapping_add(length.into())))
+}
+
+/// The instruction's length from its code.
+fn decoded_length<B: Backend, V: Vcpu, H: Host>(
+    guest: &Guest<'_, '_, B, V, H>,
+    fault: &NestedFault,
+) -> Option<u8> {
+    let code = guest.code();
+    let found = simple_move::decode(code.as_slice())?;
+    // Elsewhere it is an access that crosses a page, and not for here.
+    let is_it = found.is_at(guest.vcpu, fault.gpa) && found.width != Width::Qword;
+    is_it.then_some(found.length)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Source: Linux documentation, "Linux KVM Hypercall" and "KVM CPUID bits".
 
 use devices::{ApicMessage, DeliveryMode};
-use emulator::{Intercept, Mode};
+use emulator::Intercept;
 use vcpu::{Backend, Gpr, Host, Vcpu};
 
 use super::{Handled, Outcome};
@@ -30,33 +30,52 @@ const DELIVERY_SHIFT: u32 = 8;
 const SHORTHAND: u64 = 3 << 18;
 const LOGICAL: u64 = 1 << 11;
 
+#[inline(always)]
 pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| matches!(found, Intercept::Vmcall | Intercept::Vmmcall))?;
-    let long = guest.operating_mode() == Mode::Long64;
+    let long = guest.vcpu.is_in_64_bit_mode();
     let mask = if long { u64::MAX } else { u32::MAX.into() };
-    let (mut result, mut to) = (NO_SUCH_CALL, None);
-    if guest.vcpu.cpl() > 0 {
-        result = NOT_PERMITTED;
-    } else {
-        let features = guest.cpu.paravirtual.features;
-        let argument = |gpr| guest.vcpu.gpr(gpr) & mask;
-        let [first, second, third, fourth] = [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi].map(argument);
-        match argument(Gpr::Rax) {
-            KICK_CPU if features.contains(Features::UNHALT) => result = kick(guest, second),
-            SEND_IPI if features.contains(Features::IPI) => {
-                let half = if long { u64::BITS } else { u32::BITS };
-                let bitmap = u128::from(first) | u128::from(second) << half;
-                result = send(guest, bitmap, third, fourth);
-            }
-            SCHED_YIELD if features.contains(Features::YIELD) => {
-                to = usize::try_from(first).ok().filter(|to| *to < guest.vm.slots.len());
-                result = 0;
-            }
-            _ => {}
+    let result = if guest.vcpu.cpl() > 0 {
+        NOT_PERMITTED
+    } else if matches!(guest.vcpu.registers().rax() & mask, KICK_CPU | SEND_IPI | SCHED_YIELD) {
+        let (result, to) = call(guest, long);
+        if to.is_some() {
+            guest.vcpu.registers_mut().set_rax(result.cast_unsigned() & mask);
+            return Ok(Outcome::GiveWay { next, to });
         }
-    }
+        result
+    } else {
+        NO_SUCH_CALL
+    };
     guest.vcpu.registers_mut().set_rax(result.cast_unsigned() & mask);
-    Ok(if to.is_some() { Outcome::GiveWay { next, to } } else { Outcome::Advance(next) })
+    Ok(Outcome::Advance(next))
+}
+
+/// A call that exists, if the VM has the feature. Its result, and whom the vCPU gives way to.
+#[inline(never)]
+fn call<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    long: bool,
+) -> (i64, Option<usize>) {
+    let mask = if long { u64::MAX } else { u32::MAX.into() };
+    let features = guest.cpu.paravirtual.features;
+    let argument = |gpr| guest.vcpu.gpr(gpr) & mask;
+    let [first, second, third, fourth] = [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi].map(argument);
+    let (mut result, mut to) = (NO_SUCH_CALL, None);
+    match argument(Gpr::Rax) {
+        KICK_CPU if features.contains(Features::UNHALT) => result = kick(guest, second),
+        SEND_IPI if features.contains(Features::IPI) => {
+            let half = if long { u64::BITS } else { u32::BITS };
+            let bitmap = u128::from(first) | u128::from(second) << half;
+            result = send(guest, bitmap, third, fourth);
+        }
+        SCHED_YIELD if features.contains(Features::YIELD) => {
+            to = usize::try_from(first).ok().filter(|to| *to < guest.vm.slots.len());
+            result = 0;
+        }
+        _ => {}
+    }
+    (result, to)
 }
 
 /// Ends a vCPU's HLT, the present one or the next. One that does not exist needs none.

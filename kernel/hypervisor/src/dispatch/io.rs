@@ -6,6 +6,7 @@ use vcpu::{Backend, Host, IoExit, Vcpu};
 use super::{Handled, Outcome};
 use crate::guest::Guest;
 
+#[inline(always)]
 pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     access: IoExit,

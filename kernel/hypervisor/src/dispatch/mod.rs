@@ -57,7 +57,7 @@ impl Outcome {
 pub(crate) type Handled = Result<Outcome, Outcome>;
 
 /// Handles an exit.
-#[inline]
+#[inline(always)]
 pub(crate) fn dispatch<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     exit: Exit,

@@ -19,7 +19,7 @@ impl From<MsrError> for Denied {
 }
 
 /// RDMSR.
-#[inline]
+#[inline(always)]
 pub(super) fn read<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Rdmsr)?;
     let msr = guest.vcpu.registers().rcx() as u32;
@@ -33,7 +33,7 @@ pub(super) fn read<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V,
 }
 
 /// WRMSR.
-#[inline]
+#[inline(always)]
 pub(super) fn write<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Handled {
     let next = guest.next_rip(|found| found == Intercept::Wrmsr)?;
     let registers = guest.vcpu.registers();

@@ -5,6 +5,7 @@ use vcpu::{Access, Backend, Gpa, GuestMemory, Host, NestedFault, Vcpu};
 
 use super::{Handled, Outcome, doorbell, emulate, simple_move};
 use crate::guest::{AnyGuest, Guest};
+use crate::memory_map::PCI_MEMORY;
 use crate::ratelimit::Site;
 use crate::stop::StopReason;
 
@@ -26,10 +27,23 @@ fn bring_back<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, gpa: Gpa)
     Outcome::Resume
 }
 
+#[inline(always)]
 pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     fault: NestedFault,
 ) -> Handled {
+    let gpa = fault.gpa;
+    // No RAM is there, so it need not be asked after.
+    if (PCI_MEMORY.first..=PCI_MEMORY.last).contains(&gpa.0)
+        && let Some(outcome) = doorbell::ring(guest, &fault)
+    {
+        return Ok(outcome);
+    }
+    other(guest, fault)
+}
+
+#[inline(never)]
+fn other<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault: NestedFault) -> Handled {
     let gpa = fault.gpa;
     let stop = |reason| Ok(Outcome::Stop(reason));
     if guest.space.is_ram(gpa) {

@@ -5,7 +5,6 @@
 //! Source: Intel SDM vol. 2, "Instruction Format" and "MOV—Move".
 
 use devices::Width;
-use emulator::Mode;
 use vcpu::{Access, Backend, Gpa, Gpr, Host, NestedFault, PAGE_SIZE, Vcpu};
 
 use super::Outcome;
@@ -171,7 +170,7 @@ pub(super) fn execute<B: Backend, V: Vcpu, H: Host>(
     fault: &NestedFault,
     code: &Code,
 ) -> Option<Outcome> {
-    if guest.operating_mode() != Mode::Long64 {
+    if !guest.vcpu.is_in_64_bit_mode() {
         return None;
     }
     let found = decode(code.as_slice())?;
@@ -262,7 +261,7 @@ mod tests {
             code.extend(rest);
             code.truncate(15);
             if let Some(found) = decode(&code) {
-                prop_assert_eq!(emulator::length(&code, Mode::Long64), Some(found.length));
+                prop_assert_eq!(emulator::length(&code, emulator::Mode::Long64), Some(found.length));
             }
         }
     }

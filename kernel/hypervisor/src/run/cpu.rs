@@ -230,17 +230,15 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             let slept = self.host.time_of(start) - self.host.time_of(start.saturating_sub(slept));
             cpu.patience.woke_after(slept, self.node.options.poll);
         }
+        let in_guest = cpu.counters.ticks.guest;
         let mut guest = Guest { vcpu, cpu, vm, space, mailboxes: &self.node.mailboxes, host: self.host };
-        let mut slice = Slice {
-            end,
-            others: Nanos::NEVER,
-            timer: &mut self.timer,
-            last_tsc: start,
-            rota: &mut self.rota,
-        };
+        let mut slice = Slice { end, others: Nanos::NEVER, timer: &mut self.timer, rota: &mut self.rota };
         let mut outcome = slice.run(&mut guest);
         let now = guest.host.tsc();
-        guest.cpu.counters.ticks.root += now.wrapping_sub(slice.last_tsc);
+        // What of the turn was not the guest's was spent for it.
+        let ticks = &mut guest.cpu.counters.ticks;
+        let in_guest = ticks.guest.wrapping_sub(in_guest);
+        ticks.root = ticks.root.wrapping_add(now.wrapping_sub(start).wrapping_sub(in_guest));
         if matches!(guest.cpu.activity, Activity::HaltedMasked | Activity::WaitForStartup) {
             slot.publish(guest.cpu);
             if vm.is_asleep_for_ever() {

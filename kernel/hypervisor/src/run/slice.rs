@@ -66,8 +66,6 @@ pub(super) struct Slice<'a, 'n, 'm, B: Backend> {
     /// When this CPU has something else to do for a moment.
     pub(super) others: Nanos,
     pub(super) timer: &'a mut HostTimer,
-    /// Up to here all ticks are accounted for.
-    pub(super) last_tsc: u64,
     /// What else this CPU has to look after.
     pub(super) rota: &'a mut Rota<'n, 'm, B>,
 }
@@ -95,10 +93,8 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             let exit = guest.vcpu.run();
             let left = guest.host.tsc();
             self.rota.stretch.begins_with(left, exit);
-            let ticks = &mut guest.cpu.counters.ticks;
-            ticks.root = ticks.root.wrapping_add(entered.wrapping_sub(self.last_tsc));
-            ticks.guest = ticks.guest.wrapping_add(left.wrapping_sub(entered));
-            self.last_tsc = left;
+            let guest_ticks = &mut guest.cpu.counters.ticks.guest;
+            *guest_ticks = guest_ticks.wrapping_add(left.wrapping_sub(entered));
             if guest.cpu.paravirtual.eoi.is_armed() {
                 guest.cpu.take_private_end(guest.vcpu, guest.space);
             }

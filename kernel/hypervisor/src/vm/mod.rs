@@ -90,6 +90,14 @@ pub(crate) struct Vm<'m, B: Backend> {
     rotor: AtomicUsize,
 }
 
+/// What an access to the chipset has changed for others.
+struct News {
+    /// The 8259s' output has risen.
+    interrupt: bool,
+    /// A timer is due earlier.
+    earlier: bool,
+}
+
 impl<'m, B: Backend> Vm<'m, B> {
     /// A VM that is not started: what it takes to have it in the list, and its chipset. Memory and vCPUs come with the
     /// start.
@@ -231,29 +239,43 @@ impl<'m, B: Backend> Vm<'m, B> {
             }
         }
         let power = chipset.take_power_event();
-        let before = (self.signals.pic.load(SeqCst), self.chipset_deadline());
-        self.mirror(&chipset);
+        let news = self.mirror(&chipset);
         drop(chipset);
-        let after = (self.signals.pic.load(SeqCst), self.chipset_deadline());
-        if before != after || self.is_busy() {
-            wiring.signals_changed(!before.0 && after.0, after.1 < before.1);
+        if let Some(News { interrupt, earlier }) = news {
+            wiring.signals_changed(interrupt, earlier);
         }
         if let Some(event) = power {
-            let request = match event {
+            wiring.ask(match event {
                 PowerEvent::PowerOff => Request::Stop(StopReason::PowerOff),
                 PowerEvent::Reset => Request::Reset,
                 PowerEvent::DebugExit(value) => Request::Stop(StopReason::DebugExit(value)),
-            };
-            wiring.ask(request);
+            });
         }
         result
     }
 
-    fn mirror(&self, chipset: &Chipset<'m>) {
-        self.signals.pic.store(chipset.pic_interrupt(), SeqCst);
-        self.signals.deadline.store(chipset.next_deadline().unwrap_or(Nanos::NEVER).0, SeqCst);
-        self.signals.busy.store(chipset.is_busy(), SeqCst);
-        self.signals.stalls.store(chipset.console_stalls(), SeqCst);
+    /// Shows who does not hold the chipset the 8259s' output, the timers' deadline and whether a device is at work; most accesses change nothing of
+    /// it. What somebody has to look at.
+    #[inline]
+    fn mirror(&self, chipset: &Chipset<'m>) -> Option<News> {
+        let (pic, deadline) = (chipset.pic_interrupt(), chipset.next_deadline().unwrap_or(Nanos::NEVER));
+        let before = (self.pic_interrupt(), self.chipset_deadline());
+        if before.0 != pic {
+            self.signals.pic.store(pic, SeqCst);
+        }
+        if before.1 != deadline {
+            self.signals.deadline.store(deadline.0, SeqCst);
+        }
+        let busy = chipset.is_busy();
+        if busy || self.signals.busy.load(SeqCst) {
+            self.signals.busy.store(busy, SeqCst);
+        }
+        let stalls = chipset.console_stalls();
+        if stalls || self.signals.stalls.load(SeqCst) {
+            self.signals.stalls.store(stalls, SeqCst);
+        }
+        (busy || before != (pic, deadline))
+            .then_some(News { interrupt: !before.0 && pic, earlier: deadline < before.1 })
     }
 
     /// Whether a device is at work for the guest, which must not go on before.

@@ -123,7 +123,7 @@ impl Vcpu for SvmVcpu {
         self.unload_state();
     }
 
-    #[inline]
+    #[inline(always)]
     fn run(&mut self) -> Exit {
         self.run_once()
     }
@@ -133,22 +133,22 @@ impl Vcpu for SvmVcpu {
         setup::power_up(self);
     }
 
-    #[inline]
+    #[inline(always)]
     fn registers(&self) -> &Registers {
         &self.registers
     }
 
-    #[inline]
+    #[inline(always)]
     fn registers_mut(&mut self) -> &mut Registers {
         &mut self.registers
     }
 
-    #[inline]
+    #[inline(always)]
     fn rip(&self) -> u64 {
         self.vmcb().rip()
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_rip(&mut self, rip: u64) {
         self.vmcb_mut().set_rip(rip);
     }
@@ -163,7 +163,7 @@ impl Vcpu for SvmVcpu {
         self.vmcb_mut().set_rsp(rsp);
     }
 
-    #[inline]
+    #[inline(always)]
     fn rflags(&self) -> u64 {
         self.vmcb().rflags()
     }
@@ -264,9 +264,16 @@ impl Vcpu for SvmVcpu {
         self.vmcb_mut().set_table(name, table.base, u32::from(table.limit));
     }
 
-    #[inline]
+    #[inline(always)]
     fn cpl(&self) -> u8 {
         self.vmcb().cpl()
+    }
+
+    #[inline(always)]
+    fn is_in_64_bit_mode(&self) -> bool {
+        let vmcb = self.vmcb();
+        self.read(SystemRegister::Efer) & vcpu::efer::LMA != 0
+            && unpack(vmcb.segment(SegmentName::Cs).attributes).contains(SegmentAccess::LONG)
     }
 
     fn set_pdptes(&mut self, _entries: [u64; 4]) {
@@ -277,7 +284,7 @@ impl Vcpu for SvmVcpu {
         // Writes of CR0 and CR4 always exit: the VMCB has no masks.
     }
 
-    #[inline]
+    #[inline(always)]
     fn next_rip(&self) -> Option<u64> {
         let vmcb = self.vmcb();
         if vmcb.exit_code() == code::IOIO {
@@ -296,12 +303,13 @@ impl Vcpu for SvmVcpu {
         usize::from(fetched).min(buffer.len())
     }
 
+    #[inline(always)]
     fn fault_instruction_length(&self) -> Option<u8> {
         // The bytes themselves are there, where the CPU has decode assists.
         None
     }
 
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self, next_rip: u64) {
         let vmcb = self.vmcb_mut();
         let flags = vmcb.rflags();
@@ -319,11 +327,12 @@ impl Vcpu for SvmVcpu {
         self.request(event);
     }
 
+    #[inline(always)]
     fn interrupted_event(&self) -> Option<Event> {
         self.pending.interrupted()
     }
 
-    #[inline]
+    #[inline(always)]
     fn interruptible(&self) -> bool {
         !self.pending.any() && self.can_take_interrupt()
     }
@@ -332,7 +341,7 @@ impl Vcpu for SvmVcpu {
         !self.pending.any() && self.nmi.is_ready(self.vmcb())
     }
 
-    #[inline]
+    #[inline(always)]
     fn request_interrupt_window(&mut self, wanted: bool) {
         self.want_interrupt_window(wanted);
     }

@@ -241,7 +241,7 @@ impl SvmVcpu {
     }
 
     /// One entry and exit.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run_once(&mut self) -> Exit {
         assert!(self.loaded, "a vCPU runs that is not loaded");
         if !self.before.is_empty()
@@ -328,7 +328,7 @@ impl SvmVcpu {
         action(&mut self.nmi, vmcb)
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&mut self, code: u64) -> Exit {
         let vmcb = self.vmcb();
         match code {

@@ -86,6 +86,7 @@ pub(crate) mod exit {
     pub(crate) const LOAD_PAT: u32 = 1 << 19;
     pub(crate) const SAVE_EFER: u32 = 1 << 20;
     pub(crate) const LOAD_EFER: u32 = 1 << 21;
+    pub(crate) const SAVE_PREEMPTION_TIMER: u32 = 1 << 22;
 }
 
 /// VM-entry controls.
@@ -145,6 +146,8 @@ pub(crate) struct Controls {
     invept_single: bool,
     /// The preemption timer counts down once in 2^this TSC ticks; `None` where there is none.
     pub(crate) preemption_shift: Option<u8>,
+    /// An exit saves what is left of it, and the next entry goes on with that.
+    pub(crate) preemption_goes_on: bool,
     /// Loops with PAUSE exit.
     pub(crate) pause_loop: bool,
     pub(crate) invept_all: bool,
@@ -268,6 +271,7 @@ impl Controls {
             accessed_dirty: msrs.ept_vpid & ept_vpid::ACCESSED_DIRTY != 0,
             invept_single,
             preemption_shift,
+            preemption_goes_on: exit & exit::SAVE_PREEMPTION_TIMER != 0,
             pause_loop,
             invept_all,
             tsc_scaling: second.allowed_1 & secondary::USE_TSC_SCALING != 0
@@ -294,6 +298,9 @@ impl Controls {
             (exit::LOAD_EFER, "loading IA32_EFER at exits"),
         ] {
             exit_word.require(bit, name)?;
+        }
+        if msrs.pin >> 32 & u64::from(pin::PREEMPTION_TIMER) != 0 {
+            exit_word.want(exit::SAVE_PREEMPTION_TIMER);
         }
         let mut entry_word = Choice::new(msrs.entry);
         for (bit, name) in [

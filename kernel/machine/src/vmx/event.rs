@@ -50,7 +50,7 @@ impl VmxVcpu {
     }
 
     /// Ends blocking of these kinds.
-    #[inline]
+    #[inline(always)]
     pub(super) fn unblock(&mut self, kinds: u32) {
         let blocked = self.get(field::GUEST_INTERRUPTIBILITY);
         if blocked & kinds != 0 {
@@ -59,13 +59,18 @@ impl VmxVcpu {
     }
 
     /// What the end of an instruction does to RFLAGS: the trap of TF becomes pending, RF ends.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end_instruction(&mut self) {
         use vcpu::rflags::{RF, TF};
         let flags = self.get(field::GUEST_RFLAGS);
-        if flags & (TF | RF) == 0 {
-            return;
+        if flags & (TF | RF) != 0 {
+            self.end_watched_instruction(flags);
         }
+    }
+
+    #[cold]
+    fn end_watched_instruction(&mut self, flags: u64) {
+        use vcpu::rflags::{RF, TF};
         self.set(field::GUEST_RFLAGS, flags & !RF);
         if flags & TF != 0 {
             let pending = self.get(field::GUEST_PENDING_DEBUG);
@@ -75,17 +80,25 @@ impl VmxVcpu {
 
     /// Keeps the event whose delivery this exit interrupted, and NMI blocking that an interrupted IRET
     /// ended too early.
+    #[inline(always)]
     pub(super) fn keep_interrupted(&mut self) {
         let info = self.get(field::IDT_VECTORING_INFO);
+        let unblocked = self.reason == reason::EPT_VIOLATION
+            && self.get(field::EXIT_QUALIFICATION) & reason::NMI_UNBLOCKED_BY_IRET != 0;
+        if info & interruption::VALID != 0 || unblocked {
+            self.keep_interrupted_by(info);
+        }
+    }
+
+    #[cold]
+    fn keep_interrupted_by(&mut self, info: u32) {
         if info & interruption::VALID != 0 {
             let error_code = self.get(field::IDT_VECTORING_ERROR_CODE);
             let length = self.get(field::EXIT_INSTRUCTION_LENGTH);
             if let Some(event) = reason::interrupted(info, error_code, length) {
                 self.pending.set_interrupted(event);
             }
-        } else if self.reason == reason::EPT_VIOLATION
-            && self.get(field::EXIT_QUALIFICATION) & reason::NMI_UNBLOCKED_BY_IRET != 0
-        {
+        } else {
             let blocked = self.get(field::GUEST_INTERRUPTIBILITY);
             self.set(field::GUEST_INTERRUPTIBILITY, blocked | blocking::BY_NMI);
         }

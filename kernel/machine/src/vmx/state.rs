@@ -9,7 +9,7 @@ use vcpu::{
 
 use super::capability::{entry, processor, secondary};
 use super::vcpu::{VmxVcpu, blocking};
-use super::{field, setup};
+use super::{field, reason, setup};
 
 /// RFLAGS bits that exist; an entry refuses others.
 const RFLAGS_DEFINED: u64 = 0x3f_7fd5;
@@ -64,7 +64,7 @@ impl Vcpu for VmxVcpu {
         self.unload_state();
     }
 
-    #[inline]
+    #[inline(always)]
     fn run(&mut self) -> Exit {
         self.run_once()
     }
@@ -74,22 +74,22 @@ impl Vcpu for VmxVcpu {
         setup::power_up(self);
     }
 
-    #[inline]
+    #[inline(always)]
     fn registers(&self) -> &Registers {
         &self.block.registers
     }
 
-    #[inline]
+    #[inline(always)]
     fn registers_mut(&mut self) -> &mut Registers {
         &mut self.block.registers
     }
 
-    #[inline]
+    #[inline(always)]
     fn rip(&self) -> u64 {
         self.get(field::GUEST_RIP)
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_rip(&mut self, rip: u64) {
         self.set(field::GUEST_RIP, rip);
     }
@@ -104,7 +104,7 @@ impl Vcpu for VmxVcpu {
         self.set(field::GUEST_RSP, rsp);
     }
 
-    #[inline]
+    #[inline(always)]
     fn rflags(&self) -> u64 {
         self.get(field::GUEST_RFLAGS)
     }
@@ -227,10 +227,17 @@ impl Vcpu for VmxVcpu {
         self.set(limit, u32::from(table.limit));
     }
 
-    #[inline]
+    #[inline(always)]
     fn cpl(&self) -> u8 {
-        let access = self.get(field::segment(SegmentName::Ss).access);
+        let access = self.get(const { field::segment(SegmentName::Ss).access });
         SegmentAccess::from_bits_retain(access).dpl()
+    }
+
+    #[inline(always)]
+    fn is_in_64_bit_mode(&self) -> bool {
+        let access =
+            SegmentAccess::from_bits_retain(self.get(const { field::segment(SegmentName::Cs).access }));
+        access.contains(SegmentAccess::LONG) && self.get(field::GUEST_EFER) & vcpu::efer::LMA != 0
     }
 
     fn set_pdptes(&mut self, entries: [u64; 4]) {
@@ -250,17 +257,18 @@ impl Vcpu for VmxVcpu {
         self.write(SystemRegister::Cr4, value4);
     }
 
-    #[inline]
+    #[inline(always)]
     fn next_rip(&self) -> Option<u64> {
-        self.last_exit_by_instruction()
-            .then(|| self.rip().wrapping_add(u64::from(self.get(field::EXIT_INSTRUCTION_LENGTH))))
+        // The length is there for all of these exits (SDM vol. 3, "Information for VM Exits Due to Instruction Execution").
+        debug_assert!(reason::by_instruction(self.last_reason()));
+        Some(self.rip().wrapping_add(u64::from(self.get(field::EXIT_INSTRUCTION_LENGTH))))
     }
 
     fn instruction_bytes(&self, _buffer: &mut [u8; 15]) -> usize {
         0
     }
 
-    #[inline]
+    #[inline(always)]
     fn fault_instruction_length(&self) -> Option<u8> {
         // Below another hypervisor the field is that one's guess.
         if crate::cpu::features().hypervisor {
@@ -270,7 +278,7 @@ impl Vcpu for VmxVcpu {
         (1..=15).contains(&length).then_some(length as u8)
     }
 
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self, next_rip: u64) {
         self.set(field::GUEST_RIP, next_rip);
         self.unblock(blocking::BY_STI | blocking::BY_MOV_SS);
@@ -282,11 +290,12 @@ impl Vcpu for VmxVcpu {
         self.pending.request(event);
     }
 
+    #[inline(always)]
     fn interrupted_event(&self) -> Option<Event> {
         self.pending.interrupted()
     }
 
-    #[inline]
+    #[inline(always)]
     fn interruptible(&self) -> bool {
         !self.pending.any() && self.can_take_interrupt()
     }
@@ -296,7 +305,7 @@ impl Vcpu for VmxVcpu {
         !self.pending.any() && self.get(field::GUEST_INTERRUPTIBILITY) & blocks == 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn request_interrupt_window(&mut self, wanted: bool) {
         self.interrupt_window = wanted;
         self.control(processor::INTERRUPT_WINDOW_EXITING, wanted || self.held);
@@ -309,6 +318,7 @@ impl Vcpu for VmxVcpu {
     #[inline]
     fn set_run_deadline(&mut self, tsc: u64) {
         self.deadline = tsc;
+        self.restart_timer = true;
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -43,11 +43,12 @@ pub struct VmxVcpu {
     pub(super) held: bool,
     /// Basic reason of the last exit.
     pub(super) reason: u16,
-    by_instruction: bool,
     /// The translations of this VPID must go before the next entry.
     pub(super) flush: bool,
     /// The run ends when the TSC reaches this.
     pub(super) deadline: u64,
+    /// The preemption timer is to be set before the next entry.
+    pub(super) restart_timer: bool,
     /// The VMCS is current.
     loaded: bool,
     /// MSRs and extended state are in the CPU, too.
@@ -89,9 +90,9 @@ impl VmxVcpu {
             interrupt_window: false,
             held: false,
             reason: 0,
-            by_instruction: false,
             flush: false,
             deadline: u64::MAX,
+            restart_timer: true,
             loaded: false,
             in_cpu: false,
             processor_controls: shared.controls.processor,
@@ -176,10 +177,6 @@ impl VmxVcpu {
         &self.shared.controls
     }
 
-    pub(super) const fn last_exit_by_instruction(&self) -> bool {
-        self.by_instruction
-    }
-
     /// Which switched MSRs this CPU has.
     pub(super) const fn switched(&self) -> usize {
         if self.shared.controls.rdtscp { SWITCHED_MSRS.len() } else { SWITCHED_MSRS.len() - 1 }
@@ -222,6 +219,7 @@ impl VmxVcpu {
         self.extended.load();
         self.in_cpu = true;
         self.flush = true;
+        self.restart_timer = true;
     }
 
     pub(super) fn unload_state(&mut self) {
@@ -242,7 +240,7 @@ impl VmxVcpu {
     }
 
     /// One entry and exit.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run_once(&mut self) -> Exit {
         assert!(self.loaded, "a vCPU runs that is not loaded");
         if self.flush {
@@ -251,8 +249,8 @@ impl VmxVcpu {
         if self.pending.any() {
             self.deliver();
         }
-        if let Some(shift) = self.shared.controls.preemption_shift {
-            self.start_preemption_timer(shift);
+        if self.restart_timer {
+            self.start_preemption_timer();
         }
         // SAFETY: this vCPU is loaded and no other is (`cpu::occupy`), so its VMCS is current; `load_state`
         // wrote this CPU's host state; the kernel runs with interrupts off.
@@ -261,23 +259,21 @@ impl VmxVcpu {
         }
         let raw = self.get(field::EXIT_REASON);
         self.reason = raw as u16;
-        self.by_instruction = reason::by_instruction(self.reason);
         if raw & reason::ENTRY_FAILED != 0 {
             return self.entry_failed();
         }
         self.block.launched = 1;
-        if !self.by_instruction {
-            self.keep_interrupted();
-        }
         self.decode()
     }
 
-    /// The timer counts from its value at each entry, so it is written each time. It ends the run even where an
-    /// emulator holds external interrupts back while the guest's IF is clear, as Bochs does.
-    #[inline]
-    fn start_preemption_timer(&mut self, shift: u8) {
+    /// Where exits save the timer, it counts the guest's time from when the deadline was set, which may be late by the exits' own time; the host's
+    /// own timer is exact. It ends the run even where an emulator holds external interrupts back while the guest's IF is clear, as Bochs does.
+    fn start_preemption_timer(&mut self) {
+        self.restart_timer = false;
+        let Some(shift) = self.shared.controls.preemption_shift else { return };
         let left = self.deadline.saturating_sub(clock::tsc()) >> shift;
         self.set(field::GUEST_PREEMPTION_TIMER, u32::try_from(left).unwrap_or(u32::MAX));
+        self.restart_timer = !self.shared.controls.preemption_goes_on;
     }
 
     fn flush_translations(&mut self) {
@@ -287,24 +283,38 @@ impl VmxVcpu {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&mut self) -> Exit {
         match self.reason {
+            // Exits by instructions interrupt no delivery.
             reason::CPUID => Exit::Cpuid,
             reason::RDMSR => Exit::ReadMsr,
             reason::WRMSR => Exit::WriteMsr,
             reason::IO => Exit::Io(reason::io(self.get(field::EXIT_QUALIFICATION))),
             reason::HLT => Exit::Halt,
+            reason::VMCALL => Exit::Hypercall,
+            reason::EPT_VIOLATION => {
+                self.keep_interrupted();
+                Exit::NestedFault(reason::ept_violation(
+                    self.get(field::EXIT_QUALIFICATION),
+                    self.get(field::GUEST_PHYSICAL_ADDRESS),
+                    self.get(field::GUEST_LINEAR_ADDRESS),
+                ))
+            }
+            _ => self.decode_other(),
+        }
+    }
+
+    /// Exits that are not among the dearest to a guest.
+    fn decode_other(&mut self) -> Exit {
+        if !reason::by_instruction(self.reason) {
+            self.keep_interrupted();
+        }
+        match self.reason {
             reason::EXTERNAL_INTERRUPT => {
                 registers::serve_interrupts();
                 Exit::HostEvent
             }
-            reason::EPT_VIOLATION => Exit::NestedFault(reason::ept_violation(
-                self.get(field::EXIT_QUALIFICATION),
-                self.get(field::GUEST_PHYSICAL_ADDRESS),
-                self.get(field::GUEST_LINEAR_ADDRESS),
-            )),
-            reason::VMCALL => Exit::Hypercall,
             reason::INTERRUPT_WINDOW => Exit::InterruptWindow,
             reason::CONTROL_REGISTER => {
                 Exit::ControlRegister(Some(reason::control_register(self.get(field::EXIT_QUALIFICATION))))
@@ -324,6 +334,7 @@ impl VmxVcpu {
             reason::EXCEPTION_OR_NMI => self.exception(),
             reason::NMI_WINDOW => Exit::NmiWindow,
             reason::PREEMPTION_TIMER => {
+                self.restart_timer = true;
                 registers::serve_interrupts();
                 Exit::HostEvent
             }
@@ -354,7 +365,6 @@ impl VmxVcpu {
     #[cold]
     fn instruction_failed(&mut self) -> Exit {
         let number = self.get(field::INSTRUCTION_ERROR);
-        self.by_instruction = false;
         Exit::EntryFailure(vcpu::EntryFailure {
             code: u64::from(number),
             reason: reason::instruction_error(number),

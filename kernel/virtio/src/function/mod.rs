@@ -159,7 +159,7 @@ impl<I: Image> Function<I> {
     }
 
     /// Whether there may be something to do.
-    #[inline]
+    #[inline(always)]
     pub fn is_rung(&self) -> bool {
         (self.rung.load(SeqCst) != 0 || self.untold.load(SeqCst) != 0 || self.kind.has_news())
             && self.live.load(SeqCst)
@@ -278,7 +278,7 @@ impl<I: Image> Function<I> {
     }
 
     /// The driver tells that there is something in a queue.
-    #[inline]
+    #[inline(always)]
     pub fn ring(&self, queue: usize) {
         if queue < self.places.len() {
             self.rung.fetch_or(1 << queue, SeqCst);
