@@ -157,13 +157,17 @@ impl<D: Copy + PartialEq, const N: usize> IntervalMap<D, N> {
     }
 
     /// The device at `address` and the offset into its range.
-    #[inline]
+    #[inline(always)]
     pub fn find(&mut self, address: u64) -> Option<(D, u64)> {
         if let Some(interval) = self.intervals.get(self.recent)
             && (interval.first..=interval.last).contains(&address)
         {
             return Some((interval.device, address - interval.first));
         }
+        self.search(address)
+    }
+
+    fn search(&mut self, address: u64) -> Option<(D, u64)> {
         let at = self.intervals.partition_point(|interval| interval.last < address);
         let interval = self.intervals.get(at)?;
         let offset = address.checked_sub(interval.first)?;

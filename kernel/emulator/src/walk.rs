@@ -113,6 +113,7 @@ pub mod error_code {
 }
 
 impl From<Controls> for PagingMode {
+    #[inline(always)]
     fn from(controls: Controls) -> Self {
         let cr4 = |bit| controls.cr4 & bit != 0;
         let levels = if controls.cr0 & CR0_PG == 0 {
@@ -192,6 +193,7 @@ impl PagingMode {
     ///
     /// # Errors
     /// See [`WalkError`].
+    #[inline]
     pub fn translate<M: PhysicalMemory + ?Sized>(
         &self,
         memory: &M,
@@ -208,6 +210,69 @@ impl PagingMode {
                 executable: true,
             });
         };
+        if levels == Levels::Four
+            && let Some(translation) = self.walk_as_it_is(memory, linear.0, kind)
+        {
+            return Ok(translation);
+        }
+        self.translate_by(levels, memory, linear, kind)
+    }
+
+    /// Nearly every translation: four levels, whose entries have all that this access needs of them, so that nothing is to be set and nothing is wrong.
+    /// `None` where there is more to it.
+    #[inline(always)]
+    fn walk_as_it_is<M: PhysicalMemory + ?Sized>(
+        &self,
+        memory: &M,
+        linear: u64,
+        kind: AccessKind,
+    ) -> Option<Translation> {
+        const FIRST: u32 = 39;
+        const LAST: u32 = 12;
+        const LARGE_PAT: u64 = 1 << 12;
+        let (mut table, mut shift) = (self.root & ADDRESS_BITS, FIRST);
+        let (mut all, mut any) = (u64::MAX, 0);
+        let last = loop {
+            let entry = memory.read_u64(Gpa(table + (linear >> shift & 0x1ff) * 8))?;
+            if entry & (entry::P | entry::A) != entry::P | entry::A {
+                return None;
+            }
+            (all, any) = (all & entry, any | entry);
+            if shift == LAST || entry & entry::PS != 0 {
+                break entry;
+            }
+            table = entry & ADDRESS_BITS;
+            shift -= 9;
+        };
+        let page_size = 1_u64 << shift;
+        // In a large page's entry the lowest bit of the address says which memory type it has.
+        let low = if shift == LAST { 0 } else { last & ADDRESS_BITS & (page_size - 1) & !LARGE_PAT };
+        let reserved = any & self.beyond_physical | low;
+        let is_marked = kind != AccessKind::Write || last & entry::D != 0;
+        let is_plain = any & entry::XD == 0 || self.no_execute;
+        if shift == FIRST || reserved != 0 || !is_marked || !is_plain {
+            return None;
+        }
+        let rights = Rights {
+            writable: all & entry::RW != 0,
+            user: all & entry::US != 0,
+            executable: any & entry::XD == 0,
+        };
+        self.check(rights, kind).ok()?;
+        let gpa = Gpa(last & ADDRESS_BITS & !(page_size - 1) | linear & (page_size - 1));
+        let Rights { writable, user, executable } = rights;
+        Some(Translation { gpa, page_size, writable, user, executable })
+    }
+
+    /// Any translation.
+    #[inline(never)]
+    fn translate_by<M: PhysicalMemory + ?Sized>(
+        &self,
+        levels: Levels,
+        memory: &M,
+        linear: Gva,
+        kind: AccessKind,
+    ) -> Result<Translation, WalkError> {
         let linear = if levels.is_long() { linear.0 } else { linear.0 & 0xffff_ffff };
         for _ in 0..=MAX_RESTARTS {
             match self.attempt(memory, levels, linear, kind) {
@@ -256,6 +321,7 @@ impl PagingMode {
     }
 
     /// SDM vol. 3, "Determination of Access Rights".
+    #[inline(always)]
     fn check(&self, rights: Rights, kind: AccessKind) -> Result<(), WalkError> {
         let allowed = if self.user {
             rights.user

@@ -154,13 +154,14 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
 
     /// The device, and what of its registers, that an access to a port is for: the data port of configuration space, and there the
     /// window on a device's registers (VIRTIO 1.2, "PCI configuration access capability").
-    #[inline]
+    #[inline(always)]
     fn window_at_port(&mut self, port: u16, width: Width) -> Option<(usize, u64, Width)> {
         const DATA: u16 = PciBus::PORT + PciBus::DATA;
-        if port & !3 != DATA {
-            return None;
-        }
-        let target = self.with_chipset(|chipset, _| chipset.pci().data_target(port - DATA, width))?;
+        if port & !3 == DATA { self.window_at_data_port(port - DATA, width) } else { None }
+    }
+
+    fn window_at_data_port(&mut self, offset: u16, width: Width) -> Option<(usize, u64, Width)> {
+        let target = self.with_chipset(|chipset, _| chipset.pci().data_target(offset, width))?;
         self.window(target)
     }
 

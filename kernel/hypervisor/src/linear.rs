@@ -63,6 +63,7 @@ const LARGEST_PIECE: usize = 8;
 
 impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     /// How linear addresses are translated now.
+    #[inline(always)]
     pub(crate) fn paging(&self) -> PagingMode {
         let vcpu = &self.vcpu;
         PagingMode::from(Controls {
@@ -77,6 +78,7 @@ impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     }
 
     /// The guest-physical address behind a linear one.
+    #[inline(always)]
     pub(crate) fn translate(
         &self,
         paging: &PagingMode,
@@ -89,11 +91,26 @@ impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
     /// Copies the code at a linear address, as much of it as is RAM that can be fetched.
     pub(crate) fn read_code(&self, linear: Gva, buffer: &mut [u8]) -> Result<usize, WalkError> {
         let paging = self.paging();
+        if in_page(linear, buffer.len()) == buffer.len() {
+            let gpa = self.translate(&paging, linear, AccessKind::Execute)?;
+            let read = self.space.read(gpa, buffer);
+            return read.map(|()| buffer.len()).map_err(|missing| WalkError::NoTable { gpa: missing.gpa });
+        }
+        self.read_code_across_pages(&paging, linear, buffer)
+    }
+
+    #[cold]
+    fn read_code_across_pages(
+        &self,
+        paging: &PagingMode,
+        linear: Gva,
+        buffer: &mut [u8],
+    ) -> Result<usize, WalkError> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let at = Gva(linear.0.wrapping_add(done as u64));
             let piece = in_page(at, rest.len());
-            let gpa = match self.translate(&paging, at, AccessKind::Execute) {
+            let gpa = match self.translate(paging, at, AccessKind::Execute) {
                 Ok(gpa) => gpa,
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,

@@ -237,7 +237,7 @@ impl Chipset<'_> {
 
     /// A function whose configuration the guest has written since the last call, with what it is now. The host bridge's means
     /// nothing to anybody.
-    #[inline]
+    #[inline(always)]
     pub fn take_configured(&mut self) -> Option<(FunctionAddress, &ConfigSpace)> {
         let address = self.configured.take()?;
         Some((address, self.pci.function(address)?))

@@ -66,11 +66,12 @@ const RESET_CONTROL: u16 = ResetControl::PORT - PciBus::PORT;
 
 impl PortDevice {
     /// Whether the device takes an access of `width` at `offset` in one piece.
-    #[inline]
+    #[inline(always)]
     pub(super) fn takes_whole(self, offset: u16, width: Width) -> bool {
-        if width == Width::Byte {
-            return true;
-        }
+        width == Width::Byte || self.takes_more(offset, width)
+    }
+
+    fn takes_more(self, offset: u16, width: Width) -> bool {
         match self {
             Self::Pci => match offset {
                 0 => width == Width::Dword,

@@ -98,8 +98,13 @@ impl Controller {
         self.lines & self.level_triggered | self.edges & !self.level_triggered
     }
 
+    /// Whether there is a request that is not masked.
+    #[inline(always)]
+    pub(super) fn has_requests(&self) -> bool {
+        self.requests() & !self.masked != 0
+    }
+
     /// The request that the chip asserts its output for.
-    #[inline]
     pub(super) fn pending(&self) -> Option<u8> {
         let requested = self.rank(self.requests() & !self.masked)?;
         let mut blocking = self.in_service;

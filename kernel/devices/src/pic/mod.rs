@@ -78,9 +78,9 @@ impl PicPair {
     }
 
     /// The level of the output to the processor (INTR).
-    #[inline]
+    #[inline(always)]
     pub fn interrupt(&self) -> bool {
-        self.master.pending().is_some()
+        self.master.has_requests() && self.master.pending().is_some()
     }
 
     /// The processor's acknowledge cycle: the vector, which is that of IRQ 7 (15) when the request is gone.

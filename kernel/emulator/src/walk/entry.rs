@@ -27,19 +27,19 @@ impl Levels {
 }
 
 /// Present.
-const P: u64 = 1 << 0;
+pub(super) const P: u64 = 1 << 0;
 /// Writable.
-const RW: u64 = 1 << 1;
+pub(super) const RW: u64 = 1 << 1;
 /// User.
-const US: u64 = 1 << 2;
+pub(super) const US: u64 = 1 << 2;
 /// Accessed.
-const A: u64 = 1 << 5;
+pub(super) const A: u64 = 1 << 5;
 /// Dirty.
-const D: u64 = 1 << 6;
+pub(super) const D: u64 = 1 << 6;
 /// Page size: this entry is a page.
-const PS: u64 = 1 << 7;
+pub(super) const PS: u64 = 1 << 7;
 /// No execute.
-const XD: u64 = 1 << 63;
+pub(super) const XD: u64 = 1 << 63;
 /// Bits 52 to 62: free for software in long mode, reserved in PAE.
 const UPPER: u64 = 0x7ff0_0000_0000_0000;
 /// What a PAE directory pointer may not have: bits 1, 2 and 5 to 8.

@@ -256,7 +256,7 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Shows who does not hold the chipset the 8259s' output, the timers' deadline and whether a device is at work; most accesses change nothing of
     /// it. What somebody has to look at.
-    #[inline]
+    #[inline(always)]
     fn mirror(&self, chipset: &Chipset<'m>) -> Option<News> {
         let (pic, deadline) = (chipset.pic_interrupt(), chipset.next_deadline().unwrap_or(Nanos::NEVER));
         let before = (self.pic_interrupt(), self.chipset_deadline());

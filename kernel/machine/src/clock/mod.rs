@@ -119,13 +119,13 @@ impl Clock {
     }
 
     /// The time now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn now(&self) -> Nanos {
         self.now_at(tsc())
     }
 
     /// The time now, which is when the TSC is `present`.
-    #[inline]
+    #[inline(always)]
     fn now_at(&self, present: u64) -> Nanos {
         match &self.steady {
             None => Nanos(self.to_nanos.floor(present.saturating_sub(self.start))),

@@ -20,9 +20,9 @@ impl Scale {
     }
 
     /// Converted and rounded down; saturates.
-    #[inline]
+    #[inline(always)]
     pub(crate) const fn floor(self, ticks: u64) -> u64 {
-        saturate((ticks as u128 * self.factor as u128) >> self.shift)
+        shifted(ticks as u128 * self.factor as u128, self.shift)
     }
 
     /// Converted and rounded up so far that the conversion back, by [`Self::floor`] of the opposite scale, is
@@ -31,13 +31,18 @@ impl Scale {
     pub(crate) const fn ceiling(self, ticks: u64) -> u64 {
         // One tick more, because the way back rounds down too.
         let ticks = ticks.saturating_add(1) as u128;
-        saturate(((ticks * (self.factor as u128 + 1)) >> self.shift) + 1)
+        shifted(ticks * (self.factor as u128 + 1), self.shift).saturating_add(1)
     }
 }
 
-#[inline]
-const fn saturate(value: u128) -> u64 {
-    if value > u64::MAX as u128 { u64::MAX } else { value as u64 }
+/// `value >> shift` for a shift of at most 64; saturates. In halves, as a shift of 128 bits is a call of the compiler's own library.
+#[inline(always)]
+const fn shifted(value: u128, shift: u32) -> u64 {
+    let (high, low) = ((value >> 64) as u64, value as u64);
+    if shift >= 64 {
+        return high;
+    }
+    if high >> shift != 0 { u64::MAX } else { high << 1 << (63 - shift) | low >> shift }
 }
 
 #[cfg(test)]

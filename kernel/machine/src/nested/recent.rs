@@ -36,14 +36,14 @@ impl Recent {
         Self { entries: [const { AtomicU64::new(0) }; ENTRIES], changes: AtomicU64::new(0) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn entry(&self, gpa: Gpa) -> &AtomicU64 {
         // The index is below the number of entries, which the compiler sees.
         &self.entries[(gpa.0 >> SHIFT) as usize % ENTRIES]
     }
 
     /// The host address of a guest byte.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, gpa: Gpa) -> Option<Hpa> {
         let entry = self.entry(gpa).load(SeqCst);
         // An address that no guest can have has a tag that no entry has.

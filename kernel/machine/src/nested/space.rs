@@ -130,7 +130,7 @@ impl GuestSpace {
     }
 
     /// The host address of a guest byte, and how many bytes follow it in its page.
-    #[inline]
+    #[inline(always)]
     fn locate(&self, gpa: Gpa) -> Result<(*mut u8, u64), NotRam> {
         match self.recent.find(gpa) {
             Some(host) => Ok((memory::direct_map(host), PART - (gpa.0 & (PART - 1)))),
@@ -255,7 +255,7 @@ impl GuestMemory for GuestSpace {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_u32(&self, gpa: Gpa) -> Result<u32, NotRam> {
         let (host, _) = self.locate(Gpa(gpa.0 & !3))?;
         // SAFETY: `host` is aligned to 4 and lies in this guest's RAM; the guest may write it meanwhile,
@@ -263,14 +263,14 @@ impl GuestMemory for GuestSpace {
         Ok(unsafe { AtomicU32::from_ptr(host.cast()) }.load(Ordering::Relaxed))
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_u64(&self, gpa: Gpa) -> Result<u64, NotRam> {
         let (host, _) = self.locate(Gpa(gpa.0 & !7))?;
         // SAFETY: `host` is aligned to 8 and lies in this guest's RAM; see `load_u32`.
         Ok(unsafe { AtomicU64::from_ptr(host.cast()) }.load(Ordering::Relaxed))
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_pair(&self, gpa: Gpa) -> Result<[u64; 2], NotRam> {
         let (host, _) = self.locate(Gpa(gpa.0 & !15))?;
         let host = host.cast::<u64>();
@@ -279,7 +279,7 @@ impl GuestMemory for GuestSpace {
         Ok([first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)])
     }
 
-    #[inline]
+    #[inline(always)]
     fn store_u32(&self, gpa: Gpa, value: u32) -> Result<(), NotRam> {
         let (host, _) = self.locate(Gpa(gpa.0 & !3))?;
         // SAFETY: as in `load_u32`.

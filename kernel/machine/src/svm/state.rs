@@ -173,6 +173,7 @@ impl Vcpu for SvmVcpu {
         self.vmcb_mut().set_rflags(value & RFLAGS_DEFINED | rflags::FIXED);
     }
 
+    #[inline(always)]
     fn read(&self, register: SystemRegister) -> u64 {
         use SystemRegister as R;
         let vmcb = self.vmcb();

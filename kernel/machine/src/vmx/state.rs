@@ -114,6 +114,7 @@ impl Vcpu for VmxVcpu {
         self.set(field::GUEST_RFLAGS, rflags & RFLAGS_DEFINED | vcpu::rflags::FIXED);
     }
 
+    #[inline(always)]
     fn read(&self, register: SystemRegister) -> u64 {
         use SystemRegister as R;
         match register {
