@@ -1,7 +1,7 @@
 //! A VM with everything around it, as an exit handler sees it, and its way to the devices.
 
 use devices::pci::{Ecam, FunctionAddress, PciBus};
-use devices::{Chipset, Width};
+use devices::{ApicEffect, Chipset, Width};
 use vcpu::{Backend, Gpa, Host, Nanos, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
 
 use crate::control::ControlState;
@@ -61,6 +61,16 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
             }),
             mailboxes: self.mailboxes,
             host: self.host,
+        }
+    }
+
+    /// Does what a write of a local APIC's register asks of the world outside it, which is nothing mostly.
+    #[inline(always)]
+    pub(crate) fn apply(&mut self, effect: ApicEffect) {
+        if effect == ApicEffect::None {
+            self.cpu.attention |= Attention::INTERRUPTS;
+        } else {
+            self.wiring().apply(effect);
         }
     }
 
@@ -134,8 +144,12 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
         if let Some(offset) = self.apic_offset(gpa) {
             self.cpu.take_apic(self.vcpu);
             let effect = self.cpu.apic.mmio_write(offset, width, value, now);
-            self.wiring().apply(effect);
-            self.cpu.show_written(self.vcpu, (offset / local_apic::STRIDE) as u16);
+            self.apply(effect);
+            let index = (offset / local_apic::STRIDE) as u16;
+            self.cpu.show_written(self.vcpu, index);
+            if index == local_apic::TASK_PRIORITY {
+                self.cpu.note_task_priority(self.vcpu);
+            }
             return;
         }
         if let Some((index, offset)) = self.vm.virtio.find(gpa) {

@@ -11,10 +11,13 @@ use crate::dispatch::{Handled, Outcome};
 use crate::guest::Guest;
 use crate::processor::{Attention, Processor};
 
+/// So many writes of the task priority are many.
+const MANY_WRITES: u8 = 4;
+
 /// Bytes between two registers of the page.
 pub(crate) const STRIDE: u64 = 16;
 /// Registers by their places in the page divided by 16 (SDM vol. 3, "Local APIC Register Address Map").
-const TASK_PRIORITY: u16 = 0x8;
+pub(crate) const TASK_PRIORITY: u16 = 0x8;
 const EOI: u16 = 0xb;
 const LOGICAL_DESTINATION: u16 = 0xd;
 const DESTINATION_FORMAT: u16 = 0xe;
@@ -28,13 +31,17 @@ const PLACES: u16 = 0x40;
 
 impl Processor {
     /// Takes the state of the interrupts back from the CPU, if that has it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_apic(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
         if self.apic_given {
-            self.apic_given = false;
-            vcpu.take_apic(self.apic.state_mut());
-            self.attention |= Attention::INTERRUPTS;
+            self.take_given_apic(vcpu);
         }
+    }
+
+    fn take_given_apic(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
+        self.apic_given = false;
+        vcpu.take_apic(self.apic.state_mut());
+        self.attention |= Attention::INTERRUPTS;
     }
 
     /// Hands it to the CPU, where that can do something with it. `waiting`: there is an interrupt to deliver.
@@ -50,24 +57,36 @@ impl Processor {
     /// The guest reaches its local APIC in another way now, or all of its registers have changed.
     pub(crate) fn update_apic_view(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
         self.take_apic(vcpu);
-        self.apic_assists = vcpu.set_apic_view(self.apic.view());
+        self.apic_assists = vcpu.set_apic_view(self.apic.view(), self.uses_task_priority());
         self.attention |= Attention::INTERRUPTS;
         self.show_apic(vcpu);
     }
 
-    /// The guest has used CR8 by an exit: where the CPU can do that by itself, it does so from now on.
-    pub(crate) fn note_cr8(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
-        if !self.apic_assists.contains(ApicAssists::TASK_PRIORITY) {
+    /// Whether the guest uses its task priority again and again. 64-bit Linux writes it once; for others the CPU is to do it, which costs something at
+    /// each interrupt.
+    fn uses_task_priority(&self) -> bool {
+        self.task_priority_writes >= MANY_WRITES
+    }
+
+    /// The guest has written its task priority by an exit: where it does so often and the CPU can do that by itself, it does so from now on.
+    pub(crate) fn note_task_priority(&mut self, vcpu: &mut (impl Vcpu + ?Sized)) {
+        self.task_priority_writes = self.task_priority_writes.saturating_add(1);
+        if self.task_priority_writes == MANY_WRITES && !self.apic_assists.contains(ApicAssists::TASK_PRIORITY)
+        {
             self.update_apic_view(vcpu);
         }
     }
 
     /// The guest has written a register: it reads what has come of it without an exit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn show_written(&mut self, vcpu: &mut (impl Vcpu + ?Sized), index: u16) {
         if !self.apic_assists.contains(ApicAssists::REGISTERS) {
             return;
         }
+        self.show_changed(vcpu, index);
+    }
+
+    fn show_changed(&self, vcpu: &mut (impl Vcpu + ?Sized), index: u16) {
         match index {
             // These change nothing that is shown,
             TASK_PRIORITY..=EOI | COMMAND | SELF_IPI => {}
@@ -105,7 +124,7 @@ pub(crate) fn written<B: Backend, V: Vcpu, H: Host>(
         // An interrupt to itself that is none.
         let value = guest.vcpu.apic_register(index).into();
         if let Ok(effect) = guest.cpu.apic.msr_write(X2APIC_MSR_FIRST + u32::from(index), value, now) {
-            guest.wiring().apply(effect);
+            guest.apply(effect);
         }
     } else {
         let mut write = |index: u16| {
@@ -117,7 +136,10 @@ pub(crate) fn written<B: Backend, V: Vcpu, H: Host>(
             let _ = write(COMMAND_HIGH);
         }
         let effect = write(index);
-        guest.wiring().apply(effect);
+        guest.apply(effect);
+        if index == TASK_PRIORITY {
+            guest.cpu.note_task_priority(guest.vcpu);
+        }
         guest.cpu.show_written(guest.vcpu, index);
     }
     Ok(Outcome::Resume)

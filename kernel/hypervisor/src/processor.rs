@@ -62,6 +62,8 @@ pub(crate) struct Processor {
     /// What the CPU does of it, and whether it has the state of its interrupts now.
     pub(crate) apic_assists: ApicAssists,
     pub(crate) apic_given: bool,
+    /// How often the guest has written its task priority by exits, up to where that no longer matters.
+    pub(crate) task_priority_writes: u8,
     pub(crate) cpuid: CpuidTable,
     pub(crate) permissions: Permissions,
     pub(crate) clock: GuestClock,
@@ -157,6 +159,7 @@ impl Processor {
             apic,
             apic_assists: ApicAssists::empty(),
             apic_given: false,
+            task_priority_writes: 0,
             msrs: Msrs::new(&permissions),
             cpuid,
             permissions,
@@ -191,6 +194,7 @@ impl Processor {
         }
         self.msrs = Msrs::new(&self.permissions);
         self.cpuid.set_apic(true);
+        self.task_priority_writes = 0;
         self.started = started;
         self.paravirtual.reset();
         self.clock = GuestClock::starting_at(self.started, self.clock.scale());
@@ -251,10 +255,16 @@ impl Processor {
     }
 
     /// Where nobody needs to hear of the end of the interrupt that the guest serves, says so in its memory.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn offer_private_end(&mut self, space: &impl GuestMemory) {
+        if self.paravirtual.eoi.is_enabled() {
+            self.say_whether_end_is_private(space);
+        }
+    }
+
+    fn say_whether_end_is_private(&mut self, space: &impl GuestMemory) {
         let exits = !self.apic_assists.contains(ApicAssists::DELIVERY);
-        if exits && self.paravirtual.eoi.is_enabled() && self.apic.end_is_private() {
+        if exits && self.apic.end_is_private() {
             self.paravirtual.eoi.arm(space);
         }
     }
@@ -291,7 +301,7 @@ impl Processor {
     }
 
     /// The window is asked for or called off only when that changes something.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set_interrupt_window(&mut self, vcpu: &mut (impl Vcpu + ?Sized), wanted: bool) {
         if self.interrupt_window != wanted {
             self.interrupt_window = wanted;
@@ -299,7 +309,7 @@ impl Processor {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set_nmi_window(&mut self, vcpu: &mut (impl Vcpu + ?Sized), wanted: bool) {
         if self.nmi_window != wanted {
             self.nmi_window = wanted;

@@ -60,8 +60,11 @@ impl ApicState {
     }
 
     /// The vector to deliver to the processor now: the highest request whose class is above the processor priority.
-    #[inline]
+    #[inline(always)]
     pub fn pending(&self) -> Option<u8> {
+        if self.requests.is_empty() {
+            return None;
+        }
         let vector = self.requests.highest()?;
         (vector >> 4 > self.processor_priority() >> 4).then_some(vector)
     }

@@ -234,9 +234,9 @@ pub trait Vcpu: 'static {
     /// The factor of the guest's TSC as [`Backend::tsc_scaling`] describes it; 1 where this is never called.
     fn set_tsc_scale(&mut self, multiplier: u64);
 
-    /// The guest reaches its local APIC in this way from now on. Returns what the CPU does of it then. The state has been
+    /// The guest reaches its local APIC in this way from now on, and writes its task priority often, or does not. Returns what the CPU does of it then. The state has been
     /// taken back, and the registers are to be shown anew.
-    fn set_apic_view(&mut self, view: ApicView) -> ApicAssists;
+    fn set_apic_view(&mut self, view: ApicView, uses_task_priority: bool) -> ApicAssists;
 
     /// Hands the state of the local APIC's interrupts to the CPU, for the next runs. With `broadcasts` the I/O APIC has to hear of
     /// the ends of level-triggered ones ([`Exit::ApicEoi`]).

@@ -32,15 +32,21 @@ impl VectorSet {
     }
 
     /// The highest vector set.
-    #[inline]
+    #[inline(always)]
     pub fn highest(&self) -> Option<u8> {
-        for word in (0..4).rev() {
-            let bits = self.0[word];
-            if bits != 0 {
-                return Some((word as u32 * 64 + bits.ilog2()) as u8);
-            }
-        }
-        None
+        let [first, second, third, fourth] = self.0;
+        let (base, bits) = if fourth != 0 {
+            (192, fourth)
+        } else if third != 0 {
+            (128, third)
+        } else if second != 0 {
+            (64, second)
+        } else if first != 0 {
+            (0, first)
+        } else {
+            return None;
+        };
+        Some(base + bits.ilog2() as u8)
     }
 
     /// The only vector set, where there is just one.
@@ -52,9 +58,10 @@ impl VectorSet {
     }
 
     /// Whether none is set.
-    #[inline]
+    #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.0 == [0; 4]
+        let [first, second, third, fourth] = self.0;
+        first | second | third | fourth == 0
     }
 
     /// All of it, the lowest vectors first.

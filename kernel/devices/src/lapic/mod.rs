@@ -244,7 +244,7 @@ impl LocalApic {
     }
 
     /// The vector to deliver to the processor now: the highest request whose class is above the processor priority.
-    #[inline]
+    #[inline(always)]
     pub fn pending_vector(&self) -> Option<u8> {
         if self.mode == ApicMode::Disabled {
             return None;

@@ -136,6 +136,12 @@ impl LocalApic {
         }
     }
 
+    /// Whether this write is of the EOI register, and is right: of all writes the most frequent.
+    #[inline(always)]
+    pub fn is_end(&self, msr: u32, value: u64) -> bool {
+        msr == X2APIC_MSR_FIRST + index::EOI as u32 && value == 0 && self.mode == ApicMode::X2Apic
+    }
+
     /// Whether a write of this register changes nothing of this APIC's own interrupts, but goes to other APICs. (To this one it
     /// may come back as a message.)
     #[inline]

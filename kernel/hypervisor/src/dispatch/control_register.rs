@@ -165,7 +165,7 @@ fn write<B: Backend, H: Host>(
         8 if value & !PRIORITY_CLASS == 0 => {
             guest.cpu.take_apic(guest.vcpu);
             guest.cpu.apic.set_cr8(value as u8);
-            guest.cpu.note_cr8(guest.vcpu);
+            guest.cpu.note_task_priority(guest.vcpu);
             guest.cpu.attention |= Attention::INTERRUPTS;
             return Ok(());
         }

@@ -15,7 +15,11 @@ pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
         Some(next) => next,
         None => behind_port_instruction(guest)?,
     };
-    let width = Width::from_bytes(access.size.into()).unwrap_or(Width::Byte);
+    let width = match access.size {
+        2 => Width::Word,
+        4 => Width::Dword,
+        _ => Width::Byte,
+    };
     let rax = guest.vcpu.registers().rax();
     let mask = width.mask();
     if access.input {

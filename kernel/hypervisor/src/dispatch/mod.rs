@@ -56,68 +56,94 @@ impl Outcome {
 /// A handler's result: both are outcomes, so that `?` ends a handler early.
 pub(crate) type Handled = Result<Outcome, Outcome>;
 
-/// Handles an exit.
+/// Lets the guest go on where that is all there is to do; else what there is.
+#[inline(always)]
+fn settle<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    handled: Handled,
+) -> Option<Outcome> {
+    match handled {
+        Ok(Outcome::Advance(next)) => {
+            guest.vcpu.advance(next);
+            None
+        }
+        Ok(Outcome::Resume) => None,
+        Ok(outcome) | Err(outcome) => Some(outcome),
+    }
+}
+
+/// Handles an exit. What is left to do, where the guest does not just go on.
 #[inline(always)]
 pub(crate) fn dispatch<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     exit: Exit,
-) -> Outcome {
-    let handled = match exit {
+) -> Option<Outcome> {
+    match exit {
         Exit::Cpuid => {
             guest.cpu.counters.count(ExitReason::Cpuid);
-            cpuid::handle(guest)
+            let handled = cpuid::handle(guest);
+            settle(guest, handled)
         }
         Exit::WriteMsr => {
             guest.cpu.counters.count(ExitReason::WriteMsr);
-            model_specific::write(guest)
+            let handled = model_specific::write(guest);
+            settle(guest, handled)
         }
         Exit::ReadMsr => {
             guest.cpu.counters.count(ExitReason::ReadMsr);
-            model_specific::read(guest)
+            let handled = model_specific::read(guest);
+            settle(guest, handled)
         }
         Exit::Io(access) if !access.string => {
             guest.cpu.counters.count(ExitReason::Io);
-            io::handle(guest, access)
+            let handled = io::handle(guest, access);
+            settle(guest, handled)
         }
         Exit::NestedFault(fault) => {
             guest.cpu.counters.count(ExitReason::NestedFault);
-            nested_fault::handle(guest, fault)
+            let handled = nested_fault::handle(guest, fault);
+            settle(guest, handled)
         }
         Exit::Hypercall => {
             guest.cpu.counters.count(ExitReason::Hypercall);
-            hypercall::handle(guest)
+            let handled = hypercall::handle(guest);
+            settle(guest, handled)
         }
         Exit::Halt => {
             guest.cpu.counters.count(ExitReason::Halt);
-            halt(guest)
+            let handled = halt(guest);
+            settle(guest, handled)
         }
         Exit::HostEvent => {
             guest.cpu.counters.count(ExitReason::HostEvent);
             guest.cpu.attention |= Attention::all();
-            return Outcome::Resume;
+            None
         }
         Exit::InterruptWindow => {
             guest.cpu.counters.count(ExitReason::InterruptWindow);
             guest.cpu.attention |= Attention::INTERRUPTS;
-            return Outcome::Resume;
+            None
         }
         Exit::ApicWrite { index } => {
             guest.cpu.counters.count(ExitReason::ApicWrite);
-            local_apic::written(guest, index)
+            let handled = local_apic::written(guest, index);
+            settle(guest, handled)
         }
         Exit::TaskPriority => {
             guest.cpu.counters.count(ExitReason::TaskPriority);
             guest.cpu.attention |= Attention::INTERRUPTS;
-            return Outcome::Resume;
+            None
         }
         Exit::ApicEoi { vector } => {
             guest.cpu.counters.count(ExitReason::ApicEoi);
             guest.wiring().apply(ApicEffect::EoiBroadcast(vector));
-            return Outcome::Resume;
+            None
         }
-        _ => seldom(&mut guest.any(), exit),
-    };
-    handled.unwrap_or_else(|outcome| outcome)
+        _ => {
+            let handled = seldom(&mut guest.any(), exit);
+            settle(guest, handled)
+        }
+    }
 }
 
 /// Exits that no guest makes often.

@@ -8,6 +8,7 @@ use vcpu::{Backend, Host, SystemRegister, Vcpu};
 use super::{Handled, Outcome, paravirtual};
 use crate::control;
 use crate::guest::{AnyGuest, Guest};
+use crate::local_apic;
 use crate::msr::{Denied, is_canonical, is_pat, number};
 use crate::processor::Attention;
 use crate::ratelimit::Site;
@@ -94,6 +95,14 @@ fn set<B: Backend, V: Vcpu, H: Host>(
     match msr {
         number::TSC_DEADLINE => guest.cpu.write_tsc_deadline(value, guest.host),
         number::X2APIC_FIRST..=number::X2APIC_LAST => {
+            if guest.cpu.apic.is_end(msr, value) {
+                guest.cpu.take_apic(guest.vcpu);
+                if let Some(vector) = guest.cpu.apic.end_of_interrupt() {
+                    guest.apply(ApicEffect::EoiBroadcast(vector));
+                }
+                guest.cpu.attention |= Attention::INTERRUPTS;
+                return Ok(());
+            }
             let now = guest.host.now();
             if LocalApic::write_is_for_others(msr, value) {
                 let effect = guest.cpu.apic.msr_write(msr, value, now)?;
@@ -101,8 +110,12 @@ fn set<B: Backend, V: Vcpu, H: Host>(
             } else {
                 guest.cpu.take_apic(guest.vcpu);
                 let effect = guest.cpu.apic.msr_write(msr, value, now)?;
-                guest.wiring().apply(effect);
-                guest.cpu.show_written(guest.vcpu, (msr - number::X2APIC_FIRST) as u16);
+                guest.apply(effect);
+                let index = (msr - number::X2APIC_FIRST) as u16;
+                guest.cpu.show_written(guest.vcpu, index);
+                if index == local_apic::TASK_PRIORITY {
+                    guest.cpu.note_task_priority(guest.vcpu);
+                }
             }
         }
         number::TSC => {

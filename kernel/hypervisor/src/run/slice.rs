@@ -98,20 +98,16 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             if guest.cpu.paravirtual.eoi.is_armed() {
                 guest.cpu.take_private_end(guest.vcpu, guest.space);
             }
-            match dispatch(guest, exit) {
-                Outcome::Advance(next) => guest.vcpu.advance(next),
-                Outcome::Resume => {}
-                Outcome::Inject(event) => guest.cpu.inject(guest.vcpu, event),
-                Outcome::GiveWay { next, to } => {
-                    guest.vcpu.advance(next);
-                    return SliceEnd::GivesWay(to);
-                }
-                Outcome::Stop(reason) => return SliceEnd::Stopped(reason),
+            if let Some(outcome) = dispatch(guest, exit)
+                && let Some(end) = apply(guest, outcome)
+            {
+                return end;
             }
         }
     }
 
     /// Does the work that waits before the next entry.
+    #[inline(never)]
     fn attend<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> Option<SliceEnd> {
         let mut work = core::mem::replace(&mut guest.cpu.attention, Attention::empty());
         if work.contains(Attention::HOST) {
@@ -314,6 +310,25 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             guest.vcpu.set_run_deadline(guest.host.tsc_of(next));
         }
     }
+}
+
+/// Does what an exit leaves to do. What ends the turn then.
+#[inline(never)]
+fn apply<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+    outcome: Outcome,
+) -> Option<SliceEnd> {
+    match outcome {
+        Outcome::Advance(next) => guest.vcpu.advance(next),
+        Outcome::Resume => {}
+        Outcome::Inject(event) => guest.cpu.inject(guest.vcpu, event),
+        Outcome::GiveWay { next, to } => {
+            guest.vcpu.advance(next);
+            return Some(SliceEnd::GivesWay(to));
+        }
+        Outcome::Stop(reason) => return Some(SliceEnd::Stopped(reason)),
+    }
+    None
 }
 
 /// Whether the CPU has the state of the vCPU's interrupts still, and nothing has come up that it does not know of.

@@ -82,10 +82,10 @@ impl Offer {
 }
 
 impl SvmVcpu {
-    pub(super) fn choose_apic_view(&mut self, view: ApicView) -> ApicAssists {
+    pub(super) fn choose_apic_view(&mut self, view: ApicView, uses_task_priority: bool) -> ApicAssists {
         let mut plan = if view == ApicView::Hidden { ApicPlan::empty() } else { self.shared.plan.apic };
-        if !self.uses_cr8 {
-            // V_TPR has to be looked at again and again: it is for guests that use CR8 at all. 64-bit Linux does not.
+        if !uses_task_priority {
+            // V_TPR has to be looked at again and again.
             plan.remove(ApicPlan::TASK_PRIORITY);
         }
         self.apic = plan;

@@ -7,7 +7,6 @@ use vcpu::{Access, ControlRegisterAccess, Event, Gpa, Gpr, IoExit, NestedFault, 
 pub(crate) const CR_READ: u64 = 0x00;
 pub(crate) const CR_WRITE: u64 = 0x10;
 /// Writes of CR8.
-pub(crate) const CR8_WRITE: u64 = 0x18;
 pub(crate) const CR_END: u64 = 0x1f;
 pub(crate) const EXCEPTION: u64 = 0x40;
 pub(crate) const EXCEPTION_END: u64 = 0x5f;
@@ -72,6 +71,7 @@ pub(crate) const fn exception_vector(code: u64) -> Option<u8> {
 }
 
 /// EXITINFO1 of an I/O instruction.
+#[inline(always)]
 pub(crate) const fn io(info: u64) -> IoExit {
     let size = (info >> 4 & 7) as u8;
     IoExit { port: (info >> 16) as u16, size, input: info & 1 != 0, string: info & 1 << 2 != 0 }

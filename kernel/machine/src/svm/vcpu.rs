@@ -64,8 +64,6 @@ pub struct SvmVcpu {
     pub(super) apic: ApicPlan,
     pub(super) offered: Option<u8>,
     pub(super) watches_cr8: bool,
-    /// The guest has written CR8.
-    pub(super) uses_cr8: bool,
     vmcb: Block,
     /// The nested tables in the VMCB stay as long as this.
     _walker: Walker,
@@ -111,7 +109,6 @@ impl SvmVcpu {
             apic: ApicPlan::empty(),
             offered: None,
             watches_cr8: false,
-            uses_cr8: false,
             vmcb,
             _walker: walker,
             shared,
@@ -351,11 +348,6 @@ impl SvmVcpu {
             }
             code::VMMCALL => Exit::Hypercall,
             code::VINTR => Exit::InterruptWindow,
-            code::CR8_WRITE => {
-                self.uses_cr8 = true;
-                let info = self.vmcb().exit_info_1();
-                Exit::ControlRegister(code::control_register(code, info, self.shared.plan.decode_assists))
-            }
             code::CR_READ..=code::CR_END => Exit::ControlRegister(code::control_register(
                 code,
                 vmcb.exit_info_1(),

@@ -124,6 +124,16 @@ impl Plan {
         }
         plan
     }
+
+    /// For a guest that uses its task priority seldom. What the CPU does without delivery has to be looked at again and again, and saves only the
+    /// exits of the task priority.
+    pub(super) const fn without_task_priority(self) -> Self {
+        if self.assists.contains(ApicAssists::DELIVERY) {
+            return self;
+        }
+        let secondary = self.secondary & secondary::VIRTUALIZE_APIC_ACCESSES;
+        Self { shadow: false, secondary, passes_msrs: false, assists: ApicAssists::empty() }
+    }
 }
 
 /// All controls that a plan may have.
@@ -255,12 +265,15 @@ impl VmxVcpu {
         }
     }
 
-    pub(super) fn choose_apic_view(&mut self, view: ApicView) -> ApicAssists {
+    pub(super) fn choose_apic_view(&mut self, view: ApicView, uses_task_priority: bool) -> ApicAssists {
         let mut able = self.controls().apic;
         if self.apic.access.is_none() {
             able.remove(ApicAbilities::ACCESSES);
         }
-        let plan = Plan::new(able, view);
+        let mut plan = Plan::new(able, view);
+        if !uses_task_priority {
+            plan = plan.without_task_priority();
+        }
         self.apic.clear();
         if plan != core::mem::replace(&mut self.apic.plan, plan) {
             self.control(processor::USE_TPR_SHADOW, plan.shadow);
@@ -357,6 +370,12 @@ mod tests {
         assert_eq!(Plan::new(ApicAbilities::empty(), ApicView::Msrs), Plan::default());
         let few = all - ApicAbilities::REGISTERS;
         assert_eq!(Plan::new(few, ApicView::Page).assists, ApicAssists::TASK_PRIORITY);
+        let seldom = Plan::new(few - ApicAbilities::DELIVERY, ApicView::Page).without_task_priority();
+        assert_eq!(
+            (seldom.shadow, seldom.secondary, seldom.assists),
+            (false, secondary::VIRTUALIZE_APIC_ACCESSES, ApicAssists::empty())
+        );
+        assert_eq!(page.without_task_priority(), page);
         assert!(Plan::new(few, ApicView::Msrs).assists.contains(ApicAssists::DELIVERY));
     }
 }

@@ -81,6 +81,7 @@ pub(crate) const fn apic_access(qualification: u64) -> NestedFault {
 }
 
 /// The qualification of an I/O instruction.
+#[inline(always)]
 pub(crate) const fn io(qualification: u64) -> IoExit {
     IoExit {
         port: (qualification >> 16) as u16,

@@ -326,8 +326,8 @@ impl Vcpu for VmxVcpu {
         self.set(field::TSC_OFFSET, offset);
     }
 
-    fn set_apic_view(&mut self, view: ApicView) -> ApicAssists {
-        self.choose_apic_view(view)
+    fn set_apic_view(&mut self, view: ApicView, uses_task_priority: bool) -> ApicAssists {
+        self.choose_apic_view(view, uses_task_priority)
     }
 
     #[inline]

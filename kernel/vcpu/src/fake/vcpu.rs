@@ -285,7 +285,7 @@ impl Vcpu for FakeVcpu {
         self.note(Action::TscScale(multiplier));
     }
 
-    fn set_apic_view(&mut self, view: ApicView) -> ApicAssists {
+    fn set_apic_view(&mut self, view: ApicView, _uses_task_priority: bool) -> ApicAssists {
         self.expect_loaded();
         assert!(self.cpu.apic.given.is_none(), "the state of the local APIC is in the CPU");
         self.cpu.apic.view = view;
