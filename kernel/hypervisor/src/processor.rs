@@ -291,6 +291,12 @@ impl Processor {
         }
     }
 
+    /// Whether there are others than vectors to deliver, or the guest is watched for one.
+    #[inline(always)]
+    pub(crate) fn has_other_events(&self) -> bool {
+        self.apic.nmi_pending() || self.apic.init_or_startup_pending() || self.nmi_window
+    }
+
     /// Another vCPU may have ended this one's HLT, whether interrupts are on or not.
     #[inline]
     pub(crate) fn end_halt_if_told(&mut self) {

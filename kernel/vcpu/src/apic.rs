@@ -53,7 +53,7 @@ pub struct ApicState {
 
 impl ApicState {
     /// The processor priority register.
-    #[inline]
+    #[inline(always)]
     pub fn processor_priority(&self) -> u8 {
         let served = self.in_service.highest().unwrap_or(0);
         if self.task_priority >> 4 >= served >> 4 { self.task_priority } else { served & 0xf0 }

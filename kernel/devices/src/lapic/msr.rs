@@ -142,6 +142,19 @@ impl LocalApic {
         msr == X2APIC_MSR_FIRST + index::EOI as u32 && value == 0 && self.mode == ApicMode::X2Apic
     }
 
+    /// Whether this write is of the register for interrupts to itself, and is right.
+    #[inline(always)]
+    pub fn is_self_interrupt(&self, msr: u32, value: u64) -> bool {
+        let is_it = msr == X2APIC_MSR_FIRST + index::SELF_IPI as u32;
+        is_it && value >> 8 == 0 && self.mode == ApicMode::X2Apic
+    }
+
+    /// Does what a write of that register does.
+    #[inline]
+    pub fn interrupt_itself(&mut self, vector: u8) {
+        self.send_self(vector);
+    }
+
     /// Whether a write of this register changes nothing of this APIC's own interrupts, but goes to other APICs. (To this one it
     /// may come back as a message.)
     #[inline]

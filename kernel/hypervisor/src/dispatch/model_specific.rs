@@ -103,6 +103,12 @@ fn set<B: Backend, V: Vcpu, H: Host>(
                 guest.cpu.attention |= Attention::INTERRUPTS;
                 return Ok(());
             }
+            if guest.cpu.apic.is_self_interrupt(msr, value) {
+                guest.cpu.take_apic(guest.vcpu);
+                guest.cpu.apic.interrupt_itself(value as u8);
+                guest.cpu.attention |= Attention::INTERRUPTS;
+                return Ok(());
+            }
             let now = guest.host.now();
             if LocalApic::write_is_for_others(msr, value) {
                 let effect = guest.cpu.apic.msr_write(msr, value, now)?;

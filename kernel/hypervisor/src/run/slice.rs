@@ -78,6 +78,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         guest.cpu.attention = Attention::all();
         loop {
             if !guest.cpu.attention.is_empty()
+                && !(guest.cpu.attention == Attention::INTERRUPTS && deliver_own_interrupts(guest))
                 && let Some(end) = self.attend(guest)
             {
                 // Who has been told of something for its devices while the rest was looked at does not sleep yet.
@@ -361,6 +362,31 @@ fn attend_start<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>
     false
 }
 
+/// What [`Slice::attend`] does where there is nothing to see to but the local APIC's vectors, which is most often so. False where there is more.
+#[inline(never)]
+fn deliver_own_interrupts<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> bool {
+    let (vcpu, cpu) = (&mut *guest.vcpu, &mut *guest.cpu);
+    if cpu.activity != Activity::Running || cpu.has_other_events() || guest.vm.pic_interrupt() {
+        return false;
+    }
+    cpu.take_apic(vcpu);
+    let mut vector = cpu.apic.pending_vector();
+    if let Some(found) = vector
+        && !cpu.apic_assists.contains(ApicAssists::DELIVERY)
+        && vcpu.interruptible()
+    {
+        cpu.apic.acknowledge(found);
+        cpu.inject(vcpu, Event::Interrupt { vector: found });
+        vector = cpu.apic.pending_vector();
+    }
+    cpu.attention = Attention::empty();
+    let by_cpu = cpu.apic_assists.intersects(ApicAssists::DELIVERY | ApicAssists::OFFER);
+    cpu.set_interrupt_window(vcpu, vector.is_some() && !by_cpu);
+    cpu.offer_private_end(guest.space);
+    cpu.give_apic(vcpu, vector.is_some());
+    true
+}
+
 /// Injects what is pending, highest first: NMI, the local APIC's vector, the 8259s'. What cannot be injected now gets a
 /// window. Where the CPU delivers what the local APIC has, that is left to it. Returns whether the local APIC has something
 /// that could not be injected.
@@ -378,7 +404,7 @@ fn deliver_interrupts<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B,
 
     // The 8259s' output is wired to the first processor.
     let wired = cpu.is_bootstrap();
-    let from_pic = |cpu: &Processor, vm: &Vm<'_, B>| wired && cpu.apic.accepts_pic() && vm.pic_interrupt();
+    let from_pic = |cpu: &Processor, vm: &Vm<'_, B>| vm.pic_interrupt() && wired && cpu.apic.accepts_pic();
     let (mut own, mut pic) = (cpu.apic.pending_vector(), from_pic(cpu, guest.vm));
     if own.is_some() || pic {
         if cpu.activity == Activity::Halted {
