@@ -5,7 +5,7 @@
 
 use devices::lapic::X2APIC_MSR_FIRST;
 use devices::{ApicMode, Width};
-use vcpu::{ApicAssists, Backend, Host, Vcpu};
+use vcpu::{ApicAssists, Backend, Host, Nanos, Vcpu};
 
 use crate::dispatch::{Handled, Outcome};
 use crate::guest::Guest;
@@ -42,6 +42,20 @@ impl Processor {
         self.apic_given = false;
         vcpu.take_apic(self.apic.state_mut());
         self.attention |= Attention::INTERRUPTS;
+    }
+
+    /// The timer is due. Where the CPU has the state of the interrupts, it gets one more.
+    #[inline]
+    pub(crate) fn fire_timer(&mut self, vcpu: &mut (impl Vcpu + ?Sized), now: Nanos) {
+        if self.apic_given
+            && let Some(vector) = self.apic.timer_vector()
+            && vcpu.add_request(vector)
+        {
+            self.apic.advance_timer_alone(now);
+        } else {
+            self.take_apic(vcpu);
+            self.apic.advance(now);
+        }
     }
 
     /// Hands it to the CPU, where that can do something with it. `waiting`: there is an interrupt to deliver.

@@ -245,6 +245,11 @@ pub trait Vcpu: 'static {
     /// Takes it back: `state` gets what the CPU has changed of it.
     fn take_apic(&mut self, state: &mut ApicState);
 
+    /// Adds an edge-triggered interrupt to the state that the CPU has. False where that has to be taken back for it.
+    fn add_request(&mut self, _vector: u8) -> bool {
+        false
+    }
+
     /// A register of the local APIC as the guest has written it, by its place in the page divided by 16. Meaningful with
     /// [`ApicAssists::REGISTERS`].
     fn apic_register(&self, index: u16) -> u32;

@@ -338,6 +338,23 @@ impl LocalApic {
         self.timer.advance(now) && self.raise_local(LocalInterrupt::Timer)
     }
 
+    /// The vector that the timer raises where it does so in the usual way: not masked, as a fixed interrupt, at an APIC that is on.
+    #[inline]
+    pub fn timer_vector(&self) -> Option<u8> {
+        match self.local_vectors.delivery(LocalInterrupt::Timer) {
+            Some((DeliveryMode::Fixed, vector)) => {
+                Some(vector).filter(|vector| *vector >= FIRST_LEGAL_VECTOR && self.software_enabled())
+            }
+            _ => None,
+        }
+    }
+
+    /// As [`Self::advance`], where somebody else has raised what the timer raises.
+    #[inline]
+    pub fn advance_timer_alone(&mut self, now: Nanos) {
+        self.timer.advance(now);
+    }
+
     /// IA32_TSC_DEADLINE as the guest reads it: 0 when it is disarmed or has fired.
     #[inline]
     pub fn tsc_deadline(&self) -> u64 {

@@ -291,8 +291,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         now: Nanos,
     ) {
         if guest.cpu.deadline() <= now {
-            guest.cpu.take_apic(guest.vcpu);
-            guest.cpu.apic.advance(now);
+            guest.cpu.fire_timer(guest.vcpu, now);
         }
         if work.contains(Attention::HOST) {
             self.timer.forget();

@@ -319,6 +319,23 @@ impl VmxVcpu {
         }
     }
 
+    /// Where the CPU delivers: IRR gets the vector, and RVI where it is the highest (SDM vol. 3, "Evaluation of Pending Virtual Interrupts").
+    pub(super) fn add_apic_request(&mut self, vector: u8) -> bool {
+        let apic = &mut self.apic;
+        // TMR says of each vector how it came last.
+        if !apic.plan.assists.contains(ApicAssists::DELIVERY) || apic.shown.level.contains(vector) {
+            return false;
+        }
+        let offset = place::REQUESTS + usize::from(vector >> 5) * place::STRIDE;
+        let word = apic.read(offset) | 1 << (vector & 31);
+        apic.write(offset, word);
+        let [requested, served] = self.get(field::GUEST_INTERRUPT_STATUS).to_le_bytes();
+        if vector > requested {
+            self.set(field::GUEST_INTERRUPT_STATUS, u16::from_le_bytes([vector, served]));
+        }
+        true
+    }
+
     pub(super) fn take_apic_state(&mut self, state: &mut ApicState) {
         let apic = &mut self.apic;
         state.task_priority = apic.read(place::TASK_PRIORITY) as u8;

@@ -330,6 +330,10 @@ impl Vcpu for VmxVcpu {
         self.choose_apic_view(view, uses_task_priority)
     }
 
+    fn add_request(&mut self, vector: u8) -> bool {
+        self.add_apic_request(vector)
+    }
+
     #[inline]
     fn give_apic(&mut self, state: &ApicState, broadcasts: bool) {
         self.give_apic_state(state, broadcasts);
