@@ -10,6 +10,7 @@
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
 
+pub mod exits;
 pub mod faults;
 pub mod hostile;
 pub mod hosts;

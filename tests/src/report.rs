@@ -83,6 +83,15 @@ fn measurement(line: &str) -> Option<Measurement> {
     })
 }
 
+/// Whether the CPU delivers a guest's interrupts to itself without an exit, as the line on what Basalt uses of it says: only VMX has such an
+/// ability (AMD's virtual interrupts spare other exits).
+#[must_use]
+pub fn delivers_interrupts(log: &Log) -> bool {
+    let abilities = log.kernel().find_map(|line| Some(line.split_once(" basalt: VMX (")?.1));
+    abilities
+        .is_some_and(|text| text.trim_end_matches(')').split(", ").any(|one| one == "virtual interrupts"))
+}
+
 /// True when Basalt has reported the end of the VM.
 #[must_use]
 pub fn has_ended(log: &Log, vm: &str) -> bool {

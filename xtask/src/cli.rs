@@ -70,7 +70,8 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   cargo xtask bench
   cargo xtask bench --machine bochs-vmx --json bench.json
-  cargo xtask bench --machine bochs-vmx --only bench-device --compare bench.json";
+  cargo xtask bench --machine bochs-vmx --only bench-device --compare bench.json
+  cargo xtask bench --machine bochs-svm --only bench";
 
 const PROFILE_EXAMPLES: &str = "\
 All instructions are counted, on qemu-svm-counted; those of a boot without requests are taken away where the bench makes one.
@@ -184,8 +185,9 @@ pub(crate) struct BenchOptions {
     /// Measure on this machine only (repeat for several)
     #[arg(long, value_name = "NAME")]
     pub(crate) machine: Vec<String>,
-    /// Make only the boot of this name, such as `bench`, or those whose names begin so, such as `bench-device` (repeat for several)
-    #[arg(long, value_name = "BEGINNING")]
+    /// Make only the boot of that name, such as `bench`, or, where there is none, those whose names begin so, such as `bench-device` (repeat
+    /// for several)
+    #[arg(long, value_name = "BOOT")]
     pub(crate) only: Vec<String>,
 }
 
@@ -203,16 +205,11 @@ pub(crate) struct ProfileOptions {
 }
 
 impl BenchOptions {
-    /// Whether a boot of that name is to be made, which is one of `all`.
-    pub(crate) fn is_wanted(&self, name: &str, all: &[String]) -> bool {
-        self.only.is_empty()
-            || self.only.iter().map(String::as_str).any(|beginning| {
-                if all.iter().any(|name| name == beginning) {
-                    name == beginning
-                } else {
-                    name.starts_with(beginning)
-                }
-            })
+    /// Whether a boot, one of these, is to be made.
+    pub(crate) fn is_wanted(&self, boot: &str, all: &[&str]) -> bool {
+        let means =
+            |only: &String| boot == only || !all.contains(&only.as_str()) && boot.starts_with(only.as_str());
+        self.only.is_empty() || self.only.iter().any(means)
     }
 }
 
@@ -243,5 +240,20 @@ mod tests {
             Cli::try_parse_from(call.split(' ')).map(drop).expect(call);
         }
         assert!(Cli::try_parse_from(["x", "run", "--until", "ready"]).is_err());
+    }
+
+    #[test]
+    fn boots_are_chosen_by_name_or_by_its_beginning() {
+        let chosen = |only: &str| {
+            let call = ["x", "bench", "--only", only];
+            let Command::Bench(options) = Cli::try_parse_from(call).expect("understood").command else {
+                return Vec::new();
+            };
+            let all = ["bench", "bench-idle", "bench-linux"];
+            all.into_iter().filter(|boot| options.is_wanted(boot, &all)).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen("bench"), ["bench"]);
+        assert_eq!(chosen("bench-"), ["bench-idle", "bench-linux"]);
+        assert_eq!(chosen("bench-l"), ["bench-linux"]);
     }
 }

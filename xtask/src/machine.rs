@@ -64,6 +64,12 @@ impl Profile {
         self
     }
 
+    /// Its time-stamp counter counts instructions: in Bochs it always does; QEMU that counts lets a nanosecond pass with each instruction,
+    /// and its counter has a tick a nanosecond.
+    pub(crate) fn counts_instructions(&self) -> bool {
+        self.bochs.is_some() || self.qemu.as_ref().is_some_and(qemu::Settings::is_counted)
+    }
+
     /// It is QEMU.
     pub(crate) fn is_qemu(&self) -> bool {
         self.qemu.is_some()

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Row, shown};
+use super::Row;
+use super::table::shown;
 use crate::failure::{Context, Failure, Result};
 use crate::paths;
 

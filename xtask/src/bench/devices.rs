@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use ::tests::exits::BENCH;
 use ::tests::log::Log;
 use ::tests::report;
 use ::tests::scenario::{BLANK_DISK, Guest, Scenario, Step};
 
-use super::{BENCH, Row, scenario, with_everything};
+use super::Row;
+use super::boots::{scenario, with_everything};
 
 /// Kinds of requests to a disk, and kinds of frames with how many there are in a batch.
 const DISK: [&str; 4] =

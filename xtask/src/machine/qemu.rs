@@ -153,6 +153,11 @@ impl Settings {
         }
     }
 
+    /// Time is the number of instructions executed.
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted
+    }
+
     pub(super) fn boots_archive(&self) -> bool {
         self.boot == Boot::Pvh
     }

@@ -1,0 +1,205 @@
+//! The boots that are made, each perhaps more than once with something switched off or left on.
+
+use ::tests::exits::{self, BENCH, WITH_EVERYTHING, WITHOUT_MITIGATIONS};
+use ::tests::linux::{self, DEMO};
+use ::tests::scenario::{Guest, Scenario, Step, Tier};
+
+use super::devices;
+
+/// A machine, and the boots that are made on it where none is asked for: those whose names begin so.
+pub(super) struct Usual {
+    pub(super) machine: &'static str,
+    pub(super) boots: &'static [&'static str],
+}
+
+/// The machines whose time-stamp counter counts instructions. On the last one KVM and Xen were measured, too, but only what exits cost.
+pub(super) const USUAL: [Usual; 3] = [
+    Usual { machine: "bochs-vmx", boots: &[""] },
+    Usual { machine: "bochs-svm", boots: &[""] },
+    Usual { machine: "qemu-svm-counted", boots: &["bench", "bench-default_mitigations"] },
+];
+
+impl Usual {
+    /// Whether a boot of that name is made on it.
+    pub(super) fn has(&self, boot: &str) -> bool {
+        self.boots.iter().any(|name| name.is_empty() || *name == boot)
+    }
+}
+
+/// What a boot is made with, and which of its rows are of interest then.
+#[derive(Clone, Copy)]
+pub(super) struct Variant {
+    /// The end of the boot's name behind `-`, and of its rows' names behind `_`.
+    pub(super) end: &'static str,
+    /// Options for Basalt.
+    options: &'static [&'static str],
+    /// Settings of the VMs.
+    settings: &'static str,
+    /// Its rows: others are left out.
+    pub(super) keeps: fn(&str) -> bool,
+}
+
+/// What everything is measured with, as that with which it is compared was.
+const MAIN: Variant = Variant { end: "", options: &[WITHOUT_MITIGATIONS], settings: "", keeps: |_| true };
+/// As a user boots.
+const DEFAULTS: Variant = Variant { end: "default_mitigations", options: &[], settings: "", keeps: |_| true };
+/// The end of [`NO_DELIVERY`].
+pub(super) const WITHOUT_DELIVERY: &str = "without_virtual_interrupts";
+/// What interrupts cost with less, by the CPU or by the paravirtual interface.
+const NO_DELIVERY: Variant = Variant {
+    end: WITHOUT_DELIVERY,
+    options: &[WITHOUT_MITIGATIONS, "without=virtual-interrupts"],
+    settings: "",
+    keeps: is_of_interrupts,
+};
+const BY_SOFTWARE: Variant = Variant {
+    end: "without_apic_virtualization",
+    options: &[WITHOUT_MITIGATIONS, "without=task-priority,virtual-interrupts"],
+    settings: "",
+    keeps: is_of_interrupts,
+};
+const NO_PARAVIRTUAL: Variant = Variant {
+    end: "without_paravirtual",
+    options: &[WITHOUT_MITIGATIONS],
+    settings: "paravirtual=none",
+    keeps: is_of_interrupts,
+};
+/// Everything that spares exits of interrupts and time switched off, for a Linux boot by reasons.
+const PLAIN: Variant = Variant {
+    end: "without_all",
+    options: &[WITHOUT_MITIGATIONS, "without=task-priority,virtual-interrupts", "poll=0"],
+    settings: "paravirtual=none",
+    keeps: |name| is_of_interrupts(name) || name.starts_with("linux_boot_exits_"),
+};
+const VARIANTS: [Variant; 5] = [DEFAULTS, NO_DELIVERY, BY_SOFTWARE, NO_PARAVIRTUAL, PLAIN];
+
+/// Whether a row is looked at where interrupts are delivered in other ways.
+fn is_of_interrupts(name: &str) -> bool {
+    const ROWS: [&str; 7] = [
+        "self_ipi",
+        "eoi",
+        "hlt_wake",
+        "tsc_deadline",
+        "linux_boot_exits",
+        "idle_exits_per_second",
+        "idle_wake_ups_per_second",
+    ];
+    ROWS.contains(&name)
+}
+
+impl Variant {
+    fn of(self, mut scenario: Scenario) -> Scenario {
+        if !self.end.is_empty() {
+            scenario.name += &format!("-{}", self.end);
+        }
+        let options = std::iter::once(scenario.options.as_str()).chain(self.options.iter().copied());
+        scenario.options = options.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        for guest in &mut scenario.guests {
+            guest.settings = format!("{} {}", guest.settings, self.settings).trim().to_owned();
+        }
+        scenario
+    }
+
+    /// The boot whose name this is, without the variant, and that.
+    pub(super) fn split(boot: &str) -> (&str, Self) {
+        let split = |variant: Self| Some((boot.strip_suffix(variant.end)?.strip_suffix('-')?, variant));
+        VARIANTS.into_iter().find_map(split).unwrap_or((boot, MAIN))
+    }
+}
+
+/// A boot, and what it is made with, each time.
+type Boot = (fn() -> Scenario, &'static [Variant]);
+
+/// All boots that are made.
+pub(crate) fn boots() -> Vec<Scenario> {
+    let all: [Boot; 6] = [
+        (exits::boot, &[MAIN, DEFAULTS, NO_DELIVERY, BY_SOFTWARE, NO_PARAVIRTUAL]),
+        (same_cpu, &[MAIN]),
+        (other_cpu, &[MAIN]),
+        (lives, &[MAIN]),
+        (linux_boot, &[MAIN, NO_DELIVERY, BY_SOFTWARE, NO_PARAVIRTUAL, PLAIN]),
+        (idle, &[MAIN, NO_PARAVIRTUAL]),
+    ];
+    let boots = all.into_iter().flat_map(|(make, variants)| variants.iter().map(move |one| one.of(make())));
+    boots.chain(devices::scenarios().into_iter().map(|scenario| MAIN.of(scenario))).collect()
+}
+
+/// An idle stock Linux with two vCPUs, for some telling of the times.
+fn idle() -> Scenario {
+    const TELLINGS: usize = 8;
+    let guest = Guest::new(DEMO).cpus(IDLE_VCPUS).append("basalt.run=\"sleep 1000\"");
+    let mut steps = vec![Step::vm(DEMO, linux::READY).within(300)];
+    steps.extend((0..TELLINGS).map(|_| Step::kernel("times of 1 VMs told").within(120)));
+    Scenario { options: format!("times={TELLING_SECONDS}"), ..scenario("bench-idle", guest, steps) }
+}
+
+/// vCPUs of the idle Linux, and between which tellings it is looked at: from 30 s after its boot on.
+pub(super) const IDLE_VCPUS: u32 = 2;
+pub(super) const IDLE: (usize, usize) = (6, 8);
+pub(super) const TELLING_SECONDS: usize = 10;
+
+pub(super) fn with_everything(scenario: Scenario) -> Scenario {
+    Scenario { options: WITH_EVERYTHING.to_owned(), ..scenario }
+}
+
+/// Messages between two vCPUs, where they share a CPU and where each has its own.
+fn same_cpu() -> Scenario {
+    let guest = Guest::new(BENCH).cpus(2).append("only=switch share=yes");
+    let steps = vec![Step::vm(BENCH, "selftest bench done:").within(300)];
+    Scenario { cpus: Some(1), ..with_everything(scenario("bench-same-cpu", guest, steps)) }
+}
+
+fn other_cpu() -> Scenario {
+    let guest = Guest::new(BENCH).cpus(2).append("only=switch");
+    let steps = vec![Step::vm(BENCH, "selftest bench done:").within(300)];
+    Scenario { cpus: Some(2), ..with_everything(scenario("bench-other-cpu", guest, steps)) }
+}
+
+/// A VM that is made and destroyed.
+fn lives() -> Scenario {
+    let guest = Guest::new("spin").in_vm(BENCH).settings("memory=16M").append("beats=0");
+    scenario("bench-lives", guest, vec![Step::kernel("all VMs have ended").within(120)])
+}
+
+fn linux_boot() -> Scenario {
+    let guest = Guest::new(DEMO).append("basalt.run=true");
+    let steps = vec![Step::vm(DEMO, linux::READY).within(300), Step::end(DEMO).within(60)];
+    with_everything(scenario("bench-linux", guest, steps))
+}
+
+pub(super) fn scenario(name: &str, guest: Guest, steps: Vec<Step>) -> Scenario {
+    Scenario {
+        name: name.to_owned(),
+        about: String::new(),
+        tier: Tier::Full,
+        machines: vec![],
+        cpus: None,
+        options: String::new(),
+        guests: vec![guest],
+        steps,
+        checks: vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_boots_say_their_variants() {
+        let boots = boots();
+        let find = |name: &str| boots.iter().find(|boot| boot.name == name).expect(name);
+        assert_eq!(find("bench").options, "without=nothing mitigations=off");
+        assert_eq!(find("bench-default_mitigations").options, "without=nothing");
+        assert_eq!(find("bench-linux-without_paravirtual").guests[0].settings, "paravirtual=none");
+        assert!(find("bench-device-packet_64").options.ends_with("mitigations=off"));
+        let split = |name| {
+            let (boot, variant) = Variant::split(name);
+            (boot, variant.end)
+        };
+        assert_eq!(split("bench-linux-without_all"), ("bench-linux", "without_all"));
+        assert_eq!(split("bench-same-cpu"), ("bench-same-cpu", ""));
+        let counted = USUAL.iter().find(|usual| usual.machine == "qemu-svm-counted").expect("there");
+        assert_eq!(boots.iter().filter(|boot| counted.has(&boot.name)).count(), 2);
+    }
+}

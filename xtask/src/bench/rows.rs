@@ -1,0 +1,132 @@
+//! The rows that a boot's log gives.
+
+use ::tests::exits::{self, BENCH};
+use ::tests::linux::DEMO;
+use ::tests::log::Log;
+use ::tests::report;
+
+use super::boots::{IDLE, IDLE_VCPUS, TELLING_SECONDS, Variant, WITHOUT_DELIVERY};
+use super::{Counted, Row};
+
+/// How many reasons of a Linux boot's exits are listed, the most frequent first.
+const LISTED_EXITS: usize = 12;
+/// What the guests and Basalt call the time-stamp counter's units, and what they are where that counts instructions.
+const TICKS: &str = "ticks";
+const INSTRUCTIONS: &str = "instructions";
+/// An interrupt to itself without the CPU's delivery: the name has no end, as it says so itself.
+const SELF_IPI: &str = "self_ipi";
+
+/// The rows of a boot of that name.
+pub(super) fn rows_of(machine: &Counted<'_>, boot: &str, log: &Log) -> Vec<Row> {
+    let (name, variant) = Variant::split(boot);
+    let mut rows = all_rows_of(machine.name, name, log);
+    rows.retain(|row| (variant.keeps)(&row.name));
+    for row in &mut rows {
+        let says_so = variant.end.is_empty() || variant.end == WITHOUT_DELIVERY && row.name == SELF_IPI;
+        if !says_so {
+            row.name += &format!("_{}", variant.end);
+        }
+        if machine.counts_instructions && row.unit == TICKS {
+            INSTRUCTIONS.clone_into(&mut row.unit);
+        }
+    }
+    rows
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn all_rows_of(machine: &str, boot: &str, log: &Log) -> Vec<Row> {
+    let row = |name: &str, value: f64, unit: &str| Row::new(name, machine, value, unit);
+    match boot {
+        "bench-lives" => {
+            let lives = report::lives(log, BENCH).into_iter();
+            lives.map(|(name, ticks)| row(name, ticks as f64, TICKS)).collect()
+        }
+        "bench-idle" => idle(machine, log),
+        "bench-linux" => linux(machine, log),
+        _ => {
+            let measured = exits::measurements(log).into_iter();
+            measured.map(|found| row(&found.name, found.value, &found.unit)).collect()
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn idle(machine: &str, log: &Log) -> Vec<Row> {
+    let tellings = report::tellings(log, DEMO);
+    let (Some(first), Some(last)) = (tellings.get(IDLE.0 - 1), tellings.get(IDLE.1 - 1)) else {
+        return Vec::new();
+    };
+    let seconds = ((IDLE.1 - IDLE.0) * TELLING_SECONDS) as f64 * f64::from(IDLE_VCPUS);
+    let rate = |first: u64, last: u64| (last.saturating_sub(first)) as f64 / seconds;
+    vec![
+        Row::new("idle_exits_per_second", machine, rate(first.exits, last.exits), "a vCPU"),
+        Row::new("idle_wake_ups_per_second", machine, rate(first.wake_ups, last.wake_ups), "a vCPU"),
+    ]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn linux(machine: &str, log: &Log) -> Vec<Row> {
+    let exits = report::exits(log, DEMO);
+    let mut rows = Vec::new();
+    if let Some(ticks) = report::ticks(log, DEMO) {
+        let total: u64 = exits.iter().map(|(_, count)| count).sum();
+        rows.push(Row::new("linux_boot_root_share", machine, ticks.root_percent(), "percent"));
+        rows.push(Row::new("linux_boot_guest", machine, ticks.guest as f64, TICKS));
+        rows.push(Row::new("linux_boot_root", machine, ticks.root as f64, TICKS));
+        rows.push(Row::new("linux_boot_exits", machine, total as f64, "exits"));
+    }
+    let by_reason = exits.into_iter().take(LISTED_EXITS);
+    rows.extend(by_reason.map(|(reason, count)| {
+        let name = format!("linux_boot_exits_{}", reason.replace(' ', "_"));
+        Row::new(&name, machine, count as f64, "exits")
+    }));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOCHS: Counted<'_> = Counted { name: "bochs-vmx", counts_instructions: true };
+
+    fn log(text: &str) -> Log {
+        let mut log = Log::default();
+        log.push(text.as_bytes());
+        log
+    }
+
+    #[test]
+    fn a_linux_boot_gives_its_exits_and_its_share() {
+        let log = log("[ 9.0] info hv: vm demo: exits port io 30\n[ 9.0] info hv: vm demo: exits cpuid 70\n\
+            [ 9.0] info hv: vm demo: ticks guest 900 root 100 idle 5 steal 0 charged 1000 throttled 0\n");
+        let rows = rows_of(&BOCHS, "bench-linux", &log);
+        let value = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.value);
+        assert_eq!(value("linux_boot_root_share"), Some(10.0));
+        assert_eq!(value("linux_boot_exits"), Some(100.0));
+        assert_eq!(value("linux_boot_exits_port_io"), Some(30.0));
+        let rows = rows_of(&BOCHS, "bench-linux-without_all", &log);
+        let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).collect();
+        let exits = ["", "_cpuid", "_port_io"].map(|reason| format!("linux_boot_exits{reason}_without_all"));
+        assert_eq!(names, exits);
+    }
+
+    #[test]
+    fn rows_are_named_by_what_they_were_measured_with_and_in_what_the_machine_counts() {
+        let log =
+            log("[bench] bench cpuid 222 ticks (least 222)\n[bench] bench self_ipi 900 ticks (least 900)\n\
+            [bench] bench eoi 450 ticks (least 450)\n");
+        let found = |machine: &Counted<'_>, boot: &str| {
+            let rows = rows_of(machine, boot, &log).into_iter();
+            rows.map(|row| format!("{} {}", row.name, row.unit)).collect::<Vec<_>>()
+        };
+        let main = ["cpuid instructions", "self_ipi instructions", "eoi instructions"];
+        assert_eq!(found(&BOCHS, "bench"), main);
+        assert_eq!(
+            found(&BOCHS, "bench-without_virtual_interrupts"),
+            ["self_ipi instructions", "eoi_without_virtual_interrupts instructions"]
+        );
+        assert_eq!(found(&BOCHS, "bench-default_mitigations")[0], "cpuid_default_mitigations instructions");
+        let kvm = Counted { name: "kvm", counts_instructions: false };
+        assert_eq!(found(&kvm, "bench")[0], "cpuid ticks");
+    }
+}
