@@ -4,6 +4,7 @@
 //! bench NAME VALUE UNIT (a remark)             (on the console of the VM `bench`)
 //! ... vm NAME: exits REASON COUNT              (in the kernel's log)
 //! ... vm NAME: ticks guest G root R idle I steal S charged C throttled T
+//! ... vm NAME: start took N ticks to its own time's begin, M of them for memory
 //! ```
 
 use crate::log::Log;
@@ -111,16 +112,35 @@ pub fn exits(log: &Log, vm: &str) -> Vec<(String, u64)> {
     exits
 }
 
-/// What it took to make a VM of 16 MiB with one vCPU, and to destroy it, in ticks.
+/// What the life of a VM took beside what its guest did, in ticks; what has not been told is left out.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LifeCost {
+    /// Basalt's work for its start.
+    pub create: Option<u64>,
+    /// From the request for its start until its own time began.
+    pub to_begin: Option<u64>,
+    /// Making its memory, a part of both.
+    pub memory: Option<u64>,
+    /// Basalt's work to give everything back.
+    pub destroy: Option<u64>,
+}
+
+/// What the life of the VM named `vm` took.
 #[must_use]
-pub fn lives(log: &Log, vm: &str) -> Vec<(&'static str, u64)> {
-    let find = |text: &str| {
-        let text = format!("vm {vm}: {text}, ");
-        let rest = log.kernel().find_map(|line| Some(line.split_once(&text)?.1))?;
-        rest.split(' ').next()?.parse().ok()
+pub fn life(log: &Log, vm: &str) -> LifeCost {
+    let lines = |text: &str| {
+        let text = format!("vm {vm}: {text}");
+        log.kernel().find_map(|line| Some(line.split_once(&text)?.1.to_owned()))
     };
-    let made = find("started").map(|ticks| ("vm_create_16_mib", ticks));
-    made.into_iter().chain(find("all is given back").map(|ticks| ("vm_destroy_16_mib", ticks))).collect()
+    let first = |text: &str| text.split(' ').next()?.parse().ok();
+    let begin = lines("start took ");
+    let memory = begin.as_deref().and_then(|line| line.split_once(", ")).and_then(|(_, rest)| first(rest));
+    LifeCost {
+        create: lines("started, ").and_then(|line| first(&line)),
+        to_begin: begin.as_deref().and_then(first),
+        memory,
+        destroy: lines("all is given back, ").and_then(|line| first(&line)),
+    }
 }
 
 /// Where the VM's time went, once it has ended.
@@ -168,10 +188,13 @@ mod tests {
     #[test]
     fn the_work_of_a_life_is_read() {
         let mut log = Log::default();
+        assert_eq!(life(&log, "a"), LifeCost::default());
         log.push(b"[ 1.0] INFO  cpu: vm a: started, 5000 ticks of work\n");
-        assert_eq!(lives(&log, "a"), [("vm_create_16_mib", 5000)]);
+        log.push(b"[ 1.0] INFO  report: vm a: start took 7000 ticks to its own time's begin, 4000 of them for memory\n");
         log.push(b"[ 1.0] INFO  cpu: vm a: all is given back, 70 ticks of work\n");
-        assert_eq!(lives(&log, "a")[1], ("vm_destroy_16_mib", 70));
+        let cost =
+            LifeCost { create: Some(5000), to_begin: Some(7000), memory: Some(4000), destroy: Some(70) };
+        assert_eq!(life(&log, "a"), cost);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod devices;
 mod rows;
 mod table;
 
-pub(crate) use boots::boots;
+pub(crate) use boots::{boots, machine_memory};
 pub(crate) use devices::NOTHING;
 
 use std::path::Path;
@@ -88,7 +88,11 @@ fn measure(options: &BenchOptions) -> Result<Found> {
     let kernel = build::kernel()?;
     let mut plays = Vec::new();
     for (machine, boot) in wanted(options) {
-        plays.push(Play::prepare(boot, machine::profile(&machine)?, &kernel)?);
+        let mut profile = machine::profile(&machine)?;
+        if let Some(memory) = machine_memory(&boot.name) {
+            memory.clone_into(&mut profile.memory);
+        }
+        plays.push(Play::prepare(boot, profile, &kernel)?);
     }
     let found = Mutex::new(Found::default());
     play::carry_out_all(

@@ -55,7 +55,10 @@ fn counts(name: &str, kernel: &Path) -> Result<Option<Counts>> {
     let arguments =
         vec!["-d".to_owned(), "exec,nochain,in_asm".to_owned(), "-dfilter".to_owned(), code, "-D".to_owned()];
     let arguments = arguments.into_iter().chain([file.display().to_string()]).collect();
-    let machine = machine::profile(MACHINE)?.altered(None, arguments);
+    let mut machine = machine::profile(MACHINE)?.altered(None, arguments);
+    if let Some(memory) = bench::machine_memory(name) {
+        memory.clone_into(&mut machine.memory);
+    }
     let play = Play::prepare(scenario, machine, kernel)?;
     progress::note(&format!("{} ...", play.title()));
     let played = play.carry_out()?;

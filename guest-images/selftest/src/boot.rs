@@ -97,6 +97,8 @@ pub struct EntryRegisters {
 struct Boot {
     protocol: Protocol,
     registers: EntryRegisters,
+    /// The time-stamp counter then.
+    tsc: u64,
     command_line: [u8; COMMAND_LINE_SIZE],
     command_line_length: usize,
     regions: [Region; REGIONS],
@@ -111,6 +113,7 @@ struct Boot {
 static BOOT: Global<Boot> = Global::new(Boot {
     protocol: Protocol::Linux,
     registers: EntryRegisters { eax: 0, ebx: 0, cr0: 0, cr4: 0, efer: 0, eflags: 0, segments: [0; 6] },
+    tsc: 0,
     command_line: [0; COMMAND_LINE_SIZE],
     command_line_length: 0,
     regions: [Region { start: 0, end: 0, kind: 0 }; REGIONS],
@@ -168,6 +171,11 @@ pub fn multiboot_memory() -> (u32, u32) {
 /// How the image was entered.
 pub fn registers() -> EntryRegisters {
     boot().registers
+}
+
+/// The time-stamp counter at the entry, a few instructions behind the first one.
+pub fn entry_tsc() -> u64 {
+    boot().tsc
 }
 
 /// The protocol that started the image.
@@ -292,9 +300,9 @@ impl Boot {
     }
 }
 
-/// Copies out what the loader's structure says.
-pub fn read(protocol: u32, pointer: u64, registers: EntryRegisters) {
-    BOOT.with(|boot| boot.registers = registers);
+/// Copies out what the loader's structure says, and how the image was entered.
+pub fn read(protocol: u32, pointer: u64, registers: EntryRegisters, tsc: u64) {
+    BOOT.with(|boot| (boot.registers, boot.tsc) = (registers, tsc));
     BOOT.with(|boot| match protocol {
         0 => {
             boot.protocol = Protocol::Linux;

@@ -79,6 +79,12 @@ boot_gdt_pointer:
 entry_registers:
     .fill {entry_registers}, 4, 0
 
+    .section .data.entry_tsc, "aw"
+    .balign 8
+    .global entry_tsc
+entry_tsc:
+    .quad 0
+
     .section .text.start, "ax"
     .code32
     .global start
@@ -99,6 +105,9 @@ start_pvh:
     mov $1, %ebp
 1:  mov %eax, entry_registers    /* in the order of `EntryRegisters` */
     mov %ebx, entry_registers+4
+    rdtsc
+    mov %eax, entry_tsc
+    mov %edx, entry_tsc+4
     mov %cr0, %eax
     mov %eax, entry_registers+8
     mov %cr4, %eax
@@ -136,6 +145,9 @@ start_pvh:
 start_linux:
     cli
     cld
+    rdtsc
+    mov %eax, entry_tsc
+    mov %edx, entry_tsc+4
     xor %ebp, %ebp
     mov $boot_stack_top, %rsp
     lgdt boot_gdt_pointer
@@ -178,12 +190,14 @@ start_long:
 unsafe extern "C" {
     safe fn selftest_main() -> !;
     static entry_registers: EntryRegisters;
+    static entry_tsc: u64;
 }
 
 /// In long mode, on the boot stack. `protocol`: 0 Linux, 1 PVH, 2 Multiboot2, 3 Multiboot; `pointer`: its structure.
 extern "C" fn rust_start(protocol: u32, pointer: u64) -> ! {
-    // SAFETY: written by the entry code before any Rust code ran.
-    boot::read(protocol, pointer, unsafe { entry_registers });
+    // SAFETY: both written by the entry code before any Rust code ran.
+    let (registers, tsc) = unsafe { (entry_registers, entry_tsc) };
+    boot::read(protocol, pointer, registers, tsc);
     runner::bring_up();
     selftest_main()
 }

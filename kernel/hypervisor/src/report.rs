@@ -79,6 +79,9 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
         times.charged.0,
         times.throttled.0
     );
+    if let Some((took, memory)) = vm.birth.told() {
+        log::info!("vm {name}: start took {took} ticks to its own time's begin, {memory} of them for memory");
+    }
     let bus = vm.bus_counters();
     log::info!(
         "vm {name}: injected {} denied MSRs {} unclaimed memory {} unclaimed ports {} in {} out, refused {}",

@@ -112,11 +112,13 @@ type Boot = (fn() -> Scenario, &'static [Variant]);
 
 /// All boots that are made.
 pub(crate) fn boots() -> Vec<Scenario> {
-    let all: [Boot; 6] = [
+    let all: [Boot; 8] = [
         (exits::boot, &[MAIN, DEFAULTS, NO_DELIVERY, BY_SOFTWARE, NO_PARAVIRTUAL]),
         (same_cpu, &[MAIN]),
         (other_cpu, &[MAIN]),
-        (lives, &[MAIN]),
+        (balloon, &[MAIN]),
+        (life_small, &[MAIN]),
+        (life_large, &[MAIN]),
         (linux_boot, &[MAIN, NO_DELIVERY, BY_SOFTWARE, NO_PARAVIRTUAL, PLAIN]),
         (idle, &[MAIN, NO_PARAVIRTUAL]),
     ];
@@ -155,10 +157,37 @@ fn other_cpu() -> Scenario {
     Scenario { cpus: Some(2), ..with_everything(scenario("bench-other-cpu", guest, steps)) }
 }
 
-/// A VM that is made and destroyed.
-fn lives() -> Scenario {
-    let guest = Guest::new("spin").in_vm(BENCH).settings("memory=16M").append("beats=0");
-    scenario("bench-lives", guest, vec![Step::kernel("all VMs have ended").within(120)])
+/// The lives of a VM of that size, begin of the boot's name.
+pub(super) const LIFE: &str = "bench-life-";
+
+/// A VM that is asked for at the prompt, made, and destroyed.
+fn life_small() -> Scenario {
+    life("16_mib", "memory=16M start=no")
+}
+
+fn life_large() -> Scenario {
+    life("1_gib", "memory=1G start=no")
+}
+
+fn life(size: &str, settings: &str) -> Scenario {
+    let guest = Guest::new(BENCH).settings(settings).append("only=start");
+    let steps = vec![
+        Step::kernel("console ready").then_send("\x01:start bench\r\r"),
+        Step::vm(BENCH, "selftest bench done:").within(300),
+        Step::kernel("all VMs have ended").within(120),
+    ];
+    scenario(&format!("{LIFE}{size}"), guest, steps)
+}
+
+/// Memory that was given back, touched again.
+fn balloon() -> Scenario {
+    let steps = vec![Step::vm(BENCH, "selftest bench done:").within(300)];
+    with_everything(scenario("bench-balloon", Guest::new(BENCH).append("only=nested_fault"), steps))
+}
+
+/// The machine's memory for a boot, where the profile's does not do.
+pub(crate) fn machine_memory(boot: &str) -> Option<&'static str> {
+    boot.starts_with("bench-life-1_gib").then_some("2G")
 }
 
 fn linux_boot() -> Scenario {

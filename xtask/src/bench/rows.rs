@@ -5,7 +5,7 @@ use ::tests::linux::DEMO;
 use ::tests::log::Log;
 use ::tests::report;
 
-use super::boots::{IDLE, IDLE_VCPUS, TELLING_SECONDS, Variant, WITHOUT_DELIVERY};
+use super::boots::{IDLE, IDLE_VCPUS, LIFE, TELLING_SECONDS, Variant, WITHOUT_DELIVERY};
 use super::{Counted, Row};
 
 /// How many reasons of a Linux boot's exits are listed, the most frequent first.
@@ -33,14 +33,12 @@ pub(super) fn rows_of(machine: &Counted<'_>, boot: &str, log: &Log) -> Vec<Row> 
     rows
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 fn all_rows_of(machine: &str, boot: &str, log: &Log) -> Vec<Row> {
     let row = |name: &str, value: f64, unit: &str| Row::new(name, machine, value, unit);
+    if let Some(size) = boot.strip_prefix(LIFE) {
+        return life(machine, size, log);
+    }
     match boot {
-        "bench-lives" => {
-            let lives = report::lives(log, BENCH).into_iter();
-            lives.map(|(name, ticks)| row(name, ticks as f64, TICKS)).collect()
-        }
         "bench-idle" => idle(machine, log),
         "bench-linux" => linux(machine, log),
         _ => {
@@ -48,6 +46,22 @@ fn all_rows_of(machine: &str, boot: &str, log: &Log) -> Vec<Row> {
             measured.map(|found| row(&found.name, found.value, &found.unit)).collect()
         }
     }
+}
+
+/// What a VM of that size took. Its own time begins with its start, so its counter at its entry is what was left then.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn life(machine: &str, size: &str, log: &Log) -> Vec<Row> {
+    let cost = report::life(log, BENCH);
+    let entry = exits::measurements(log).into_iter().find(|found| found.name == "first_instruction");
+    let to_first = cost.to_begin.zip(entry).map(|(before, entry)| before as f64 + entry.value);
+    let rows = [
+        ("create", cost.create.map(|ticks| ticks as f64)),
+        ("create_to_first_instruction", to_first),
+        ("create_memory", cost.memory.map(|ticks| ticks as f64)),
+        ("destroy", cost.destroy.map(|ticks| ticks as f64)),
+    ];
+    let found = rows.into_iter().filter_map(|(what, ticks)| Some((what, ticks?)));
+    found.map(|(what, ticks)| Row::new(&format!("vm_{what}_{size}"), machine, ticks, TICKS)).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
@@ -108,6 +122,21 @@ mod tests {
         let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).collect();
         let exits = ["", "_cpuid", "_port_io"].map(|reason| format!("linux_boot_exits{reason}_without_all"));
         assert_eq!(names, exits);
+    }
+
+    #[test]
+    fn a_vms_life_is_counted_to_its_first_instruction() {
+        let log = log("[ 1.0] INFO  cpu: vm bench: started, 5000 ticks of work\n\
+            [bench] bench first_instruction 600 ticks\n\
+            [ 1.0] INFO  report: vm bench: start took 7000 ticks to its own time's begin, 4000 of them for memory\n");
+        let rows = rows_of(&BOCHS, "bench-life-1_gib", &log).into_iter();
+        let found: Vec<_> = rows.map(|row| (row.name, row.value)).collect();
+        let wanted = [
+            ("vm_create_1_gib", 5000.0),
+            ("vm_create_to_first_instruction_1_gib", 7600.0),
+            ("vm_create_memory_1_gib", 4000.0),
+        ];
+        assert_eq!(found, wanted.map(|(name, value)| (name.to_owned(), value)));
     }
 
     #[test]

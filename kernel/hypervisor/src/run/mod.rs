@@ -116,6 +116,7 @@ impl<'m, B: Backend> Node<'m, B> {
                     first += count;
                     if starts {
                         vm.life.ask(Request::Start);
+                        vm.birth.asked(host.tsc());
                         log::info!("vm {name}: starting with {} of memory, {count} vCPUs", Size(memory));
                     }
                 }

@@ -1,6 +1,7 @@
 //! A virtual machine: made once, started and restarted, stopped. Everything in here may be used by any CPU at any time;
 //! what a vCPU alone uses is in its [`slot`].
 
+mod birth;
 pub(crate) mod boot;
 mod error;
 pub(crate) mod life;
@@ -32,6 +33,7 @@ use crate::serial_line::SerialLine;
 use crate::stop::StopReason;
 use crate::virtio_bus::{Exchange, OnBoard, Others, VirtioBus, address};
 use crate::wiring::Wiring;
+pub(crate) use birth::Birth;
 pub(crate) use error::StartError;
 use life::{Life, Request, State, Task};
 use slot::{Place, Slot};
@@ -78,6 +80,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     speaks_until: AtomicU64,
     /// Ticks that its task has taken so far.
     work: AtomicU64,
+    /// What its start took.
+    pub(crate) birth: Birth,
     /// How often it has started anew by itself.
     restarts: AtomicU32,
     /// When it may start anew; a time that has passed where it need not wait.
@@ -145,6 +149,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             stage: Mutex::new(Stage::Begin),
             speaks_until: AtomicU64::new(0),
             work: AtomicU64::new(0),
+            birth: Birth::default(),
             restarts: AtomicU32::new(0),
             waits_until: AtomicU64::new(0),
             chipset: Mutex::new(chipset),
@@ -427,6 +432,9 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// False where nothing comes of it.
     pub(crate) fn ask<H: Host>(&self, request: Request, host: &mut H) -> bool {
         let changes = self.life.ask(request);
+        if changes && request == Request::Start {
+            self.birth.asked(host.tsc());
+        }
         let here = host.cpu();
         for slot in &self.slots {
             let running = if let Place::Running(cpu) = slot.place() { Some(cpu) } else { slot.loaded_on() };

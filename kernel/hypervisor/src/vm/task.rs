@@ -78,7 +78,9 @@ impl<'m, B: Backend> Vm<'m, B> {
                 Stage::Quiet { next } if task == Task::Reset => (self.quiet(next), Progress::More),
                 Stage::Begin | Stage::Quiet { .. } | Stage::Destroy => (self.begin(backend)?, Progress::More),
                 Stage::Memory { space, range, done } => {
+                    let start = host.tsc();
                     let stage = self.grow(backend, space, range, done, &mut place)?;
+                    self.birth.count_memory(host.tsc().wrapping_sub(start));
                     (stage, Progress::More)
                 }
                 Stage::Processors { next } => (self.add_processor(next, backend, host)?, Progress::More),
@@ -161,7 +163,11 @@ impl<'m, B: Backend> Vm<'m, B> {
         let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
         Ok(match self.load(space, done)? {
             Loading::Until(done) => Stage::Load { done },
-            Loading::Done(start) => Stage::PowerUp { next: 0, start, started: host.tsc() },
+            Loading::Done(start) => {
+                let started = host.tsc();
+                self.birth.began(started);
+                Stage::PowerUp { next: 0, start, started }
+            }
         })
     }
 

@@ -13,11 +13,14 @@
 //!   is offered);
 //! - `self_ipi`, `eoi`, `hlt_wake`: see `interrupt.rs`;
 //! - `disk_*`, `packet_64`, `frame_64_kib`: see `disk.rs` and `net.rs`; only where `only=` names one;
+//! - `nested_fault`: see `balloon.rs`; only with `only=nested_fault`;
+//! - `first_instruction`: the counter at the guest's entry, where its time began with its start; only with `only=start`;
 //! - `ipi_self`, `ipi_round_trip_*`, `vcpu_switch`: see `switch.rs`; with `only=switch` nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 // UNSAFETY: the measured instructions stand in assembly loops.
 #![allow(unsafe_code)]
 
+mod balloon;
 mod deadline;
 mod disk;
 mod interrupt;
@@ -83,6 +86,12 @@ fn report_samples(name: &str, each: u64, rounds: u64, mut sample: impl FnMut() -
     });
     COUNTS.with(|counts| counts.0 += 1);
     println!("bench {name} {} ticks (least {})", samples[count / 2] / each, samples[0] / each);
+}
+
+/// Prints a line of the table that was measured once.
+fn tell_once(name: &str, ticks: u64) {
+    COUNTS.with(|counts| counts.0 += 1);
+    println!("bench {name} {ticks} ticks");
 }
 
 /// Says of how many requests the exits of this boot are.
@@ -185,6 +194,8 @@ fn main_program() {
             switch::measure();
         }
         Some("switch") => switch::measure(),
+        Some("nested_fault") => balloon::measure(),
+        Some("start") => tell_once("first_instruction", boot::entry_tsc()),
         Some(_) => {
             disk::measure();
             net::measure();
