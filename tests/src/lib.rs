@@ -12,6 +12,7 @@
 
 pub mod exits;
 pub mod faults;
+pub mod footprint;
 pub mod hostile;
 pub mod hosts;
 pub mod leaks;

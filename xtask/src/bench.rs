@@ -22,7 +22,7 @@ use crate::cli::BenchOptions;
 use crate::failure::{Context, Failure, Result};
 use crate::machine::Profile;
 use crate::play::{self, Play, Played};
-use crate::{build, interrupt, machine, paths, progress};
+use crate::{build, image, interrupt, machine, paths, progress};
 use boots::USUAL;
 
 /// One number; the names stay stable.
@@ -84,17 +84,23 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
 }
 
 /// Makes all boots that are wanted.
+#[expect(clippy::cast_precision_loss, reason = "the size of a file")]
 fn measure(options: &BenchOptions) -> Result<Found> {
     let kernel = build::kernel()?;
+    let image_kib = image::size(&kernel)?.div_ceil(1 << 10);
+    let mut rows = Vec::new();
     let mut plays = Vec::new();
     for (machine, boot) in wanted(options) {
+        if boot.name == boots::BRING_UP {
+            rows.push(Row::new("kernel_image_kib", &machine, image_kib as f64, "KiB"));
+        }
         let mut profile = machine::profile(&machine)?;
         if let Some(memory) = machine_memory(&boot.name) {
             memory.clone_into(&mut profile.memory);
         }
         plays.push(Play::prepare(boot, profile, &kernel)?);
     }
-    let found = Mutex::new(Found::default());
+    let found = Mutex::new(Found { rows, ..Found::default() });
     play::carry_out_all(
         plays,
         |play| progress::note(&format!("{} ...", play.title())),
@@ -119,7 +125,7 @@ fn wanted(options: &BenchOptions) -> Vec<(String, ::tests::scenario::Scenario)> 
     let names: Vec<&str> = known.iter().map(|boot| boot.name.as_str()).collect();
     let is_made = |machine: &str, boot: &str| {
         let usual = USUAL.iter().find(|usual| options.machine.is_empty() && usual.machine == machine);
-        options.is_wanted(boot, &names) && usual.is_none_or(|usual| usual.has(boot))
+        options.is_wanted(boot, &names) && usual.is_none_or(|usual| (usual.has)(boot))
     };
     let on = |machine: &'_ str| {
         let boots = boots().into_iter().filter(|boot| is_made(machine, &boot.name));
@@ -137,8 +143,15 @@ impl Found {
                 let rows = rows::rows_of(&Counted::from(&play.machine), boot, &played.log);
                 let empty = rows.is_empty() && !boot.ends_with(NOTHING);
                 self.rows.extend(rows);
-                let reason = played.tests.iter().find_map(|(_, reason)| reason.clone());
-                empty.then(|| format!("{} (log: {})", reason.unwrap_or_default(), played.log_path))
+                match played.tests.iter().find_map(|(_, reason)| reason.clone()) {
+                    None if empty && boots::TOLD_BY_KERNEL.contains(&boot) => {
+                        progress::note(&format!("{}: this kernel does not tell its figures", play.title()));
+                        None
+                    }
+                    reason => {
+                        empty.then(|| format!("{} (log: {})", reason.unwrap_or_default(), played.log_path))
+                    }
+                }
             }
             Err(failure) => Some(failure.what),
         };

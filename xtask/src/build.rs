@@ -1,6 +1,7 @@
 //! Builds the kernel and the selftest guests for the bare machine.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use ::tests::scenario::Kernel;
 
@@ -34,13 +35,20 @@ pub(crate) fn kernel_for(kernel: Kernel) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Builds the selftest guests.
+/// Builds the selftest guests, once: a boot may have many of them.
 pub(crate) fn selftests() -> Result<()> {
+    static BUILT: Mutex<bool> = Mutex::new(false);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if *built {
+        return Ok(());
+    }
     let toolchain = Toolchain::find()?;
     progress::step("building the selftest guests", || {
         process::run(toolchain.cargo_build().args(["--package", "selftest", "--bins"]))
             .map_err(compile_errors)
-    })
+    })?;
+    *built = true;
+    Ok(())
 }
 
 /// The binary of a selftest guest, once [`selftests`] has built it.

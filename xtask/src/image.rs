@@ -175,6 +175,12 @@ pub(crate) fn small_path(kernel: &Path) -> PathBuf {
     paths::target().join("images").join(kernel.file_name().unwrap_or_default())
 }
 
+/// The bytes of a kernel as it is booted: headers and what is loaded of each segment, without symbols, line tables, and the zeros at a
+/// segment's end, which no file has to have.
+pub(crate) fn size(kernel: &Path) -> Result<u64> {
+    Ok(paths::read_bytes(&small_kernel(kernel)?)?.len() as u64)
+}
+
 /// Without its symbols and line tables the kernel loads faster; we keep those beside it.
 fn small_kernel(kernel: &Path) -> Result<PathBuf> {
     let small =

@@ -1,17 +1,21 @@
 //! The rows that a boot's log gives.
 
 use ::tests::exits::{self, BENCH};
+use ::tests::footprint;
 use ::tests::linux::DEMO;
 use ::tests::log::Log;
 use ::tests::report;
 
-use super::boots::{IDLE, IDLE_VCPUS, LIFE, TELLING_SECONDS, Variant, WITHOUT_DELIVERY};
+use super::boots::{
+    BRING_UP, IDLE, IDLE_VCPUS, LIFE, MANY, SIZES, SIZES_BOOT, TELLING_SECONDS, Variant, WITHOUT_DELIVERY,
+};
 use super::{Counted, Row};
 
 /// How many reasons of a Linux boot's exits are listed, the most frequent first.
 const LISTED_EXITS: usize = 12;
 /// What the guests and Basalt call the time-stamp counter's units, and what they are where that counts instructions.
 const TICKS: &str = "ticks";
+const KIB: &str = "KiB";
 const INSTRUCTIONS: &str = "instructions";
 /// An interrupt to itself without the CPU's delivery: the name has no end, as it says so itself.
 const SELF_IPI: &str = "self_ipi";
@@ -33,12 +37,20 @@ pub(super) fn rows_of(machine: &Counted<'_>, boot: &str, log: &Log) -> Vec<Row> 
     rows
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a small count")]
 fn all_rows_of(machine: &str, boot: &str, log: &Log) -> Vec<Row> {
     let row = |name: &str, value: f64, unit: &str| Row::new(name, machine, value, unit);
     if let Some(size) = boot.strip_prefix(LIFE) {
         return life(machine, size, log);
     }
     match boot {
+        BRING_UP => bring_up(machine, log),
+        SIZES_BOOT => sizes(machine, log),
+        MANY => {
+            let count = footprint::started_vms(log);
+            let row = |count: usize| row("vms_of_32_mib_in_4_gib", count as f64, "VMs");
+            (count > 0).then(|| row(count)).into_iter().collect()
+        }
         "bench-idle" => idle(machine, log),
         "bench-linux" => linux(machine, log),
         _ => {
@@ -62,6 +74,42 @@ fn life(machine: &str, size: &str, log: &Log) -> Vec<Row> {
     ];
     let found = rows.into_iter().filter_map(|(what, ticks)| Some((what, ticks?)));
     found.map(|(what, ticks)| Row::new(&format!("vm_{what}_{size}"), machine, ticks, TICKS)).collect()
+}
+
+/// What came before the first guest, and the kernel's own memory then.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn bring_up(machine: &str, log: &Log) -> Vec<Row> {
+    let mut rows = Vec::new();
+    if let Some(sum) = footprint::bring_up(log) {
+        rows.push(Row::new("bring_up", machine, sum.total as f64, TICKS));
+        let parts = sum.parts.iter();
+        rows.extend(
+            parts.map(|(name, ticks)| Row::new(&part("bring_up", name), machine, *ticks as f64, TICKS)),
+        );
+    }
+    if let Some(sum) = footprint::kernel_memory(log) {
+        rows.push(Row::new("kernel_memory_kib", machine, sum.total as f64, KIB));
+        let parts = sum.parts.iter();
+        rows.extend(
+            parts.map(|(name, kib)| Row::new(&part("kernel_memory_kib", name), machine, *kib as f64, KIB)),
+        );
+    }
+    rows
+}
+
+fn part(whole: &str, name: &str) -> String {
+    format!("{whole}_{}", name.replace([' ', '-'], "_"))
+}
+
+/// What VMs cost beside their guests' memory.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn sizes(machine: &str, log: &Log) -> Vec<Row> {
+    let rows = SIZES.iter().filter_map(|size| {
+        let (own, tables) = footprint::vm_memory(log, size.vm)?;
+        let row = |name: &str, kib: u64| Row::new(name, machine, kib as f64, KIB);
+        Some([size.own.map(|name| row(name, own)), size.tables.map(|name| row(name, tables))])
+    });
+    rows.flatten().flatten().collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
@@ -137,6 +185,34 @@ mod tests {
             ("vm_create_memory_1_gib", 4000.0),
         ];
         assert_eq!(found, wanted.map(|(name, value)| (name.to_owned(), value)));
+    }
+
+    #[test]
+    fn memory_and_bring_up_are_told_by_the_kernel() {
+        let log = log(
+            "[ 0.2] INFO  run: bring-up: 900 ticks to the first guest instruction, of which scrubbing 500\n\
+            [ 0.2] INFO  basalt: memory: the kernel has 4100 KiB: image 800, frame table 2048\n\
+            [ 0.3] INFO  work: vm one: 96 KiB of its own, 16 KiB nested tables\n\
+            [ 0.3] INFO  work: vm tables: 90 KiB of its own, 12 KiB nested tables\n\
+            [ 0.3] INFO  work: vm one: started, 9 ticks of work\n",
+        );
+        let found = |boot: &str| {
+            let rows = rows_of(&BOCHS, boot, &log).into_iter();
+            rows.map(|row| format!("{} {} {}", row.name, row.value, row.unit)).collect::<Vec<_>>()
+        };
+        let bring_up = [
+            "bring_up 900 instructions",
+            "bring_up_scrubbing 500 instructions",
+            "kernel_memory_kib 4100 KiB",
+            "kernel_memory_kib_image 800 KiB",
+            "kernel_memory_kib_frame_table 2048 KiB",
+        ];
+        assert_eq!(found("bench-bring-up"), bring_up);
+        assert_eq!(
+            found("bench-sizes"),
+            ["vm_overhead_1_vcpu_128_mib 96 KiB", "vm_nested_tables_1_gib 12 KiB"]
+        );
+        assert_eq!(found("bench-many"), ["vms_of_32_mib_in_4_gib 1 VMs"]);
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub(super) struct Settings {
 /// The debugger stops at each triple fault of a guest, which is no trouble of the machine's: so often it goes on.
 const STOPS: usize = 1000;
 
+/// The memory that Bochs takes from the host at most, in MiB: what a machine uses beyond, it keeps in a file.
+const MOST_HOST_MIB: u32 = 2048;
+
 impl Settings {
     pub(super) fn set_cpu(&mut self, model: &str) {
         model.clone_into(&mut self.cpu);
@@ -47,13 +50,14 @@ impl Settings {
     fn file(&self, hardware: &Hardware<'_>) -> String {
         let Hardware { image, cpus, memory_mib, serial_port, control_port: _, folder } = hardware;
         let Self { cpu, instructions_per_second: ips } = self;
+        let host_mib = (*memory_mib).min(MOST_HOST_MIB);
         let image = image.display();
         let log = folder.join("bochs.log");
         let log = log.display();
         format!(
             "config_interface: textconfig\n\
              display_library: x\n\
-             megs: {memory_mib}\n\
+             memory: guest={memory_mib}, host={host_mib}\n\
              romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
              vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
              cpu: model={cpu}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
