@@ -38,6 +38,19 @@ pub struct Ticks {
 }
 
 impl Ticks {
+    /// What is left without what another boot, which is the beginning of this one, needed.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        Self {
+            guest: self.guest.saturating_sub(other.guest),
+            root: self.root.saturating_sub(other.root),
+            idle: self.idle.saturating_sub(other.idle),
+            steal: self.steal.saturating_sub(other.steal),
+            charged: self.charged.saturating_sub(other.charged),
+            throttled: self.throttled.saturating_sub(other.throttled),
+        }
+    }
+
     /// The share of ticks spent in Basalt outside idle, in percent.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a percentage for a table")]

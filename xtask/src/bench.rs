@@ -7,13 +7,16 @@
 mod boots;
 mod compare;
 mod devices;
+mod load;
+mod page;
+mod reference;
 mod rows;
 mod table;
 
 pub(crate) use boots::{boots, machine_memory};
 pub(crate) use devices::NOTHING;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
@@ -52,11 +55,19 @@ impl<'a> From<&'a Profile> for Counted<'a> {
     }
 }
 
+impl Counted<'_> {
+    /// What the counter's ticks are.
+    fn unit(counts_instructions: bool) -> &'static str {
+        if counts_instructions { rows::INSTRUCTIONS } else { rows::TICKS }
+    }
+}
+
 /// What the boots have given so far.
 #[derive(Default)]
 struct Found {
     rows: Vec<Row>,
     exits: devices::Exits,
+    loads: load::Loads,
     failures: Vec<String>,
 }
 
@@ -65,8 +76,15 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     interrupt::watch()?;
     // Before the work, as it may not be there.
     let before = options.compare.as_deref().map(compare::read).transpose()?;
-    let Found { rows, failures, .. } = measure(options)?;
-    print!("{}", table::table(&rows));
+    let references = reference::all()?;
+    let Found { rows, failures, .. } = match options.from.as_slice() {
+        [] => measure(options)?,
+        files => read_all(files)?,
+    };
+    print!("{}", table::table(&rows, &references));
+    if options.write_docs {
+        page::write(&references, &rows)?;
+    }
     if let Some(file) = &options.json {
         write_json(file, &rows)?;
     }
@@ -81,6 +99,19 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         [] => Ok(()),
         failures => Err(Failure::new(format!("no numbers from {}", failures.join("; ")))),
     }
+}
+
+/// The rows that earlier runs have written. What stands in several files counts as in the last one.
+fn read_all(files: &[PathBuf]) -> Result<Found> {
+    let mut rows: Vec<Row> = Vec::new();
+    for row in files.iter().map(|file| compare::read(file)).collect::<Result<Vec<_>>>()?.into_iter().flatten()
+    {
+        match rows.iter_mut().find(|old| old.name == row.name && old.machine == row.machine) {
+            Some(old) => *old = row,
+            None => rows.push(row),
+        }
+    }
+    Ok(Found { rows, ..Found::default() })
 }
 
 /// Makes all boots that are wanted.
@@ -103,6 +134,7 @@ fn measure(options: &BenchOptions) -> Result<Found> {
     let found = Mutex::new(Found { rows, ..Found::default() });
     play::carry_out_all(
         plays,
+        options.at_once,
         |play| progress::note(&format!("{} ...", play.title())),
         |play, played| {
             if let Ok(mut found) = found.lock() {
@@ -112,6 +144,9 @@ fn measure(options: &BenchOptions) -> Result<Found> {
     );
     let mut found = found.into_inner().map_err(|_| play::poisoned())?;
     devices::per_request(&mut found.rows, &found.exits);
+    let unit =
+        |machine: &str| Counted::unit(machine::profile(machine).is_ok_and(|it| it.counts_instructions()));
+    found.rows.extend(load::rows(&found.loads, unit));
     Ok(found)
 }
 
@@ -140,14 +175,16 @@ impl Found {
         let problem = match played {
             Ok(played) => {
                 devices::note(&mut self.exits, &play.machine.name, boot, &played.log);
+                load::note(&mut self.loads, &play.machine.name, boot, &played.log);
                 let rows = rows::rows_of(&Counted::from(&play.machine), boot, &played.log);
-                let empty = rows.is_empty() && !boot.ends_with(NOTHING);
+                let empty = rows.is_empty() && !boot.ends_with(NOTHING) && !load::is_one(boot);
                 self.rows.extend(rows);
                 match played.tests.iter().find_map(|(_, reason)| reason.clone()) {
                     None if empty && boots::TOLD_BY_KERNEL.contains(&boot) => {
                         progress::note(&format!("{}: this kernel does not tell its figures", play.title()));
                         None
                     }
+                    Some(reason) if load::is_one(boot) => Some(reason),
                     reason => {
                         empty.then(|| format!("{} (log: {})", reason.unwrap_or_default(), played.log_path))
                     }

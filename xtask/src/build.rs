@@ -51,6 +51,21 @@ pub(crate) fn selftests() -> Result<()> {
     Ok(())
 }
 
+/// Builds a program of this workspace for Linux guests, with all that it needs in it. Gives its path.
+pub(crate) fn linux_program(package: &str) -> Result<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let folder = paths::target().join("linux");
+    let mut command = toolchain::cargo();
+    command
+        .args(["build", "--quiet", "--release", "--target", TARGET, "--package", package])
+        .env("CARGO_TARGET_DIR", &folder)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
+    progress::step(&format!("building {package} for Linux guests"), || {
+        process::run(&mut command).map_err(compile_errors)
+    })?;
+    Ok(folder.join(TARGET).join("release").join(package))
+}
+
 /// The binary of a selftest guest, once [`selftests`] has built it.
 pub(crate) fn selftest_binary(name: &str) -> PathBuf {
     Toolchain::binaries().join(name)

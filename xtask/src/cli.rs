@@ -71,7 +71,9 @@ Examples:
   cargo xtask bench
   cargo xtask bench --machine bochs-vmx --json bench.json
   cargo xtask bench --machine bochs-vmx --only bench-device --compare bench.json
-  cargo xtask bench --machine bochs-svm --only bench";
+  cargo xtask bench --machine bochs-svm --only bench
+  cargo xtask bench --write-docs
+  cargo xtask bench --from vmx.json --from svm.json --write-docs";
 
 const PROFILE_EXAMPLES: &str = "\
 All instructions are counted, on qemu-svm-counted; those of a boot without requests are taken away where the bench makes one.
@@ -176,6 +178,15 @@ pub(crate) struct BenchOptions {
     /// Write the results to this file, too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Take the figures from what earlier runs have written instead of measuring (repeat for several files)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["machine", "only"])]
+    pub(crate) from: Vec<PathBuf>,
+    /// Write the main table of docs/performance.md
+    #[arg(long)]
+    pub(crate) write_docs: bool,
+    /// Emulators that run at once
+    #[arg(long, value_name = "NUMBER", default_value_t = crate::play::AT_ONCE)]
+    pub(crate) at_once: usize,
     /// Show the figures beside those of an earlier run, and end with status 1 where one is dearer
     #[arg(long, value_name = "FILE")]
     pub(crate) compare: Option<PathBuf>,
@@ -230,6 +241,7 @@ mod tests {
             "x test linux-boot --machine bochs-svm",
             "x bench --json out.json",
             "x bench --compare out.json --tolerance 1.5",
+            "x bench --from out.json --from more.json --write-docs --at-once 1",
             "x profile bench-device-switch_64 --per 8192",
             "x fuzz all --seconds 60",
             "x fuzz virtio-blk --input file",

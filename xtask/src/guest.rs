@@ -22,6 +22,7 @@
 //! jobs = "jobs"                   # a folder of scripts: /jobs (may be left out)
 //! programs = [{ debian = "stress-ng", file = "usr/bin/stress-ng" }]   # programs of Debian packages, with the
 //!                                 # libraries that they need: /bin (may be left out)
+//! own = ["workload"]              # programs of this workspace, which need no libraries then: /bin (may be left out)
 //! drivers = ["virtio_blk"]        # modules of the kernel's package, with those that they need: /lib/drivers (may be left out)
 //!
 //! [[module]]                      # more modules of the VM (may be left out)

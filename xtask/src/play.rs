@@ -17,7 +17,7 @@ use crate::{interrupt, paths, run};
 
 /// How many emulators run at once: an emulator has one busy thread, and the smallest machine that we care
 /// for has two CPUs.
-const AT_ONCE: usize = 2;
+pub(crate) const AT_ONCE: usize = 2;
 /// How often the conditions are looked at while the machine is silent.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -150,15 +150,16 @@ impl Play {
     }
 }
 
-/// Carries out all plays, two at a time, and calls `done` with each result as it comes.
+/// Carries out all plays, so many at a time, and calls `done` with each result as it comes.
 pub(crate) fn carry_out_all(
     plays: Vec<Play>,
+    at_once: usize,
     started: impl Fn(&Play) + Sync,
     done: impl Fn(&Play, Result<Played>) + Sync,
 ) {
     let queue = Mutex::new(plays.into_iter());
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once.max(1) {
             scope.spawn(|| {
                 while !interrupt::requested() {
                     let next = queue.lock().map(|mut queue| queue.next());

@@ -147,6 +147,7 @@ fn emulate(scenarios: Vec<Scenario>, machine: Option<&str>, tally: &Mutex<Tally>
     plays.sort_by_key(|play| std::cmp::Reverse(play.machine.patience));
     play::carry_out_all(
         plays,
+        play::AT_ONCE,
         |play| progress::note(&format!("{} ...", play.title())),
         |play, played| match played {
             Ok(played) => report(&play.title(), &played, tally),

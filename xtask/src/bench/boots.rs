@@ -4,7 +4,7 @@ use ::tests::exits::{self, BENCH, WITH_EVERYTHING, WITHOUT_MITIGATIONS};
 use ::tests::linux::{self, DEMO};
 use ::tests::scenario::{Guest, Scenario, Step, Tier};
 
-use super::devices;
+use super::{devices, load};
 
 /// A machine, and the boots that are made on it where none is asked for.
 pub(super) struct Usual {
@@ -38,8 +38,10 @@ pub(super) struct Variant {
 
 /// What everything is measured with, as that with which it is compared was.
 const MAIN: Variant = Variant { end: "", options: &[WITHOUT_MITIGATIONS], settings: "", keeps: |_| true };
+/// The end of [`DEFAULTS`].
+pub(super) const DEFAULTS_END: &str = "default_mitigations";
 /// As a user boots.
-const DEFAULTS: Variant = Variant { end: "default_mitigations", options: &[], settings: "", keeps: |_| true };
+const DEFAULTS: Variant = Variant { end: DEFAULTS_END, options: &[], settings: "", keeps: |_| true };
 /// The end of [`NO_DELIVERY`].
 pub(super) const WITHOUT_DELIVERY: &str = "without_virtual_interrupts";
 /// What interrupts cost with less, by the CPU or by the paravirtual interface.
@@ -123,7 +125,8 @@ pub(crate) fn boots() -> Vec<Scenario> {
         (idle, &[MAIN, NO_PARAVIRTUAL]),
     ];
     let boots = all.into_iter().flat_map(|(make, variants)| variants.iter().map(move |one| one.of(make())));
-    boots.chain(devices::scenarios().into_iter().map(|scenario| MAIN.of(scenario))).collect()
+    let pairs = load::scenarios().into_iter().chain(devices::scenarios());
+    boots.chain(pairs.map(|scenario| MAIN.of(scenario))).collect()
 }
 
 /// An idle stock Linux with two vCPUs, for some telling of the times.

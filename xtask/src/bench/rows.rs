@@ -14,9 +14,9 @@ use super::{Counted, Row};
 /// How many reasons of a Linux boot's exits are listed, the most frequent first.
 const LISTED_EXITS: usize = 12;
 /// What the guests and Basalt call the time-stamp counter's units, and what they are where that counts instructions.
-const TICKS: &str = "ticks";
+pub(super) const TICKS: &str = "ticks";
 const KIB: &str = "KiB";
-const INSTRUCTIONS: &str = "instructions";
+pub(super) const INSTRUCTIONS: &str = "instructions";
 /// An interrupt to itself without the CPU's delivery: the name has no end, as it says so itself.
 const SELF_IPI: &str = "self_ipi";
 
@@ -30,8 +30,8 @@ pub(super) fn rows_of(machine: &Counted<'_>, boot: &str, log: &Log) -> Vec<Row> 
         if !says_so {
             row.name += &format!("_{}", variant.end);
         }
-        if machine.counts_instructions && row.unit == TICKS {
-            INSTRUCTIONS.clone_into(&mut row.unit);
+        if row.unit == TICKS {
+            Counted::unit(machine.counts_instructions).clone_into(&mut row.unit);
         }
     }
     rows

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::Row;
+use super::reference::{Reference, is_missed, misses};
 
-/// Rows by name in the order of their first appearance, a column for each machine.
-pub(super) fn table(rows: &[Row]) -> String {
+/// Behind a value that misses what is required.
+const MISSED: char = '*';
+
+/// Rows by name in the order of their first appearance, a column for each machine; below it, those that miss what is required.
+pub(super) fn table(rows: &[Row], references: &[Reference]) -> String {
     let mut machines: Vec<&str> = Vec::new();
     let mut names: Vec<(&str, &str)> = Vec::new();
     let mut values = BTreeMap::new();
@@ -16,7 +20,8 @@ pub(super) fn table(rows: &[Row]) -> String {
         if !names.contains(&(&row.name, &row.unit)) {
             names.push((&row.name, &row.unit));
         }
-        values.insert((row.name.as_str(), row.machine.as_str()), row.value);
+        let mark = if is_missed(references, row) { MISSED } else { ' ' };
+        values.insert((row.name.as_str(), row.machine.as_str()), format!("{}{mark}", shown(row.value)));
     }
     machines.sort_unstable_by(|one, other| other.cmp(one));
     names.sort_by_key(|(name, _)| name.starts_with("linux"));
@@ -26,10 +31,13 @@ pub(super) fn table(rows: &[Row]) -> String {
     for (name, unit) in names {
         text.push_str(&format!("{name:<40}"));
         for machine in &machines {
-            let value = values.get(&(name, *machine)).map_or_else(|| "-".to_owned(), |value| shown(*value));
+            let value = values.get(&(name, *machine)).map_or("- ", String::as_str);
             text.push_str(&format!("{value:>18}"));
         }
-        text.push_str(&format!("  {unit}\n"));
+        text.push_str(&format!(" {unit}\n"));
+    }
+    for line in misses(references, rows) {
+        text.push_str(&format!("{MISSED} {line}\n"));
     }
     text
 }
@@ -41,21 +49,23 @@ pub(super) fn shown(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::row;
+    use super::super::{reference, tests::row};
     use super::*;
 
     #[test]
     fn the_table_has_a_column_for_each_machine() {
         let rows = [
             row("cpuid", "bochs-vmx", 371.0),
-            row("msr_read", "bochs-vmx", 402.5),
+            row("msr_read", "bochs-vmx", 202.5),
             row("cpuid", "bochs-svm", 290.0),
         ];
-        let table = table(&rows);
+        let table = table(&rows, &reference::all().expect("readable"));
         let lines: Vec<_> =
             table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>()).collect();
         assert_eq!(lines[0], ["bochs-vmx", "bochs-svm"]);
-        assert_eq!(lines[1], ["cpuid", "371", "290", "instructions"]);
-        assert_eq!(lines[2], ["msr_read", "402.5", "-", "instructions"]);
+        assert_eq!(lines[1], ["cpuid", "371*", "290*", "instructions"]);
+        assert_eq!(lines[2], ["msr_read", "202.5", "-", "instructions"]);
+        assert_eq!(lines[3][..3], ["*", "cpuid", "on"]);
+        assert_eq!(lines.len(), 5);
     }
 }

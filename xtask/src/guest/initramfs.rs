@@ -11,7 +11,7 @@ use super::debian;
 use super::drivers;
 use super::programs::{self, Program};
 use crate::failure::{Context, Result};
-use crate::{paths, process};
+use crate::{build, paths, process};
 
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 const BUSYBOX: &str = "bin/busybox";
@@ -25,6 +25,8 @@ pub(crate) struct Contents {
     jobs: Option<PathBuf>,
     #[serde(default)]
     programs: Vec<Program>,
+    #[serde(default)]
+    own: Vec<String>,
     #[serde(default)]
     drivers: Vec<String>,
 }
@@ -45,6 +47,9 @@ pub(super) fn build(
         add_jobs(&mut archive, &folder.join(jobs))?;
     }
     programs::add(&mut archive, &contents.programs)?;
+    for program in &contents.own {
+        archive.program(&format!("bin/{program}"), &paths::read_bytes(&build::linux_program(program)?)?);
+    }
     drivers::add(&mut archive, kernel, &contents.drivers)?;
     let archive = archive.finish();
     let path = paths::target().join("guests").join(guest).join("initrd");

@@ -48,6 +48,7 @@ pub(super) fn run(names: &[String]) -> Result<bool> {
     let rows = Mutex::new(rows);
     play::carry_out_all(
         plays,
+        play::AT_ONCE,
         |_| {},
         |play, played| {
             let machine = play.machine.name.clone();
