@@ -5,7 +5,7 @@
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
 //! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
 //! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`], [`time::scenarios`], [`virtio::scenarios`],
-//! [`vswitch::scenarios`] and [`hostile::scenarios`];
+//! [`vswitch::scenarios`], [`hostile::scenarios`] and [`exits::scenarios`];
 //! most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
@@ -48,6 +48,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(virtio::scenarios());
     scenarios.extend(vswitch::scenarios());
     scenarios.extend(hostile::scenarios());
+    scenarios.extend(exits::scenarios());
     scenarios
 }
 

@@ -19,6 +19,7 @@ pub(crate) use devices::NOTHING;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use ::tests::exits;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::BenchOptions;
@@ -82,6 +83,9 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         files => read_all(files)?,
     };
     print!("{}", table::table(&rows, &references));
+    if options.write_counts && failures.is_empty() {
+        write_json(&paths::root().join(exits::COUNTS_FILE), &rows)?;
+    }
     if options.write_docs {
         page::write(&references, &rows)?;
     }
@@ -152,6 +156,9 @@ fn measure(options: &BenchOptions) -> Result<Found> {
 
 /// Machines and boots: the usual ones, or all boots on the machines that are asked for.
 fn wanted(options: &BenchOptions) -> Vec<(String, ::tests::scenario::Scenario)> {
+    if options.write_counts {
+        return exits::MACHINES.map(|machine| (machine.to_owned(), boots::exit_costs())).into();
+    }
     let machines: Vec<&str> = match options.machine.as_slice() {
         [] => USUAL.iter().map(|usual| usual.machine).collect(),
         names => names.iter().map(String::as_str).collect(),

@@ -73,6 +73,7 @@ Examples:
   cargo xtask bench --machine bochs-vmx --only bench-device --compare bench.json
   cargo xtask bench --machine bochs-svm --only bench
   cargo xtask bench --write-docs
+  cargo xtask bench --write-counts
   cargo xtask bench --from vmx.json --from svm.json --write-docs";
 
 const PROFILE_EXAMPLES: &str = "\
@@ -184,6 +185,9 @@ pub(crate) struct BenchOptions {
     /// Write the main table of docs/performance.md
     #[arg(long)]
     pub(crate) write_docs: bool,
+    /// Measure what `cargo xtask test exit-costs` compares with, and write tests/bench/exits.json
+    #[arg(long, conflicts_with_all = ["machine", "only", "from", "write_docs"])]
+    pub(crate) write_counts: bool,
     /// Emulators that run at once
     #[arg(long, value_name = "NUMBER", default_value_t = crate::play::AT_ONCE)]
     pub(crate) at_once: usize,
@@ -241,6 +245,7 @@ mod tests {
             "x test linux-boot --machine bochs-svm",
             "x bench --json out.json",
             "x bench --compare out.json --tolerance 1.5",
+            "x bench --write-counts",
             "x bench --from out.json --from more.json --write-docs --at-once 1",
             "x profile bench-device-switch_64 --per 8192",
             "x fuzz all --seconds 60",

@@ -108,7 +108,8 @@ impl Play {
         tests.push(("steps".to_owned(), stopped));
         let log_path = console.log_path();
         let table = ::tests::shares::table(&self.scenario.name, &console.log)
-            .or_else(|| ::tests::hostile::table(&self.scenario.name, &console.log));
+            .or_else(|| ::tests::hostile::table(&self.scenario.name, &console.log))
+            .or_else(|| ::tests::exits::notes(&self.scenario.name, &console.log));
         Ok(Played { log: std::mem::take(&mut console.log), tests, table, time: start.elapsed(), log_path })
     }
 

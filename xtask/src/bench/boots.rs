@@ -129,6 +129,11 @@ pub(crate) fn boots() -> Vec<Scenario> {
     boots.chain(pairs.map(|scenario| MAIN.of(scenario))).collect()
 }
 
+/// What the rest is compared with: the guest that measures all exits.
+pub(super) fn exit_costs() -> Scenario {
+    MAIN.of(exits::boot())
+}
+
 /// An idle stock Linux with two vCPUs, for some telling of the times.
 fn idle() -> Scenario {
     const TELLINGS: usize = 8;
