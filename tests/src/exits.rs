@@ -127,6 +127,12 @@ fn news(counts: &[Count], measured: &[Measurement]) -> Vec<String> {
     measured.iter().filter_map(news).collect()
 }
 
+/// Whether the kernel knows the word for mitigations. One that does not has none, so its figures are those without.
+#[must_use]
+pub fn knows_mitigations(log: &Log) -> bool {
+    !log.kernel().any(|line| line.contains("unknown kernel option \"mitigations="))
+}
+
 /// What the guest has measured, under the names of the bench: where the CPU delivers virtual interrupts, one to itself never leaves the guest,
 /// and has a name of its own.
 #[must_use]
@@ -143,6 +149,15 @@ pub fn measurements(log: &Log) -> Vec<Measurement> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_without_mitigations_says_so() {
+        let mut log = Log::default();
+        log.push(b"[ 0.0] INFO  basalt: loaded with options \"mitigations=off\"\n[bench] unknown kernel option \"mitigations=off\"\n");
+        assert!(knows_mitigations(&log));
+        log.push(b"[ 0.0] WARN  basalt: unknown kernel option \"mitigations=off\": it is ignored\n");
+        assert!(!knows_mitigations(&log));
+    }
 
     fn measured(rows: &[(&str, f64)]) -> Vec<Measurement> {
         let row = |(name, value): &(&str, f64)| Measurement {

@@ -69,6 +69,8 @@ struct Found {
     rows: Vec<Row>,
     exits: devices::Exits,
     loads: load::Loads,
+    /// The kernel knows nothing of mitigations, so that with its defaults it costs what it costs without.
+    lacks_mitigations: bool,
     failures: Vec<String>,
 }
 
@@ -147,6 +149,10 @@ fn measure(options: &BenchOptions) -> Result<Found> {
         },
     );
     let mut found = found.into_inner().map_err(|_| play::poisoned())?;
+    if found.lacks_mitigations {
+        progress::note("this kernel has no mitigations: rows of its defaults are left out");
+        found.rows.retain(|row| !reference::is_of_defaults(&row.name));
+    }
     devices::per_request(&mut found.rows, &found.exits);
     let unit =
         |machine: &str| Counted::unit(machine::profile(machine).is_ok_and(|it| it.counts_instructions()));
@@ -181,6 +187,7 @@ impl Found {
         let boot = play.scenario.name.as_str();
         let problem = match played {
             Ok(played) => {
+                self.lacks_mitigations |= !exits::knows_mitigations(&played.log);
                 devices::note(&mut self.exits, &play.machine.name, boot, &played.log);
                 load::note(&mut self.loads, &play.machine.name, boot, &played.log);
                 let rows = rows::rows_of(&Counted::from(&play.machine), boot, &played.log);

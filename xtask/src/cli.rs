@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Run the tests: on the host, in test guests, and with stock Linux
     #[command(after_help = TEST_EXAMPLES)]
     Test(TestOptions),
-    /// Measure the cost of exits, and of a Linux boot
+    /// Measure what exits, requests, VMs, bring-up and Linux cost, in instructions
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchOptions),
     /// Tell where in the kernel the instructions of a measurement go
@@ -67,6 +67,8 @@ Examples:
   cargo xtask test --matrix";
 
 const BENCH_EXAMPLES: &str = "\
+Rows that miss what is required of them have a `*`. docs/performance.md says what they are.
+
 Examples:
   cargo xtask bench
   cargo xtask bench --machine bochs-vmx --json bench.json

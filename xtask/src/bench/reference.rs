@@ -92,6 +92,11 @@ pub(super) fn with_defaults(name: &str) -> String {
     format!("{name}_{DEFAULTS_END}")
 }
 
+/// Whether a row is one of those.
+pub(super) fn is_of_defaults(name: &str) -> bool {
+    name.ends_with(DEFAULTS_END)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::row;
