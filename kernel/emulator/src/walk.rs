@@ -173,6 +173,24 @@ pub enum WalkError {
     Contended,
 }
 
+/// Levels of tables that a [`Path`] goes through at most.
+pub const MAX_LEVELS: usize = 4;
+
+/// The entries that a translation has gone by, from the root on, with their addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Path {
+    entries: [(Gpa, u64); MAX_LEVELS],
+    length: usize,
+}
+
+impl Path {
+    /// The entries.
+    #[inline(always)]
+    pub fn entries(&self) -> &[(Gpa, u64)] {
+        self.entries.get(..self.length).unwrap_or(&self.entries)
+    }
+}
+
 /// Why one attempt ended.
 enum Attempt {
     Failed(WalkError),
@@ -262,6 +280,37 @@ impl PagingMode {
         let gpa = Gpa(last & ADDRESS_BITS & !(page_size - 1) | linear & (page_size - 1));
         let Rights { writable, user, executable } = rights;
         Some(Translation { gpa, page_size, writable, user, executable })
+    }
+
+    /// The entries by which four-level paging translates `linear` for an access of `kind`, and where that leads, if nothing is to be set in them: as
+    /// long as all of them are the same, so is the translation.
+    pub fn path<M: PhysicalMemory + ?Sized>(
+        &self,
+        memory: &M,
+        linear: Gva,
+        kind: AccessKind,
+    ) -> Option<(Path, Gpa)> {
+        let is_four = self.levels == Some(Levels::Four);
+        let Translation { gpa, page_size, .. } =
+            self.walk_as_it_is(memory, linear.0, kind).filter(|_| is_four)?;
+        let mut path = Path { entries: [(Gpa(0), 0); MAX_LEVELS], length: 0 };
+        let (mut table, mut shift) = (self.root & ADDRESS_BITS, 39);
+        for slot in &mut path.entries {
+            let at = Gpa(table + (linear.0 >> shift & 0x1ff) * 8);
+            let entry = memory.read_u64(at)?;
+            *slot = (at, entry);
+            path.length += 1;
+            if 1 << shift == page_size {
+                // Somebody may have changed the tables in between.
+                let is_same =
+                    self.walk_as_it_is(memory, linear.0, kind).is_some_and(|found| found.gpa == gpa);
+                let leads_there = entry & ADDRESS_BITS & !(page_size - 1) == gpa.0 & !(page_size - 1);
+                return (is_same && leads_there).then_some((path, gpa));
+            }
+            table = entry & ADDRESS_BITS;
+            shift -= 9;
+        }
+        None
     }
 
     /// Any translation.

@@ -1,6 +1,6 @@
 //! A guest's linear memory: its own page tables walked, RAM copied, devices called. Also the vCPU as the emulator sees it.
 
-use emulator::walk::{AccessKind, Controls, PagingMode, PhysicalMemory, WalkError};
+use emulator::walk::{AccessKind, Controls, PagingMode, Path, PhysicalMemory, WalkError};
 use emulator::{Context, Exception, Fault, Mode, Segment, SegmentName, Width};
 use vcpu::{Backend, Gpa, GuestMemory, Gva, Host, PAGE_SIZE, SystemRegister, Vcpu, WordSize, cr4};
 
@@ -86,6 +86,11 @@ impl<B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, '_, B, V, H> {
         kind: AccessKind,
     ) -> Result<Gpa, WalkError> {
         paging.translate(&Tables(self.space), linear, kind).map(|found| found.gpa)
+    }
+
+    /// The entries by which code at a linear address is found, and where it is: see [`PagingMode::path`].
+    pub(crate) fn path(&self, paging: &PagingMode, linear: Gva) -> Option<(Path, Gpa)> {
+        paging.path(&Tables(self.space), linear, AccessKind::Execute)
     }
 
     /// Copies the code at a linear address, as much of it as is RAM that can be fetched.

@@ -38,6 +38,8 @@ pub const ACPI_TABLES_SIZE: u64 = HIGH - ACPI_TABLES.0;
 /// Where PCI functions may have their memory: behind their configuration window, up to the I/O APIC. Firmware puts it at the
 /// upper end.
 pub const PCI_MEMORY: Window = Window { first: Ecam::BASE.0 + Ecam::SIZE, last: 0xfebf_ffff };
+/// Where devices are and never any RAM or firmware: configuration space, PCI memory, I/O APIC and local APICs.
+pub const DEVICE_MEMORY: Window = Window { first: Ecam::BASE.0, last: 0xfeef_ffff };
 
 /// Where a ROM of so many bytes begins: it ends with 32 bits.
 pub(crate) const fn rom_start(bytes: u64) -> u64 {

@@ -13,6 +13,7 @@ use crate::control::{GUEST_OWNED_CR0, guest_owned_cr4};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, Machine, Permissions};
 use crate::dispatch::doorbell::Trust;
+use crate::dispatch::familiar::FamiliarMoves;
 use crate::msr::Msrs;
 use crate::paravirtual::{Features, Paravirtual};
 use crate::run::poll::Patience;
@@ -80,6 +81,8 @@ pub(crate) struct Processor {
     pub(crate) patience: Patience,
     /// How far the lengths of instructions are believed that the CPU tells with nested faults.
     pub(crate) trust: Trust,
+    /// Accesses to devices that were decoded before.
+    pub(crate) familiar: FamiliarMoves,
     /// Exits in a row whose instruction was not the expected one.
     pub(crate) mismatches: u8,
     interrupt_window: bool,
@@ -172,6 +175,7 @@ impl Processor {
             waiting_since: host.tsc(),
             patience: Patience::default(),
             trust: Trust::default(),
+            familiar: FamiliarMoves::default(),
             mismatches: 0,
             interrupt_window: false,
             nmi_window: false,

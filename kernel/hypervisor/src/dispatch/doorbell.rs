@@ -7,7 +7,7 @@
 use devices::Width;
 use vcpu::{Access, Backend, Host, NestedFault, Vcpu};
 
-use super::{Outcome, simple_move};
+use super::familiar;
 use crate::guest::Guest;
 use crate::processor::Attention;
 
@@ -32,18 +32,18 @@ impl Trust {
     }
 }
 
-/// Rings the doorbell that was written to. `None` where it was none, or the instruction is not one that is known here.
+/// Rings the doorbell that was written to: where the guest goes on. `None` where it was none, or the instruction is not one that is known here.
 #[inline(always)]
 pub(super) fn ring<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     fault: &NestedFault,
-) -> Option<Outcome> {
-    if fault.access != Access::Write || fault.table_walk {
+) -> Option<u64> {
+    if fault.access != Access::Write {
         return None;
     }
     let vm = guest.vm;
     let (function, queue) = vm.virtio.doorbell(fault.gpa)?;
-    if !guest.vcpu.is_in_64_bit_mode() || guest.vcpu.interrupted_event().is_some() {
+    if !guest.vcpu.is_in_64_bit_mode() {
         return None;
     }
     let told = guest.vcpu.fault_instruction_length();
@@ -62,16 +62,16 @@ pub(super) fn ring<B: Backend, V: Vcpu, H: Host>(
         guest.cpu.attention |= Attention::DEVICES;
     }
     guest.cpu.mismatches = 0;
-    Some(Outcome::Advance(guest.vcpu.rip().wrapping_add(length.into())))
+    Some(guest.vcpu.rip().wrapping_add(length.into()))
 }
 
 /// The instruction's length from its code.
+#[inline(never)]
 fn decoded_length<B: Backend, V: Vcpu, H: Host>(
-    guest: &Guest<'_, '_, B, V, H>,
+    guest: &mut Guest<'_, '_, B, V, H>,
     fault: &NestedFault,
 ) -> Option<u8> {
-    let code = guest.code();
-    let found = simple_move::decode(code.as_slice())?;
+    let found = familiar::find(guest)?;
     // Elsewhere it is an access that crosses a page, and not for here.
     let is_it = found.is_at(guest.vcpu, fault.gpa) && found.width != Width::Qword;
     is_it.then_some(found.length)

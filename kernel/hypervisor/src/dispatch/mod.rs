@@ -7,6 +7,7 @@ mod control_register;
 mod cpuid;
 pub(crate) mod doorbell;
 mod emulate;
+pub(crate) mod familiar;
 mod hypercall;
 mod io;
 mod model_specific;

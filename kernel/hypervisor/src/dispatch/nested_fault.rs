@@ -5,7 +5,7 @@ use vcpu::{Access, Backend, Gpa, GuestMemory, Host, NestedFault, Vcpu};
 
 use super::{Handled, Outcome, doorbell, emulate, simple_move};
 use crate::guest::{AnyGuest, Guest};
-use crate::memory_map::PCI_MEMORY;
+use crate::memory_map::DEVICE_MEMORY;
 use crate::ratelimit::Site;
 use crate::stop::StopReason;
 
@@ -34,12 +34,19 @@ pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
 ) -> Handled {
     let gpa = fault.gpa;
     // No RAM is there, so it need not be asked after.
-    if (PCI_MEMORY.first..=PCI_MEMORY.last).contains(&gpa.0)
-        && let Some(outcome) = doorbell::ring(guest, &fault)
-    {
-        return Ok(outcome);
+    if (DEVICE_MEMORY.first..=DEVICE_MEMORY.last).contains(&gpa.0) && is_plain(guest, &fault) {
+        return match doorbell::ring(guest, &fault) {
+            Some(next) => Ok(Outcome::Advance(next)),
+            None => access(guest, &fault),
+        };
     }
     other(guest, fault)
+}
+
+/// A data access by an instruction.
+#[inline(always)]
+fn is_plain<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>, fault: &NestedFault) -> bool {
+    !fault.table_walk && fault.access != Access::Fetch && guest.vcpu.interrupted_event().is_none()
 }
 
 #[inline(never)]
@@ -58,12 +65,17 @@ fn other<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault
     if let Some(event) = guest.vcpu.interrupted_event() {
         return stop(StopReason::DeliveryOutsideRam { gpa, event });
     }
-    if let Some(outcome) = doorbell::ring(guest, &fault) {
-        return Ok(outcome);
+    match doorbell::ring(guest, &fault) {
+        Some(next) => Ok(Outcome::Advance(next)),
+        None => access(guest, &fault),
     }
-    let code = guest.code();
-    match simple_move::execute(guest, &fault, &code) {
-        Some(outcome) => Ok(outcome),
-        None => Ok(emulate::execute(&mut guest.any(), &code)),
+}
+
+/// An access to a device's registers.
+#[inline(never)]
+fn access<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault: &NestedFault) -> Handled {
+    match simple_move::execute(guest, fault) {
+        Some(next) => Ok(Outcome::Advance(next)),
+        None => Ok(emulate::instruction(&mut guest.any())),
     }
 }

@@ -7,9 +7,8 @@
 use devices::Width;
 use vcpu::{Access, Backend, Gpa, Gpr, Host, NestedFault, PAGE_SIZE, Vcpu};
 
-use super::Outcome;
+use super::familiar;
 use crate::guest::Guest;
-use crate::instruction::Code;
 
 /// REX prefixes and their bits.
 const REX_FIRST: u8 = 0x40;
@@ -163,17 +162,16 @@ impl SimpleMove {
     }
 }
 
-/// Executes the instruction at RIP, which made this access, where it is such a move.
+/// Executes the instruction at RIP, which made this access, where it is such a move: where the guest goes on.
 #[inline]
 pub(super) fn execute<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     fault: &NestedFault,
-    code: &Code,
-) -> Option<Outcome> {
+) -> Option<u64> {
     if !guest.vcpu.is_in_64_bit_mode() {
         return None;
     }
-    let found = decode(code.as_slice())?;
+    let found = familiar::find(guest)?;
     if !found.is_at(guest.vcpu, fault.gpa) {
         return None;
     }
@@ -195,7 +193,7 @@ pub(super) fn execute<B: Backend, V: Vcpu, H: Host>(
         _ => return None,
     }
     guest.cpu.mismatches = 0;
-    Some(Outcome::Advance(guest.vcpu.rip().wrapping_add(found.length.into())))
+    Some(guest.vcpu.rip().wrapping_add(found.length.into()))
 }
 
 #[cfg(test)]
