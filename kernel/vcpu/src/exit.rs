@@ -76,17 +76,53 @@ pub enum Exit {
     },
 }
 
-/// A port access.
+/// A port access, in one word, as it is handed on at each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct IoExit {
+pub struct IoExit(u32);
+
+impl IoExit {
+    /// Bits of the word, which is what VMX tells: the size less 1 in the lowest three, the port in the upper half.
+    const SIZE: u32 = 7;
+    const INPUT: u32 = 1 << 3;
+    const STRING: u32 = 1 << 4;
+    const PORT: u32 = 16;
+
+    /// An access of `size` bytes: 1, 2 or 4. IN and INS are `input`; INS and OUTS are `string`.
+    #[inline(always)]
+    pub const fn new(port: u16, size: u8, input: bool, string: bool) -> Self {
+        let flags = (input as u32) << 3 | (string as u32) << 4;
+        Self((port as u32) << Self::PORT | (size as u32).wrapping_sub(1) & Self::SIZE | flags)
+    }
+
+    /// From the exit qualification of an I/O instruction (SDM vol. 3, "Exit Qualification for I/O Instructions").
+    #[inline(always)]
+    pub const fn from_qualification(qualification: u32) -> Self {
+        Self(qualification)
+    }
+
     /// The port.
-    pub port: u16,
+    #[inline(always)]
+    pub const fn port(self) -> u16 {
+        (self.0 >> Self::PORT) as u16
+    }
+
     /// Bytes: 1, 2 or 4.
-    pub size: u8,
+    #[inline(always)]
+    pub const fn size(self) -> u8 {
+        (self.0 & Self::SIZE) as u8 + 1
+    }
+
     /// IN or INS.
-    pub input: bool,
+    #[inline(always)]
+    pub const fn input(self) -> bool {
+        self.0 & Self::INPUT != 0
+    }
+
     /// INS or OUTS, to be decoded and executed by the emulator.
-    pub string: bool,
+    #[inline(always)]
+    pub const fn string(self) -> bool {
+        self.0 & Self::STRING != 0
+    }
 }
 
 /// What the guest tried to do with a guest-physical address.

@@ -239,7 +239,8 @@ impl Chipset<'_> {
     /// nothing to anybody.
     #[inline(always)]
     pub fn take_configured(&mut self) -> Option<(FunctionAddress, &ConfigSpace)> {
-        let address = self.configured.take()?;
+        let address = self.configured?;
+        self.configured = None;
         Some((address, self.pci.function(address)?))
     }
 
@@ -326,9 +327,9 @@ impl Chipset<'_> {
     }
 
     /// Takes what the guest asked of the machine, if anything.
-    #[inline]
+    #[inline(always)]
     pub fn take_power_event(&mut self) -> Option<PowerEvent> {
-        self.power.take()
+        if self.power.is_some() { self.power.take() } else { None }
     }
 
     /// Accesses that nobody served so far.

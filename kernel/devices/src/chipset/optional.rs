@@ -100,6 +100,12 @@ impl<'a> Chipset<'a> {
         self.optional.fw_cfg.as_ref().is_some_and(FwCfg::is_busy) || self.console_stalls()
     }
 
+    /// Whether [`Self::is_busy`] can ever say yes.
+    #[inline(always)]
+    pub const fn can_be_busy(&self) -> bool {
+        self.optional.fw_cfg.is_some() || self.optional.debug_console.is_some()
+    }
+
     /// Whether that work waits for room in the console.
     #[inline]
     pub fn console_stalls(&self) -> bool {

@@ -15,20 +15,20 @@ pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
         Some(next) => next,
         None => behind_port_instruction(guest)?,
     };
-    let width = match access.size {
+    let width = match access.size() {
         2 => Width::Word,
         4 => Width::Dword,
         _ => Width::Byte,
     };
     let rax = guest.vcpu.registers().rax();
     let mask = width.mask();
-    if access.input {
-        let value = u64::from(guest.port_read(access.port, width)) & mask;
+    if access.input() {
+        let value = u64::from(guest.port_read(access.port(), width)) & mask;
         // A 32-bit result clears the upper half, smaller ones keep the rest.
         let keep = if width == Width::Dword { 0 } else { rax & !mask };
         guest.vcpu.registers_mut().set_rax(keep | value);
     } else {
-        guest.port_write(access.port, width, (rax & mask) as u32);
+        guest.port_write(access.port(), width, (rax & mask) as u32);
     }
     Ok(Outcome::Advance(next))
 }

@@ -95,7 +95,7 @@ pub(crate) fn dispatch<B: Backend, V: Vcpu, H: Host>(
             let handled = model_specific::read(guest);
             settle(guest, handled)
         }
-        Exit::Io(access) if !access.string => {
+        Exit::Io(access) if !access.string() => {
             guest.cpu.counters.count(ExitReason::Io);
             let handled = io::handle(guest, access);
             settle(guest, handled)

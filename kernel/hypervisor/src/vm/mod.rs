@@ -271,16 +271,17 @@ impl<'m, B: Backend> Vm<'m, B> {
         if before.1 != deadline {
             self.signals.deadline.store(deadline.0, SeqCst);
         }
-        let busy = chipset.is_busy();
-        if busy || self.signals.busy.load(SeqCst) {
-            self.signals.busy.store(busy, SeqCst);
-        }
-        let stalls = chipset.console_stalls();
-        if stalls || self.signals.stalls.load(SeqCst) {
-            self.signals.stalls.store(stalls, SeqCst);
-        }
+        // Only optional devices work so.
+        let busy = chipset.can_be_busy() && self.mirror_work(chipset);
         (busy || before != (pic, deadline))
             .then_some(News { interrupt: !before.0 && pic, earlier: deadline < before.1 })
+    }
+
+    fn mirror_work(&self, chipset: &Chipset<'m>) -> bool {
+        let busy = chipset.is_busy();
+        self.signals.busy.store(busy, SeqCst);
+        self.signals.stalls.store(chipset.console_stalls(), SeqCst);
+        busy
     }
 
     /// Whether a device is at work for the guest, which must not go on before.

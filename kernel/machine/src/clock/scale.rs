@@ -12,7 +12,7 @@ impl Scale {
     pub(crate) const fn new(from_hz: u64, to_hz: u64) -> Self {
         let from = from_hz as u128;
         // The largest shift, so the finest factor, that leaves the factor in 64 bits.
-        let mut shift = 64;
+        let mut shift = 63;
         while shift > 0 && ((to_hz as u128) << shift) / from > u64::MAX as u128 {
             shift -= 1;
         }
@@ -35,13 +35,11 @@ impl Scale {
     }
 }
 
-/// `value >> shift` for a shift of at most 64; saturates. In halves, as a shift of 128 bits is a call of the compiler's own library.
+/// `value >> shift` for a shift below 64; saturates. In halves, as a shift of 128 bits is a call of the compiler's own library.
 #[inline(always)]
 const fn shifted(value: u128, shift: u32) -> u64 {
     let (high, low) = ((value >> 64) as u64, value as u64);
-    if shift >= 64 {
-        return high;
-    }
+    let shift = shift & 63;
     if high >> shift != 0 { u64::MAX } else { high << 1 << (63 - shift) | low >> shift }
 }
 

@@ -74,7 +74,7 @@ pub(crate) const fn exception_vector(code: u64) -> Option<u8> {
 #[inline(always)]
 pub(crate) const fn io(info: u64) -> IoExit {
     let size = (info >> 4 & 7) as u8;
-    IoExit { port: (info >> 16) as u16, size, input: info & 1 != 0, string: info & 1 << 2 != 0 }
+    IoExit::new((info >> 16) as u16, size, info & 1 != 0, info & 1 << 2 != 0)
 }
 
 /// A control-register exit. The register is in the code; decode assists give the general-purpose register
@@ -173,9 +173,9 @@ mod tests {
     #[test]
     fn io_information() {
         let exit = io(0x3f8 << 16 | 1 << 4 | 1);
-        assert_eq!(exit, IoExit { port: 0x3f8, size: 1, input: true, string: false });
+        assert_eq!(exit, IoExit::new(0x3f8, 1, true, false));
         let exit = io(0xcfc << 16 | 4 << 4 | 1 << 2);
-        assert_eq!(exit, IoExit { port: 0xcfc, size: 4, input: false, string: true });
+        assert_eq!(exit, IoExit::new(0xcfc, 4, false, true));
     }
 
     #[test]

@@ -83,12 +83,7 @@ pub(crate) const fn apic_access(qualification: u64) -> NestedFault {
 /// The qualification of an I/O instruction.
 #[inline(always)]
 pub(crate) const fn io(qualification: u64) -> IoExit {
-    IoExit {
-        port: (qualification >> 16) as u16,
-        size: (qualification & 7) as u8 + 1,
-        input: qualification & 1 << 3 != 0,
-        string: qualification & 1 << 4 != 0,
-    }
+    IoExit::from_qualification(qualification as u32)
 }
 
 /// The qualification of a control-register access.
@@ -228,9 +223,9 @@ mod tests {
     #[test]
     fn io_qualification() {
         let exit = io(0x3f8 << 16 | 1 << 3);
-        assert_eq!(exit, IoExit { port: 0x3f8, size: 1, input: true, string: false });
+        assert_eq!(exit, IoExit::new(0x3f8, 1, true, false));
         let exit = io(0xcfc << 16 | 3 | 1 << 4);
-        assert_eq!(exit, IoExit { port: 0xcfc, size: 4, input: false, string: true });
+        assert_eq!(exit, IoExit::new(0xcfc, 4, false, true));
     }
 
     #[test]

@@ -113,12 +113,12 @@ impl Guest<'_> {
     /// Leaves by OUT.
     pub fn port_write(&mut self, port: u16, size: u8, value: u32) -> Exit {
         self.cpu.registers.set_rax(value.into());
-        Exit::Io(crate::IoExit { port, size, input: false, string: false })
+        Exit::Io(crate::IoExit::new(port, size, false, false))
     }
 
     /// Leaves by IN.
     pub fn port_read(&mut self, port: u16, size: u8) -> Exit {
-        Exit::Io(crate::IoExit { port, size, input: true, string: false })
+        Exit::Io(crate::IoExit::new(port, size, true, false))
     }
 
     /// Leaves by HLT with interrupts on.
