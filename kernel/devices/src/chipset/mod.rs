@@ -235,12 +235,16 @@ impl Chipset<'_> {
         self.pci.add(address, space)
     }
 
+    /// Whether [`Self::take_configured`] or [`Self::take_power_event`] has something.
+    #[inline(always)]
+    pub const fn has_events(&self) -> bool {
+        self.configured.is_some() || self.power.is_some()
+    }
+
     /// A function whose configuration the guest has written since the last call, with what it is now. The host bridge's means
     /// nothing to anybody.
-    #[inline(always)]
     pub fn take_configured(&mut self) -> Option<(FunctionAddress, &ConfigSpace)> {
-        let address = self.configured?;
-        self.configured = None;
+        let address = self.configured.take()?;
         Some((address, self.pci.function(address)?))
     }
 
@@ -274,7 +278,7 @@ impl Chipset<'_> {
     }
 
     /// The 8259 pair's output to the processor (INTR).
-    #[inline]
+    #[inline(always)]
     pub fn pic_interrupt(&self) -> bool {
         self.pic.interrupt()
     }
@@ -327,9 +331,8 @@ impl Chipset<'_> {
     }
 
     /// Takes what the guest asked of the machine, if anything.
-    #[inline(always)]
     pub fn take_power_event(&mut self) -> Option<PowerEvent> {
-        if self.power.is_some() { self.power.take() } else { None }
+        self.power.take()
     }
 
     /// Accesses that nobody served so far.

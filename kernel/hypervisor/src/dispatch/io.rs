@@ -15,13 +15,12 @@ pub(super) fn handle<B: Backend, V: Vcpu, H: Host>(
         Some(next) => next,
         None => behind_port_instruction(guest)?,
     };
-    let width = match access.size() {
-        2 => Width::Word,
-        4 => Width::Dword,
-        _ => Width::Byte,
+    let (width, mask) = match access.size() {
+        1 => (Width::Byte, 0xff),
+        2 => (Width::Word, 0xffff),
+        _ => (Width::Dword, 0xffff_ffff),
     };
     let rax = guest.vcpu.registers().rax();
-    let mask = width.mask();
     if access.input() {
         let value = u64::from(guest.port_read(access.port(), width)) & mask;
         // A 32-bit result clears the upper half, smaller ones keep the rest.

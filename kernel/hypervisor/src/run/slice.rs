@@ -77,8 +77,9 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     pub(super) fn run<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> SliceEnd {
         guest.cpu.attention = Attention::all();
         loop {
-            if !guest.cpu.attention.is_empty()
-                && !(guest.cpu.attention == Attention::INTERRUPTS && deliver_own_interrupts(guest))
+            let work = guest.cpu.attention;
+            if !work.is_empty()
+                && (work != Attention::INTERRUPTS || !deliver_own_interrupts(guest))
                 && let Some(end) = self.attend(guest)
             {
                 // Who has been told of something for its devices while the rest was looked at does not sleep yet.

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 use devices::acpi::AcpiTables;
 use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PowerEvent, Vga};
-use spin::{Mutex, RwLock};
+use spin::{Mutex, MutexGuard, RwLock};
 use vcpu::{Backend, Host, Nanos, Random};
 use virtio::Progress;
 
@@ -232,6 +232,21 @@ impl<'m, B: Backend> Vm<'m, B> {
             // The serial port may have room now. Only who holds the chipset empties the ring.
             self.serial.feed(|byte| chipset.receive(byte, wiring));
         }
+        if chipset.has_events() {
+            self.end_use(chipset, wiring);
+            return result;
+        }
+        let news = self.mirror(&chipset);
+        drop(chipset);
+        if let Some(News { interrupt, earlier }) = news {
+            wiring.signals_changed(interrupt, earlier);
+        }
+        result
+    }
+
+    /// The end of a use of the chipset that has configured a device, or asks for something of the whole VM.
+    #[cold]
+    fn end_use<H: Host>(&self, mut chipset: MutexGuard<'_, Chipset<'m>>, wiring: &mut Wiring<'_, 'm, B, H>) {
         if let Some((at, space)) = chipset.take_configured() {
             let configured = virtio::pci::configured(space);
             let mut signals = OnBoard { at, chipset: &mut chipset, wiring: &mut *wiring };
@@ -256,7 +271,6 @@ impl<'m, B: Backend> Vm<'m, B> {
                 PowerEvent::DebugExit(value) => Request::Stop(StopReason::DebugExit(value)),
             });
         }
-        result
     }
 
     /// Shows who does not hold the chipset the 8259s' output, the timers' deadline and whether a device is at work; most accesses change nothing of

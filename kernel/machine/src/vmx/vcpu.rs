@@ -243,14 +243,11 @@ impl VmxVcpu {
     #[inline(always)]
     pub(super) fn run_once(&mut self) -> Exit {
         assert!(self.loaded, "a vCPU runs that is not loaded");
-        if self.flush {
-            self.flush_translations();
+        if self.flush | self.restart_timer {
+            self.prepare();
         }
         if self.pending.any() {
             self.deliver();
-        }
-        if self.restart_timer {
-            self.start_preemption_timer();
         }
         // SAFETY: this vCPU is loaded and no other is (`cpu::occupy`), so its VMCS is current; `load_state`
         // wrote this CPU's host state; the kernel runs with interrupts off.
@@ -264,6 +261,16 @@ impl VmxVcpu {
         }
         self.block.launched = 1;
         self.decode()
+    }
+
+    /// What seldom goes before an entry.
+    fn prepare(&mut self) {
+        if self.flush {
+            self.flush_translations();
+        }
+        if self.restart_timer {
+            self.start_preemption_timer();
+        }
     }
 
     /// Where exits save the timer, it counts the guest's time from when the deadline was set, which may be late by the exits' own time; the host's
