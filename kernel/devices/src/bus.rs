@@ -110,13 +110,13 @@ struct Interval<D> {
 #[derive(Clone, Debug)]
 pub struct IntervalMap<D, const N: usize> {
     intervals: ArrayVec<Interval<D>, N>,
-    /// Index of the last interval found: consecutive accesses mostly go to one device.
-    recent: usize,
+    /// The last interval found: consecutive accesses mostly go to one device.
+    recent: Option<Interval<D>>,
 }
 
 impl<D: Copy + PartialEq, const N: usize> Default for IntervalMap<D, N> {
     fn default() -> Self {
-        Self { intervals: ArrayVec::new(), recent: 0 }
+        Self { intervals: ArrayVec::new(), recent: None }
     }
 }
 
@@ -159,8 +159,9 @@ impl<D: Copy + PartialEq, const N: usize> IntervalMap<D, N> {
     /// The device at `address` and the offset into its range.
     #[inline(always)]
     pub fn find(&mut self, address: u64) -> Option<(D, u64)> {
-        if let Some(interval) = self.intervals.get(self.recent)
-            && (interval.first..=interval.last).contains(&address)
+        if let Some(interval) = &self.recent
+            && address >= interval.first
+            && address <= interval.last
         {
             return Some((interval.device, address - interval.first));
         }
@@ -171,7 +172,7 @@ impl<D: Copy + PartialEq, const N: usize> IntervalMap<D, N> {
         let at = self.intervals.partition_point(|interval| interval.last < address);
         let interval = self.intervals.get(at)?;
         let offset = address.checked_sub(interval.first)?;
-        self.recent = at;
+        self.recent = Some(*interval);
         Some((interval.device, offset))
     }
 }

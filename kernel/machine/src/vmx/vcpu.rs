@@ -47,7 +47,7 @@ pub struct VmxVcpu {
     pub(super) flush: bool,
     /// The run ends when the TSC reaches this.
     pub(super) deadline: u64,
-    /// The preemption timer is to be set before the next entry.
+    /// The preemption timer is to be set before the next entry. Set whenever the vCPU is not loaded.
     pub(super) restart_timer: bool,
     /// The VMCS is current.
     loaded: bool,
@@ -234,6 +234,7 @@ impl VmxVcpu {
         // SAFETY: the region is our VMCS; clearing it writes it back, so another CPU may take it.
         unsafe { instruction::expect(vmclear(self.vmcs.start()), "VMCLEAR") };
         self.loaded = false;
+        self.restart_timer = true;
         self.block.launched = 0;
         self.block.host_rsp = 0;
         cpu::vacate();
@@ -242,14 +243,13 @@ impl VmxVcpu {
     /// One entry and exit.
     #[inline(always)]
     pub(super) fn run_once(&mut self) -> Exit {
-        assert!(self.loaded, "a vCPU runs that is not loaded");
         if self.flush | self.restart_timer {
             self.prepare();
         }
         if self.pending.any() {
             self.deliver();
         }
-        // SAFETY: this vCPU is loaded and no other is (`cpu::occupy`), so its VMCS is current; `load_state`
+        // SAFETY: this vCPU is loaded (else `prepare` would not have returned) and no other is (`cpu::occupy`), so its VMCS is current; `load_state`
         // wrote this CPU's host state; the kernel runs with interrupts off.
         if !unsafe { enter::enter(&mut self.block) } {
             return self.instruction_failed();
@@ -263,8 +263,9 @@ impl VmxVcpu {
         self.decode()
     }
 
-    /// What seldom goes before an entry.
+    /// What seldom goes before an entry. A vCPU that was not loaded since it was made or unloaded comes here.
     fn prepare(&mut self) {
+        assert!(self.loaded, "a vCPU runs that is not loaded");
         if self.flush {
             self.flush_translations();
         }
