@@ -54,9 +54,9 @@ unsafe extern "C" {
 
 /// The first Rust code. `magic` names the boot protocol: what a Multiboot2 loader left in EAX, or
 /// [`boot_info::PVH_MAGIC`]. `information` is what the loader left in EBX: the physical address of the protocol's
-/// information.
-extern "C" fn rust_entry(magic: u32, information: u32) -> ! {
-    machine::begin();
+/// information. `entered` is what the TSC showed when the loader jumped to the kernel.
+extern "C" fn rust_entry(magic: u32, information: u32, entered: u64) -> ! {
+    machine::begin(entered);
     let image = KernelImage {
         physical: address(&raw const image_physical_start)..address(&raw const image_physical_end),
         text: address(&raw const text_start)..address(&raw const text_end),

@@ -67,6 +67,9 @@ boot_entry:
     popfd
     mov edi, eax
     mov esi, ebx
+    rdtsc
+    mov [boot_entered], eax
+    mov [boot_entered + 4], edx
     cmp edi, MULTIBOOT2_LOADER_MAGIC
     mov ebp, offset boot_text_no_multiboot2
     jne boot_refuse
@@ -86,6 +89,9 @@ pvh_entry:
     popfd
     mov edi, {pvh_magic}
     mov esi, ebx
+    rdtsc
+    mov [boot_entered], eax
+    mov [boot_entered + 4], edx
 
 boot_long_mode_checks:
     mov ebp, offset boot_text_no_long_mode
@@ -197,6 +203,7 @@ boot_long:
     xor ebp, ebp               // ends the chain of frames
     mov edi, edi
     mov esi, esi
+    mov rdx, [boot_entered]
     movabs rax, offset {rust_entry}
     call rax
     ud2
@@ -229,5 +236,7 @@ boot_pd:
 boot_stack32:
     .skip 4096
 boot_stack32_end:
+boot_entered:                  // the TSC when the loader jumped here
+    .skip 8
 
 .text

@@ -10,13 +10,13 @@ use core::arch::asm;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
-use vcpu::{Host, Nanos};
+use vcpu::{BringUp, Host, Nanos};
 
 use crate::apic::{ipi, local};
 use crate::clock::{Clock, clock, tsc};
 use crate::cpu::registry;
 use crate::smp::EPOCHS;
-use crate::{cpu, fault, logger, power, screen, serial, watchdog};
+use crate::{bring_up, cpu, fault, logger, power, screen, serial, watchdog};
 
 /// A PC's CPU, its own: one for each CPU, which cannot leave it.
 #[derive(Debug)]
@@ -74,6 +74,10 @@ impl Host for PcHost {
     #[inline]
     fn tsc_hz(&self) -> u64 {
         self.clock.tsc_hz()
+    }
+
+    fn bring_up(&self) -> BringUp {
+        bring_up::so_far()
     }
 
     fn tsc_is_steady(&self) -> bool {

@@ -14,6 +14,7 @@
 pub mod acpi;
 pub mod apic;
 pub mod boot_info;
+mod bring_up;
 pub mod clock;
 pub mod cpu;
 mod extended;
@@ -45,8 +46,8 @@ pub mod watchdog;
 pub mod without;
 
 /// The first thing that Rust code does on the machine: from here on an exception is reported and not a reset.
-/// Later calls do nothing.
-pub fn begin() {
-    clock::mark_start();
+/// `entered` is what the TSC showed when the boot loader jumped to the kernel. Later calls do nothing.
+pub fn begin(entered: u64) {
+    clock::mark_start(entered);
     cpu::start();
 }

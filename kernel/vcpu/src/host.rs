@@ -1,6 +1,26 @@
 //! The ports through which the hypervisor uses the machine beside running vCPUs.
 
+use core::fmt;
+
 use crate::Nanos;
+
+/// What has passed since the boot loader jumped to the kernel, in ticks of the time-stamp counter.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct BringUp {
+    /// All together.
+    pub total: u64,
+    /// Of these, for clearing memory.
+    pub scrubbing: u64,
+    /// For waiting while clocks were measured.
+    pub calibration: u64,
+}
+
+impl fmt::Display for BringUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { total, scrubbing, calibration } = self;
+        write!(f, "bring-up: total {total} scrubbing {scrubbing} calibration {calibration} ticks")
+    }
+}
 
 /// The machine under the hypervisor, as the CPU that calls sees it.
 pub trait Host {
@@ -29,6 +49,9 @@ pub trait Host {
 
     /// Ticks of the time-stamp counter in a second, as measured when the machine started.
     fn tsc_hz(&self) -> u64;
+
+    /// How long the machine has taken to come up, until now.
+    fn bring_up(&self) -> BringUp;
 
     /// True where that rate never changes and the counter never stops, so that guests may keep time by it.
     fn tsc_is_steady(&self) -> bool;

@@ -31,7 +31,7 @@ pub use apic::{ApicAssists, ApicState, ApicView};
 pub use backend::{Backend, CpuidResult, CreateError, TscScaling, Vcpu, WithVcpu};
 pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
-pub use host::Host;
+pub use host::{BringUp, Host};
 pub use image::{Image, OutOfImage};
 pub use memory::{AddressSpace, CopyError, GuestMemory, Hole, MemoryError, NotRam, Shrink, Taken, WordSize};
 pub use random::Random;

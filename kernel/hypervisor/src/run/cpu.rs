@@ -176,6 +176,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
                 self.node.scheduler.shared.set_loaded(id, true);
                 slot.set_loaded(Some(self.host.cpu()));
                 vcpu.load();
+                self.node.bring_up.call_once(|| self.host.bring_up());
                 Loaded { id, processor, space }
             }
         };

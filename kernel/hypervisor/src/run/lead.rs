@@ -41,6 +41,8 @@ pub(super) struct Lead<'m> {
     pending: bool,
     /// When to look again.
     next: Nanos,
+    /// What it took until the first guest was entered was told.
+    tells_bring_up: bool,
     /// VMs whose end the console knows, one bit each.
     told: u64,
     /// What was shown of VMs' VGA screens, where they have one.
@@ -61,6 +63,7 @@ impl<'m> Lead<'m> {
             done: false,
             pending: false,
             next: Nanos::ZERO,
+            tells_bring_up: true,
             told: 0,
         }
     }
@@ -79,6 +82,12 @@ impl<'m> Lead<'m> {
     pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
         if cpu.host.now() < self.next {
             return;
+        }
+        if self.tells_bring_up
+            && let Some(bring_up) = cpu.node.bring_up.get()
+        {
+            self.tells_bring_up = false;
+            log::info!("{bring_up}");
         }
         let rota = &mut cpu.rota;
         self.rates.look(cpu.node, cpu.host, |host| rota.look(host, "a line of the times"));

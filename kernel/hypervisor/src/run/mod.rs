@@ -21,7 +21,8 @@ use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use vcpu::{Backend, Host, Nanos, Random};
+use spin::Once;
+use vcpu::{Backend, BringUp, Host, Nanos, Random};
 use virtio::Calls;
 
 use crate::config::{self, End, MAX_VMS, Module, Options, Size, VmConfig};
@@ -63,6 +64,8 @@ pub struct Node<'m, B: Backend> {
     options: NodeOptions<'m>,
     ended: AtomicBool,
     tsc_hz: u64,
+    /// What it took until the first guest was entered.
+    bring_up: Once<BringUp>,
 }
 
 struct NodeOptions<'m> {
@@ -105,6 +108,7 @@ impl<'m, B: Backend> Node<'m, B> {
             },
             ended: AtomicBool::new(false),
             tsc_hz: host.tsc_hz(),
+            bring_up: Once::new(),
         };
         // VMs begin on different CPUs, and the vCPUs of each are spread.
         let (mut first, mut links) = (0, Links::new(&node.calls, seed(&node.backend, host)));

@@ -41,6 +41,7 @@ use self::scale::Scale;
 use self::steady::SteadyClock;
 use crate::acpi::Acpi;
 use crate::apic::local;
+use crate::bring_up;
 use crate::cpu;
 use crate::fault::lies;
 use crate::hpet::Hpet;
@@ -176,9 +177,14 @@ pub(crate) fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// Takes the TSC's value as time zero. The first call counts.
-pub(crate) fn mark_start() {
-    let _ = START.compare_exchange(0, tsc(), Ordering::Relaxed, Ordering::Relaxed);
+/// Takes a value of the TSC, when the boot loader jumped to the kernel, as time zero. The first call counts.
+pub(crate) fn mark_start(entered: u64) {
+    let _ = START.compare_exchange(0, entered, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// Ticks of the TSC since then.
+pub(crate) fn ticks() -> u64 {
+    tsc().saturating_sub(START.load(Ordering::Relaxed))
 }
 
 /// This CPU's own counters.
@@ -204,7 +210,9 @@ pub fn start(acpi: &Acpi, tsc_use: TscUse) -> Result<(), ClockError> {
     let hpet = acpi.hpet.and_then(Hpet::new);
     let pm_timer = acpi.fadt.pm_timer.map(PmTimer);
     let pit = Pit::default();
+    let begun = tsc();
     let verdict = measure(hpet.as_ref(), pm_timer.as_ref(), &pit)?;
+    bring_up::calibrated(tsc().wrapping_sub(begun));
     report(&verdict);
     let steady = match verdict.by {
         reference::HPET => hpet.map(Steady::Hpet),
@@ -286,6 +294,5 @@ pub fn uptime() -> Nanos {
 
 /// Time since the kernel's start; while the clock does not run, `Err` with the TSC's ticks since then.
 pub(crate) fn uptime_or_ticks() -> Result<Nanos, u64> {
-    let ticks = tsc().saturating_sub(START.load(Ordering::Relaxed));
-    clock().map(Clock::now).ok_or(ticks)
+    clock().map(Clock::now).ok_or_else(ticks)
 }

@@ -1,7 +1,7 @@
 //! The kernel's log: lines like `[    1.234567] INFO  apic: …` through the `log` crate.
 //!
-//! Every line goes into a ring and onto the screen. Until [`hand_over`] it also goes straight to the serial
-//! port; afterwards the hypervisor fetches it with [`read`], because it shares that port among the
+//! Every line goes into a ring and onto the screen. Until [`hand_over`] it also goes to the serial port's queue, and with a level
+//! above `info` straight to that port; afterwards the hypervisor fetches it with [`read`], because it shares that port among the
 //! guests' consoles. One lock, held while a line is written.
 
 mod bank;
@@ -53,7 +53,7 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// Starts serial port and screen, gives what there is of them, and takes the `log` crate's lines from here on.
 pub fn start() -> Outputs {
-    clock::mark_start();
+    clock::mark_start(clock::tsc());
     STARTED.store(true, Ordering::Relaxed);
     let serial = serial::start();
     screen::start();
@@ -202,8 +202,10 @@ impl Log for Sink {
         logger.ring.push(line.0.as_bytes());
         survivor::push(line.0.as_bytes());
         if logger.serial && !logger.handed_over {
-            serial::write_now(line.0.as_bytes());
-            serial::write_now(b"\r\n");
+            // Who looks for what stops the kernel wants each line to be out before anything else happens.
+            let wait = log::max_level() > LevelFilter::Info;
+            serial::write_all(line.0.as_bytes(), false);
+            serial::write_all(b"\r\n", wait);
         }
         if logger.screen {
             screen::write("\n");

@@ -37,7 +37,7 @@ pub(crate) use self::page_table::PageFlags;
 use self::range_set::{RangeSet, pages_of};
 pub(crate) use self::startup::{StartupSpace, startup_space};
 use crate::boot_info::BootInfo;
-use crate::{cpu, screen};
+use crate::{bring_up, cpu, screen};
 
 /// Where the direct map starts.
 const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
@@ -192,7 +192,7 @@ fn build_frame_table(usable: &RangeSet, free: &mut RangeSet) -> Option<FrameTabl
     // are page aligned, and any bits are a valid `u64`.
     let entries: &'static mut [u64] =
         unsafe { core::slice::from_raw_parts_mut(direct_map(Hpa(at)).cast::<u64>(), frames as usize) };
-    let mut table = FrameTable::new(entries);
+    let mut table = bring_up::scrubbing(|| FrameTable::new(entries));
     for range in usable.ranges() {
         table.add_span(range.start / FRAME_BYTES..range.end / FRAME_BYTES);
     }

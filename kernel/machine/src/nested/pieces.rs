@@ -9,6 +9,7 @@ use core::ptr;
 use vcpu::{Gpa, Hpa};
 
 use super::table::Level;
+use crate::bring_up;
 use crate::memory::{self, frames};
 
 /// Bytes that are cleared in one step.
@@ -35,7 +36,7 @@ impl Filling {
         let size = STEP_BYTES.min(self.level.bytes() - self.cleared);
         let start = memory::direct_map(Hpa(self.page.0 + self.cleared));
         // SAFETY: the frames are this value's, and the bytes lie in them.
-        unsafe { clear(start, size as usize) };
+        bring_up::scrubbing(|| unsafe { clear(start, size as usize) });
         self.cleared += size;
         self.cleared == self.level.bytes()
     }

@@ -134,8 +134,13 @@ impl Grid {
         (self.dirty_start, self.dirty_end) = (0, self.columns * self.lines);
     }
 
-    /// Draws (line, column, cell) at most `budget` cells that differ from what is shown. True where some are left.
-    pub(super) fn refresh(&mut self, mut budget: usize, mut draw: impl FnMut(usize, usize, Cell)) -> bool {
+    /// Draws at most `budget` cells that differ from what is shown: (line, column), the cell, and what is shown. True where some
+    /// are left.
+    pub(super) fn refresh(
+        &mut self,
+        mut budget: usize,
+        mut draw: impl FnMut((usize, usize), Cell, Cell),
+    ) -> bool {
         while self.dirty_start < self.dirty_end {
             let at = self.dirty_start;
             let (Some(wanted), Some(shown)) = (self.wanted.get(at), self.shown.get_mut(at)) else { break };
@@ -144,7 +149,7 @@ impl Grid {
                     return true;
                 }
                 budget -= 1;
-                draw(at / self.columns, at % self.columns, *wanted);
+                draw((at / self.columns, at % self.columns), *wanted, *shown);
                 *shown = *wanted;
             }
             self.dirty_start += 1;
@@ -179,7 +184,7 @@ mod tests {
         }
 
         fn refresh(&mut self, grid: &mut Grid, budget: usize) -> bool {
-            grid.refresh(budget, |line, column, cell| self.0[line][column] = cell.character)
+            grid.refresh(budget, |(line, column), cell, _| self.0[line][column] = cell.character)
         }
 
         fn text(&self) -> Vec<String> {
@@ -227,8 +232,8 @@ mod tests {
         glass.refresh(&mut grid, usize::MAX);
         grid.write("\nsane");
         let mut drawn = Vec::new();
-        grid.refresh(usize::MAX, |line, column, cell| drawn.push((line, column, cell.character)));
-        assert_eq!(drawn, [(2, 2, b'n')]);
+        grid.refresh(usize::MAX, |place, cell, shown| drawn.push((place, cell.character, shown.character)));
+        assert_eq!(drawn, [((2, 2), b'n', b'm')]);
     }
 
     #[test]
@@ -237,7 +242,7 @@ mod tests {
         grid.colour = Colour::Alarm;
         grid.write(" ");
         let mut drawn = 0;
-        grid.refresh(usize::MAX, |_, _, cell| drawn += usize::from(cell.colour == Colour::Alarm));
+        grid.refresh(usize::MAX, |_, cell, _| drawn += usize::from(cell.colour == Colour::Alarm));
         assert_eq!(drawn, 1);
     }
 

@@ -14,6 +14,7 @@
 mod grid;
 mod painter;
 
+use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ use vcpu::Hpa;
 
 use self::grid::{Cell, Colour, Grid, MAX_COLUMNS, MAX_LINES};
 pub(crate) use self::painter::{Field, Framebuffer};
-use self::painter::{Painter, PixelMemory};
+use self::painter::{Painter, PixelMemory, Shades};
 use crate::acpi::Acpi;
 use crate::fault::{self, Fault};
 use crate::memory::{self, PageFlags, direct_map, early_window};
@@ -239,10 +240,11 @@ fn write_past_the_grid(text: &str) {
         }
         if at.is_multiple_of(columns) {
             for column in 0..columns {
-                surface.draw(&mut memory, at / columns % lines, column, Cell::BLANK);
+                surface.draw(&mut memory, (at / columns % lines, column), Cell::BLANK, None);
             }
         }
-        surface.draw(&mut memory, at / columns % lines, at % columns, Cell::new(character, Colour::Alarm));
+        let place = (at / columns % lines, at % columns);
+        surface.draw(&mut memory, place, Cell::new(character, Colour::Alarm), None);
         at += 1;
     }
     LAST_WORDS.store(at, Ordering::Relaxed);
@@ -261,7 +263,10 @@ fn clear() -> bool {
 
 fn draw(grid: &mut Grid, budget: usize) -> bool {
     let (Some(output), Some(mut memory)) = (OUTPUT.get(), mapped()) else { return false };
-    grid.refresh(budget, |line, column, cell| output.surface.draw(&mut memory, line, column, cell))
+    let is_ours = CLEARED.load(Ordering::Relaxed);
+    grid.refresh(budget, |place, cell, shown| {
+        output.surface.draw(&mut memory, place, cell, Some(shown).filter(|_| is_ours));
+    })
 }
 
 fn mapped() -> Option<Mapping> {
@@ -306,10 +311,10 @@ impl Surface {
         (columns.min(MAX_COLUMNS), lines.min(MAX_LINES))
     }
 
-    fn draw(&self, memory: &mut Mapping, line: usize, column: usize, cell: Cell) {
+    fn draw(&self, memory: &mut Mapping, (line, column): (usize, usize), cell: Cell, before: Option<Cell>) {
         match self {
             Self::Text { columns, .. } => memory.set_text_cell(line * columns + column, cell),
-            Self::Pixels(painter) => painter.draw(memory, line, column, cell),
+            Self::Pixels(painter) => painter.draw(memory, (line, column), cell, before),
         }
     }
 
@@ -362,24 +367,43 @@ impl Mapping {
 }
 
 impl PixelMemory for Mapping {
-    fn store(&mut self, offset: usize, pixels: &[u32], bytes: usize) {
-        if offset + pixels.len() * bytes > self.bytes {
+    fn store(&mut self, offset: usize, row: &[u8], shades: &Shades, bytes: usize) {
+        if offset + row.len() * bytes > self.bytes {
             return;
         }
-        for (index, pixel) in pixels.iter().enumerate() {
-            // SAFETY: by the condition of `new`, and all of the pixels lie inside. Where pixels have two or four
-            // bytes, `Painter::new` has seen that the lines are aligned to that.
-            unsafe {
-                let at = self.base.add(offset + index * bytes);
-                match bytes {
-                    4 => at.cast::<u32>().write_volatile(*pixel),
-                    2 => at.cast::<u16>().write_volatile(*pixel as u16),
-                    _ => pixel.to_le_bytes()[..3]
-                        .iter()
-                        .enumerate()
-                        .for_each(|(n, byte)| at.add(n).write_volatile(*byte)),
-                }
+        let pixels = row.iter().map(|intensity| shades.of(*intensity)).enumerate();
+        // SAFETY: by the condition of `new`, and all of the pixels lie inside. Where pixels have two or four
+        // bytes, `Painter::new` has seen that the lines are aligned to that.
+        unsafe {
+            let start = self.base.add(offset);
+            match bytes {
+                4 => pixels.for_each(|(n, pixel)| start.cast::<u32>().add(n).write_volatile(pixel)),
+                2 => pixels.for_each(|(n, pixel)| start.cast::<u16>().add(n).write_volatile(pixel as u16)),
+                _ => pixels.for_each(|(n, pixel)| {
+                    for (byte, value) in pixel.to_le_bytes().into_iter().take(3).enumerate() {
+                        start.add(3 * n + byte).write_volatile(value);
+                    }
+                }),
             }
+        }
+    }
+
+    fn zero(&mut self, offset: usize, length: usize) {
+        if offset + length > self.bytes {
+            return;
+        }
+        // SAFETY: by the condition of `new`, and all of it lies inside. The kernel runs with the direction flag clear.
+        unsafe {
+            asm!(
+                "rep stosq",
+                "mov ecx, {tail:e}",
+                "rep stosb",
+                tail = in(reg) length & 7,
+                inout("rcx") length >> 3 => _,
+                inout("rdi") self.base.add(offset) => _,
+                in("rax") 0_u64,
+                options(nostack, preserves_flags)
+            );
         }
     }
 }
@@ -420,18 +444,21 @@ mod tests {
         let surface = Surface::Text { columns: 2, lines: 3 };
         assert!(mapping.holds_what_is_written());
         surface.clear(&mut mapping);
-        surface.draw(&mut mapping, 1, 0, Cell::new('A', Colour::Alarm));
+        surface.draw(&mut mapping, (1, 0), Cell::new('A', Colour::Alarm), None);
         assert_eq!(cells, [0x0720, 0x0720, 0x4f41, 0x0720, 0, 0]);
     }
 
     #[test]
     fn pixels_outside_are_left_out() {
-        let mut memory = [0_u32; 4];
+        let mut memory = [0xffff_ffff_u32; 5];
         // SAFETY: the memory is the array's, but for its last word.
-        let mut mapping = unsafe { Mapping::new(memory.as_mut_ptr().cast(), 12) };
-        mapping.store(4, &[0x0102_0304, 5], 4);
-        mapping.store(8, &[7, 8], 4);
-        mapping.store(0, &[0xaa_bbcc], 3);
-        assert_eq!(memory, [0x00aa_bbcc, 0x0102_0304, 5, 0]);
+        let mut mapping = unsafe { Mapping::new(memory.as_mut_ptr().cast(), 16) };
+        let shades = Shades(core::array::from_fn(|shade| 0x0102_0304 + shade as u32));
+        mapping.store(4, &[0x00, 0x1f], &shades, 4);
+        mapping.store(12, &[0x00, 0x10], &shades, 4);
+        mapping.store(0, &[0x20], &shades, 3);
+        mapping.zero(8, 12);
+        mapping.zero(13, 2);
+        assert_eq!(memory, [0xff02_0306, 0x0102_0304, 0x0102_0305, 0xff00_00ff, 0xffff_ffff]);
     }
 }

@@ -5,7 +5,7 @@
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use vcpu::Hpa;
 
-use super::grid::{Cell, Colour};
+use super::grid::Cell;
 
 /// A screen that claims more pixels one way is none.
 const MAX_PIXELS: u32 = 1 << 14;
@@ -19,8 +19,6 @@ const HEIGHTS: [RasterHeight; 4] =
     [RasterHeight::Size32, RasterHeight::Size24, RasterHeight::Size20, RasterHeight::Size16];
 /// The largest font that leaves this many columns is used: most lines of the log fit.
 const WANTED_COLUMNS: usize = 120;
-/// Pixels in a row of the widest glyph.
-const MAX_GLYPH_WIDTH: usize = 16;
 
 /// Red, green, blue, 255 each at most.
 type Rgb = [u8; 3];
@@ -93,11 +91,25 @@ impl Framebuffer {
     }
 }
 
+/// The pixels from background to foreground.
+pub(super) struct Shades(pub(super) [u32; SHADES]);
+
+impl Shades {
+    /// That of an intensity in one of the font's glyphs.
+    #[inline]
+    pub(super) fn of(&self, intensity: u8) -> u32 {
+        self.0[usize::from(intensity >> SHADE_SHIFT)]
+    }
+}
+
 /// Memory that takes pixels.
 pub(super) trait PixelMemory {
-    /// Writes neighbouring pixels of `bytes` bytes each (2, 3 or 4), the first at `offset` bytes. What would lie
-    /// outside is left out.
-    fn store(&mut self, offset: usize, pixels: &[u32], bytes: usize);
+    /// Writes a row of a glyph: neighbouring pixels of `bytes` bytes each (2, 3 or 4), the first at `offset` bytes. What would
+    /// lie outside is left out.
+    fn store(&mut self, offset: usize, row: &[u8], shades: &Shades, bytes: usize);
+
+    /// Makes `length` bytes zero. What would lie outside is left out.
+    fn zero(&mut self, offset: usize, length: usize);
 }
 
 /// How characters are drawn on a particular framebuffer.
@@ -105,7 +117,7 @@ pub(super) struct Painter {
     pub(super) framebuffer: Framebuffer,
     height: RasterHeight,
     glyph_width: usize,
-    shades: [[u32; SHADES]; 2],
+    shades: [Shades; 2],
 }
 
 impl Painter {
@@ -118,7 +130,7 @@ impl Painter {
         let height = HEIGHTS.into_iter().find(|height| columns(height) >= WANTED_COLUMNS);
         let height = height.unwrap_or(RasterHeight::Size16);
         let shades = |background, foreground| {
-            core::array::from_fn(|shade| pixel(&framebuffer.fields, background, foreground, shade))
+            Shades(core::array::from_fn(|shade| pixel(&framebuffer.fields, background, foreground, shade)))
         };
         Some(Self {
             framebuffer,
@@ -139,31 +151,42 @@ impl Painter {
         let Framebuffer { width, height, pitch, .. } = self.framebuffer;
         let (width, pitch) = (width as usize, pitch as usize);
         let bytes = self.framebuffer.bytes_per_pixel();
-        let black = [self.shades[Colour::Normal as usize][0]; 64];
         for line in 0..height as usize {
-            for start in (0..width).step_by(black.len()) {
-                let count = black.len().min(width - start);
-                memory.store(line * pitch + start * bytes, &black[..count], bytes);
-            }
+            memory.zero(line * pitch, width * bytes);
         }
     }
 
-    /// Draws a character.
-    pub(super) fn draw(&self, memory: &mut impl PixelMemory, line: usize, column: usize, cell: Cell) {
+    /// Draws a character. `before` is what is there, where that is known: over a blank, rows without ink are left out.
+    pub(super) fn draw(
+        &self,
+        memory: &mut impl PixelMemory,
+        (line, column): (usize, usize),
+        cell: Cell,
+        before: Option<Cell>,
+    ) {
         let Some(glyph) = get_raster(char::from(cell.character), WEIGHT, self.height) else { return };
+        let over_blank = before == Some(Cell { character: b' ', ..cell });
         let bytes = self.framebuffer.bytes_per_pixel();
         let pitch = self.framebuffer.pitch as usize;
         let shades = &self.shades[cell.colour as usize];
         let mut offset = line * self.height.val() * pitch + column * self.glyph_width * bytes;
-        let mut pixels = [0; MAX_GLYPH_WIDTH];
         for row in glyph.rows() {
-            let width = row.len().min(pixels.len());
-            for (pixel, intensity) in pixels.iter_mut().zip(row) {
-                *pixel = shades[usize::from(intensity >> SHADE_SHIFT)];
+            if !over_blank || has_ink(row) {
+                memory.store(offset, row, shades, bytes);
             }
-            memory.store(offset, &pixels[..width], bytes);
             offset += pitch;
         }
+    }
+}
+
+/// Whether a row of a glyph is more than background.
+fn has_ink(row: &[u8]) -> bool {
+    /// Bits of intensities that no shade shows.
+    const FAINT: u64 = u64::from_ne_bytes([(1 << SHADE_SHIFT) - 1; 8]);
+    // No glyph is wider than sixteen pixels, and only those of the smallest font are narrower than eight.
+    match (row.first_chunk(), row.last_chunk()) {
+        (Some(start), Some(end)) => (u64::from_ne_bytes(*start) | u64::from_ne_bytes(*end)) & !FAINT != 0,
+        _ => row.iter().any(|intensity| intensity >> SHADE_SHIFT != 0),
     }
 }
 
@@ -183,14 +206,19 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::grid::Colour;
     use super::*;
 
     impl PixelMemory for Vec<u8> {
-        fn store(&mut self, offset: usize, pixels: &[u32], bytes: usize) {
-            for (index, pixel) in pixels.iter().enumerate() {
+        fn store(&mut self, offset: usize, row: &[u8], shades: &Shades, bytes: usize) {
+            for (index, intensity) in row.iter().enumerate() {
                 let at = offset + index * bytes;
-                self[at..at + bytes].copy_from_slice(&pixel.to_le_bytes()[..bytes]);
+                self[at..at + bytes].copy_from_slice(&shades.of(*intensity).to_le_bytes()[..bytes]);
             }
+        }
+
+        fn zero(&mut self, offset: usize, length: usize) {
+            self[offset..offset + length].fill(0);
         }
     }
 
@@ -235,7 +263,7 @@ mod tests {
             let screen = painter.framebuffer;
             let mut memory = vec![0xa5; screen.bytes() as usize];
             painter.clear(&mut memory);
-            painter.draw(&mut memory, 2, 3, Cell::new('B', Colour::Alarm));
+            painter.draw(&mut memory, (2, 3), Cell::new('B', Colour::Alarm), Some(Cell::BLANK));
             let glyph = get_raster('B', WEIGHT, RasterHeight::Size16).unwrap();
             let (left, top) = (3 * glyph.width(), 2 * glyph.height());
             for y in 0..480_usize {
@@ -260,6 +288,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_there_before_leaves_no_trace() {
+        let painter = Painter::new(framebuffer(640, 480, 32, FIELDS_888)).unwrap();
+        let cells = ['|', ' ', '_', 'g', '.', '#'].map(|character| Cell::new(character, Colour::Normal));
+        let mut cells = cells.to_vec();
+        cells.push(Cell::new(' ', Colour::Alarm));
+        for before in &cells {
+            for after in &cells {
+                let mut anew = vec![0; painter.framebuffer.bytes() as usize];
+                painter.draw(&mut anew, (1, 1), *after, None);
+                let mut over = vec![0; painter.framebuffer.bytes() as usize];
+                painter.draw(&mut over, (1, 1), *before, Some(Cell::BLANK));
+                painter.draw(&mut over, (1, 1), *after, Some(*before));
+                assert!(anew == over, "{before:?} {after:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_font_fits_the_screen() {
         let size = |width, height| Painter::new(framebuffer(width, height, 32, FIELDS_888)).unwrap().size();
         assert_eq!(size(640, 480), (91, 30));
@@ -272,7 +318,7 @@ mod tests {
     #[test]
     fn all_characters_have_a_glyph_of_one_size() {
         for height in HEIGHTS {
-            assert!(get_raster_width(WEIGHT, height) <= MAX_GLYPH_WIDTH);
+            assert!(get_raster_width(WEIGHT, height) <= 16);
             for character in ' '..='~' {
                 assert!(get_raster(character, WEIGHT, height).is_some(), "{character}");
             }
@@ -321,7 +367,7 @@ mod tests {
                 painter.clear(&mut memory);
                 let (columns, lines) = painter.size();
                 if columns > 0 && lines > 0 {
-                    painter.draw(&mut memory, lines - 1, columns - 1, Cell::new('#', Colour::Normal));
+                    painter.draw(&mut memory, (lines - 1, columns - 1), Cell::new('#', Colour::Normal), None);
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! The first serial port as the machine's console: 115200 baud, 8 data bits, no parity, 1 stop bit.
 //!
-//! Until the hypervisor runs, bytes are sent at once, waiting for the transmitter. Afterwards they are
-//! queued and the port's interrupt moves them; incoming bytes likewise. A machine without the port is
-//! fine: output vanishes.
+//! Bytes are queued and go out when the port takes them: a byte takes 87 µs there, and nobody waits for it. While the kernel
+//! comes up, whoever queues some gives the port what it takes; afterwards its interrupt does. Incoming bytes likewise. Last
+//! words wait until the port has taken them and all before them. A machine without the port is fine: output vanishes.
 //!
 //! Source: 16550 UART data sheet, as `uart_16550` implements it. One lock around port and queues.
 
@@ -27,6 +27,8 @@ const COM1: u16 = 0x3f8;
 const PATIENCE: u32 = 100_000;
 const TRANSMIT_BYTES: usize = 4096;
 const RECEIVE_BYTES: usize = 512;
+/// Bytes that the port takes at once.
+const FIFO_BYTES: usize = 16;
 /// Bytes that are taken in at once; the port holds 16.
 const RECEIVE_BURST: usize = 16;
 /// Times that one interrupt looks for more to do.
@@ -34,12 +36,14 @@ const SERVICE_ROUNDS: usize = 8;
 
 struct Console {
     uart: Option<Uart16550<PioBackend>>,
+    /// Its interrupts are routed to [`handle_interrupt`].
+    interrupts: bool,
     outgoing: Queue<TRANSMIT_BYTES>,
     incoming: Queue<RECEIVE_BYTES>,
 }
 
 static CONSOLE: Mutex<Console> =
-    Mutex::new(Console { uart: None, outgoing: Queue::new(), incoming: Queue::new() });
+    Mutex::new(Console { uart: None, interrupts: false, outgoing: Queue::new(), incoming: Queue::new() });
 
 fn claim() -> Option<Uart16550<PioBackend>> {
     if fault::is(Fault::NoSerial) {
@@ -68,13 +72,24 @@ pub(crate) fn is_there() -> bool {
     CONSOLE.lock().uart.is_some()
 }
 
-/// Sends bytes at once, in front of what is queued, and waits until the port has taken them.
-pub fn write_now(bytes: &[u8]) {
+/// Queues bytes. Waits for the port where there is no room for all of them, and with `wait` until it has taken them.
+pub(crate) fn write_all(bytes: &[u8], wait: bool) {
     let mut console = CONSOLE.lock();
-    let alive = console.uart.as_mut().is_none_or(|uart| send(uart, bytes));
-    if !alive {
-        console.uart = None;
+    for byte in bytes {
+        if console.uart.is_none() {
+            return;
+        }
+        while !console.outgoing.push(*byte) {
+            if !console.flush_some() {
+                console.uart = None;
+                return;
+            }
+        }
     }
+    if wait {
+        console.flush();
+    }
+    console.transmit();
 }
 
 /// Sends bytes although the lock may be held: for the last words of a panic.
@@ -123,8 +138,11 @@ pub(crate) fn drain() {
 
 /// Turns on the port's interrupts. The interrupt must be routed to [`handle_interrupt`].
 pub(crate) fn enable_interrupts() {
-    if let Some(uart) = CONSOLE.lock().uart.as_mut() {
+    let mut console = CONSOLE.lock();
+    if let Some(uart) = console.uart.as_mut() {
         uart.enable_interrupts(IER::DATA_READY);
+        console.interrupts = true;
+        console.transmit();
     }
 }
 
@@ -174,15 +192,20 @@ impl Console {
 
     /// Sends what is queued, waiting for the transmitter.
     fn flush(&mut self) {
-        let Some(uart) = self.uart.as_mut() else { return };
-        while !self.outgoing.is_empty() {
-            let front = self.outgoing.front();
-            if !send(uart, front) {
-                return;
-            }
-            let sent = front.len();
+        while !self.outgoing.is_empty() && self.flush_some() {}
+    }
+
+    /// Sends as much of it as the port takes at once, waiting for the transmitter. False where that is stuck.
+    fn flush_some(&mut self) -> bool {
+        let Some(uart) = self.uart.as_mut() else { return false };
+        let front = self.outgoing.front();
+        let some = front.get(..FIFO_BYTES).unwrap_or(front);
+        let sends = send(uart, some);
+        let sent = some.len();
+        if sends {
             self.outgoing.discard(sent);
         }
+        sends
     }
 
     /// Gives the port what it takes, and asks for an interrupt while something is left.
@@ -190,7 +213,7 @@ impl Console {
         let Some(uart) = self.uart.as_mut() else { return };
         let sent = uart.send_bytes(self.outgoing.front());
         self.outgoing.discard(sent);
-        let wanted = !self.outgoing.is_empty();
+        let wanted = self.interrupts && !self.outgoing.is_empty();
         if wanted != uart.config().interrupts.contains(IER::THR_EMPTY) {
             if wanted {
                 uart.enable_interrupts(IER::THR_EMPTY);

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use assert_no_alloc::permit_alloc;
 
-use crate::{Host, Nanos};
+use crate::{BringUp, Host, Nanos};
 
 /// The machine's time and timer.
 #[derive(Debug)]
@@ -157,6 +157,10 @@ impl Host for FakeHost {
 
     fn tsc_hz(&self) -> u64 {
         self.clock.hz
+    }
+
+    fn bring_up(&self) -> BringUp {
+        BringUp { total: self.tsc(), ..BringUp::default() }
     }
 
     fn tsc_is_steady(&self) -> bool {
