@@ -181,8 +181,10 @@ where
     let options = hypervisor::Options::parse(payload.words());
     logger::hand_over();
     let node: &'static Node<'static, B> = Box::leak(Box::new(Node::new(backend, &host, &modules, &options)));
-    crew::assemble(node, &mut host);
-    node.run(&mut host);
+    let mut first = node.prepare(&mut host);
+    info!(target: "memory", "{}", memory::account(node.own_bytes()));
+    crew::assemble(node, first.host());
+    first.run();
 }
 
 /// A backend in words.

@@ -80,6 +80,10 @@ impl Host for PcHost {
         bring_up::so_far()
     }
 
+    fn taken(&self) -> u64 {
+        cpu::taken()
+    }
+
     fn tsc_is_steady(&self) -> bool {
         self.clock.goes_by_tsc()
     }

@@ -20,6 +20,8 @@ pub const BOOT_STACK_BYTES: usize = size_of::<Stack<BOOT_STACK_USABLE>>();
 
 /// The instruction decoder unpacks its tables recursively at its first use, which takes some 100 KiB.
 const BOOT_STACK_USABLE: usize = 256 * 1024;
+/// The other CPUs do not do that.
+const OTHER_STACK_USABLE: usize = 64 * 1024;
 const INTERRUPT_STACK_USABLE: usize = 16 * 1024;
 
 /// A stack with its guard page at the low end.
@@ -67,6 +69,12 @@ pub(crate) fn guards() -> [Range<u64>; 4] {
     [BOOT_STACK.guard(), DOUBLE_FAULT_STACK.guard(), NMI_STACK.guard(), MACHINE_CHECK_STACK.guard()]
 }
 
+/// Bytes of stacks in the kernel's image.
+pub(crate) fn image_bytes() -> u64 {
+    let boot = CpuStacks::boot();
+    boot.all().into_iter().map(|stack| stack.end - stack.start + GUARD_BYTES as u64).sum()
+}
+
 /// Where a CPU's stacks are: virtual addresses without the guard pages below.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CpuStacks {
@@ -91,11 +99,11 @@ impl CpuStacks {
         }
     }
 
-    /// Another CPU's, of the same sizes. They stay for good.
+    /// Another CPU's. They stay for good.
     pub(crate) fn allocate() -> Result<Self, MapError> {
         let stack = |bytes: usize| map_stack(bytes as u64);
         Ok(Self {
-            main: stack(BOOT_STACK_USABLE)?,
+            main: stack(OTHER_STACK_USABLE)?,
             double_fault: stack(INTERRUPT_STACK_USABLE)?,
             nmi: stack(INTERRUPT_STACK_USABLE)?,
             machine_check: stack(INTERRUPT_STACK_USABLE)?,

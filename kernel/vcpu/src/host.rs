@@ -18,7 +18,7 @@ pub struct BringUp {
 impl fmt::Display for BringUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { total, scrubbing, calibration } = self;
-        write!(f, "bring-up: total {total} scrubbing {scrubbing} calibration {calibration} ticks")
+        write!(f, "total {total} scrubbing {scrubbing} calibration {calibration} ticks")
     }
 }
 
@@ -52,6 +52,10 @@ pub trait Host {
 
     /// How long the machine has taken to come up, until now.
     fn bring_up(&self) -> BringUp;
+
+    /// Bytes that the calling CPU has taken for the kernel's own use, less what it has given back, modulo 2^64. Guests' memory and
+    /// what maps it do not count.
+    fn taken(&self) -> u64;
 
     /// True where that rate never changes and the counter never stops, so that guests may keep time by it.
     fn tsc_is_steady(&self) -> bool;

@@ -223,6 +223,9 @@ pub trait AddressSpace: GuestMemory {
         Ok(())
     }
 
+    /// Bytes of the nested page tables.
+    fn table_bytes(&self) -> u64;
+
     /// The host frame behind a guest page, for diagnostics and tests.
     fn translate(&self, gpa: Gpa) -> Option<Hpa>;
 }

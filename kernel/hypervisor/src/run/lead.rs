@@ -87,7 +87,7 @@ impl<'m> Lead<'m> {
             && let Some(bring_up) = cpu.node.bring_up.get()
         {
             self.tells_bring_up = false;
-            log::info!("{bring_up}");
+            log::info!(target: "bring-up", "{bring_up}");
         }
         let rota = &mut cpu.rota;
         self.rates.look(cpu.node, cpu.host, |host| rota.look(host, "a line of the times"));

@@ -115,8 +115,10 @@ impl<'m, B: Backend> Node<'m, B> {
         for config in config::collect(modules, |error| log::error!("{error}")) {
             let (name, memory, count) = (config.name, config.memory, config.cpus);
             let starts = config.starts;
+            let taken = host.taken();
             match node.add_vm(host, config, first, &mut links) {
                 Ok(vm) => {
+                    vm.count_own(host.taken().wrapping_sub(taken));
                     first += count;
                     if starts {
                         vm.life.ask(Request::Start);
@@ -155,6 +157,11 @@ impl<'m, B: Backend> Node<'m, B> {
         self.vms.last().ok_or(StartError::Schedule(schedule::Error::Full))
     }
 
+    /// Bytes of the kernel's that belong to VMs.
+    pub fn own_bytes(&self) -> u64 {
+        self.vms.iter().map(Vm::own_bytes).sum()
+    }
+
     /// A vCPU with its VM.
     pub(crate) fn find(&self, id: VcpuId) -> Option<(&Vm<'m, B>, &Slot<B>)> {
         let vm = self.vms.get(id.vm.index())?;
@@ -191,6 +198,11 @@ pub struct Prepared<'n, 'm, 'h, B: Backend, H: Host> {
 }
 
 impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
+    /// The CPU.
+    pub fn host(&mut self) -> &mut H {
+        self.cpu.host
+    }
+
     /// See [`Node::run`].
     pub fn run(&mut self) -> Ended {
         let Self { cpu, lead } = self;

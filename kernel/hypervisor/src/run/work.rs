@@ -65,9 +65,10 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             self.forget_guests();
             let State::Working(task) = vm.life.state() else { break Progress::Done };
             let stage = vm.stage_name();
-            let start = self.host.tsc();
+            let (start, taken) = (self.host.tsc(), self.host.taken());
             let step = vm.step(task, &self.node.backend, self.host);
             vm.count_work(self.host.tsc().wrapping_sub(start));
+            vm.count_own(self.host.taken().wrapping_sub(taken));
             match step {
                 Ok(Progress::Done) => {
                     self.finish(vm, task);
@@ -104,6 +105,8 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
         let next = match task {
             Task::Start => {
                 log::info!("vm {name}: started, {work} ticks of work");
+                let (own, tables) = (vm.own_bytes().div_ceil(1024), vm.table_bytes() / 1024);
+                log::info!("vm {name}: {own} KiB of its own, {tables} KiB nested tables");
                 State::Running
             }
             Task::Reset => {

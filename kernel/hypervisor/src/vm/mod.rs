@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use devices::acpi::AcpiTables;
 use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PowerEvent, Vga};
 use spin::{Mutex, MutexGuard, RwLock};
-use vcpu::{Backend, Host, Nanos, Random};
+use vcpu::{AddressSpace, Backend, Host, Nanos, Random};
 use virtio::Progress;
 
 use crate::config::{Restart, VmConfig};
@@ -82,6 +82,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     work: AtomicU64,
     /// What its start took.
     pub(crate) birth: Birth,
+    /// Bytes of the kernel's that it has, modulo 2^64.
+    own: AtomicU64,
     /// How often it has started anew by itself.
     restarts: AtomicU32,
     /// When it may start anew; a time that has passed where it need not wait.
@@ -150,6 +152,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             speaks_until: AtomicU64::new(0),
             work: AtomicU64::new(0),
             birth: Birth::default(),
+            own: AtomicU64::new(0),
             restarts: AtomicU32::new(0),
             waits_until: AtomicU64::new(0),
             chipset: Mutex::new(chipset),
@@ -206,6 +209,21 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// Its task has taken so many ticks more.
     pub(crate) fn count_work(&self, ticks: u64) {
         self.work.fetch_add(ticks, SeqCst);
+    }
+
+    /// So many bytes more of the kernel's are its own; modulo 2^64, so that what it gives back counts against it.
+    pub(crate) fn count_own(&self, bytes: u64) {
+        self.own.fetch_add(bytes, SeqCst);
+    }
+
+    /// Bytes of the kernel's that are its own, without its memory and what maps it.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        self.own.load(SeqCst)
+    }
+
+    /// Bytes of the nested tables that map its memory.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        self.space.read().as_ref().map_or(0, AddressSpace::table_bytes)
     }
 
     /// How many ticks its task has taken, which is done.

@@ -57,6 +57,8 @@ pub(crate) struct PerCpu {
     pub(crate) wake_line: WakeLine,
     /// What the watchdog knows of it.
     pub(crate) watched: Watched,
+    /// Bytes that it has taken for the kernel since it started, less what it has given back.
+    taken: AtomicU64,
     /// What SVM keeps for this CPU.
     pub(crate) svm: Once<SvmCpu>,
     stacks: Once<CpuStacks>,
@@ -122,6 +124,18 @@ pub fn current() -> usize {
     if is_started() { this().number } else { 0 }
 }
 
+/// Counts bytes that the calling CPU takes for the kernel; modulo 2^64, so that what is given back counts against it.
+pub(crate) fn count_taken(bytes: u64) {
+    if is_started() {
+        this().taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that the calling CPU has taken for the kernel, less what it has given back, modulo 2^64.
+pub(crate) fn taken() -> u64 {
+    if is_started() { this().taken.load(Ordering::Relaxed) } else { 0 }
+}
+
 /// CPUs that the kernel runs on; their numbers count from 0.
 #[inline]
 pub fn count() -> usize {
@@ -161,6 +175,7 @@ impl PerCpu {
             guests_forgotten: AtomicU64::new(0),
             wake_line: WakeLine::new(),
             watched: Watched::new(),
+            taken: AtomicU64::new(0),
             svm: Once::new(),
             stacks: Once::new(),
             tables: CpuTables::new(),

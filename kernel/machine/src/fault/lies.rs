@@ -84,10 +84,10 @@ pub(crate) fn acpi_table(signature: [u8; 4], bytes: &'static [u8]) -> &'static [
 #[inline(always)]
 pub(crate) fn out_of_frames(kind: FrameKind) -> bool {
     match kind {
-        FrameKind::Kernel => is(Fault::NoHeapFrames),
+        FrameKind::Heap => is(Fault::NoHeapFrames),
         FrameKind::Control => is(Fault::NoControlFrames),
         FrameKind::Guest => is(Fault::NoGuestFrames),
-        FrameKind::PageTable | FrameKind::NestedTable => false,
+        FrameKind::Kernel | FrameKind::Stack | FrameKind::PageTable | FrameKind::NestedTable => false,
     }
 }
 

@@ -29,12 +29,17 @@ const CUT: &str = "...";
 struct Logger {
     ring: LogRing<RING_BYTES>,
     handed_over: bool,
-    serial: bool,
-    screen: bool,
+    /// Nothing of it is set at the start, so that it takes no room in the image's file.
+    without_serial: bool,
+    without_screen: bool,
 }
 
-static LOGGER: Mutex<Logger> =
-    Mutex::new(Logger { ring: LogRing::new(), handed_over: false, serial: true, screen: true });
+static LOGGER: Mutex<Logger> = Mutex::new(Logger {
+    ring: LogRing::new(),
+    handed_over: false,
+    without_serial: false,
+    without_screen: false,
+});
 
 /// What the `log` crate calls.
 struct Sink;
@@ -114,8 +119,8 @@ pub fn set_level(level: LevelFilter) {
 /// Says which outputs get lines: both do until this is called.
 pub fn set_outputs(serial: bool, screen: bool) {
     let mut logger = LOGGER.lock();
-    logger.serial = serial;
-    logger.screen = screen;
+    logger.without_serial = !serial;
+    logger.without_screen = !screen;
 }
 
 /// From now on the serial port belongs to the hypervisor, which fetches lines with [`read`].
@@ -201,13 +206,13 @@ impl Log for Sink {
         let mut logger = LOGGER.lock();
         logger.ring.push(line.0.as_bytes());
         survivor::push(line.0.as_bytes());
-        if logger.serial && !logger.handed_over {
+        if !logger.without_serial && !logger.handed_over {
             // Who looks for what stops the kernel wants each line to be out before anything else happens.
             let wait = log::max_level() > LevelFilter::Info;
             serial::write_all(line.0.as_bytes(), false);
             serial::write_all(b"\r\n", wait);
         }
-        if logger.screen {
+        if !logger.without_screen {
             screen::write("\n");
             screen::write(&line.0);
         }

@@ -36,6 +36,11 @@ struct Survivor {
 
 static SURVIVOR: Mutex<Option<Survivor>> = Mutex::new(None);
 
+/// Bytes that it has.
+pub(crate) fn bytes() -> u64 {
+    if SURVIVOR.lock().is_some() { BYTES as u64 } else { 0 }
+}
+
 /// Begins to keep the log, and gives what the boot before has left. To be called once, while the entry code's
 /// or the final page tables are loaded. `Err` where the place is not ours.
 pub(crate) fn open(boot: &BootInfo) -> Result<Option<Left>, Occupied> {

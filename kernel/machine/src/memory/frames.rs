@@ -13,6 +13,7 @@ use vcpu::{Hpa, MemoryError, PAGE_SIZE};
 pub(crate) use super::buddy::FrameKind;
 use super::buddy::FrameTable;
 use super::zero_frames;
+use crate::cpu;
 use crate::fault::lies;
 
 static TABLE: Mutex<Option<FrameTable<'static>>> = Mutex::new(None);
@@ -24,6 +25,9 @@ pub(crate) fn allocate(order: u8, kind: FrameKind, owner: u16) -> Option<Hpa> {
         return None;
     }
     let frame = TABLE.lock().as_mut()?.allocate(order, kind, owner)?;
+    if is_counted(kind) {
+        cpu::count_taken(PAGE_SIZE << order);
+    }
     Some(Hpa(frame * PAGE_SIZE))
 }
 
@@ -41,10 +45,18 @@ pub(crate) fn allocate(order: u8, kind: FrameKind, owner: u16) -> Option<Hpa> {
 pub(crate) unsafe fn free(hpa: Hpa, order: u8) {
     let whole = hpa.page_offset() == 0;
     let returned = TABLE.lock().as_mut().filter(|_| whole).map(|table| table.free(hpa.0 / PAGE_SIZE, order));
-    assert!(
-        matches!(returned, Some(Ok(()))),
-        "frames at {hpa:?} (order {order}) were given back but not in use"
-    );
+    let Some(Ok(kind)) = returned else {
+        panic!("frames at {hpa:?} (order {order}) were given back but not in use")
+    };
+    if is_counted(kind) {
+        cpu::count_taken((PAGE_SIZE << order).wrapping_neg());
+    }
+}
+
+/// Whether the CPU that takes frames counts them itself, by [`cpu::count_taken`]. Those of the heap are counted as they are handed out;
+/// guests' memory and what maps it have counts of their own.
+const fn is_counted(kind: FrameKind) -> bool {
+    matches!(kind, FrameKind::Kernel | FrameKind::Control)
 }
 
 /// Makes of a block that [`allocate`] returned blocks of 2^`parts` frames, each to be given back by itself.
@@ -110,6 +122,11 @@ impl Drop for Block {
 /// Bytes that are free.
 pub fn free_bytes() -> u64 {
     TABLE.lock().as_ref().map_or(0, |table| table.free_frames() * PAGE_SIZE)
+}
+
+/// Bytes that are in use for this.
+pub(super) fn used_bytes(kind: FrameKind) -> u64 {
+    TABLE.lock().as_ref().map_or(0, |table| table.used(kind) * PAGE_SIZE)
 }
 
 /// Bytes of RAM in the table, free or not.

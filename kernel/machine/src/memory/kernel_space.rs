@@ -260,7 +260,7 @@ pub(crate) fn map_firmware(hpa: Hpa, length: u64) -> Result<NonNull<u8>, MapErro
 /// never given back.
 pub(crate) fn map_stack(bytes: u64) -> Result<Range<u64>, MapError> {
     let order = bytes.div_ceil(PAGE_SIZE).next_power_of_two().trailing_zeros() as u8;
-    let frames = frames::allocate(order, FrameKind::Kernel, 0).ok_or(MapError::OutOfFrames)?;
+    let frames = frames::allocate(order, FrameKind::Stack, 0).ok_or(MapError::OutOfFrames)?;
     let start = map_window(frames, bytes, PageFlags::READ_WRITE)?.as_ptr() as u64;
     Ok(start..start + bytes)
 }

@@ -12,6 +12,7 @@
 // UNSAFETY: builds and loads the kernel's own page tables, and clears frames by address.
 #![allow(unsafe_code)]
 
+mod account;
 mod buddy;
 pub(crate) mod early_window;
 pub mod frames;
@@ -28,6 +29,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use vcpu::{Hpa, PAGE_SIZE};
 
+pub use self::account::{Account, account};
 pub(crate) use self::buddy::MAX_ORDER;
 use self::buddy::{FrameTable, MAX_FRAMES};
 pub(crate) use self::kernel_space::{enter_on_this_cpu, map_firmware, map_mmio, map_stack};
@@ -163,10 +165,14 @@ pub fn start(boot: &BootInfo) -> Result<(), StartError> {
     if free.bytes() < LEAST_FREE_BYTES {
         return Err(StartError::TooLittle { free: free.bytes() });
     }
+    let before = free.bytes();
     // SAFETY: `usable` and `loaded` describe the machine that `boot` proves to be ours; interrupts are off,
     // and `STARTED` lets one call through.
     unsafe { kernel_space::build_and_load(boot, &usable, &loaded, &mut free)? };
+    let page_tables = before - free.bytes();
     let table = build_frame_table(&usable, &mut free).ok_or(StartError::TooLittle { free: free.bytes() })?;
+    let frame_table = before - page_tables - free.bytes();
+    account::note(&boot.image.physical, frame_table, page_tables);
     frames::install(table);
     Ok(())
 }

@@ -25,6 +25,11 @@ pub(super) fn reserve(usable: &RangeSet, loaded: &RangeSet) {
     RESERVED.call_once(|| find(usable, loaded));
 }
 
+/// Bytes that are reserved.
+pub(super) fn bytes() -> u64 {
+    if RESERVED.get().is_some_and(Option::is_some) { BYTES } else { 0 }
+}
+
 fn find(usable: &RangeSet, loaded: &RangeSet) -> Option<Hpa> {
     let mut low = usable.clone();
     low.remove(0..PLACE.start);

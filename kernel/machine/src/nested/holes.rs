@@ -4,6 +4,8 @@
 //! "Page-Translation-Table Entry Fields"). A large page of which a part is given back becomes a table of smaller ones, of the same
 //! frames; a CPU may know the large page until it forgets what it knows, as it must anyway before the part is anybody else's.
 
+use core::sync::atomic::Ordering;
+
 use vcpu::{Gpa, Hole, Hpa, MemoryError};
 
 use super::ADDRESS;
@@ -81,6 +83,7 @@ impl<M: TableMemory> NestedTable<M> {
     fn divide(&self, at: &Slot, divide: &mut impl FnMut(Mapping, Level)) -> Result<(), MemoryError> {
         let smaller = if at.level == Level::Page1G { Level::Page2M } else { Level::Page4K };
         let next = self.memory.allocate()?;
+        self.tables.fetch_add(1, Ordering::Relaxed);
         let page = Hpa(at.entry & ADDRESS & !(at.level.bytes() - 1));
         let present = self.format.is_present(at.entry);
         if present {

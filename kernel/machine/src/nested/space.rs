@@ -423,6 +423,10 @@ impl AddressSpace for GuestSpace {
         if empty { Shrink::Done } else { Shrink::More }
     }
 
+    fn table_bytes(&self) -> u64 {
+        self.table.tables() * PAGE_SIZE
+    }
+
     fn translate(&self, gpa: Gpa) -> Option<Hpa> {
         let Mapping { page, level } = self.table.lookup(gpa)?;
         Some(Hpa(page.0 + (gpa.0 & (level.bytes() - 1))))

@@ -1,5 +1,7 @@
 //! The four-level table: map, look up, take down.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use vcpu::{Gpa, Hpa, MemoryError};
 
 use super::ADDRESS;
@@ -127,6 +129,8 @@ pub(crate) struct NestedTable<M> {
     root: Hpa,
     pub(super) memory: M,
     pub(super) format: Format,
+    /// How many there are, the root included.
+    pub(super) tables: AtomicU32,
 }
 
 pub(super) const fn index(gpa: u64, depth: usize) -> usize {
@@ -137,12 +141,17 @@ impl<M: TableMemory> NestedTable<M> {
     /// An empty table.
     pub(crate) fn new(format: Format, memory: M) -> Result<Self, MemoryError> {
         let root = memory.allocate()?;
-        Ok(Self { root, memory, format })
+        Ok(Self { root, memory, format, tables: AtomicU32::new(1) })
     }
 
     /// The root's address, for EPTP or N_CR3.
     pub(crate) const fn root(&self) -> Hpa {
         self.root
+    }
+
+    /// How many tables there are, the root included.
+    pub(crate) fn tables(&self) -> u64 {
+        self.tables.load(Ordering::Relaxed).into()
     }
 
     /// Maps one page. `gpa` and `hpa` are aligned to its size.
@@ -156,6 +165,7 @@ impl<M: TableMemory> NestedTable<M> {
             let entry = self.memory.read(table, slot);
             table = if !self.format.is_present(entry) {
                 let next = self.memory.allocate()?;
+                self.tables.fetch_add(1, Ordering::Relaxed);
                 self.memory.write(table, slot, self.format.table(next.0));
                 next
             } else if depth > 0 && Format::is_large(entry) {
@@ -234,6 +244,7 @@ impl<M: TableMemory> NestedTable<M> {
                     }
                     self.memory.write(table, slot, 0);
                     self.memory.free(next);
+                    self.tables.fetch_sub(1, Ordering::Relaxed);
                 }
             }
         }

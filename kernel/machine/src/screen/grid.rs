@@ -2,6 +2,8 @@
 //! write and far slower to read, so only cells that differ are drawn, as many at a time as the caller has
 //! time for.
 
+use core::fmt;
+
 /// Columns that are used; a wider screen stays dark at its right.
 pub(super) const MAX_COLUMNS: usize = 256;
 /// Lines that are used.
@@ -21,20 +23,40 @@ pub(super) enum Colour {
     Alarm,
 }
 
-/// A character on the screen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Cell {
-    /// Printable ASCII.
-    pub(super) character: u8,
-    pub(super) colour: Colour,
-}
+/// A character on the screen: how far a printable ASCII character is from the blank, and with [`ALARM`] its colour. A blank is
+/// zero, so that a grid that nobody has written to takes no room in the image's file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cell(u8);
+
+const ALARM: u8 = 1 << 7;
 
 impl Cell {
-    pub(super) const BLANK: Self = Self { character: b' ', colour: Colour::Normal };
+    pub(super) const BLANK: Self = Self(0);
 
     pub(super) const fn new(character: char, colour: Colour) -> Self {
         let character = if matches!(character, ' '..='~') { character as u8 } else { UNKNOWN };
-        Self { character, colour }
+        let colour = if matches!(colour, Colour::Alarm) { ALARM } else { 0 };
+        Self((character - b' ') | colour)
+    }
+
+    /// Printable ASCII.
+    pub(super) const fn character(self) -> u8 {
+        (self.0 & !ALARM) + b' '
+    }
+
+    pub(super) const fn colour(self) -> Colour {
+        if self.0 & ALARM == 0 { Colour::Normal } else { Colour::Alarm }
+    }
+
+    /// A blank of the same colour.
+    pub(super) const fn blank(self) -> Self {
+        Self(self.0 & ALARM)
+    }
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", char::from(self.character()), self.colour())
     }
 }
 
@@ -63,7 +85,7 @@ impl Grid {
             shown: [Cell::BLANK; MAX_CELLS],
             columns: 0,
             lines: 0,
-            step: 1,
+            step: 0,
             line: 0,
             column: 0,
             dirty_start: 0,
@@ -184,7 +206,7 @@ mod tests {
         }
 
         fn refresh(&mut self, grid: &mut Grid, budget: usize) -> bool {
-            grid.refresh(budget, |(line, column), cell, _| self.0[line][column] = cell.character)
+            grid.refresh(budget, |(line, column), cell, _| self.0[line][column] = cell.character())
         }
 
         fn text(&self) -> Vec<String> {
@@ -232,7 +254,9 @@ mod tests {
         glass.refresh(&mut grid, usize::MAX);
         grid.write("\nsane");
         let mut drawn = Vec::new();
-        grid.refresh(usize::MAX, |place, cell, shown| drawn.push((place, cell.character, shown.character)));
+        grid.refresh(usize::MAX, |place, cell, shown| {
+            drawn.push((place, cell.character(), shown.character()))
+        });
         assert_eq!(drawn, [((2, 2), b'n', b'm')]);
     }
 
@@ -242,7 +266,7 @@ mod tests {
         grid.colour = Colour::Alarm;
         grid.write(" ");
         let mut drawn = 0;
-        grid.refresh(usize::MAX, |_, cell, _| drawn += usize::from(cell.colour == Colour::Alarm));
+        grid.refresh(usize::MAX, |_, cell, _| drawn += usize::from(cell.colour() == Colour::Alarm));
         assert_eq!(drawn, 1);
     }
 

@@ -355,13 +355,14 @@ impl Mapping {
     }
 
     fn set_text_cell(&mut self, at: usize, cell: Cell) {
-        let attribute = match cell.colour {
+        let attribute = match cell.colour() {
             Colour::Normal => NORMAL_ATTRIBUTE,
             Colour::Alarm => ALARM_ATTRIBUTE,
         };
         if at < self.bytes / TEXT_CELL_BYTES {
+            let value = attribute | u16::from(cell.character());
             // SAFETY: by the condition of `new`, and `at` lies inside.
-            unsafe { self.base.cast::<u16>().add(at).write_volatile(attribute | u16::from(cell.character)) };
+            unsafe { self.base.cast::<u16>().add(at).write_volatile(value) };
         }
     }
 }

@@ -164,11 +164,11 @@ impl Painter {
         cell: Cell,
         before: Option<Cell>,
     ) {
-        let Some(glyph) = get_raster(char::from(cell.character), WEIGHT, self.height) else { return };
-        let over_blank = before == Some(Cell { character: b' ', ..cell });
+        let Some(glyph) = get_raster(char::from(cell.character()), WEIGHT, self.height) else { return };
+        let over_blank = before == Some(cell.blank());
         let bytes = self.framebuffer.bytes_per_pixel();
         let pitch = self.framebuffer.pitch as usize;
-        let shades = &self.shades[cell.colour as usize];
+        let shades = &self.shades[cell.colour() as usize];
         let mut offset = line * self.height.val() * pitch + column * self.glyph_width * bytes;
         for row in glyph.rows() {
             if !over_blank || has_ink(row) {

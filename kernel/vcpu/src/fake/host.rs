@@ -163,6 +163,10 @@ impl Host for FakeHost {
         BringUp { total: self.tsc(), ..BringUp::default() }
     }
 
+    fn taken(&self) -> u64 {
+        0
+    }
+
     fn tsc_is_steady(&self) -> bool {
         self.tsc_is_steady
     }

@@ -293,6 +293,10 @@ impl AddressSpace for FakeSpace {
         Shrink::More
     }
 
+    fn table_bytes(&self) -> u64 {
+        0
+    }
+
     fn translate(&self, gpa: Gpa) -> Option<Hpa> {
         self.is_ram(gpa).then_some(Hpa(gpa.0))
     }

@@ -47,7 +47,11 @@ const OWNER_SHIFT: u32 = 15;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum FrameKind {
-    /// The kernel's own data.
+    /// The kernel's heap.
+    Heap,
+    /// CPUs' stacks.
+    Stack,
+    /// Other data of the kernel's own.
     Kernel,
     /// The kernel's page tables.
     PageTable,
@@ -57,6 +61,22 @@ pub(crate) enum FrameKind {
     NestedTable,
     /// A guest's RAM.
     Guest,
+}
+
+/// How many kinds there are.
+const KINDS: usize = FrameKind::ALL.len();
+
+impl FrameKind {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Heap,
+        Self::Stack,
+        Self::Kernel,
+        Self::PageTable,
+        Self::Control,
+        Self::NestedTable,
+        Self::Guest,
+    ];
 }
 
 /// A block was given back that is not in use in that size. The caller's books are wrong.
@@ -77,13 +97,15 @@ pub(crate) struct FrameTable<'a> {
     spans: ArrayVec<Span, MAX_RANGES>,
     free_lists: [u32; ORDERS],
     free_frames: u64,
+    /// Frames in use, by kind.
+    used: [u64; KINDS],
 }
 
 impl<'a> FrameTable<'a> {
     /// A table without frames, to be kept in `entries`.
     pub(crate) fn new(entries: &'a mut [u64]) -> Self {
         entries.fill(0);
-        Self { entries, spans: ArrayVec::new(), free_lists: [NONE; ORDERS], free_frames: 0 }
+        Self { entries, spans: ArrayVec::new(), free_lists: [NONE; ORDERS], free_frames: 0, used: [0; KINDS] }
     }
 
     /// Describes a range of RAM, in use by nobody's name until [`Self::add_free`]. Ranges come in ascending
@@ -108,6 +130,11 @@ impl<'a> FrameTable<'a> {
     /// Frames that are free.
     pub(crate) const fn free_frames(&self) -> u64 {
         self.free_frames
+    }
+
+    /// Frames that are in use for this.
+    pub(crate) const fn used(&self, kind: FrameKind) -> u64 {
+        self.used[kind as usize]
     }
 
     /// Makes a range of described frames free, in the largest blocks that fit.
@@ -140,6 +167,7 @@ impl<'a> FrameTable<'a> {
             | (kind as u64) << KIND_SHIFT
             | u64::from(owner) << OWNER_SHIFT;
         self.free_frames -= 1 << order;
+        self.used[kind as usize] += 1 << order;
         self.frame_of(index)
     }
 
@@ -157,8 +185,8 @@ impl<'a> FrameTable<'a> {
         Ok(())
     }
 
-    /// Gives a block back, which joins its free neighbours.
-    pub(crate) fn free(&mut self, frame: u64, order: u8) -> Result<(), NotAllocated> {
+    /// Gives a block back, which joins its free neighbours, and tells what it was used for.
+    pub(crate) fn free(&mut self, frame: u64, order: u8) -> Result<FrameKind, NotAllocated> {
         let mut index = self.index_of(frame, order).ok_or(NotAllocated)?;
         let entry = self.entries[index as usize];
         if entry & STATE_MASK != USED || entry_order(entry) != order {
@@ -166,6 +194,8 @@ impl<'a> FrameTable<'a> {
         }
         self.entries[index as usize] = 0;
         self.free_frames += 1 << order;
+        let kind = entry_kind(entry);
+        self.used[kind as usize] -= 1 << order;
         let (mut frame, mut order) = (frame, order);
         while order < MAX_ORDER {
             let buddy_frame = frame ^ (1 << order);
@@ -180,7 +210,7 @@ impl<'a> FrameTable<'a> {
             order += 1;
         }
         self.push(index, order);
-        Ok(())
+        Ok(kind)
     }
 
     /// The table index of the block of 2^`order` frames at `frame`, if it is one and lies in one range.
@@ -237,6 +267,12 @@ impl<'a> FrameTable<'a> {
 
 const fn entry_order(entry: u64) -> u8 {
     ((entry >> ORDER_SHIFT) & 0x1f) as u8
+}
+
+const fn entry_kind(entry: u64) -> FrameKind {
+    let number = (entry >> KIND_SHIFT) as u8 as usize;
+    // `allocate` writes no others.
+    if number < KINDS { FrameKind::ALL[number] } else { FrameKind::Kernel }
 }
 
 const fn link(entry: u64, shift: u32) -> u32 {

@@ -1,37 +1,45 @@
-//! The heap of bring-up: a fixed region that never grows, for what is small. What is large, such as what a network's port keeps, has frames of its own, so
-//! that a large machine has room for many. What runs later allocates from its own pools.
+//! The heap: for what bring-up and the making of VMs take, never for what an exit does. It begins small and grows by regions of
+//! frames, one for a request that finds no room; a region of which nothing is in use goes back. What is large has frames of its own.
 
 // UNSAFETY: a global allocator hands out raw memory.
 #![allow(unsafe_code)]
+
+mod regions;
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use linked_list_allocator::Heap;
 use spin::Mutex;
 use vcpu::{Hpa, PAGE_SIZE};
 
+use self::regions::Regions;
+use crate::cpu;
 use crate::fault::{self, Fault};
 use crate::memory::MAX_ORDER;
 use crate::memory::direct_map;
 use crate::memory::frames::{self, FrameKind};
 
-/// The heap's size: 2^10 frames are 4 MiB.
-const ORDER: u8 = 10;
-/// Bytes of the heap.
-pub const HEAP_BYTES: usize = 4096 << ORDER;
+/// A region's size: 2^6 frames are 256 KiB.
+const REGION_ORDER: u8 = 6;
+/// After so many regions the next ones are twice as large, so that a large machine has room for many VMs.
+const REGIONS_OF_A_SIZE: usize = regions::MAX_REGIONS / 4;
+/// The smallest region: it has room for each request that has no frames of its own.
+const LEAST_REGION_ORDER: u8 = 5;
 
 /// Bytes from which on a request has frames of its own.
 const LARGE_BYTES: usize = 64 << 10;
 
+/// What requests are rounded up to.
+const SMALLEST_BYTES: usize = 16;
+
 /// A heap behind a lock.
-struct LockedHeap(Mutex<Heap>);
+struct LockedHeap(Mutex<Regions>);
 
 // It serves the kernel only; on the host, tests use the system's.
 #[cfg_attr(target_os = "none", global_allocator)]
-static HEAP: LockedHeap = LockedHeap(Mutex::new(Heap::empty()));
+static HEAP: LockedHeap = LockedHeap(Mutex::new(Regions::new()));
 
 static EXHAUSTED: AtomicBool = AtomicBool::new(false);
 
@@ -41,20 +49,37 @@ pub struct NoMemory;
 
 impl fmt::Display for NoMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there are no {} MiB of memory together for the kernel's heap", HEAP_BYTES >> 20)
+        let bytes = PAGE_SIZE << LEAST_REGION_ORDER;
+        write!(f, "there are no {} KiB of memory together for the kernel's heap", bytes >> 10)
     }
 }
 
-/// Gives the heap its memory. Later calls do nothing.
+/// Gives the heap its first memory. Later calls do nothing.
 pub fn start() -> Result<(), NoMemory> {
-    let mut heap = HEAP.0.lock();
-    if heap.size() != 0 {
-        return Ok(());
+    if HEAP.0.lock().len() == 0 && !grow() {
+        return Err(NoMemory);
     }
-    let region = frames::allocate(ORDER, FrameKind::Kernel, 0).ok_or(NoMemory)?;
-    // SAFETY: the block belongs to the heap alone, for good, and lies in the direct map.
-    unsafe { heap.init(direct_map(region), HEAP_BYTES) };
     Ok(())
+}
+
+/// Adds a region; a smaller one where there is none of the size that it should have. False where there is no memory, or where there
+/// are as many regions as there can be.
+#[cold]
+fn grow() -> bool {
+    let wanted = REGION_ORDER + (HEAP.0.lock().len() / REGIONS_OF_A_SIZE) as u8;
+    let mut orders = (LEAST_REGION_ORDER..=wanted).rev();
+    let Some((region, order)) =
+        orders.find_map(|order| Some((frames::allocate(order, FrameKind::Heap, 0)?, order)))
+    else {
+        return false;
+    };
+    // SAFETY: the block is the heap's alone and lies in the direct map.
+    let added = unsafe { HEAP.0.lock().add(direct_map(region), (PAGE_SIZE << order) as usize) };
+    if !added {
+        // SAFETY: nobody has been told of it.
+        unsafe { frames::free(region, order) };
+    }
+    added
 }
 
 /// Notes that the heap had no room for a request, so that a panic that comes of it can say so.
@@ -83,7 +108,7 @@ fn order_of(count: u64) -> u8 {
 /// Frames beside each other. What a block has more goes back at once.
 fn allocate_frames(count: u64) -> *mut u8 {
     let order = order_of(count);
-    let Some(block) = (order <= MAX_ORDER).then(|| frames::allocate(order, FrameKind::Kernel, 0)).flatten()
+    let Some(block) = (order <= MAX_ORDER).then(|| frames::allocate(order, FrameKind::Heap, 0)).flatten()
     else {
         return exhausted();
     };
@@ -122,30 +147,51 @@ unsafe fn free_each(block: Hpa, from: u64, to: u64) {
     }
 }
 
-/// Bytes in use.
+/// Bytes in use that have no frames of their own.
 pub fn used_bytes() -> usize {
     HEAP.0.lock().used()
 }
 
-// SAFETY: `Heap` keeps what it has handed out apart, and the lock serialises.
+/// Bytes that a request takes.
+fn bytes_of(layout: Layout) -> u64 {
+    frames_of(layout).map_or(layout.size().next_multiple_of(SMALLEST_BYTES) as u64, |count| count * PAGE_SIZE)
+}
+
+fn allocate(layout: Layout) -> *mut u8 {
+    if let Some(count) = frames_of(layout) {
+        return allocate_frames(count);
+    }
+    let found = HEAP.0.lock().allocate(layout);
+    // Another CPU may take what was added, but not for ever.
+    let found = found.or_else(|| grow().then(|| HEAP.0.lock().allocate(layout)).flatten());
+    found.map_or_else(exhausted, NonNull::as_ptr)
+}
+
+// SAFETY: `Regions` keeps what it has handed out apart, and the lock serialises.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if fault::is(Fault::HeapExhausted) {
             return exhausted();
         }
-        if let Some(count) = frames_of(layout) {
-            return allocate_frames(count);
+        let pointer = allocate(layout);
+        if !pointer.is_null() {
+            cpu::count_taken(bytes_of(layout));
         }
-        self.0.lock().allocate_first_fit(layout).map_or_else(|()| exhausted(), NonNull::as_ptr)
+        pointer
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        cpu::count_taken(bytes_of(layout).wrapping_neg());
         if let Some(count) = frames_of(layout) {
             // SAFETY: the caller got the pointer from `alloc` with this layout, and is done with it.
             unsafe { free_frames(pointer, count) };
         } else if let Some(pointer) = NonNull::new(pointer) {
             // SAFETY: the caller got the pointer from `alloc` with this layout.
-            unsafe { self.0.lock().deallocate(pointer, layout) };
+            let unused = unsafe { self.0.lock().deallocate(pointer, layout) };
+            if let Some(unused) = unused {
+                // SAFETY: it came from `grow`, and nothing of it is in use.
+                unsafe { free_frames(unused.start, unused.bytes as u64 / PAGE_SIZE) };
+            }
         }
     }
 }
