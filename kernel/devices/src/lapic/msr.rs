@@ -139,13 +139,13 @@ impl LocalApic {
     /// Whether this write is of the EOI register, and is right: of all writes the most frequent.
     #[inline(always)]
     pub fn is_end(&self, msr: u32, value: u64) -> bool {
-        msr == X2APIC_MSR_FIRST + index::EOI as u32 && value == 0 && self.mode == ApicMode::X2Apic
+        msr == X2APIC_MSR_FIRST + u32::from(index::EOI) && value == 0 && self.mode == ApicMode::X2Apic
     }
 
     /// Whether this write is of the register for interrupts to itself, and is right.
     #[inline(always)]
     pub fn is_self_interrupt(&self, msr: u32, value: u64) -> bool {
-        let is_it = msr == X2APIC_MSR_FIRST + index::SELF_IPI as u32;
+        let is_it = msr == X2APIC_MSR_FIRST + u32::from(index::SELF_IPI);
         is_it && value >> 8 == 0 && self.mode == ApicMode::X2Apic
     }
 

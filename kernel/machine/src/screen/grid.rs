@@ -255,7 +255,7 @@ mod tests {
         grid.write("\nsane");
         let mut drawn = Vec::new();
         grid.refresh(usize::MAX, |place, cell, shown| {
-            drawn.push((place, cell.character(), shown.character()))
+            drawn.push((place, cell.character(), shown.character()));
         });
         assert_eq!(drawn, [((2, 2), b'n', b'm')]);
     }
