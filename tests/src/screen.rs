@@ -6,8 +6,9 @@
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
 const WEIGHT: FontWeight = FontWeight::Regular;
-const HEIGHTS: [RasterHeight; 4] =
-    [RasterHeight::Size16, RasterHeight::Size20, RasterHeight::Size24, RasterHeight::Size32];
+/// The font's size, and how often each pixel of a glyph is drawn both ways.
+type Size = (RasterHeight, usize);
+const SIZES: [Size; 3] = [(RasterHeight::Size16, 1), (RasterHeight::Size16, 2), (RasterHeight::Size16, 3)];
 /// The green of the kernel's light grey and of the white of its last words; the backgrounds have none.
 const FOREGROUNDS: [i32; 2] = [200, 255];
 /// How far a pixel may be off: the kernel draws sixteen shades, and screens of 15 bits round again.
@@ -32,7 +33,7 @@ pub fn read(ppm: &[u8]) -> Option<Vec<String>> {
             .map(|character| if character == UNREADABLE { -1 } else { i32::from(character != ' ') })
             .sum()
     };
-    HEIGHTS.iter().map(|height| picture.text(*height)).max_by_key(|lines| -> i32 { readable(lines) })
+    SIZES.iter().map(|size| picture.text(*size)).max_by_key(|lines| -> i32 { readable(lines) })
 }
 
 impl<'a> Picture<'a> {
@@ -55,28 +56,32 @@ impl<'a> Picture<'a> {
         i32::from(self.pixels[(y * self.width + x) * 3 + 1])
     }
 
-    fn text(&self, height: RasterHeight) -> Vec<String> {
-        let columns = self.width / get_raster_width(WEIGHT, height);
+    fn text(&self, size: Size) -> Vec<String> {
+        let (height, scale) = size;
+        let columns = self.width / (get_raster_width(WEIGHT, height) * scale);
         let line = |line| {
-            let text: String = (0..columns).map(|column| self.character(height, line, column)).collect();
+            let text: String = (0..columns).map(|column| self.character(size, line, column)).collect();
             text.trim_end().to_owned()
         };
-        (0..self.height / height.val()).map(line).collect()
+        (0..self.height / (height.val() * scale)).map(line).collect()
     }
 
-    fn character(&self, height: RasterHeight, line: usize, column: usize) -> char {
+    fn character(&self, size: Size, line: usize, column: usize) -> char {
         // The space first: most cells are.
-        (' '..='~').find(|character| self.shows(*character, height, line, column)).unwrap_or(UNREADABLE)
+        (' '..='~').find(|character| self.shows(*character, size, line, column)).unwrap_or(UNREADABLE)
     }
 
-    fn shows(&self, character: char, height: RasterHeight, line: usize, column: usize) -> bool {
+    fn shows(&self, character: char, (height, scale): Size, line: usize, column: usize) -> bool {
         let Some(glyph) = get_raster(character, WEIGHT, height) else { return false };
-        let (left, top) = (column * glyph.width(), line * glyph.height());
+        let (left, top) = (column * glyph.width() * scale, line * glyph.height() * scale);
+        let differs = |x, y, expected: i32| (self.green(left + x, top + y) - expected).abs() > TOLERANCE;
         FOREGROUNDS.iter().any(|foreground| {
             glyph.rows().enumerate().all(|(y, row)| {
                 row.iter().enumerate().all(|(x, intensity)| {
                     let expected = i32::from(*intensity) * foreground / 255;
-                    (self.green(left + x, top + y) - expected).abs() <= TOLERANCE
+                    let mut points =
+                        (0..scale * scale).map(|n| (x * scale + n % scale, y * scale + n / scale));
+                    !points.any(|(x, y)| differs(x, y, expected))
                 })
             })
         })
@@ -88,7 +93,7 @@ mod tests {
     use super::*;
 
     /// A picture with this text in its upper left corner.
-    fn picture(width: usize, rows: usize, height: RasterHeight, text: &str) -> Vec<u8> {
+    fn picture(width: usize, rows: usize, (height, scale): Size, text: &str) -> Vec<u8> {
         let mut ppm = format!("P6\n{width} {rows}\n255\n").into_bytes();
         let start = ppm.len();
         ppm.resize(start + width * rows * 3, 0);
@@ -96,8 +101,11 @@ mod tests {
             let glyph = get_raster(character, WEIGHT, height).expect("ASCII");
             for (y, row) in glyph.rows().enumerate() {
                 for (x, intensity) in row.iter().enumerate() {
-                    let at = start + (y * width + column * glyph.width() + x) * 3 + 1;
-                    ppm[at] = (u32::from(intensity >> 4) * 200 / 15) as u8;
+                    for n in 0..scale * scale {
+                        let (x, y) =
+                            ((column * glyph.width() + x) * scale + n % scale, y * scale + n / scale);
+                        ppm[start + (y * width + x) * 3 + 1] = (u32::from(intensity >> 4) * 200 / 15) as u8;
+                    }
                 }
             }
         }
@@ -107,18 +115,18 @@ mod tests {
     #[test]
     fn text_of_every_size_is_read_back() {
         let text = "What to do: 0O 1lI |!i .,:;'\" [~] {_}";
-        for height in HEIGHTS {
-            let lines = read(&picture(800, 100, height, text)).expect("a picture");
-            assert_eq!(lines[0], text, "{height:?}");
+        for size in SIZES {
+            let lines = read(&picture(1000, 150, size, text)).expect("a picture");
+            assert_eq!(lines[0], text, "{size:?}");
             assert!(lines[1..].iter().all(String::is_empty));
         }
     }
 
     #[test]
     fn a_spoilt_pixel_spoils_the_character() {
-        let mut ppm = picture(400, 40, RasterHeight::Size20, "abc");
+        let mut ppm = picture(400, 40, (RasterHeight::Size16, 1), "abc");
         let start = ppm.len() - 400 * 40 * 3;
-        ppm[start + (19 * 400 + 10) * 3 + 1] = 255;
+        ppm[start + (15 * 400 + 10) * 3 + 1] = 255;
         assert_eq!(read(&ppm).expect("a picture")[0], format!("a{UNREADABLE}c"));
     }
 

@@ -14,9 +14,13 @@ const SHADES: usize = 16;
 /// Intensities in the font's glyphs that make one shade.
 const SHADE_SHIFT: u32 = 4;
 const WEIGHT: FontWeight = FontWeight::Regular;
-/// The font's sizes, largest first.
-const HEIGHTS: [RasterHeight; 4] =
-    [RasterHeight::Size32, RasterHeight::Size24, RasterHeight::Size20, RasterHeight::Size16];
+/// The font's size. Glyphs of larger ones would take more than the rest of the screen's code.
+const HEIGHT: RasterHeight = RasterHeight::Size16;
+/// How often each pixel of a glyph is drawn both ways, largest first.
+const SCALES: [usize; 3] = [LARGEST_SCALE, 2, 1];
+const LARGEST_SCALE: usize = 3;
+/// Pixels in a row of the widest glyph.
+const MAX_GLYPH_WIDTH: usize = 16;
 /// The largest font that leaves this many columns is used: most lines of the log fit.
 const WANTED_COLUMNS: usize = 120;
 
@@ -115,7 +119,7 @@ pub(super) trait PixelMemory {
 /// How characters are drawn on a particular framebuffer.
 pub(super) struct Painter {
     pub(super) framebuffer: Framebuffer,
-    height: RasterHeight,
+    scale: usize,
     glyph_width: usize,
     shades: [Shades; 2],
 }
@@ -126,16 +130,16 @@ impl Painter {
         if !framebuffer.is_sound() {
             return None;
         }
-        let columns = |height: &RasterHeight| framebuffer.width as usize / get_raster_width(WEIGHT, *height);
-        let height = HEIGHTS.into_iter().find(|height| columns(height) >= WANTED_COLUMNS);
-        let height = height.unwrap_or(RasterHeight::Size16);
+        let glyph_width = get_raster_width(WEIGHT, HEIGHT);
+        let columns = |scale| framebuffer.width as usize / (glyph_width * scale);
+        let scale = SCALES.into_iter().find(|scale| columns(*scale) >= WANTED_COLUMNS).unwrap_or(1);
         let shades = |background, foreground| {
             Shades(core::array::from_fn(|shade| pixel(&framebuffer.fields, background, foreground, shade)))
         };
         Some(Self {
             framebuffer,
-            height,
-            glyph_width: get_raster_width(WEIGHT, height),
+            scale,
+            glyph_width: glyph_width * scale,
             shades: [shades(BLACK, LIGHT_GREY), shades(RED, WHITE)],
         })
     }
@@ -143,7 +147,7 @@ impl Painter {
     /// Columns and lines of text.
     pub(super) fn size(&self) -> (usize, usize) {
         let Framebuffer { width, height, .. } = self.framebuffer;
-        (width as usize / self.glyph_width, height as usize / self.height.val())
+        (width as usize / self.glyph_width, height as usize / (HEIGHT.val() * self.scale))
     }
 
     /// Makes all of it black.
@@ -164,19 +168,32 @@ impl Painter {
         cell: Cell,
         before: Option<Cell>,
     ) {
-        let Some(glyph) = get_raster(char::from(cell.character()), WEIGHT, self.height) else { return };
+        let Some(glyph) = get_raster(char::from(cell.character()), WEIGHT, HEIGHT) else { return };
         let over_blank = before == Some(cell.blank());
         let bytes = self.framebuffer.bytes_per_pixel();
         let pitch = self.framebuffer.pitch as usize;
         let shades = &self.shades[cell.colour() as usize];
-        let mut offset = line * self.height.val() * pitch + column * self.glyph_width * bytes;
+        let mut offset = line * HEIGHT.val() * self.scale * pitch + column * self.glyph_width * bytes;
+        let mut wide = [0; MAX_GLYPH_WIDTH * LARGEST_SCALE];
         for row in glyph.rows() {
-            if !over_blank || has_ink(row) {
-                memory.store(offset, row, shades, bytes);
+            let is_drawn = !over_blank || has_ink(row);
+            let row = if self.scale == 1 { row } else { widened(row, self.scale, &mut wide) };
+            for _ in 0..self.scale {
+                if is_drawn {
+                    memory.store(offset, row, shades, bytes);
+                }
+                offset += pitch;
             }
-            offset += pitch;
         }
     }
+}
+
+/// A row with each pixel so many times.
+fn widened<'a>(row: &[u8], scale: usize, wide: &'a mut [u8; MAX_GLYPH_WIDTH * LARGEST_SCALE]) -> &'a [u8] {
+    for (pixels, intensity) in wide.chunks_exact_mut(scale).zip(row) {
+        pixels.fill(*intensity);
+    }
+    wide.get(..row.len() * scale).unwrap_or_default()
 }
 
 /// Whether a row of a glyph is more than background.
@@ -310,18 +327,16 @@ mod tests {
         let size = |width, height| Painter::new(framebuffer(width, height, 32, FIELDS_888)).unwrap().size();
         assert_eq!(size(640, 480), (91, 30));
         assert_eq!(size(800, 600), (114, 37));
-        assert_eq!(size(1280, 800), (142, 40));
+        assert_eq!(size(1280, 800), (182, 50));
         assert_eq!(size(1920, 1080), (137, 33));
-        assert_eq!(size(3840, 2160), (274, 67));
+        assert_eq!(size(3840, 2160), (182, 45));
     }
 
     #[test]
     fn all_characters_have_a_glyph_of_one_size() {
-        for height in HEIGHTS {
-            assert!(get_raster_width(WEIGHT, height) <= 16);
-            for character in ' '..='~' {
-                assert!(get_raster(character, WEIGHT, height).is_some(), "{character}");
-            }
+        assert!(get_raster_width(WEIGHT, HEIGHT) <= MAX_GLYPH_WIDTH);
+        for character in ' '..='~' {
+            assert!(get_raster(character, WEIGHT, HEIGHT).is_some(), "{character}");
         }
     }
 
