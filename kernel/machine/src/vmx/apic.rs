@@ -320,7 +320,12 @@ impl VmxVcpu {
     }
 
     /// Where the CPU delivers: IRR gets the vector, and RVI where it is the highest (SDM vol. 3, "Evaluation of Pending Virtual Interrupts").
+    ///
+    /// Not while the guest cannot take it: Bochs delivers at an entry whatever IF says what was added so.
     pub(super) fn add_apic_request(&mut self, vector: u8) -> bool {
+        if !self.can_take_interrupt() {
+            return false;
+        }
         let apic = &mut self.apic;
         // TMR says of each vector how it came last.
         if !apic.plan.assists.contains(ApicAssists::DELIVERY) || apic.shown.level.contains(vector) {
