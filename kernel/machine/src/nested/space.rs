@@ -38,7 +38,7 @@ impl TableMemory for FrameTables {
         unsafe { frames::free(table, 0) };
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(&self, table: Hpa, index: usize) -> u64 {
         // SAFETY: `table` is a frame that `allocate` returned, so the direct map covers it and nobody else
         // uses it as other than a table; `index` is below 512. The CPU may set accessed and dirty bits
@@ -77,7 +77,7 @@ pub struct GuestSpace {
 }
 
 /// Pages that are given back in one step.
-pub(super) const STEP_PAGES: usize = 128;
+pub(super) const STEP_PAGES: usize = 64;
 
 impl GuestSpace {
     /// An empty address space, whose tables are of that format and whose pages are at most `largest`.
