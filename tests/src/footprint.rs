@@ -1,8 +1,8 @@
 //! What Basalt's log says of its bring-up and of the memory that it has for itself and for its VMs' sake.
 //!
 //! ```text
-//! ... bring-up: N ticks to the first guest instruction, of which scrubbing N, calibration N
-//! ... memory: the kernel has N KiB: image A, frame table B, heap C
+//! ... bring-up: total N scrubbing N calibration N ticks
+//! ... memory: the kernel has N KiB: image A heap B frame-table C page-tables D stacks E other F KiB
 //! ... vm NAME: N KiB of its own, M KiB nested tables
 //! ... vm NAME: started, ...
 //! ```
@@ -31,13 +31,13 @@ impl Sum {
 /// From the loader's jump to the first instruction of a guest, in ticks.
 #[must_use]
 pub fn bring_up(log: &Log) -> Option<Sum> {
-    sum(log, "bring-up: ", " of which ")
+    sum(log, "bring-up: total ")
 }
 
 /// What the kernel has for itself, in KiB.
 #[must_use]
 pub fn kernel_memory(log: &Log) -> Option<Sum> {
-    sum(log, "memory: the kernel has ", " KiB: ")
+    sum(log, "memory: the kernel has ")
 }
 
 /// What a VM costs beside its guest's memory, in KiB: in all, and for nested tables.
@@ -59,17 +59,13 @@ pub fn started_vms(log: &Log) -> usize {
     log.kernel().filter(is_start).count()
 }
 
-/// A line with `begin`, a number, `behind`, and `name number` parts between commas.
-fn sum(log: &Log, begin: &str, behind: &str) -> Option<Sum> {
+/// A line with `begin`, a number, and parts: each a name with its number behind it.
+fn sum(log: &Log, begin: &str) -> Option<Sum> {
     let text = log.kernel().find_map(|line| Some(line.split_once(begin)?.1))?;
-    let total = text.split(|symbol: char| !symbol.is_ascii_digit()).next()?.parse().ok()?;
-    let parts = text.split_once(behind).map_or("", |(_, parts)| parts).split(',');
-    let part = |text: &str| {
-        let words: Vec<&str> = text.split_ascii_whitespace().collect();
-        let at = words.iter().position(|word| word.parse::<u64>().is_ok())?;
-        Some((words[..at].join(" "), words[at].parse().ok()?))
-    };
-    Some(Sum { total, parts: parts.filter_map(part).collect() })
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let total = words.first()?.parse().ok()?;
+    let part = |pair: &[&str]| Some((pair[0].to_owned(), pair[1].parse().ok()?));
+    Some(Sum { total, parts: words[1..].windows(2).filter_map(part).collect() })
 }
 
 #[cfg(test)]
@@ -77,23 +73,18 @@ mod tests {
     use super::*;
 
     fn log(text: &str) -> Log {
-        let mut log = Log::default();
-        log.push(text.as_bytes());
-        log
+        Log::from(text)
     }
 
     #[test]
     fn sums_have_their_parts() {
-        let log = log(
-            "[ 0.2] INFO  run: bring-up: 900 ticks to the first guest instruction, of which scrubbing 500, \
-            TSC calibration 20 ms, rest\n\
-            [ 0.2] INFO  basalt: memory: the kernel has 4100 KiB: image 800, frame table 2048 KiB, heap 1252\n",
-        );
+        let log = log("[    0.090871] INFO  bring-up: total 19000000 scrubbing 500 calibration 20 ticks\n\
+            [    0.080000] INFO  memory: the kernel has 2056 KiB: image 1 heap 1 frame-table 2048 page-tables 4 stacks 0 other 2 KiB\n");
         let bring_up = bring_up(&log).expect("told");
-        assert_eq!((bring_up.total, bring_up.part("scrubbing")), (900, Some(500)));
-        assert_eq!((bring_up.part("TSC calibration"), bring_up.part("rest")), (Some(20), None));
+        assert_eq!((bring_up.total, bring_up.part("scrubbing")), (19_000_000, Some(500)));
+        assert_eq!((bring_up.part("calibration"), bring_up.parts.len()), (Some(20), 2));
         let memory = kernel_memory(&log).expect("told");
-        assert_eq!((memory.total, memory.part("frame table"), memory.parts.len()), (4100, Some(2048), 3));
+        assert_eq!((memory.total, memory.part("frame-table"), memory.parts.len()), (2056, Some(2048), 6));
     }
 
     #[test]

@@ -171,14 +171,21 @@ fn parse(line: &str) -> Line {
     Line { source: Source::Kernel, text: line.to_owned() }
 }
 
+impl From<&str> for Log {
+    /// All that was printed, at once.
+    fn from(text: &str) -> Self {
+        let mut log = Self::default();
+        log.push(text.as_bytes());
+        log
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn log(text: &str) -> Log {
-        let mut log = Log::default();
-        log.push(text.as_bytes());
-        log
+        Log::from(text)
     }
 
     #[test]

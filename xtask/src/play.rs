@@ -254,9 +254,7 @@ mod tests {
     use super::*;
 
     fn log(text: &str) -> Log {
-        let mut log = Log::default();
-        log.push(text.as_bytes());
-        log
+        Log::from(text)
     }
 
     #[test]

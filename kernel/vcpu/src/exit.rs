@@ -81,7 +81,7 @@ pub enum Exit {
 pub struct IoExit(u32);
 
 impl IoExit {
-    /// Bits of the word, which is what VMX tells: the size less 1 in the lowest three, the port in the upper half.
+    /// Bits of the word: the size less 1 in the lowest three, the port in the upper half. Others mean nothing.
     const SIZE: u32 = 7;
     const INPUT: u32 = 1 << 3;
     const STRING: u32 = 1 << 4;
@@ -94,10 +94,12 @@ impl IoExit {
         Self((port as u32) << Self::PORT | (size as u32).wrapping_sub(1) & Self::SIZE | flags)
     }
 
-    /// From the exit qualification of an I/O instruction (SDM vol. 3, "Exit Qualification for I/O Instructions").
+    const MEANING: u32 = Self::SIZE | Self::INPUT | Self::STRING | 0xffff << Self::PORT;
+
+    /// The access that these bits describe.
     #[inline(always)]
-    pub const fn from_qualification(qualification: u32) -> Self {
-        Self(qualification)
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits & Self::MEANING)
     }
 
     /// The port.

@@ -152,9 +152,7 @@ mod tests {
     const BOCHS: Counted<'_> = Counted { name: "bochs-vmx", counts_instructions: true };
 
     fn log(text: &str) -> Log {
-        let mut log = Log::default();
-        log.push(text.as_bytes());
-        log
+        Log::from(text)
     }
 
     #[test]
@@ -189,13 +187,11 @@ mod tests {
 
     #[test]
     fn memory_and_bring_up_are_told_by_the_kernel() {
-        let log = log(
-            "[ 0.2] INFO  run: bring-up: 900 ticks to the first guest instruction, of which scrubbing 500\n\
-            [ 0.2] INFO  basalt: memory: the kernel has 4100 KiB: image 800, frame table 2048\n\
+        let log = log("[ 0.2] INFO  bring-up: total 900 scrubbing 500 calibration 20 ticks\n\
+            [ 0.2] INFO  memory: the kernel has 4100 KiB: image 800 frame-table 2048 other 9 KiB\n\
             [ 0.3] INFO  work: vm one: 96 KiB of its own, 16 KiB nested tables\n\
             [ 0.3] INFO  work: vm tables: 90 KiB of its own, 12 KiB nested tables\n\
-            [ 0.3] INFO  work: vm one: started, 9 ticks of work\n",
-        );
+            [ 0.3] INFO  work: vm one: started, 9 ticks of work\n");
         let found = |boot: &str| {
             let rows = rows_of(&BOCHS, boot, &log).into_iter();
             rows.map(|row| format!("{} {} {}", row.name, row.value, row.unit)).collect::<Vec<_>>()
@@ -203,9 +199,11 @@ mod tests {
         let bring_up = [
             "bring_up 900 instructions",
             "bring_up_scrubbing 500 instructions",
+            "bring_up_calibration 20 instructions",
             "kernel_memory_kib 4100 KiB",
             "kernel_memory_kib_image 800 KiB",
             "kernel_memory_kib_frame_table 2048 KiB",
+            "kernel_memory_kib_other 9 KiB",
         ];
         assert_eq!(found("bench-bring-up"), bring_up);
         assert_eq!(

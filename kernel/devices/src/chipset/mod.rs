@@ -197,13 +197,17 @@ impl Chipset<'_> {
     /// When a timer next needs [`Self::advance`]; later than the last advance. Kept, as most accesses are to no timer.
     #[inline]
     pub fn next_deadline(&self) -> Option<Nanos> {
+        debug_assert_eq!(self.deadline, self.timers_deadline(), "a timer has changed unnoticed");
         self.deadline
+    }
+
+    fn timers_deadline(&self) -> Option<Nanos> {
+        earlier(self.pit.next_deadline(), earlier(self.rtc.next_deadline(), self.pm.next_deadline()))
     }
 
     /// To be called where a timer may have changed.
     fn note_deadline(&mut self) {
-        self.deadline =
-            earlier(self.pit.next_deadline(), earlier(self.rtc.next_deadline(), self.pm.next_deadline()));
+        self.deadline = self.timers_deadline();
     }
 
     /// Lets the timers catch up with `now` and drives their lines.

@@ -189,6 +189,29 @@ fn walk(builder: &Builder, controls: Controls, linear: u64, access: AccessKind) 
     PagingMode::from(controls).translate(&builder.memory, Gva(linear), access).map(|found| found.gpa.0)
 }
 
+/// A path names the entries that decide about a translation, and no other.
+#[test]
+fn a_path_is_made_of_the_entries_on_the_way() {
+    for (size_bits, depth) in [(12, 4), (21, 3), (30, 2)] {
+        let mut builder = Builder::new(KINDS[2]);
+        let entries = builder.map(0x40_1234_5000, 0x4000_0000, size_bits, P | A, P | A);
+        let mode = PagingMode::from(builder.controls());
+        let linear = Gva(0x40_1234_5678);
+        let (path, gpa) = mode.path(&builder.memory, linear, AccessKind::Execute).expect("mapped");
+        assert_eq!(gpa.0, 0x4000_0000 | linear.0 & ((1 << size_bits) - 1));
+        let wanted: std::vec::Vec<_> = entries.iter().map(|at| (Gpa(*at), builder.get(*at))).collect();
+        assert_eq!((path.entries(), wanted.len()), (&wanted[..], depth));
+        // Where something is to be set first, there is none yet.
+        builder.put(entries[0], builder.get(entries[0]) & !A);
+        assert_eq!(mode.path(&builder.memory, linear, AccessKind::Execute), None);
+        assert!(walk(&builder, builder.controls(), linear.0, AccessKind::Execute).is_ok());
+        assert!(mode.path(&builder.memory, linear, AccessKind::Execute).is_some());
+    }
+    let other = Builder::new(KINDS[3]);
+    let mode = PagingMode::from(other.controls());
+    assert_eq!(mode.path(&other.memory, Gva(0), AccessKind::Execute), None, "five levels");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

@@ -71,7 +71,7 @@ fn decoded_length<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     fault: &NestedFault,
 ) -> Option<u8> {
-    let found = familiar::find(guest)?;
+    let found = familiar::find(guest).ok()?;
     // Elsewhere it is an access that crosses a page, and not for here.
     let is_it = found.is_at(guest.vcpu, fault.gpa) && found.width != Width::Qword;
     is_it.then_some(found.length)

@@ -2,11 +2,12 @@
 //! depends on is as it was (registers, the entries of the page tables, the code's bytes), so is what they are. All of it is read again each
 //! time, so a guest may change any of it; what is spared is the work between.
 
-use emulator::walk::{MAX_LEVELS, Path};
+use emulator::walk::Path;
 use vcpu::{Backend, Gpa, GuestMemory, Gva, Host, SystemRegister, Vcpu, rflags};
 
 use super::simple_move::{self, SimpleMove};
 use crate::guest::Guest;
+use crate::instruction::Code;
 
 /// Instructions that are remembered for a vCPU.
 const PLACES: usize = 4;
@@ -73,16 +74,18 @@ impl FamiliarMoves {
     }
 }
 
-/// The move at RIP, in 64-bit mode. `None` where it is another instruction.
+/// The move at RIP, in 64-bit mode; the code there where it is another instruction.
 #[inline(never)]
-pub(super) fn find<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>) -> Option<SimpleMove> {
+pub(super) fn find<B: Backend, V: Vcpu, H: Host>(
+    guest: &mut Guest<'_, '_, B, V, H>,
+) -> Result<SimpleMove, Code> {
     let rip = guest.vcpu.rip();
     if let Some(Some(known)) = guest.cpu.familiar.0.get(FamiliarMoves::place(rip))
         && known.rip == rip
         && known.registers.is_same(&Registers::of(guest.vcpu))
         && known.holds(guest.space)
     {
-        return Some(known.found);
+        return Ok(known.found);
     }
     get_to_know(guest, rip)
 }
@@ -116,12 +119,12 @@ fn is_there<S: GuestMemory>(space: &S, gpa: Gpa, [first, second]: &[u64; 2]) -> 
 fn get_to_know<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     rip: u64,
-) -> Option<SimpleMove> {
+) -> Result<SimpleMove, Code> {
     let code = guest.code();
-    let found = simple_move::decode(code.as_slice())?;
+    let Some(found) = simple_move::decode(code.as_slice()) else { return Err(code) };
     let last = Gva(rip.wrapping_add(u64::from(found.length) - 1));
     if last.page_offset() < Gva(rip).page_offset() {
-        return Some(found);
+        return Ok(found);
     }
     let paging = guest.paging();
     if let Some((path, code)) = guest.path(&paging, Gva(rip)) {
@@ -138,7 +141,7 @@ fn get_to_know<B: Backend, V: Vcpu, H: Host>(
             }
         }
     }
-    Some(found)
+    Ok(found)
 }
 
 impl Familiar {
@@ -153,5 +156,3 @@ impl Familiar {
         code.and_then(simple_move::decode) == Some(self.found)
     }
 }
-
-const _: () = assert!(MAX_LEVELS == 4);

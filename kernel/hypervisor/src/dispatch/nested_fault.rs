@@ -3,7 +3,7 @@
 
 use vcpu::{Access, Backend, Gpa, GuestMemory, Host, NestedFault, Vcpu};
 
-use super::{Handled, Outcome, doorbell, emulate, simple_move};
+use super::{Handled, Outcome, doorbell, emulate, familiar, simple_move};
 use crate::guest::{AnyGuest, Guest};
 use crate::memory_map::DEVICE_MEMORY;
 use crate::ratelimit::Site;
@@ -74,8 +74,14 @@ fn other<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault
 /// An access to a device's registers.
 #[inline(never)]
 fn access<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault: &NestedFault) -> Handled {
-    match simple_move::execute(guest, fault) {
-        Some(next) => Ok(Outcome::Advance(next)),
-        None => Ok(emulate::instruction(&mut guest.any())),
+    if !guest.vcpu.is_in_64_bit_mode() {
+        return Ok(emulate::instruction(&mut guest.any()));
+    }
+    match familiar::find(guest) {
+        Ok(found) => match simple_move::execute(guest, fault, &found) {
+            Some(next) => Ok(Outcome::Advance(next)),
+            None => Ok(emulate::instruction(&mut guest.any())),
+        },
+        Err(code) => Ok(emulate::execute(&mut guest.any(), &code)),
     }
 }

@@ -7,7 +7,6 @@
 use devices::Width;
 use vcpu::{Access, Backend, Gpa, Gpr, Host, NestedFault, PAGE_SIZE, Vcpu};
 
-use super::familiar;
 use crate::guest::Guest;
 
 /// REX prefixes and their bits.
@@ -162,16 +161,13 @@ impl SimpleMove {
     }
 }
 
-/// Executes the instruction at RIP, which made this access, where it is such a move: where the guest goes on.
+/// Executes the move at RIP, where it is what made this access: where the guest goes on.
 #[inline]
 pub(super) fn execute<B: Backend, V: Vcpu, H: Host>(
     guest: &mut Guest<'_, '_, B, V, H>,
     fault: &NestedFault,
+    found: &SimpleMove,
 ) -> Option<u64> {
-    if !guest.vcpu.is_in_64_bit_mode() {
-        return None;
-    }
-    let found = familiar::find(guest)?;
     if !found.is_at(guest.vcpu, fault.gpa) {
         return None;
     }

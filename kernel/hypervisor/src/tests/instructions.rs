@@ -283,6 +283,90 @@ fn device_memory_is_reached_through_the_emulator() {
     assert!(run.log.iter().filter(|line| line.contains("no device at")).count() <= 5, "rate-limited");
 }
 
+/// An instruction that was decoded before counts as long as its code and what maps that are the same.
+#[test]
+fn known_instructions_are_known_by_all_that_makes_them() {
+    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    const OTHER: u64 = 0x60_0000;
+    // A store to the I/O APIC's select register, and what it shows then.
+    let select = |guest: &mut vcpu::fake::Guest<'_>, ecx: u64, edx: u64| {
+        guest.cpu.rip = KERNEL;
+        guest.cpu.registers.set_rbx(0xfec0_0000);
+        guest.cpu.registers.set_rcx(ecx);
+        guest.cpu.registers.set_rdx(edx);
+        Exit::NestedFault(NestedFault {
+            gpa: Gpa(0xfec0_0000),
+            access: vcpu::Access::Write,
+            linear: None,
+            table_walk: false,
+        })
+    };
+    let shown = |guest: &mut vcpu::fake::Guest<'_>| {
+        guest.place_code(&[0x8b, 0x33]);
+        Exit::NestedFault(NestedFault {
+            gpa: Gpa(0xfec0_0000),
+            access: vcpu::Access::Read,
+            linear: None,
+            table_walk: false,
+        })
+    };
+    let is = |guest: &vcpu::fake::Guest<'_>, value: u64| assert_eq!(guest.cpu.registers.rsi(), value);
+    let (store_ecx, store_edx) = ([0x89, 0x0b], [0x89, 0x13]);
+    let (run, _) = Bench::run_steps(vec![
+        step(move |guest| {
+            guest.cpu.rip = KERNEL;
+            guest.place_code(&store_ecx);
+            select(guest, 1, 2)
+        }),
+        step(move |guest| shown(guest)),
+        // The same again,
+        step(move |guest| {
+            is(guest, 1);
+            select(guest, 3, 4)
+        }),
+        step(move |guest| shown(guest)),
+        // other code in its place,
+        step(move |guest| {
+            is(guest, 3);
+            guest.cpu.rip = KERNEL;
+            guest.place_code(&store_edx);
+            select(guest, 5, 6)
+        }),
+        step(move |guest| shown(guest)),
+        // and another page in the place of the code's.
+        step(move |guest| {
+            is(guest, 6);
+            let (mut table, mut shift) = (guest.cpu.system(SystemRegister::Cr3) & ADDRESS, 39);
+            let (at, entry) = loop {
+                let at = Gpa(table + (KERNEL >> shift & 0x1ff) * 8);
+                let entry = guest.memory.load_u64(at).unwrap();
+                if shift == 12 || entry & 1 << 7 != 0 {
+                    break (at, entry);
+                }
+                (table, shift) = (entry & ADDRESS, shift - 9);
+            };
+            let size = 1 << shift;
+            let other = OTHER & !(size - 1) | KERNEL & (size - 1);
+            guest.memory.write(Gpa(other), &store_ecx).unwrap();
+            let moved = entry & !ADDRESS | OTHER & !(size - 1);
+            guest.memory.write(at, &moved.to_le_bytes()).unwrap();
+            select(guest, 7, 8)
+        }),
+        step(move |guest| {
+            // Code placed by its address from here on would go to the old page.
+            let other = OTHER & !0x1f_ffff | guest.cpu.rip & 0x1f_ffff;
+            guest.memory.write(Gpa(other), &[0x8b, 0x33]).unwrap();
+            shown(guest)
+        }),
+        step(move |guest| {
+            is(guest, 7);
+            guest.cpu.instruction_length = Some(2);
+            guest.cpuid(0, 0)
+        }),
+    ]);
+    assert!(run.logged("powered off"), "{:#?}", run.log);
+}
+
 #[test]
 fn a_page_fault_in_the_emulator_reaches_the_guest() {
     let (_, actions) = Bench::run_steps(vec![

@@ -130,13 +130,26 @@ pub(crate) const fn direct_map(hpa: Hpa) -> *mut u8 {
 /// The frames are RAM in the direct map that the caller alone uses, and no Rust reference leads there.
 #[inline]
 pub(crate) unsafe fn zero_frames(hpa: Hpa, order: u8) {
-    let words = (FRAME_BYTES << order) / 8;
+    // SAFETY: by the caller.
+    unsafe { zero_bytes(direct_map(hpa), (FRAME_BYTES << order) as usize) };
+}
+
+/// Zeroes memory that others may change meanwhile, or that is a device's. The string instruction is opaque to the compiler.
+///
+/// # Safety
+///
+/// `target` is writable for `size` bytes, and no Rust reference leads there.
+pub(crate) unsafe fn zero_bytes(target: *mut u8, size: usize) {
+    debug_assert!(!target.is_null());
     // SAFETY: by the caller; the kernel runs with the direction flag clear.
     unsafe {
         asm!(
             "rep stosq",
-            inout("rcx") words => _,
-            inout("rdi") direct_map(hpa) => _,
+            "mov ecx, {tail:e}",
+            "rep stosb",
+            tail = in(reg) size & 7,
+            inout("rcx") size >> 3 => _,
+            inout("rdi") target => _,
             in("rax") 0_u64,
             options(nostack, preserves_flags)
         );

@@ -4,7 +4,6 @@
 #![allow(unsafe_code)]
 
 use core::arch::asm;
-use core::ptr;
 
 use vcpu::{Gpa, Hpa};
 
@@ -36,7 +35,7 @@ impl Filling {
         let size = STEP_BYTES.min(self.level.bytes() - self.cleared);
         let start = memory::direct_map(Hpa(self.page.0 + self.cleared));
         // SAFETY: the frames are this value's, and the bytes lie in them.
-        bring_up::scrubbing(|| unsafe { clear(start, size as usize) });
+        bring_up::scrubbing(|| unsafe { memory::zero_bytes(start, size as usize) });
         self.cleared += size;
         self.cleared == self.level.bytes()
     }
@@ -66,27 +65,6 @@ pub(super) unsafe fn copy(source: *const u8, target: *mut u8, size: usize) {
             inout("rcx") size >> 3 => _,
             inout("rsi") source => _,
             inout("rdi") target => _,
-            options(nostack, preserves_flags)
-        );
-    }
-}
-
-/// Zeroes memory that a guest may change meanwhile.
-///
-/// # Safety
-/// `target` is writable for `size` bytes.
-pub(super) unsafe fn clear(target: *mut u8, size: usize) {
-    debug_assert!(!ptr::eq(target, ptr::null()));
-    // SAFETY: by the caller; the kernel runs with the direction flag clear.
-    unsafe {
-        asm!(
-            "rep stosq",
-            "mov ecx, {tail:e}",
-            "rep stosb",
-            tail = in(reg) size & 7,
-            inout("rcx") size >> 3 => _,
-            inout("rdi") target => _,
-            in("rax") 0u64,
             options(nostack, preserves_flags)
         );
     }

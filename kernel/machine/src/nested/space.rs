@@ -10,7 +10,7 @@ use vcpu::{
     Taken, WordSize,
 };
 
-use super::pieces::{Filling, clear, copy};
+use super::pieces::{Filling, copy};
 use super::recent::{PART, Recent};
 use super::reclaim::Reclaim;
 use super::table::{Format, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
@@ -249,7 +249,7 @@ impl GuestMemory for GuestSpace {
             let (host, room) = self.locate(at)?;
             let size = room.min(length - done);
             // SAFETY: `host` has `size` bytes of this guest's RAM under the direct map.
-            unsafe { clear(host, size as usize) };
+            unsafe { memory::zero_bytes(host, size as usize) };
             done += size;
         }
         Ok(())

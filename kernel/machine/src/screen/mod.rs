@@ -14,7 +14,6 @@
 mod grid;
 mod painter;
 
-use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -393,19 +392,8 @@ impl PixelMemory for Mapping {
         if offset + length > self.bytes {
             return;
         }
-        // SAFETY: by the condition of `new`, and all of it lies inside. The kernel runs with the direction flag clear.
-        unsafe {
-            asm!(
-                "rep stosq",
-                "mov ecx, {tail:e}",
-                "rep stosb",
-                tail = in(reg) length & 7,
-                inout("rcx") length >> 3 => _,
-                inout("rdi") self.base.add(offset) => _,
-                in("rax") 0_u64,
-                options(nostack, preserves_flags)
-            );
-        }
+        // SAFETY: by the condition of `new`, and all of it lies inside.
+        unsafe { memory::zero_bytes(self.base.add(offset), length) };
     }
 }
 

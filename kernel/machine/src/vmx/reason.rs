@@ -80,10 +80,10 @@ pub(crate) const fn apic_access(qualification: u64) -> NestedFault {
     NestedFault { gpa: Gpa(APIC_PAGE.0 + (qualification & OFFSET)), access, linear: None, table_walk: false }
 }
 
-/// The qualification of an I/O instruction.
+/// The qualification of an I/O instruction, which has these very bits.
 #[inline(always)]
 pub(crate) const fn io(qualification: u64) -> IoExit {
-    IoExit::from_qualification(qualification as u32)
+    IoExit::from_bits(qualification as u32)
 }
 
 /// The qualification of a control-register access.
