@@ -197,8 +197,9 @@ fn balloon() -> Scenario {
 fn bring_up() -> Scenario {
     let guest = Guest::new(BENCH).settings("memory=16M").append("only=start");
     let done = Step::vm(BENCH, "selftest bench done:").within(300);
-    // The kernel tells when it next has time, which may be later.
-    scenario(BRING_UP, guest, vec![done, Step::kernel("bring-up: total").within(60).anywhere()])
+    // The kernel tells when it next has time, which may be later; that all of it is there, the VM's end shows.
+    let told = Step::kernel("bring-up: total").within(60).anywhere();
+    scenario(BRING_UP, guest, vec![done, told, Step::end(BENCH).within(60).anywhere()])
 }
 
 /// A VM of a size.
