@@ -13,7 +13,7 @@ const RCX: u8 = 1;
 const RDX: u8 = 2;
 const RBX: u8 = 3;
 
-impl<C: Context + ?Sized> Run<'_, C> {
+impl Run<'_> {
     pub(crate) fn mov(&mut self) -> Result<Progress, Abort> {
         let width = self.width(0)?;
         // A source that is not a general-purpose register (segment, control, debug) is refused in `place`.
@@ -174,7 +174,7 @@ impl<C: Context + ?Sized> Run<'_, C> {
     pub(crate) fn compare_exchange_8b(&mut self) -> Result<Progress, Abort> {
         let linear = MemoryOperand::of(self.instruction).linear(self.context, 8, Access::Update)?;
         let old: [u8; 8] = self.load_bytes(linear, Access::Update)?;
-        let pair = |context: &C, high, low| {
+        let pair = |context: &dyn Context, high, low| {
             (Gpr::new(high, Width::Dword).get(context) << 32) | Gpr::new(low, Width::Dword).get(context)
         };
         let value = u64::from_le_bytes(old);
@@ -190,8 +190,9 @@ impl<C: Context + ?Sized> Run<'_, C> {
             return Err(Exception::GP0.into());
         }
         let old: [u8; 16] = self.load_bytes(linear, Access::Update)?;
-        let pair =
-            |context: &C, high, low| (u128::from(context.gpr(high)) << 64) | u128::from(context.gpr(low));
+        let pair = |context: &dyn Context, high, low| {
+            (u128::from(context.gpr(high)) << 64) | u128::from(context.gpr(low))
+        };
         let value = u128::from_le_bytes(old);
         let equal = value == pair(self.context, RDX, RAX);
         let new = if equal { pair(self.context, RCX, RBX) } else { value };

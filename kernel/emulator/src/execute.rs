@@ -1,12 +1,10 @@
 //! One instruction: operands fetched, handler called, outcome told.
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+use iced_x86::{Instruction, OpKind};
 use vcpu::Gva;
 
-use crate::alu::{Binary, BitChange, Unary};
 use crate::decode::{Undecodable, decode};
-use crate::operand::memory_width;
-use crate::string::string_form;
+use crate::operation::{self, Operation};
 use crate::{Access, Context, Exception, Fault, Gpr, InstructionBytes, MemoryOperand, Mode, Stop, Width};
 
 /// An instruction that ran.
@@ -27,7 +25,7 @@ pub struct Executed {
 ///
 /// # Errors
 /// See [`Stop`].
-pub fn execute<C: Context + ?Sized>(code: &[u8], context: &mut C) -> Result<Executed, Stop> {
+pub fn execute(code: &[u8], context: &mut dyn Context) -> Result<Executed, Stop> {
     let mode = context.mode();
     let instruction = match decode(code, mode) {
         Ok(instruction) => instruction,
@@ -38,7 +36,10 @@ pub fn execute<C: Context + ?Sized>(code: &[u8], context: &mut C) -> Result<Exec
     };
     let rip = context.rip();
     let own_bytes = || InstructionBytes::new(code.get(..instruction.len()).unwrap_or(code));
-    match (Run { context, instruction: &instruction }).dispatch() {
+    let Some((operation, memory_width)) = operation::find(instruction.code()) else {
+        return Err(Stop::Unsupported(own_bytes()));
+    };
+    match (Run { context, instruction: &instruction, operation, memory_width }).dispatch() {
         Ok(Progress::Done) => {
             let next = rip.wrapping_add(instruction.len() as u64);
             let mask = if mode == Mode::Long64 { u64::MAX } else { Width::Dword.mask() };
@@ -89,60 +90,35 @@ pub(crate) enum Place {
 }
 
 /// One instruction on its context.
-pub(crate) struct Run<'a, C: Context + ?Sized> {
-    pub(crate) context: &'a mut C,
+pub(crate) struct Run<'a> {
+    pub(crate) context: &'a mut dyn Context,
     pub(crate) instruction: &'a Instruction,
+    operation: Operation,
+    /// Of its operand in memory, where it has one.
+    memory_width: Width,
 }
 
-impl<C: Context + ?Sized> Run<'_, C> {
+impl Run<'_> {
     fn dispatch(&mut self) -> Result<Progress, Abort> {
-        match self.instruction.mnemonic() {
-            Mnemonic::Mov | Mnemonic::Movnti => self.mov(),
-            Mnemonic::Movzx => self.mov_extending(false),
-            Mnemonic::Movsx | Mnemonic::Movsxd => self.mov_extending(true),
-            Mnemonic::Movbe => self.mov_swapping(),
-            Mnemonic::Add => self.binary(Binary::Add),
-            Mnemonic::Adc => self.binary(Binary::Adc),
-            Mnemonic::Sub => self.binary(Binary::Sub),
-            Mnemonic::Sbb => self.binary(Binary::Sbb),
-            Mnemonic::And => self.binary(Binary::And),
-            Mnemonic::Or => self.binary(Binary::Or),
-            Mnemonic::Xor => self.binary(Binary::Xor),
-            Mnemonic::Cmp => self.compare(),
-            Mnemonic::Test => self.test(),
-            Mnemonic::Inc => self.unary(Unary::Inc),
-            Mnemonic::Dec => self.unary(Unary::Dec),
-            Mnemonic::Neg => self.unary(Unary::Neg),
-            Mnemonic::Not => self.unary(Unary::Not),
-            Mnemonic::Bt => self.bit_test(BitChange::None),
-            Mnemonic::Bts => self.bit_test(BitChange::Set),
-            Mnemonic::Btr => self.bit_test(BitChange::Reset),
-            Mnemonic::Btc => self.bit_test(BitChange::Complement),
-            Mnemonic::Xchg => self.exchange(),
-            Mnemonic::Xadd => self.exchange_add(),
-            Mnemonic::Cmpxchg => self.compare_exchange(),
-            Mnemonic::Cmpxchg8b => self.compare_exchange_8b(),
-            Mnemonic::Cmpxchg16b => self.compare_exchange_16b(),
-            Mnemonic::In => self.port_in(),
-            Mnemonic::Out => self.port_out(),
-            _ => self.dispatch_by_code(),
-        }
-    }
-
-    /// String instructions share mnemonics with vector instructions (MOVSD, CMPSD); conditions stand in the
-    /// opcode.
-    fn dispatch_by_code(&mut self) -> Result<Progress, Abort> {
-        let code = self.instruction.code();
-        if let Some((form, width)) = string_form(code) {
-            return self.string(form, width);
-        }
-        if let Some(number) = distance(code, Code::Seto_rm8, Code::Setg_rm8) {
-            return self.set_on_condition(number);
-        }
-        // The decoder lists CMOVcc by condition, each with its 16-, 32- and 64-bit form.
-        match distance(code, Code::Cmovo_r16_rm16, Code::Cmovg_r64_rm64) {
-            Some(number) => self.move_on_condition(number / 3),
-            None => Err(Abort::Unsupported),
+        match self.operation {
+            Operation::Move => self.mov(),
+            Operation::MoveExtending { signed } => self.mov_extending(signed),
+            Operation::MoveSwapping => self.mov_swapping(),
+            Operation::Binary(binary) => self.binary(binary),
+            Operation::Compare => self.compare(),
+            Operation::Test => self.test(),
+            Operation::Unary(unary) => self.unary(unary),
+            Operation::BitTest(change) => self.bit_test(change),
+            Operation::Exchange => self.exchange(),
+            Operation::ExchangeAdd => self.exchange_add(),
+            Operation::CompareExchange => self.compare_exchange(),
+            Operation::CompareExchange8 => self.compare_exchange_8b(),
+            Operation::CompareExchange16 => self.compare_exchange_16b(),
+            Operation::In => self.port_in(),
+            Operation::Out => self.port_out(),
+            Operation::String(form) => self.string(form, self.memory_width),
+            Operation::SetOn(condition) => self.set_on_condition(condition),
+            Operation::MoveOn(condition) => self.move_on_condition(condition),
         }
     }
 
@@ -151,7 +127,7 @@ impl<C: Context + ?Sized> Run<'_, C> {
     pub(crate) fn width(&self, index: u32) -> Result<Width, Abort> {
         let width = match self.instruction.op_kind(index) {
             OpKind::Register => Gpr::from_register(self.instruction.op_register(index)).map(|gpr| gpr.width),
-            OpKind::Memory => memory_width(self.instruction.memory_size()),
+            OpKind::Memory => Some(self.memory_width),
             _ => None,
         };
         width.ok_or(Abort::Unsupported)
@@ -245,18 +221,11 @@ impl<C: Context + ?Sized> Run<'_, C> {
     }
 
     pub(crate) fn replace_bytes(&mut self, linear: Gva, old: &[u8], new: &[u8]) -> Result<Progress, Abort> {
-        let atomic = self.instruction.has_lock_prefix() || self.instruction.mnemonic() == Mnemonic::Xchg;
+        let atomic = self.instruction.has_lock_prefix() || self.operation == Operation::Exchange;
         if !atomic {
             self.context.write(linear, new)?;
             return Ok(Progress::Done);
         }
         Ok(if self.context.update(linear, old, new)? { Progress::Done } else { Progress::Again })
     }
-}
-
-/// How far `code` is from `first`, where it is not past `last` in the decoder's list.
-#[inline]
-fn distance(code: Code, first: Code, last: Code) -> Option<u8> {
-    let (code, first, last) = (code as u16, first as u16, last as u16);
-    if (first..=last).contains(&code) { u8::try_from(code - first).ok() } else { None }
 }

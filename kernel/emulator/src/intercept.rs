@@ -1,7 +1,7 @@
 //! Names the instruction behind an intercept, for a CPU that tells only that there was one (APM vol. 2,
 //! "Instruction Intercepts", "Control Register Accesses Intercept").
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, OpKind, Register};
 
 use crate::decode::decode;
 use crate::{Gpr, MemoryOperand, Mode};
@@ -138,60 +138,54 @@ pub(crate) fn unprefixed(code: &[u8]) -> Option<Intercepted> {
 
 fn decode_prefixed(code: &[u8], mode: Mode) -> Option<Intercepted> {
     let instruction = decode(code, mode).ok()?;
-    let intercept = match instruction.mnemonic() {
-        Mnemonic::Mov => system_move(&instruction)?,
-        Mnemonic::Lmsw => Intercept::Lmsw(operand(&instruction)?),
-        Mnemonic::Smsw => Intercept::Smsw(operand(&instruction)?),
-        Mnemonic::Invlpg => Intercept::Invlpg(MemoryOperand::of(&instruction)),
-        Mnemonic::Invpcid => Intercept::Invpcid {
+    let code = instruction.code();
+    let intercept = match code {
+        Code::Lmsw_rm16 | Code::Lmsw_r32m16 | Code::Lmsw_r64m16 => Intercept::Lmsw(operand(&instruction)?),
+        Code::Smsw_rm16 | Code::Smsw_r32m16 | Code::Smsw_r64m16 => Intercept::Smsw(operand(&instruction)?),
+        Code::Invlpg_m => Intercept::Invlpg(MemoryOperand::of(&instruction)),
+        Code::Invpcid_r32_m128 | Code::Invpcid_r64_m128 => Intercept::Invpcid {
             kind: Gpr::from_register(instruction.op0_register())?,
             descriptor: MemoryOperand::of(&instruction),
         },
-        mnemonic => without_operands(mnemonic)?,
+        code => without_operands(code).or_else(|| system_move(&instruction))?,
     };
     Some(Intercepted { intercept, length: instruction.len() as u8 })
 }
 
-fn without_operands(mnemonic: Mnemonic) -> Option<Intercept> {
-    Some(match mnemonic {
-        Mnemonic::Cpuid => Intercept::Cpuid,
-        Mnemonic::Rdmsr => Intercept::Rdmsr,
-        Mnemonic::Wrmsr => Intercept::Wrmsr,
-        Mnemonic::Hlt => Intercept::Hlt,
-        Mnemonic::Vmcall => Intercept::Vmcall,
-        Mnemonic::Vmmcall => Intercept::Vmmcall,
-        Mnemonic::Clts => Intercept::Clts,
-        Mnemonic::Invd => Intercept::Invd,
-        Mnemonic::Wbinvd | Mnemonic::Wbnoinvd => Intercept::Wbinvd,
-        Mnemonic::Rdpmc => Intercept::Rdpmc,
-        Mnemonic::Xsetbv => Intercept::Xsetbv,
-        Mnemonic::Pause => Intercept::Pause,
-        Mnemonic::Monitor | Mnemonic::Monitorx => Intercept::Monitor,
-        Mnemonic::Mwait | Mnemonic::Mwaitx => Intercept::Mwait,
-        Mnemonic::Rdtsc => Intercept::Rdtsc,
-        Mnemonic::Rdtscp => Intercept::Rdtscp,
-        Mnemonic::Rdpru => Intercept::Rdpru,
-        Mnemonic::Rsm => Intercept::Rsm,
-        Mnemonic::Vmrun
-        | Mnemonic::Vmload
-        | Mnemonic::Vmsave
-        | Mnemonic::Stgi
-        | Mnemonic::Clgi
-        | Mnemonic::Skinit
-        | Mnemonic::Invlpga => Intercept::Svm,
-        Mnemonic::Vmxon
-        | Mnemonic::Vmxoff
-        | Mnemonic::Vmclear
-        | Mnemonic::Vmptrld
-        | Mnemonic::Vmptrst
-        | Mnemonic::Vmread
-        | Mnemonic::Vmwrite
-        | Mnemonic::Vmlaunch
-        | Mnemonic::Vmresume
-        | Mnemonic::Vmfunc
-        | Mnemonic::Invept
-        | Mnemonic::Invvpid
-        | Mnemonic::Getsec => Intercept::Vmx,
+fn without_operands(code: Code) -> Option<Intercept> {
+    Some(match code {
+        Code::Cpuid => Intercept::Cpuid,
+        Code::Rdmsr => Intercept::Rdmsr,
+        Code::Wrmsr => Intercept::Wrmsr,
+        Code::Hlt => Intercept::Hlt,
+        Code::Vmcall => Intercept::Vmcall,
+        Code::Vmmcall => Intercept::Vmmcall,
+        Code::Clts => Intercept::Clts,
+        Code::Invd => Intercept::Invd,
+        Code::Wbinvd | Code::Wbnoinvd => Intercept::Wbinvd,
+        Code::Rdpmc => Intercept::Rdpmc,
+        Code::Xsetbv => Intercept::Xsetbv,
+        Code::Pause => Intercept::Pause,
+        Code::Monitorw | Code::Monitord | Code::Monitorq => Intercept::Monitor,
+        Code::Monitorxw | Code::Monitorxd | Code::Monitorxq => Intercept::Monitor,
+        Code::Mwait | Code::Mwaitx => Intercept::Mwait,
+        Code::Rdtsc => Intercept::Rdtsc,
+        Code::Rdtscp => Intercept::Rdtscp,
+        Code::Rdpru => Intercept::Rdpru,
+        Code::Rsm => Intercept::Rsm,
+        Code::Vmrunw | Code::Vmrund | Code::Vmrunq => Intercept::Svm,
+        Code::Vmloadw | Code::Vmloadd | Code::Vmloadq => Intercept::Svm,
+        Code::Vmsavew | Code::Vmsaved | Code::Vmsaveq => Intercept::Svm,
+        Code::Invlpgaw | Code::Invlpgad | Code::Invlpgaq => Intercept::Svm,
+        Code::Stgi | Code::Clgi | Code::Skinit => Intercept::Svm,
+        Code::Vmxon_m64 | Code::Vmxoff | Code::Vmclear_m64 | Code::Vmptrld_m64 | Code::Vmptrst_m64 => {
+            Intercept::Vmx
+        }
+        Code::Vmread_rm32_r32 | Code::Vmread_rm64_r64 => Intercept::Vmx,
+        Code::Vmwrite_r32_rm32 | Code::Vmwrite_r64_rm64 => Intercept::Vmx,
+        Code::Vmlaunch | Code::Vmresume | Code::Vmfunc | Code::Getsecd => Intercept::Vmx,
+        Code::Invept_r32_m128 | Code::Invept_r64_m128 => Intercept::Vmx,
+        Code::Invvpid_r32_m128 | Code::Invvpid_r64_m128 => Intercept::Vmx,
         _ => return None,
     })
 }

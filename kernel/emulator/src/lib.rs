@@ -34,6 +34,7 @@ mod execute;
 pub mod fuzz;
 mod intercept;
 mod operand;
+mod operation;
 mod string;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Registers and memory operands: partial registers, effective addresses, segmentation.
 
-use iced_x86::{Instruction, MemorySize, Register};
+use iced_x86::{Instruction, Register};
 use vcpu::Gva;
 
 use crate::{Context, Exception, Mode, Segment, SegmentName, Width};
@@ -175,18 +175,6 @@ pub(crate) fn segment_name(register: Register) -> SegmentName {
         Register::FS => SegmentName::Fs,
         Register::GS => SegmentName::Gs,
         _ => SegmentName::Ds,
-    }
-}
-
-/// The width of a memory operand that a general-purpose register could hold.
-#[inline]
-pub(crate) fn memory_width(size: MemorySize) -> Option<Width> {
-    match size {
-        MemorySize::UInt8 | MemorySize::Int8 => Some(Width::Byte),
-        MemorySize::UInt16 | MemorySize::Int16 => Some(Width::Word),
-        MemorySize::UInt32 | MemorySize::Int32 => Some(Width::Dword),
-        MemorySize::UInt64 | MemorySize::Int64 => Some(Width::Qword),
-        _ => None,
     }
 }
 

@@ -1,14 +1,14 @@
 //! String instructions and port instructions (SDM vol. 1, "String Operations", "I/O Instructions"; vol. 2,
 //! "REP/REPE/REPZ/REPNE/REPNZ").
 
-use iced_x86::{Code, OpKind};
+use iced_x86::OpKind;
 use vcpu::{Gva, PAGE_SIZE};
 
 use crate::alu::{self, DF, TF, ZF};
 use crate::data::RAX;
 use crate::execute::{Abort, Place, Progress, Run};
 use crate::operand::{linear_address, segment_name};
-use crate::{Access, Context, Gpr, SegmentName, Width};
+use crate::{Access, Gpr, SegmentName, Width};
 
 /// Iterations of a repeated string instruction per call. Few enough that a slow device keeps nobody waiting
 /// long, enough that the exit around them does not count.
@@ -45,39 +45,6 @@ impl Form {
     }
 }
 
-/// Which string instruction a code is, and on elements of what width.
-pub(crate) fn string_form(code: Code) -> Option<(Form, Width)> {
-    Some(match code {
-        Code::Movsb_m8_m8 => (Form::Movs, Width::Byte),
-        Code::Movsw_m16_m16 => (Form::Movs, Width::Word),
-        Code::Movsd_m32_m32 => (Form::Movs, Width::Dword),
-        Code::Movsq_m64_m64 => (Form::Movs, Width::Qword),
-        Code::Stosb_m8_AL => (Form::Stos, Width::Byte),
-        Code::Stosw_m16_AX => (Form::Stos, Width::Word),
-        Code::Stosd_m32_EAX => (Form::Stos, Width::Dword),
-        Code::Stosq_m64_RAX => (Form::Stos, Width::Qword),
-        Code::Lodsb_AL_m8 => (Form::Lods, Width::Byte),
-        Code::Lodsw_AX_m16 => (Form::Lods, Width::Word),
-        Code::Lodsd_EAX_m32 => (Form::Lods, Width::Dword),
-        Code::Lodsq_RAX_m64 => (Form::Lods, Width::Qword),
-        Code::Cmpsb_m8_m8 => (Form::Cmps, Width::Byte),
-        Code::Cmpsw_m16_m16 => (Form::Cmps, Width::Word),
-        Code::Cmpsd_m32_m32 => (Form::Cmps, Width::Dword),
-        Code::Cmpsq_m64_m64 => (Form::Cmps, Width::Qword),
-        Code::Scasb_AL_m8 => (Form::Scas, Width::Byte),
-        Code::Scasw_AX_m16 => (Form::Scas, Width::Word),
-        Code::Scasd_EAX_m32 => (Form::Scas, Width::Dword),
-        Code::Scasq_RAX_m64 => (Form::Scas, Width::Qword),
-        Code::Insb_m8_DX => (Form::Ins, Width::Byte),
-        Code::Insw_m16_DX => (Form::Ins, Width::Word),
-        Code::Insd_m32_DX => (Form::Ins, Width::Dword),
-        Code::Outsb_DX_m8 => (Form::Outs, Width::Byte),
-        Code::Outsw_DX_m16 => (Form::Outs, Width::Word),
-        Code::Outsd_DX_m32 => (Form::Outs, Width::Dword),
-        _ => return None,
-    })
-}
-
 /// Where a string instruction stands between two iterations, kept out of the context until it stops.
 struct Cursor {
     /// SI, DI and the count at the address width.
@@ -93,7 +60,7 @@ struct Cursor {
     announced: Option<Gva>,
 }
 
-impl<C: Context + ?Sized> Run<'_, C> {
+impl Run<'_> {
     pub(crate) fn string(&mut self, form: Form, width: Width) -> Result<Progress, Abort> {
         let mut cursor = self.cursor();
         let repeated = self.instruction.has_rep_prefix() || self.instruction.has_repne_prefix();
