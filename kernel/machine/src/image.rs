@@ -1,16 +1,16 @@
 //! Disks of boot modules. The module itself stays as it is (the kernel maps it read-only); what is written goes to memory of its
 //! own, taken where it is first written to. It is kept as long as the image, which is as long as its VM is on the list.
 
-// UNSAFETY: copies to and from frames by address.
+// UNSAFETY: frames as slices, by address.
 #![allow(unsafe_code)]
 
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::ptr;
+use core::{ptr, slice};
 
 use spin::Mutex;
-use vcpu::{Image, MemoryError, OutOfImage, PAGE_SIZE};
+use vcpu::{Image, ImageError, MemoryError, NotRam, PAGE_SIZE};
 
 use crate::memory::direct_map;
 use crate::memory::frames::{Block, FrameKind};
@@ -61,10 +61,10 @@ impl<'m> ModuleImage<'m> {
     }
 
     /// The range inside the module, where it is.
-    fn range(&self, offset: u64, length: usize) -> Result<usize, OutOfImage> {
-        let start = usize::try_from(offset).map_err(|_| OutOfImage)?;
-        let end = start.checked_add(length).ok_or(OutOfImage)?;
-        if end > self.base.len() { Err(OutOfImage) } else { Ok(start) }
+    fn range(&self, offset: u64, length: usize) -> Result<usize, ImageError> {
+        let start = usize::try_from(offset).map_err(|_| ImageError::OutOfImage)?;
+        let end = start.checked_add(length).ok_or(ImageError::OutOfImage)?;
+        if end > self.base.len() { Err(ImageError::OutOfImage) } else { Ok(start) }
     }
 
     /// A block with what the module has there.
@@ -92,52 +92,50 @@ impl Image for ModuleImage<'_> {
         (blocks * BLOCK_BYTES) as u64
     }
 
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage> {
-        let start = self.range(offset, buffer.len())?;
-        let mut done = 0;
+    fn read(
+        &self,
+        offset: u64,
+        length: u32,
+        mut each: impl FnMut(&[u8]) -> Result<(), NotRam>,
+    ) -> Result<(), ImageError> {
+        let start = self.range(offset, length as usize)?;
+        let mut from = start;
         let written = self.written.lock();
-        for piece in pieces(start, buffer.len()) {
-            let to = buffer.get_mut(done..done + piece.length).ok_or(OutOfImage)?;
+        for piece in pieces(start, length as usize) {
             match written.get(piece.block) {
-                Some(Some(block)) => {
-                    // SAFETY: the piece is inside the block, which is kept while the lock is held; `to` is as long.
-                    unsafe {
-                        ptr::copy_nonoverlapping(
-                            direct_map(block.start()).add(piece.at),
-                            to.as_mut_ptr(),
-                            to.len(),
-                        );
-                    }
-                }
-                _ => {
-                    let from = self.base.get(start + done..start + done + piece.length).ok_or(OutOfImage)?;
-                    to.copy_from_slice(from);
-                }
+                // SAFETY: the piece is inside the block, which is kept while the lock is held, and written to with the lock only.
+                Some(Some(block)) => each(unsafe {
+                    slice::from_raw_parts(direct_map(block.start()).add(piece.at), piece.length)
+                })?,
+                _ => each(self.base.get(from..from + piece.length).ok_or(ImageError::OutOfImage)?)?,
             }
-            done += piece.length;
+            from += piece.length;
         }
         Ok(())
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<u32, OutOfImage> {
-        let start = self.range(offset, bytes.len())?;
-        let (mut done, mut moved) = (0, bytes.len());
+    fn write(
+        &self,
+        offset: u64,
+        length: u32,
+        mut each: impl FnMut(&mut [u8]) -> Result<(), NotRam>,
+    ) -> Result<u32, ImageError> {
+        let start = self.range(offset, length as usize)?;
+        let mut moved = length;
         let mut written = self.written.lock();
-        for piece in pieces(start, bytes.len()) {
-            let from = bytes.get(done..done + piece.length).ok_or(OutOfImage)?;
-            let place = written.get_mut(piece.block).ok_or(OutOfImage)?;
+        for piece in pieces(start, length as usize) {
+            let place = written.get_mut(piece.block).ok_or(ImageError::OutOfImage)?;
             if place.is_none() {
                 *place = self.copied(piece.block);
-                moved += BLOCK_BYTES;
+                moved += BLOCK_BYTES as u32;
             }
-            let block = place.as_ref().ok_or(OutOfImage)?;
-            // SAFETY: as in `read`.
-            unsafe {
-                ptr::copy_nonoverlapping(from.as_ptr(), direct_map(block.start()).add(piece.at), from.len());
-            }
-            done += piece.length;
+            let block = place.as_ref().ok_or(ImageError::OutOfImage)?;
+            // SAFETY: as in `read`; the lock is held, so nobody else has the bytes.
+            each(unsafe {
+                slice::from_raw_parts_mut(direct_map(block.start()).add(piece.at), piece.length)
+            })?;
         }
-        Ok(moved as u32)
+        Ok(moved)
     }
 }
 
@@ -151,13 +149,19 @@ mod tests {
     #[test]
     fn what_is_outside_is_refused() {
         let image = ModuleImage::new(&[7; 1000]).expect("memory");
-        let mut buffer = [0; 10];
-        assert_eq!(image.read(990, &mut buffer), Ok(()));
-        assert_eq!(buffer, [7; 10]);
+        let mut seen = Vec::new();
+        let shown = image.read(990, 10, |bytes| {
+            seen.extend_from_slice(bytes);
+            Ok(())
+        });
+        assert_eq!((shown, &seen[..]), (Ok(()), &[7; 10][..]));
         for offset in [991, 1000, u64::MAX, u64::MAX - 5] {
-            assert_eq!(image.read(offset, &mut buffer), Err(OutOfImage));
-            assert_eq!(image.write(offset, &buffer), Err(OutOfImage));
+            let outside = Err(ImageError::OutOfImage);
+            assert_eq!(image.read(offset, 10, |_| panic!("nothing is there")), outside);
+            assert_eq!(image.write(offset, 10, |_| panic!("nothing is there")), outside.map(|()| 0));
         }
+        let no_ram = NotRam { gpa: vcpu::Gpa(5) };
+        assert_eq!(image.read(0, 1, |_| Err(no_ram)), Err(ImageError::NotRam(no_ram)));
     }
 
     proptest! {

@@ -1,8 +1,21 @@
 //! Bytes in host memory that outlive a VM: what its disks are kept in.
 
-/// A range reaches behind the end of an image.
+use crate::NotRam;
+
+/// Why bytes were not copied, or not all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OutOfImage;
+pub enum ImageError {
+    /// The range reaches behind the image's end, or there is no memory for what is written.
+    OutOfImage,
+    /// The guest has no RAM at its end.
+    NotRam(NotRam),
+}
+
+impl From<NotRam> for ImageError {
+    fn from(error: NotRam) -> Self {
+        Self::NotRam(error)
+    }
+}
 
 /// Bytes that outlive the VM. Several users at a time may read and write; who writes and reads the same bytes at the same time
 /// finds some of either, as on a disk.
@@ -13,15 +26,27 @@ pub trait Image {
     /// Bytes of host memory that what was written takes.
     fn kept(&self) -> u64;
 
-    /// Copies out of the image.
+    /// Shows a range of the image, in one or more pieces in their order. What shows them is locked meanwhile: `each` copies, and does nothing else.
     ///
     /// # Errors
-    /// [`OutOfImage`]; the buffer's content is unspecified then.
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage>;
+    /// [`ImageError::OutOfImage`], before anything was shown; what `each` says ends it.
+    fn read(
+        &self,
+        offset: u64,
+        length: u32,
+        each: impl FnMut(&[u8]) -> Result<(), NotRam>,
+    ) -> Result<(), ImageError>;
 
-    /// Copies into the image. Returns how many bytes were moved in all: these, and what it took to have a place for them.
+    /// Lets a range of the image be written, in one or more pieces in their order; `each` writes all of its piece. Returns how many bytes were
+    /// moved in all: these, and what it took to have a place for them.
     ///
     /// # Errors
-    /// [`OutOfImage`]; nothing was written then.
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<u32, OutOfImage>;
+    /// [`ImageError::OutOfImage`]; where the range is not in the image nothing was written then. What `each` says ends it: the piece is then what it left
+    /// there.
+    fn write(
+        &self,
+        offset: u64,
+        length: u32,
+        each: impl FnMut(&mut [u8]) -> Result<(), NotRam>,
+    ) -> Result<u32, ImageError>;
 }

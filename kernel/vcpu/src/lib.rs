@@ -32,7 +32,7 @@ pub use backend::{Backend, CpuidResult, CreateError, TscScaling, Vcpu, WithVcpu}
 pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
 pub use host::{BringUp, Host};
-pub use image::{Image, OutOfImage};
+pub use image::{Image, ImageError};
 pub use memory::{AddressSpace, CopyError, GuestMemory, Hole, MemoryError, NotRam, Shrink, Taken, WordSize};
 pub use random::Random;
 pub use registers::{

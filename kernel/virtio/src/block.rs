@@ -253,7 +253,7 @@ impl<I: Image> Block<I> {
     ) -> Result<Next, Broken> {
         let mut moved = 0;
         while moved < STEP_BYTES && work.left != 0 {
-            match self.piece(&mut work, image::BOUNCE as u32, chain, memory) {
+            match self.piece(&mut work, image::PIECE, chain, memory) {
                 Ok(bytes) => moved += bytes,
                 Err(Failed) => return finish(chain, memory, IO_ERROR, (work.written, moved)),
             }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::vec::Vec;
 
-use crate::{Image, OutOfImage};
+use crate::{Image, ImageError, NotRam};
 
 /// Bytes that can be written.
 #[derive(Debug)]
@@ -25,19 +25,26 @@ impl Image for FakeImage {
         0
     }
 
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OutOfImage> {
+    fn read(
+        &self,
+        offset: u64,
+        length: u32,
+        mut each: impl FnMut(&[u8]) -> Result<(), NotRam>,
+    ) -> Result<(), ImageError> {
         let bytes = self.0.borrow();
-        let from =
-            bytes.get(offset as usize..).and_then(|rest| rest.get(..buffer.len())).ok_or(OutOfImage)?;
-        buffer.copy_from_slice(from);
-        Ok(())
+        let range = bytes.get(offset as usize..).and_then(|rest| rest.get(..length as usize));
+        Ok(each(range.ok_or(ImageError::OutOfImage)?)?)
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<u32, OutOfImage> {
-        let mut all = self.0.borrow_mut();
-        let to =
-            all.get_mut(offset as usize..).and_then(|rest| rest.get_mut(..bytes.len())).ok_or(OutOfImage)?;
-        to.copy_from_slice(bytes);
-        Ok(bytes.len() as u32)
+    fn write(
+        &self,
+        offset: u64,
+        length: u32,
+        mut each: impl FnMut(&mut [u8]) -> Result<(), NotRam>,
+    ) -> Result<u32, ImageError> {
+        let mut bytes = self.0.borrow_mut();
+        let range = bytes.get_mut(offset as usize..).and_then(|rest| rest.get_mut(..length as usize));
+        each(range.ok_or(ImageError::OutOfImage)?)?;
+        Ok(length)
     }
 }
