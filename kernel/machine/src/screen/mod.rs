@@ -11,6 +11,7 @@
 // UNSAFETY: the screen is memory at an address that the boot loader names.
 #![allow(unsafe_code)]
 
+mod font;
 mod grid;
 mod painter;
 
@@ -371,7 +372,7 @@ impl PixelMemory for Mapping {
         if offset + row.len() * bytes > self.bytes {
             return;
         }
-        let pixels = row.iter().map(|intensity| shades.of(*intensity)).enumerate();
+        let pixels = row.iter().map(|shade| shades.of(*shade)).enumerate();
         // SAFETY: by the condition of `new`, and all of the pixels lie inside. Where pixels have two or four
         // bytes, `Painter::new` has seen that the lines are aligned to that.
         unsafe {
@@ -443,9 +444,9 @@ mod tests {
         // SAFETY: the memory is the array's, but for its last word.
         let mut mapping = unsafe { Mapping::new(memory.as_mut_ptr().cast(), 16) };
         let shades = Shades(core::array::from_fn(|shade| 0x0102_0304 + shade as u32));
-        mapping.store(4, &[0x00, 0x1f], &shades, 4);
-        mapping.store(12, &[0x00, 0x10], &shades, 4);
-        mapping.store(0, &[0x20], &shades, 3);
+        mapping.store(4, &[0, 1], &shades, 4);
+        mapping.store(12, &[0, 1], &shades, 4);
+        mapping.store(0, &[2], &shades, 3);
         mapping.zero(8, 12);
         mapping.zero(13, 2);
         assert_eq!(memory, [0xff02_0306, 0x0102_0304, 0x0102_0305, 0xff00_00ff, 0xffff_ffff]);

@@ -2,25 +2,16 @@
 //!
 //! Source: Multiboot2 Specification, "Framebuffer info". The font is Noto Sans Mono, drawn in shades.
 
-use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use vcpu::Hpa;
 
+use super::font::{self, SHADES};
 use super::grid::Cell;
 
 /// A screen that claims more pixels one way is none.
 const MAX_PIXELS: u32 = 1 << 14;
-/// Shades from background to foreground.
-const SHADES: usize = 16;
-/// Intensities in the font's glyphs that make one shade.
-const SHADE_SHIFT: u32 = 4;
-const WEIGHT: FontWeight = FontWeight::Regular;
-/// The font's size. Glyphs of larger ones would take more than the rest of the screen's code.
-const HEIGHT: RasterHeight = RasterHeight::Size16;
 /// How often each pixel of a glyph is drawn both ways, largest first.
 const SCALES: [usize; 3] = [LARGEST_SCALE, 2, 1];
 const LARGEST_SCALE: usize = 3;
-/// Pixels in a row of the widest glyph.
-const MAX_GLYPH_WIDTH: usize = 16;
 /// The largest font that leaves this many columns is used: most lines of the log fit.
 const WANTED_COLUMNS: usize = 120;
 
@@ -99,16 +90,16 @@ impl Framebuffer {
 pub(super) struct Shades(pub(super) [u32; SHADES]);
 
 impl Shades {
-    /// That of an intensity in one of the font's glyphs.
+    /// One of the font's shades.
     #[inline]
-    pub(super) fn of(&self, intensity: u8) -> u32 {
-        self.0[usize::from(intensity >> SHADE_SHIFT)]
+    pub(super) fn of(&self, shade: u8) -> u32 {
+        self.0[usize::from(shade) % SHADES]
     }
 }
 
 /// Memory that takes pixels.
 pub(super) trait PixelMemory {
-    /// Writes a row of a glyph: neighbouring pixels of `bytes` bytes each (2, 3 or 4), the first at `offset` bytes. What would
+    /// Writes a row of a glyph, a shade for each pixel: neighbouring pixels of `bytes` bytes each (2, 3 or 4), the first at `offset` bytes. What would
     /// lie outside is left out.
     fn store(&mut self, offset: usize, row: &[u8], shades: &Shades, bytes: usize);
 
@@ -130,8 +121,7 @@ impl Painter {
         if !framebuffer.is_sound() {
             return None;
         }
-        let glyph_width = get_raster_width(WEIGHT, HEIGHT);
-        let columns = |scale| framebuffer.width as usize / (glyph_width * scale);
+        let columns = |scale| framebuffer.width as usize / (font::WIDTH * scale);
         let scale = SCALES.into_iter().find(|scale| columns(*scale) >= WANTED_COLUMNS).unwrap_or(1);
         let shades = |background, foreground| {
             Shades(core::array::from_fn(|shade| pixel(&framebuffer.fields, background, foreground, shade)))
@@ -139,7 +129,7 @@ impl Painter {
         Some(Self {
             framebuffer,
             scale,
-            glyph_width: glyph_width * scale,
+            glyph_width: font::WIDTH * scale,
             shades: [shades(BLACK, LIGHT_GREY), shades(RED, WHITE)],
         })
     }
@@ -147,7 +137,7 @@ impl Painter {
     /// Columns and lines of text.
     pub(super) fn size(&self) -> (usize, usize) {
         let Framebuffer { width, height, .. } = self.framebuffer;
-        (width as usize / self.glyph_width, height as usize / (HEIGHT.val() * self.scale))
+        (width as usize / self.glyph_width, height as usize / (font::HEIGHT * self.scale))
     }
 
     /// Makes all of it black.
@@ -168,16 +158,21 @@ impl Painter {
         cell: Cell,
         before: Option<Cell>,
     ) {
-        let Some(glyph) = get_raster(char::from(cell.character()), WEIGHT, HEIGHT) else { return };
+        let Some(glyph) = font::glyph(cell.character()) else { return };
         let over_blank = before == Some(cell.blank());
         let bytes = self.framebuffer.bytes_per_pixel();
         let pitch = self.framebuffer.pitch as usize;
         let shades = &self.shades[cell.colour() as usize];
-        let mut offset = line * HEIGHT.val() * self.scale * pitch + column * self.glyph_width * bytes;
-        let mut wide = [0; MAX_GLYPH_WIDTH * LARGEST_SCALE];
-        for row in glyph.rows() {
-            let is_drawn = !over_blank || has_ink(row);
-            let row = if self.scale == 1 { row } else { widened(row, self.scale, &mut wide) };
+        let mut offset = line * font::HEIGHT * self.scale * pitch + column * self.glyph_width * bytes;
+        let mut wide = [0; font::WIDTH * LARGEST_SCALE];
+        for row in glyph {
+            let is_drawn = !over_blank || row.has_ink();
+            if is_drawn {
+                for (pixels, shade) in wide.chunks_exact_mut(self.scale).zip(row.shades()) {
+                    pixels.fill(shade);
+                }
+            }
+            let row = wide.get(..self.glyph_width).unwrap_or_default();
             for _ in 0..self.scale {
                 if is_drawn {
                     memory.store(offset, row, shades, bytes);
@@ -185,25 +180,6 @@ impl Painter {
                 offset += pitch;
             }
         }
-    }
-}
-
-/// A row with each pixel so many times.
-fn widened<'a>(row: &[u8], scale: usize, wide: &'a mut [u8; MAX_GLYPH_WIDTH * LARGEST_SCALE]) -> &'a [u8] {
-    for (pixels, intensity) in wide.chunks_exact_mut(scale).zip(row) {
-        pixels.fill(*intensity);
-    }
-    wide.get(..row.len() * scale).unwrap_or_default()
-}
-
-/// Whether a row of a glyph is more than background.
-fn has_ink(row: &[u8]) -> bool {
-    /// Bits of intensities that no shade shows.
-    const FAINT: u64 = u64::from_ne_bytes([(1 << SHADE_SHIFT) - 1; 8]);
-    // No glyph is wider than sixteen pixels, and only those of the smallest font are narrower than eight.
-    match (row.first_chunk(), row.last_chunk()) {
-        (Some(start), Some(end)) => (u64::from_ne_bytes(*start) | u64::from_ne_bytes(*end)) & !FAINT != 0,
-        _ => row.iter().any(|intensity| intensity >> SHADE_SHIFT != 0),
     }
 }
 
@@ -223,14 +199,16 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster};
+
     use super::super::grid::Colour;
     use super::*;
 
     impl PixelMemory for Vec<u8> {
         fn store(&mut self, offset: usize, row: &[u8], shades: &Shades, bytes: usize) {
-            for (index, intensity) in row.iter().enumerate() {
+            for (index, shade) in row.iter().enumerate() {
                 let at = offset + index * bytes;
-                self[at..at + bytes].copy_from_slice(&shades.of(*intensity).to_le_bytes()[..bytes]);
+                self[at..at + bytes].copy_from_slice(&shades.of(*shade).to_le_bytes()[..bytes]);
             }
         }
 
@@ -281,7 +259,7 @@ mod tests {
             let mut memory = vec![0xa5; screen.bytes() as usize];
             painter.clear(&mut memory);
             painter.draw(&mut memory, (2, 3), Cell::new('B', Colour::Alarm), Some(Cell::BLANK));
-            let glyph = get_raster('B', WEIGHT, RasterHeight::Size16).unwrap();
+            let glyph = get_raster('B', FontWeight::Regular, RasterHeight::Size16).unwrap();
             let (left, top) = (3 * glyph.width(), 2 * glyph.height());
             for y in 0..480_usize {
                 for x in 0..640_usize {
@@ -330,14 +308,6 @@ mod tests {
         assert_eq!(size(1280, 800), (182, 50));
         assert_eq!(size(1920, 1080), (137, 33));
         assert_eq!(size(3840, 2160), (182, 45));
-    }
-
-    #[test]
-    fn all_characters_have_a_glyph_of_one_size() {
-        assert!(get_raster_width(WEIGHT, HEIGHT) <= MAX_GLYPH_WIDTH);
-        for character in ' '..='~' {
-            assert!(get_raster(character, WEIGHT, HEIGHT).is_some(), "{character}");
-        }
     }
 
     #[test]
