@@ -13,7 +13,7 @@ use crate::apic::local;
 /// Vectors of the IDT.
 pub(super) const VECTORS: usize = 256;
 /// Distance of two stubs in bytes.
-pub(super) const STUB_BYTES: usize = 16;
+pub(super) const STUB_BYTES: usize = 8;
 /// The first vector that is not an exception.
 const FIRST_INTERRUPT: usize = 32;
 
@@ -86,29 +86,35 @@ pub(super) fn stubs() -> u64 {
     first
 }
 
-/// 256 stubs, [`STUB_BYTES`] apart. Each leaves an error code (zero where the CPU pushes none) and its
-/// vector on the stack.
+/// 256 stubs, [`STUB_BYTES`] apart. Each leaves its vector on the stack, with its uppermost bit in all bits above.
 #[unsafe(naked)]
 extern "C" fn entry_stubs() {
     naked_asm!(
         ".set vector, 0",
         ".rept 256",
-        ".balign 16",
-        // Vectors whose exception pushes an error code: 8, 10 to 14, 17, 21, 29, 30.
+        ".balign {bytes}",
+        ".byte 0x6a, vector", // push imm8
+        // Vectors whose exception pushes an error code: 8, 10 to 14, 17, 21, 29, 30. (An immediate jump of 5 bytes, whatever the distance.)
+        ".byte 0xe9",
         ".if vector > 31",
-        ".byte 0x6a, 0", // push 0
+        ".long {without_code} - . - 4",
+        ".elseif ((0x60227d00 >> vector) & 1) == 0",
+        ".long {without_code} - . - 4",
         ".else",
-        ".if ((0x60227d00 >> vector) & 1) == 0",
-        ".byte 0x6a, 0",
+        ".long {common} - . - 4",
         ".endif",
-        ".endif",
-        ".byte 0x68", // push imm32
-        ".long vector",
-        "jmp {common}",
         ".set vector, vector + 1",
         ".endr",
+        bytes = const STUB_BYTES,
+        without_code = sym entry_without_code,
         common = sym entry_common,
     )
+}
+
+/// Puts the zero under the vector that stands for an error code where the CPU has pushed none.
+#[unsafe(naked)]
+extern "C" fn entry_without_code() {
+    naked_asm!("push [rsp]", "mov qword ptr [rsp + 8], 0", "jmp {common}", common = sym entry_common)
 }
 
 /// Saves the interrupted registers, calls [`interrupt_entry`] and returns from the interrupt. The CPU has
@@ -118,6 +124,8 @@ extern "C" fn entry_stubs() {
 extern "C" fn entry_common() {
     naked_asm!(
         "push rax",
+        "movzx eax, byte ptr [rsp + 8]",
+        "mov [rsp + 8], rax",
         "push rbx",
         "push rcx",
         "push rdx",
