@@ -12,6 +12,8 @@ extern crate alloc;
 use alloc::boxed::Box;
 use core::fmt;
 
+// It has the code that guests wait for.
+use exits as _;
 use hypervisor::Node;
 use log::{info, warn};
 use machine::acpi::Acpi;

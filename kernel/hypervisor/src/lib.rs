@@ -58,5 +58,5 @@ mod vm;
 mod wiring;
 
 pub use config::{End, FirstView, Module, Options};
-pub use run::{Ended, Node};
+pub use run::{Ended, Node, Prepared};
 pub use stop::StopReason;

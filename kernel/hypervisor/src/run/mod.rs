@@ -203,6 +203,11 @@ impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
         self.cpu.host
     }
 
+    /// One turn of the CPU's loop: vCPUs run, and what VMs are asked to do is done. False where there was nothing to do.
+    pub fn turn(&mut self) -> bool {
+        self.cpu.turn()
+    }
+
     /// See [`Node::run`].
     pub fn run(&mut self) -> Ended {
         let Self { cpu, lead } = self;
