@@ -175,8 +175,8 @@ impl Host for PcHost {
         serial::read()
     }
 
-    fn console_write(&mut self, byte: u8) -> bool {
-        serial::write(byte)
+    fn console_write(&mut self, bytes: &[u8]) -> usize {
+        serial::write(bytes)
     }
 
     fn log_read(&mut self, buffer: &mut [u8]) -> usize {

@@ -97,8 +97,8 @@ pub trait Host {
     /// The next byte that came in on the machine's console, if any.
     fn console_read(&mut self) -> Option<u8>;
 
-    /// Gives a byte to the machine's console. False where it has no room now; try later.
-    fn console_write(&mut self, byte: u8) -> bool;
+    /// Gives bytes to the machine's console. Returns how many of them it had room for; try later with the rest.
+    fn console_write(&mut self, bytes: &[u8]) -> usize;
 
     /// A line of the kernel's own log that has not been shown yet: copies what fits and returns how many
     /// bytes it is, 0 where there is none.

@@ -358,12 +358,11 @@ impl<'a> Console<'a> {
     /// Sends what the machine takes, some bytes at once.
     #[inline]
     pub fn send<H: Host>(&mut self, host: &mut H) {
-        for _ in 0..BYTES_AT_ONCE {
-            let Some(byte) = self.output.first() else { break };
-            if !host.console_write(byte) {
-                break;
-            }
-            self.output.pop();
+        let front = self.output.front();
+        let some = front.get(..BYTES_AT_ONCE).unwrap_or(front);
+        if !some.is_empty() {
+            let sent = host.console_write(some);
+            self.output.discard(sent);
         }
     }
 

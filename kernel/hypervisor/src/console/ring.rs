@@ -71,6 +71,19 @@ impl Ring {
         if offset < self.length { self.bytes.get(self.index(offset)).copied() } else { None }
     }
 
+    /// The oldest bytes that lie in one piece.
+    pub(crate) fn front(&self) -> &[u8] {
+        let end = (self.start + self.length).min(self.bytes.len());
+        self.bytes.get(self.start..end).unwrap_or_default()
+    }
+
+    /// Drops the `count` oldest bytes, or all where there are fewer.
+    pub(crate) fn discard(&mut self, count: usize) {
+        let count = count.min(self.length);
+        self.start = self.index(count);
+        self.length -= count;
+    }
+
     /// Takes the oldest byte.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<u8> {
@@ -78,5 +91,33 @@ impl Ring {
         self.start = self.index(1);
         self.length -= 1;
         Some(byte)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    #[test]
+    fn pieces_from_the_front_are_the_bytes_in_their_order() {
+        let (mut ring, mut model) = (Ring::new(7), VecDeque::new());
+        for round in 0..50_u8 {
+            for byte in 0..round % 9 {
+                let fits = model.len() < 7;
+                assert_eq!(ring.push(round ^ byte), fits);
+                if fits {
+                    model.push_back(round ^ byte);
+                }
+            }
+            let front = ring.front().to_vec();
+            assert_eq!(front.is_empty(), model.is_empty());
+            assert!(front.iter().eq(model.iter().take(front.len())));
+            let count = usize::from(round % 4);
+            ring.discard(count);
+            model.drain(..count.min(model.len()));
+            assert_eq!((ring.len(), ring.first()), (model.len(), model.front().copied()));
+        }
     }
 }

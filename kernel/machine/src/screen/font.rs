@@ -23,6 +23,12 @@ const COUNT: usize = LAST as usize - FIRST as usize + 1;
 pub(super) struct Row(u32);
 
 impl Row {
+    /// One with these shades.
+    #[cfg(test)]
+    pub(super) fn of(shades: [u8; WIDTH]) -> Self {
+        Self(shades.iter().rev().fold(0, |row, shade| row << SHADE_BITS | u32::from(*shade)))
+    }
+
     /// Whether it is more than background.
     #[inline]
     pub(super) const fn has_ink(self) -> bool {
@@ -30,9 +36,14 @@ impl Row {
     }
 
     /// The shade of each pixel, from left to right; 0 is background.
-    #[inline]
-    pub(super) fn shades(self) -> [u8; WIDTH] {
-        core::array::from_fn(|x| (self.0 >> (x * SHADE_BITS)) as u8 % SHADES as u8)
+    #[inline(always)]
+    pub(super) fn shades(self) -> impl Iterator<Item = u8> {
+        let mut rest = self.0;
+        (0..WIDTH).map(move |_| {
+            let shade = rest as u8 % SHADES as u8;
+            rest >>= SHADE_BITS;
+            shade
+        })
     }
 }
 
@@ -77,8 +88,8 @@ mod tests {
             let Some(rows) = rows else { continue };
             let raster = get_raster(char::from(character), WEIGHT, SIZE).unwrap();
             for (row, pixels) in rows.iter().zip(raster.rows()) {
-                assert_eq!(row.has_ink(), row.shades().iter().any(|shade| *shade != 0));
-                assert!(row.shades().iter().zip(pixels).all(|(shade, pixel)| *shade == pixel >> 4));
+                assert_eq!(row.has_ink(), row.shades().any(|shade| shade != 0));
+                assert!(row.shades().zip(pixels).all(|(shade, pixel)| shade == pixel >> 4));
             }
         }
         assert!(!glyph(b' ').unwrap().iter().any(|row| row.has_ink()));

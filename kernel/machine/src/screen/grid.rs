@@ -77,6 +77,9 @@ pub(super) struct Grid {
     pub(super) colour: Colour,
 }
 
+/// Cells that take as long to look at as one to draw: most of them are the same where all lines have moved up.
+const LOOKS_A_CELL: usize = 50;
+
 impl Grid {
     /// A grid of no size, which takes no text.
     pub(super) const fn new() -> Self {
@@ -157,14 +160,19 @@ impl Grid {
     }
 
     /// Draws at most `budget` cells that differ from what is shown: (line, column), the cell, and what is shown. True where some
-    /// are left.
+    /// may be left.
     pub(super) fn refresh(
         &mut self,
         mut budget: usize,
         mut draw: impl FnMut((usize, usize), Cell, Cell),
     ) -> bool {
+        let mut looks = budget.saturating_mul(LOOKS_A_CELL);
         while self.dirty_start < self.dirty_end {
             let at = self.dirty_start;
+            if looks == 0 {
+                return true;
+            }
+            looks -= 1;
             let (Some(wanted), Some(shown)) = (self.wanted.get(at), self.shown.get_mut(at)) else { break };
             if wanted != shown {
                 if budget == 0 {
@@ -258,6 +266,30 @@ mod tests {
             drawn.push((place, cell.character(), shown.character()));
         });
         assert_eq!(drawn, [((2, 2), b'n', b'm')]);
+    }
+
+    #[test]
+    fn looking_for_what_has_changed_has_a_limit_too() {
+        let mut grid = grid(100, 3, 1);
+        let mut glass = Glass::new(100, 3);
+        grid.write("same\nsame\n");
+        grid.write(&"x".repeat(100));
+        glass.refresh(&mut grid, usize::MAX);
+        grid.write("\nlast");
+        let mut refreshes = 1;
+        while glass.refresh(&mut grid, 2) {
+            refreshes += 1;
+        }
+        assert_eq!(glass.text()[2], "last");
+        assert!(refreshes >= 104 / 2, "{refreshes}");
+        grid.write("\nlast");
+        grid.write("\nlast");
+        glass.refresh(&mut grid, usize::MAX);
+        // Nothing differs, and there are 300 cells.
+        grid.write("\nlast");
+        assert!(glass.refresh(&mut grid, 2));
+        while glass.refresh(&mut grid, 2) {}
+        assert_eq!(glass.text(), ["last"; 3]);
     }
 
     #[test]

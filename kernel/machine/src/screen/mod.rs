@@ -22,6 +22,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use spin::{Mutex, Once};
 use vcpu::Hpa;
 
+use self::font::Row;
 use self::grid::{Cell, Colour, Grid, MAX_COLUMNS, MAX_LINES};
 pub(crate) use self::painter::{Field, Framebuffer};
 use self::painter::{Painter, PixelMemory, Shades};
@@ -368,22 +369,25 @@ impl Mapping {
 }
 
 impl PixelMemory for Mapping {
-    fn store(&mut self, offset: usize, row: &[u8], shades: &Shades, bytes: usize) {
-        if offset + row.len() * bytes > self.bytes {
+    fn store(&mut self, offset: usize, row: Row, shades: &Shades, (bytes, times): (usize, usize)) {
+        if offset + font::WIDTH * times * bytes > self.bytes {
             return;
         }
-        let pixels = row.iter().map(|shade| shades.of(*shade)).enumerate();
         // SAFETY: by the condition of `new`, and all of the pixels lie inside. Where pixels have two or four
         // bytes, `Painter::new` has seen that the lines are aligned to that.
         unsafe {
             let start = self.base.add(offset);
             match bytes {
-                4 => pixels.for_each(|(n, pixel)| start.cast::<u32>().add(n).write_volatile(pixel)),
-                2 => pixels.for_each(|(n, pixel)| start.cast::<u16>().add(n).write_volatile(pixel as u16)),
-                _ => pixels.for_each(|(n, pixel)| {
-                    for (byte, value) in pixel.to_le_bytes().into_iter().take(3).enumerate() {
-                        start.add(3 * n + byte).write_volatile(value);
-                    }
+                4 => each_pixel(row, shades, times, |n, pixel| {
+                    start.cast::<u32>().add(n).write_volatile(pixel);
+                }),
+                2 => each_pixel(row, shades, times, |n, pixel| {
+                    start.cast::<u16>().add(n).write_volatile(pixel as u16);
+                }),
+                _ => each_pixel(row, shades, times, |n, pixel| {
+                    start.add(3 * n).write_volatile(pixel as u8);
+                    start.add(3 * n + 1).write_volatile((pixel >> 8) as u8);
+                    start.add(3 * n + 2).write_volatile((pixel >> 16) as u8);
                 }),
             }
         }
@@ -398,8 +402,25 @@ impl PixelMemory for Mapping {
     }
 }
 
+/// The pixels of a row, each so many times, with their numbers. A loop of its own for each format: a line has ten thousand pixels.
+#[inline(always)]
+fn each_pixel(row: Row, shades: &Shades, times: usize, mut put: impl FnMut(usize, u32)) {
+    let mut number = 0;
+    for shade in row.shades() {
+        let pixel = shades.of(shade);
+        put(number, pixel);
+        number += 1;
+        for _ in 1..times {
+            put(number, pixel);
+            number += 1;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
 
     fn text(address: u64, columns: u32, lines: u32) -> Option<Range<u64>> {
@@ -440,15 +461,24 @@ mod tests {
 
     #[test]
     fn pixels_outside_are_left_out() {
-        let mut memory = [0xffff_ffff_u32; 5];
+        const BASE: u32 = 0x0102_0300;
+        let mut memory = [0xffff_ffff_u32; 10];
         // SAFETY: the memory is the array's, but for its last word.
-        let mut mapping = unsafe { Mapping::new(memory.as_mut_ptr().cast(), 16) };
-        let shades = Shades(core::array::from_fn(|shade| 0x0102_0304 + shade as u32));
-        mapping.store(4, &[0, 1], &shades, 4);
-        mapping.store(12, &[0, 1], &shades, 4);
-        mapping.store(0, &[2], &shades, 3);
-        mapping.zero(8, 12);
-        mapping.zero(13, 2);
-        assert_eq!(memory, [0xff02_0306, 0x0102_0304, 0x0102_0305, 0xff00_00ff, 0xffff_ffff]);
+        let mut mapping = unsafe { Mapping::new(memory.as_mut_ptr().cast(), 36) };
+        let shades = Shades(core::array::from_fn(|shade| BASE + shade as u32));
+        mapping.store(4, Row::of([0, 1, 2, 3, 4, 5, 15]), &shades, (4, 1));
+        // One pixel too many, and twice as wide.
+        mapping.store(12, Row::of([9; 7]), &shades, (4, 1));
+        mapping.store(0, Row::of([9; 7]), &shades, (4, 2));
+        assert_eq!(memory[0], u32::MAX);
+        assert_eq!(memory[1..8], [0, 1, 2, 3, 4, 5, 15].map(|shade| BASE + shade));
+        mapping.store(0, Row::of([2, 1, 0, 0, 0, 0, 0]), &shades, (3, 1));
+        assert_eq!(
+            memory[..2].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>(),
+            [2, 3, 2, 1, 3, 2, 0, 3]
+        );
+        mapping.zero(8, 28);
+        mapping.zero(33, 4);
+        assert_eq!(memory[2..], [0, 0, 0, 0, 0, 0, 0, u32::MAX]);
     }
 }

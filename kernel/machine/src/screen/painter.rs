@@ -4,14 +4,13 @@
 
 use vcpu::Hpa;
 
-use super::font::{self, SHADES};
+use super::font::{self, Row, SHADES};
 use super::grid::Cell;
 
 /// A screen that claims more pixels one way is none.
 const MAX_PIXELS: u32 = 1 << 14;
 /// How often each pixel of a glyph is drawn both ways, largest first.
-const SCALES: [usize; 3] = [LARGEST_SCALE, 2, 1];
-const LARGEST_SCALE: usize = 3;
+const SCALES: [usize; 3] = [3, 2, 1];
 /// The largest font that leaves this many columns is used: most lines of the log fit.
 const WANTED_COLUMNS: usize = 120;
 
@@ -99,9 +98,9 @@ impl Shades {
 
 /// Memory that takes pixels.
 pub(super) trait PixelMemory {
-    /// Writes a row of a glyph, a shade for each pixel: neighbouring pixels of `bytes` bytes each (2, 3 or 4), the first at `offset` bytes. What would
-    /// lie outside is left out.
-    fn store(&mut self, offset: usize, row: &[u8], shades: &Shades, bytes: usize);
+    /// Writes a row of a glyph, each pixel of it so many times beside each other: pixels of `bytes` bytes each (2, 3 or 4), the first at `offset` bytes.
+    /// What would lie outside is left out.
+    fn store(&mut self, offset: usize, row: Row, shades: &Shades, bytes_and_times: (usize, usize));
 
     /// Makes `length` bytes zero. What would lie outside is left out.
     fn zero(&mut self, offset: usize, length: usize);
@@ -164,18 +163,11 @@ impl Painter {
         let pitch = self.framebuffer.pitch as usize;
         let shades = &self.shades[cell.colour() as usize];
         let mut offset = line * font::HEIGHT * self.scale * pitch + column * self.glyph_width * bytes;
-        let mut wide = [0; font::WIDTH * LARGEST_SCALE];
         for row in glyph {
             let is_drawn = !over_blank || row.has_ink();
-            if is_drawn {
-                for (pixels, shade) in wide.chunks_exact_mut(self.scale).zip(row.shades()) {
-                    pixels.fill(shade);
-                }
-            }
-            let row = wide.get(..self.glyph_width).unwrap_or_default();
             for _ in 0..self.scale {
                 if is_drawn {
-                    memory.store(offset, row, shades, bytes);
+                    memory.store(offset, *row, shades, (bytes, self.scale));
                 }
                 offset += pitch;
             }
@@ -205,10 +197,11 @@ mod tests {
     use super::*;
 
     impl PixelMemory for Vec<u8> {
-        fn store(&mut self, offset: usize, row: &[u8], shades: &Shades, bytes: usize) {
-            for (index, shade) in row.iter().enumerate() {
+        fn store(&mut self, offset: usize, row: Row, shades: &Shades, (bytes, times): (usize, usize)) {
+            let pixels = row.shades().flat_map(|shade| core::iter::repeat_n(shade, times));
+            for (index, shade) in pixels.enumerate() {
                 let at = offset + index * bytes;
-                self[at..at + bytes].copy_from_slice(&shades.of(*shade).to_le_bytes()[..bytes]);
+                self[at..at + bytes].copy_from_slice(&shades.of(shade).to_le_bytes()[..bytes]);
             }
         }
 

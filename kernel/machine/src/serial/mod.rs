@@ -146,14 +146,14 @@ pub(crate) fn enable_interrupts() {
     }
 }
 
-/// Queues a byte. False where there is no room now.
-pub(crate) fn write(byte: u8) -> bool {
+/// Queues the bytes for which there is room now, and tells how many those are. Without a port all of them are dropped.
+pub(crate) fn write(bytes: &[u8]) -> usize {
     let mut console = CONSOLE.lock();
     if console.uart.is_none() {
-        return true;
+        return bytes.len();
     }
     let idle = console.outgoing.is_empty();
-    let taken = console.outgoing.push(byte);
+    let taken = bytes.iter().take_while(|byte| console.outgoing.push(**byte)).count();
     if idle {
         console.transmit();
     }

@@ -206,11 +206,11 @@ impl Host for FakeHost {
         self.input.pop_front()
     }
 
-    fn console_write(&mut self, byte: u8) -> bool {
-        let Some(room) = self.output_room.checked_sub(1) else { return false };
-        self.output_room = room;
-        permit_alloc(|| self.output.push(byte));
-        true
+    fn console_write(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.get(..self.output_room).unwrap_or(bytes);
+        self.output_room -= taken.len();
+        permit_alloc(|| self.output.extend_from_slice(taken));
+        taken.len()
     }
 
     fn log_read(&mut self, buffer: &mut [u8]) -> usize {
