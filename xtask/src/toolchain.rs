@@ -21,7 +21,7 @@ pub(crate) const TARGET: &str = "x86_64-unknown-none";
 /// The kernel and its dependencies use no vector registers. At the level that makes code small, functions of a few instructions are called and not
 /// inlined; with this threshold they are, which is faster and no larger.
 const CODE_GENERATION: &str = "-C relocation-model=static -C force-frame-pointers=yes \
-     -C llvm-args=-inline-threshold=25 -C link-arg=--icf=all --cfg chacha20_backend=\"soft\"";
+     -C llvm-args=-inline-threshold=25 -C llvm-args=-min-jump-table-entries=12 -C link-arg=--icf=all --cfg chacha20_backend=\"soft\"";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
 const SECONDS_A_DAY: u64 = 86_400;

@@ -187,10 +187,9 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), F
 
 /// Splits a line at its first word `--`.
 fn split_command_line(line: &str) -> (&str, Option<&str>) {
-    let mut from = 0;
-    while let Some(found) = line.get(from..).and_then(|rest| rest.find("--")) {
-        let (start, end) = (from + found, from + found + 2);
-        let bytes = line.as_bytes();
+    let bytes = line.as_bytes();
+    for (start, _) in bytes.windows(2).enumerate().filter(|(_, pair)| pair == b"--") {
+        let end = start + 2;
         let alone_before = start == 0 || bytes.get(start - 1).is_some_and(u8::is_ascii_whitespace);
         let alone_after = bytes.get(end).is_none_or(u8::is_ascii_whitespace);
         if alone_before && alone_after {
@@ -199,7 +198,6 @@ fn split_command_line(line: &str) -> (&str, Option<&str>) {
                 Some(line.get(end..).unwrap_or_default().trim_ascii()),
             );
         }
-        from = start + 1;
     }
     (line, None)
 }

@@ -213,11 +213,12 @@ impl Shared {
         let (middle, mut slice) = (state.middle.get(), 0);
         for cpu in self.pool(pool).iter().take(MAX_CPUS) {
             if let Some(seen) = self.see(cpu).filter(|seen| seen.class != Class::Idle) {
-                queues.push((seen.level.ahead_of(middle), cpu));
+                // Those ahead come first.
+                let queue = (seen.level.ahead_of(middle), cpu);
+                queues.insert(queues.partition_point(|other| *other > queue), queue);
                 slice = slice.max(seen.slice);
             }
         }
-        queues.sort_unstable_by(|a, b| b.cmp(a));
         let widest = slice.saturating_mul(WIDEST_GAP);
         state.gap.store(widest, Ordering::Relaxed);
         let mut shift: i64 = 0;

@@ -181,7 +181,7 @@ fn format(record: &Record<'_>) -> Line {
     };
     let micros = clock::uptime().0 / 1000;
     let mut line = Line(ArrayString::new());
-    let target = record.target().rsplit("::").next().unwrap_or_default();
+    let target = record.target().rsplit(':').next().unwrap_or_default();
     // An error here means that the line was cut, which it shows.
     let _ = write!(
         line,
