@@ -150,12 +150,13 @@ impl GuestSpace {
     }
 
     /// Walks a range in pieces that lie in one page each.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     fn pieces(
         &self,
         gpa: Gpa,
         length: u64,
-        mut piece: impl FnMut(*mut u8, usize, usize),
+        piece: &mut dyn FnMut(*mut u8, usize, usize),
     ) -> Result<(), NotRam> {
         let mut done = 0;
         while done < length {
@@ -205,21 +206,34 @@ impl Drop for GuestSpace {
 
 impl GuestMemory for GuestSpace {
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), NotRam> {
-        let target = buffer.as_mut_ptr();
-        self.pieces(gpa, buffer.len() as u64, |host, done, size| {
-            // SAFETY: `host` has `size` bytes of this guest's RAM under the direct map; `target` is the
-            // buffer, and `done + size` never passes its length. They cannot overlap: guest frames are
-            // no kernel memory.
-            unsafe { copy(host, target.add(done), size) };
-        })
+        let (target, length) = (buffer.as_mut_ptr(), buffer.len());
+        match self.locate(gpa) {
+            Ok((host, room)) if room >= length as u64 => {
+                // SAFETY: `host` has `length` bytes of this guest's RAM under the direct map; `target` is the
+                // buffer. They cannot overlap: guest frames are no kernel memory.
+                unsafe { copy(host, target, length) };
+                Ok(())
+            }
+            _ => self.pieces(gpa, length as u64, &mut |host, done, size| {
+                // SAFETY: as above, and `done + size` never passes the buffer's length.
+                unsafe { copy(host, target.add(done), size) };
+            }),
+        }
     }
 
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NotRam> {
-        let source = bytes.as_ptr();
-        self.pieces(gpa, bytes.len() as u64, |host, done, size| {
-            // SAFETY: as in `read`, the other way round.
-            unsafe { copy(source.add(done), host, size) };
-        })
+        let (source, length) = (bytes.as_ptr(), bytes.len());
+        match self.locate(gpa) {
+            Ok((host, room)) if room >= length as u64 => {
+                // SAFETY: as in `read`, the other way round.
+                unsafe { copy(source, host, length) };
+                Ok(())
+            }
+            _ => self.pieces(gpa, length as u64, &mut |host, done, size| {
+                // SAFETY: as above, and `done + size` never passes the bytes' length.
+                unsafe { copy(source.add(done), host, size) };
+            }),
+        }
     }
 
     fn copy_from(&self, gpa: Gpa, other: &Self, from: Gpa, length: u32) -> Result<(), CopyError> {

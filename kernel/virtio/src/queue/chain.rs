@@ -69,7 +69,7 @@ pub struct Chain {
 
 impl Chain {
     /// Reads the chain that begins with descriptor `head`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read<M: GuestMemory>(
         &mut self,
         memory: &M,
@@ -131,7 +131,7 @@ impl Chain {
     }
 
     /// One buffer, as most requests of network devices are.
-    #[inline]
+    #[inline(always)]
     fn be_one(&mut self, found: &Descriptor) {
         let writable = found.flags & flag::WRITE != 0;
         // There is room: there is none yet.

@@ -64,7 +64,8 @@ impl Train {
     }
 
     /// Whether a frame is like the first one.
-    #[inline]
+    // In this crate its loop is unrolled.
+    #[inline(never)]
     fn has(&self, frame: &Frame) -> bool {
         let words = self.start.iter().zip(&self.mask).zip(frame.start());
         if words.fold(0, |differ, ((own, mask), its)| differ | (own ^ its) & mask) != 0 {
