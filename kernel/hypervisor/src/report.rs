@@ -163,9 +163,9 @@ impl fmt::Display for Vendor<'_> {
 }
 
 /// The head of the list of VMs.
-pub(crate) const HEAD: &str = "# name             state        vCPUs memory  exits/s   CPU %  steal %\n";
+pub(crate) const HEAD: &str = "#   name             state        vCPUs memory  exits/s   CPU %  steal %\n";
 
-/// One line of the list of VMs.
+/// One line of the list of VMs, without its end.
 pub(crate) struct Line<'a, 'm, B: Backend> {
     pub(crate) vm: &'a Vm<'m, B>,
     pub(crate) rate: Rate,
@@ -189,7 +189,7 @@ impl<B: Backend> fmt::Display for Line<'_, '_, B> {
         let ((busy, busy_tenths), (steal, steal_tenths)) = (tenths(rate.busy), tenths(rate.steal));
         write!(
             f,
-            "{} {:<16} {word:<12} {:>5} {:>6} {:>8} {busy:>5}.{busy_tenths} {steal:>6}.{steal_tenths}",
+            "{:<3} {:<16} {word:<12} {:>5} {:>6} {:>8} {busy:>5}.{busy_tenths} {steal:>6}.{steal_tenths}",
             vm.number + 1,
             vm.config.name,
             vm.slots.len(),
@@ -197,8 +197,8 @@ impl<B: Backend> fmt::Display for Line<'_, '_, B> {
             rate.exits
         )?;
         match state {
-            State::Stopped(reason) => writeln!(f, "  {reason}"),
-            _ => writeln!(f),
+            State::Stopped(reason) => write!(f, "  {reason}"),
+            _ => Ok(()),
         }
     }
 }

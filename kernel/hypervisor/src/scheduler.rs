@@ -1,12 +1,13 @@
 //! The run queues of all CPUs, each behind its lock, with what all of them share; and the way of a vCPU from one to another.
 //! What is decided is in [`crate::schedule`].
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
 use spin::{Mutex, MutexGuard};
 use vcpu::Host;
 
-use crate::config::{MAX_CPUS, MAX_VMS, Share};
+use crate::config::{MAX_CPUS, Share};
 use crate::schedule::{
     self, Cpu, CpuSet, Error, Moved, Pool, RunQueue, Shared, Ticks, Timing, Transfer, VcpuId, VmId, transfer,
 };
@@ -24,12 +25,18 @@ pub(crate) fn ticks<H: Host>(host: &H) -> Ticks {
 }
 
 impl Scheduler {
-    /// For as many CPUs as the host has, but no more than the scheduler can name.
+    /// For as many CPUs as the host has, but no more than the scheduler can name. There is no room for VMs yet.
     pub(crate) fn new<H: Host>(host: &H) -> Self {
         let cpus = host.cpus().clamp(1, schedule::MAX_CPUS);
-        let shared = Shared::new(cpus, MAX_VMS, Timing::new(host.tsc_hz()));
-        let queue = |cpu| Mutex::new(RunQueue::new(Cpu(cpu as u8), MAX_VMS * MAX_CPUS, ticks(host)));
+        let shared = Shared::new(cpus, Timing::new(host.tsc_hz()));
+        let queue = |cpu| Mutex::new(RunQueue::new(Cpu(cpu as u8), ticks(host)));
         Self { shared, queues: (0..cpus).map(queue).collect() }
+    }
+
+    /// Makes room for so many VMs, which have so many vCPUs together: any CPU may come to have all of them.
+    pub(crate) fn make_room(&mut self, vms: usize, vcpus: usize) -> Result<(), TryReserveError> {
+        self.shared.make_room(vms)?;
+        self.queues.iter_mut().try_for_each(|queue| queue.get_mut().make_room(vcpus))
     }
 
     /// How many CPUs run vCPUs.
@@ -120,10 +127,13 @@ mod tests {
     use std::vec::Vec;
     use vcpu::fake::{Clock, FakeHost};
 
+    const VMS: usize = 100;
+
     #[test]
     fn a_vms_vcpus_are_spread_over_the_cpus_that_it_may_use() {
         let host = FakeHost::new(&Clock::new(1_000_000_000)).with_cpus(4);
-        let scheduler = Scheduler::new(&host);
+        let mut scheduler = Scheduler::new(&host);
+        scheduler.make_room(VMS, 3 * VMS).expect("memory");
         assert_eq!(scheduler.cpus(), 4);
         let mut homes = Vec::new();
         let mut add = |share: &Share, first| {
@@ -137,7 +147,7 @@ mod tests {
         let nowhere = Share { pin: CpuSet::from_bits(0x100), ..Share::default() };
         assert!(matches!(add(&nowhere, 0), Err(Error::NowhereToRun(_))));
         // What failed has taken no place.
-        for _ in 2..MAX_VMS {
+        for _ in 2..VMS {
             assert!(add(&Share::default(), 0).is_ok());
         }
         assert_eq!(add(&Share::default(), 0), Err(Error::Full));

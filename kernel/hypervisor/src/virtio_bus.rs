@@ -18,7 +18,7 @@ use virtio::block::Block;
 use virtio::console::{Console, Line};
 use virtio::net::Net;
 use virtio::pci::{BAR_BYTES, Configured, place};
-use virtio::{Calls, Function, Kind, Signals, Wires};
+use virtio::{Function, Kind, Signals, VmSet, Wires};
 
 use crate::config::{MAX_PORTS, VmConfig};
 use crate::links::Links;
@@ -274,7 +274,7 @@ pub(crate) struct Exchange<'a, 'w, 'm, B: Backend, H: Host> {
 /// The VMs, and the calls for them.
 pub(crate) struct Others<'a, 'm, B: Backend> {
     pub(crate) vms: &'a [Vm<'m, B>],
-    pub(crate) calls: &'a Calls,
+    pub(crate) calls: &'a VmSet,
 }
 
 impl<B: Backend, H: Host> Signals for Exchange<'_, '_, '_, B, H> {
@@ -312,13 +312,17 @@ impl<'m, B: Backend, H: Host> Wires<B::Image<'m>, B::Space> for Exchange<'_, '_,
     }
 
     fn call(&mut self, owner: usize) {
-        self.others.calls.call(device_of(owner).0);
+        self.others.calls.insert(device_of(owner).0);
     }
 
     fn wake_at(&mut self, at: vswitch::Nanos) {
         let vm = self.wiring.vm;
-        if vm.virtio.wake_at(Nanos(at)) && vm.home() != self.wiring.host.cpu() {
-            self.wiring.host.kick(vm.home());
+        if vm.virtio.wake_at(Nanos(at)) {
+            let home = vm.home();
+            self.wiring.mailboxes.be_due(home, Nanos(at));
+            if home != self.wiring.host.cpu() {
+                self.wiring.host.kick(home);
+            }
         }
     }
 }

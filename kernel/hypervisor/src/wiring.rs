@@ -123,8 +123,11 @@ impl<B: Backend, H: Host> Wiring<'_, '_, B, H> {
             self.vm.poke(0, self.mailboxes, self.host);
         }
         let home = self.vm.home();
-        if earlier && home != self.host.cpu() {
-            self.host.kick(home);
+        if earlier {
+            self.mailboxes.be_due(home, self.vm.chipset_deadline());
+            if home != self.host.cpu() {
+                self.host.kick(home);
+            }
         }
     }
 

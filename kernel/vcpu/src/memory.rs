@@ -205,6 +205,9 @@ pub trait AddressSpace: GuestMemory {
     /// is missing. On an error nothing is lost; what has come before stays until the space shrinks.
     fn grow(&mut self, gpa: Gpa, length: u64) -> Result<u64, MemoryError>;
 
+    /// Bytes that were taken from the host for a page that has not come into being yet.
+    fn coming(&self) -> u64;
+
     /// Has accesses to the page at [`crate::APIC_PAGE`] reach the CPU's virtual local APIC, where it has one. To be called once,
     /// before vCPUs are made. The page is not RAM.
     fn add_apic_page(&mut self) -> Result<(), MemoryError>;

@@ -3,29 +3,12 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use crate::VmSet;
 
 /// The owner of an end that nobody has.
 const NOBODY: usize = usize::MAX;
-
-/// VMs for whom something has come from another VM: a bit for each. Whoever has called for one sees to it that the VM looks.
-#[derive(Debug, Default)]
-pub struct Calls(AtomicU64);
-
-impl Calls {
-    /// Calls a VM by its number.
-    pub fn call(&self, vm: usize) {
-        if let Ok(bit) = u32::try_from(vm) {
-            self.0.fetch_or(1_u64.checked_shl(bit).unwrap_or(0), SeqCst);
-        }
-    }
-
-    /// Takes all of them: a bit for each VM.
-    #[inline]
-    pub fn take(&self) -> u64 {
-        if self.0.load(SeqCst) == 0 { 0 } else { self.0.swap(0, SeqCst) }
-    }
-}
 
 /// Bytes on their way.
 #[derive(Debug)]
@@ -104,7 +87,7 @@ impl Ring {
 struct Joint<T> {
     ends: [T; 2],
     owners: [AtomicUsize; 2],
-    calls: Arc<Calls>,
+    calls: Arc<VmSet>,
 }
 
 /// One of two ends.
@@ -115,7 +98,7 @@ pub(crate) struct Side<T> {
 }
 
 /// Joins two ends.
-pub(crate) fn join<T>(ends: [T; 2], calls: &Arc<Calls>) -> [Side<T>; 2] {
+pub(crate) fn join<T>(ends: [T; 2], calls: &Arc<VmSet>) -> [Side<T>; 2] {
     let owners = [const { AtomicUsize::new(NOBODY) }; 2];
     let joint = Arc::new(Joint { ends, owners, calls: Arc::clone(calls) });
     [false, true].map(|second| Side { joint: Arc::clone(&joint), second })
@@ -139,7 +122,7 @@ impl<T> Side<T> {
     pub(crate) fn call(&self) {
         let owner = pick(&self.joint.owners, !self.second).load(SeqCst);
         if owner != NOBODY {
-            self.joint.calls.call(owner);
+            self.joint.calls.insert(owner);
         }
     }
 }

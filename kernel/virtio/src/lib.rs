@@ -33,11 +33,12 @@ pub mod queue;
 #[cfg(test)]
 mod tests;
 pub mod transport;
+mod vm_set;
 
 pub(crate) use function::BUFFER_BYTES;
 pub use function::{Function, Kind, Progress};
 pub use interrupts::{Signal, Signals, Wires};
-pub use joint::Calls;
+pub use vm_set::{MAX_VMS, VmSet, bits};
 
 /// Bytes that one step copies at most.
 pub const STEP_BYTES: u32 = 64 << 10;

@@ -10,7 +10,7 @@ use virtio::block::Block;
 use virtio::console::Console;
 use virtio::console::pipe::{PipeEnd, pipe};
 use virtio::net::{Net, Plug};
-use virtio::{Calls, Kind};
+use virtio::{Kind, VmSet};
 use vswitch::Switch;
 use vswitch::settings::Settings;
 
@@ -92,7 +92,7 @@ pub(crate) fn entropy(bytes: &[u8]) {
 /// A console device whose guest does anything; at the end of its line is one that behaves. Then both do, and bytes arrive. The driver here
 /// knows three queues, so the console stands in for a port.
 pub(crate) fn console(bytes: &[u8]) {
-    let [own, other] = pipe(&Arc::<Calls>::default()).expect("there is memory");
+    let [own, other] = pipe(&Arc::<VmSet>::default()).expect("there is memory");
     let guest = |line: PipeEnd| {
         let console = Console::new(Some(Arc::new(line)), [], (80, 25));
         let queues = console.queues();

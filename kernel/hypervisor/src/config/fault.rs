@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The words of a line, for messages.
-const KNOWN: &str = "cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, net=NETWORK with words for that device behind it (mac=ADDRESS, mtu=N, vlan=N, trunk=LIST, inbound=RATE, ip=ADDRESS and more), console=virtio, port=NAME, rng=no, balloon=no, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
+const KNOWN: &str = "count=N, cpus=N, memory=SIZE, weight=N, cap=PERCENT, reservation=PERCENT, pin=CPUS, pool=N, start=no, restart=always, paravirtual=FEATURES, tsc-khz=N, net=NETWORK with words for that device behind it (mac=ADDRESS, mtu=N, vlan=N, trunk=LIST, inbound=RATE, ip=ADDRESS and more), console=virtio, port=NAME, rng=no, balloon=no, protocol=NAME, fwcfg, e9, debug-exit=PORT, vga=text, kernel, initrd, module, disk or fwcfg=NAME";
 
 /// What is wrong with a module's line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +76,16 @@ pub enum Fault<'a> {
     NoKernel(&'a str),
     /// There are too many VMs.
     TooMany,
+    /// The number of VMs of a kind is none.
+    BadCount(&'a str),
+    /// With the numbers behind it, the name would be longer than a name can be; how long it may be.
+    LongName(&'a str, usize),
+    /// What only one VM can have is said of several.
+    ForOne(&'static str),
+    /// The VMs that another line makes by `count=` include one of this name.
+    NameTaken(&'a str),
+    /// There is no memory for the description of a VM.
+    NoMemory,
 }
 
 /// A module line that is wrong.
@@ -157,6 +167,28 @@ impl fmt::Display for ConfigError<'_> {
 }
 
 impl Fault<'_> {
+    /// What is wrong with several VMs of a kind.
+    fn write_of_many(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadCount(value) => {
+                write!(f, "count='{value}' is no number from 1 to {MAX_VMS}; write count=2")
+            }
+            Self::LongName(name, most) => write!(
+                f,
+                "'{name}' is too long for the numbers that count= puts behind it; write at most {most} characters"
+            ),
+            Self::ForOne(word) => write!(
+                f,
+                "'{word}' is for one VM, and count= makes several; leave it out, or give one VM a line without count="
+            ),
+            Self::NameTaken(name) => {
+                write!(f, "count= in the line of vm={name} makes a VM of this name, too; give it another")
+            }
+            Self::NoMemory => f.write_str("no memory for its description; leave some VMs out"),
+            _ => Ok(()),
+        }
+    }
+
     /// What is wrong with a file of the VM's beside its kernel, with its ROM, or with a port.
     fn write_of_a_file(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -185,7 +217,7 @@ impl Fault<'_> {
             }
             Self::ManyDisks => too_many(f, MAX_DISKS, "disks"),
             Self::ManyModules => too_many(f, MAX_MODULES, "modules"),
-            _ => Ok(()),
+            of_many => of_many.write_of_many(f),
         }
     }
 }

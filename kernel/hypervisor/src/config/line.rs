@@ -10,14 +10,16 @@ use virtio::block::SERIAL_BYTES;
 use super::nic::{self, Nic};
 use super::share::{self, Restart, Share};
 use super::{
-    DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MAX_PORTS, MIN_MEMORY, TSC_KHZ,
-    parse_size,
+    DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MAX_PORTS, MAX_VMS, MIN_MEMORY,
+    TSC_KHZ, parse_size,
 };
 use crate::paravirtual::Features;
 
 /// What a kernel's line says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Settings<'a> {
+    /// How many VMs of this kind, where it says so.
+    pub(super) count: Option<usize>,
     pub(super) cpus: usize,
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
@@ -40,6 +42,7 @@ pub(super) struct Settings<'a> {
 impl Default for Settings<'_> {
     fn default() -> Self {
         Self {
+            count: None,
             cpus: 1,
             memory: DEFAULT_MEMORY,
             protocol: None,
@@ -55,6 +58,24 @@ impl Default for Settings<'_> {
             paravirtual: Features::all(),
             tsc_khz: None,
         }
+    }
+}
+
+impl<'a> Settings<'a> {
+    /// Whether there can be several of such VMs, where it says so.
+    fn check_count(&self, name: &'a str) -> Result<(), Fault<'a>> {
+        let Some(count) = self.count else { return Ok(()) };
+        let most = MAX_NAME - 2 - count.ilog10() as usize;
+        if name.len() > most {
+            return Err(Fault::LongName(name, most));
+        }
+        if count > 1 && self.nics.iter().any(|nic| nic.mac.is_some()) {
+            return Err(Fault::ForOne("mac="));
+        }
+        if count > 1 && !self.ports.is_empty() {
+            return Err(Fault::ForOne("port="));
+        }
+        Ok(())
     }
 }
 
@@ -88,7 +109,12 @@ pub(super) fn parse_line(line: &str) -> (Option<&str>, Result<Kind<'_>, Fault<'_
     if !is_name(name) {
         return (None, Err(Fault::BadName(name)));
     }
-    (Some(name), parse_settings(words, command_line))
+    let kind = parse_settings(words, command_line);
+    let kind = kind.and_then(|kind| match &kind {
+        Kind::Kernel { settings, .. } => settings.check_count(name).map(|()| kind),
+        _ => Ok(kind),
+    });
+    (Some(name), kind)
 }
 
 fn parse_settings<'a>(
@@ -154,7 +180,12 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), F
         return read.map_err(Fault::Nic);
     }
     match word.split_once('=') {
-        Some(("cpus", value)) => settings.cpus = parse_cpus(value)?,
+        Some(("count", value)) => {
+            settings.count = Some(parse_number(value, MAX_VMS).ok_or(Fault::BadCount(value))?);
+        }
+        Some(("cpus", value)) => {
+            settings.cpus = parse_number(value, MAX_CPUS).ok_or(Fault::BadCpus(value))?;
+        }
         Some(("memory", value)) => settings.memory = parse_memory(value)?,
         Some(("protocol", "firmware")) => settings.firmware = true,
         Some(("protocol", value)) => settings.protocol = Some(parse_protocol(value)?),
@@ -207,9 +238,8 @@ pub(crate) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-fn parse_cpus(value: &str) -> Result<usize, Fault<'_>> {
-    let count = value.parse().ok().filter(|count| (1..=MAX_CPUS).contains(count));
-    count.ok_or(Fault::BadCpus(value))
+fn parse_number(value: &str, most: usize) -> Option<usize> {
+    value.parse().ok().filter(|number| (1..=most).contains(number))
 }
 
 fn is_file_name(name: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Which VMs there are: read from the boot modules' command lines.
 //!
 //! ```text
-//! vm=NAME [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
+//! vm=NAME [count=N] [cpus=N] [memory=SIZE] [weight=N] [cap=PERCENT] [reservation=PERCENT] [pin=CPUS] [pool=N]
 //!     [start=yes|no] [restart=no|always|N] [paravirtual=FEATURES] [tsc-khz=N] [protocol=linux|pvh|multiboot|firmware]
 //!     [net=NETWORK [mac=ADDRESS] [mtu=N] [vlan=N] [trunk=LIST|all [native=N|none]] [priority=N] [inbound=RATE] [outbound=RATE]
 //!         [guaranteed=RATE] [broadcast=N|off] [multicast=N|off] [unknown=N|off] [ip=ADDRESS[/BITS][,...]] [spoof=yes|no]
@@ -13,6 +13,8 @@
 //! vm=NAME disk [readonly] [serial=TEXT]
 //! ```
 //!
+//! With `count=` there are so many VMs, NAME-1, NAME-2 and so on, which share the bytes of their modules.
+//!
 //! Modules come in any order, those of one VM's kernel in the order of their lines. A line that is wrong costs its VM, with
 //! an error that names the line, the culprit and what to write instead; the other VMs start. Not its job: what is in the
 //! modules ([`loader`]).
@@ -22,6 +24,7 @@ mod line;
 pub(crate) mod network;
 pub(crate) mod nic;
 mod options;
+mod plan;
 mod share;
 mod size;
 #[cfg(test)]
@@ -32,21 +35,19 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 
-use loader::{BootModule, Protocol};
-use virtio::block::SECTOR;
-
 use crate::paravirtual::Features;
+use loader::{BootModule, Protocol};
 
 pub use fault::{ConfigError, Fault};
 pub(crate) use line::is_name;
-use line::{Kind, Settings, parse_line};
 pub use nic::{MAX_NICS, Nic, NicFault};
 pub use options::{End, FirstView, Options};
+pub use plan::{Plan, collect};
 pub use share::{Restart, Share};
 pub use size::{Size, parse_size};
 
-/// VMs at most: the consoles are chosen with one digit.
-pub const MAX_VMS: usize = 9;
+/// VMs at most.
+pub const MAX_VMS: usize = virtio::MAX_VMS;
 /// Virtual CPUs of a VM at most.
 pub const MAX_CPUS: usize = crate::mailbox::MAX_VCPUS;
 /// Longest name of a VM.
@@ -68,9 +69,6 @@ pub struct Module<'a> {
     /// The file.
     pub bytes: &'a [u8],
 }
-
-/// Bytes that firmware may have.
-const ROM_BYTES: core::ops::RangeInclusive<usize> = 64 << 10..=8 << 20;
 
 /// Modules of one VM's kernel at most, its initial file system not counted.
 pub const MAX_MODULES: usize = loader::MAX_MODULES - 1;
@@ -164,137 +162,4 @@ pub struct VmConfig<'a> {
     pub paravirtual: Features,
     /// The rate of its TSC in kHz; `None` for the host's.
     pub tsc_khz: Option<u32>,
-}
-
-/// A VM while its modules are being collected.
-struct Draft<'a> {
-    name: &'a str,
-    line: &'a str,
-    kernel: Option<(&'a [u8], Settings<'a>, &'a str)>,
-    initrd: Option<&'a [u8]>,
-    modules: ArrayVec<BootModule<'a>, MAX_MODULES>,
-    files: ArrayVec<NamedFile<'a>, MAX_FILES>,
-    disks: ArrayVec<Disk<'a>, MAX_DISKS>,
-    broken: bool,
-}
-
-/// All VMs that the modules describe, in order of their first module; `report` hears of every wrong line.
-pub fn collect<'a>(
-    modules: &[Module<'a>],
-    mut report: impl FnMut(ConfigError<'a>),
-) -> ArrayVec<VmConfig<'a>, MAX_VMS> {
-    let mut drafts: ArrayVec<Draft<'a>, MAX_VMS> = ArrayVec::new();
-    for module in modules {
-        let line = module.line.trim_ascii();
-        let (name, kind) = parse_line(line);
-        let Some(name) = name else {
-            if let Err(fault) = kind {
-                report(ConfigError { line, fault });
-            }
-            continue;
-        };
-        let added = draft_of(&mut drafts, name, line).and_then(|draft| add(draft, kind, module.bytes));
-        if let Err(fault) = added {
-            report(ConfigError { line, fault });
-        }
-    }
-    let mut vms = ArrayVec::new();
-    for draft in drafts {
-        match draft.kernel {
-            _ if draft.broken => {}
-            None => report(ConfigError { line: draft.line, fault: Fault::NoKernel(draft.name) }),
-            Some((kernel, settings, command_line)) => vms.push(VmConfig {
-                name: draft.name,
-                cpus: settings.cpus,
-                memory: settings.memory,
-                kernel,
-                firmware: settings.firmware,
-                protocol: settings.protocol,
-                command_line,
-                initrd: draft.initrd,
-                modules: draft.modules,
-                files: draft.files,
-                disks: draft.disks,
-                nics: settings.nics,
-                ports: settings.ports,
-                rng: settings.rng,
-                balloon: settings.balloon,
-                devices: settings.devices,
-                share: settings.share,
-                restart: settings.restart,
-                starts: settings.starts,
-                paravirtual: settings.paravirtual,
-                tsc_khz: settings.tsc_khz,
-            }),
-        }
-    }
-    vms
-}
-
-/// Whether these can be the bytes of a ROM: whole pages, at least those below 1 MiB.
-fn is_rom(bytes: &[u8]) -> bool {
-    ROM_BYTES.contains(&bytes.len()) && bytes.len().is_multiple_of(vcpu::PAGE_SIZE as usize)
-}
-
-fn draft_of<'a, 'd>(
-    drafts: &'d mut ArrayVec<Draft<'a>, MAX_VMS>,
-    name: &'a str,
-    line: &'a str,
-) -> Result<&'d mut Draft<'a>, Fault<'a>> {
-    let at = match drafts.iter().position(|draft| draft.name == name) {
-        Some(at) => at,
-        None => {
-            let draft = Draft {
-                name,
-                line,
-                kernel: None,
-                initrd: None,
-                modules: ArrayVec::new(),
-                files: ArrayVec::new(),
-                disks: ArrayVec::new(),
-                broken: false,
-            };
-            drafts.try_push(draft).map_err(|_| Fault::TooMany)?;
-            drafts.len() - 1
-        }
-    };
-    drafts.get_mut(at).ok_or(Fault::TooMany)
-}
-
-fn add<'a>(
-    draft: &mut Draft<'a>,
-    kind: Result<Kind<'a>, Fault<'a>>,
-    bytes: &'a [u8],
-) -> Result<(), Fault<'a>> {
-    let too_many = match kind {
-        Err(fault) => {
-            draft.broken = true;
-            return Err(fault);
-        }
-        Ok(Kind::Kernel { settings, .. }) if settings.firmware && !is_rom(bytes) => {
-            Some(Fault::BadRom(bytes.len()))
-        }
-        Ok(Kind::Kernel { settings, command_line }) => {
-            draft.kernel.replace((bytes, settings, command_line)).map(|_| Fault::Twice("kernel"))
-        }
-        Ok(Kind::Initrd) => draft.initrd.replace(bytes).map(|_| Fault::Twice("initrd")),
-        Ok(Kind::Module { command_line }) => {
-            let module = BootModule { bytes, command_line: command_line.as_bytes() };
-            draft.modules.try_push(module).err().map(|_| Fault::ManyModules)
-        }
-        Ok(Kind::File { name }) => {
-            draft.files.try_push(NamedFile { name, bytes }).err().map(|_| Fault::ManyFiles)
-        }
-        Ok(Kind::Disk { .. }) if (bytes.len() as u64) < SECTOR => Some(Fault::SmallDisk),
-        Ok(Kind::Disk { read_only, serial }) => {
-            draft.disks.try_push(Disk { bytes, read_only, serial }).err().map(|_| Fault::ManyDisks)
-        }
-    };
-    match too_many {
-        None => Ok(()),
-        Some(fault) => {
-            draft.broken = true;
-            Err(fault)
-        }
-    }
 }

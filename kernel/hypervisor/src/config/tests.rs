@@ -13,7 +13,10 @@ fn module<'a>(line: &'a str, bytes: &'a [u8]) -> Module<'a> {
 fn collect_all<'a>(modules: &[Module<'a>]) -> (Vec<VmConfig<'a>>, Vec<ConfigError<'a>>) {
     let mut errors = Vec::new();
     let vms = collect(modules, |error| errors.push(error));
-    (vms.into_iter().collect(), errors)
+    let planned = (vms.vms(), vms.vcpus());
+    let vms: Vec<_> = vms.each().collect::<Result<_, _>>().expect("memory");
+    assert_eq!(planned, (vms.len(), vms.iter().map(|vm| vm.cpus).sum()));
+    (vms, errors)
 }
 
 #[test]
@@ -148,12 +151,75 @@ fn modules_that_do_not_fit_cost_the_vm() {
 }
 
 #[test]
-fn the_tenth_vm_is_refused() {
-    let lines: Vec<String> = (0..10).map(|n| format!("vm=v{n} kernel")).collect();
+fn a_vm_too_many_is_refused() {
+    let lines: Vec<String> = (0..=MAX_VMS).map(|n| format!("vm=v{n} kernel")).collect();
     let modules: Vec<Module<'_>> = lines.iter().map(|line| module(line, b"k")).collect();
     let (vms, errors) = collect_all(&modules);
     assert_eq!(vms.len(), MAX_VMS);
     assert_eq!(errors[0].fault, Fault::TooMany);
+}
+
+#[test]
+fn a_line_makes_many_vms_that_share_their_modules() {
+    let (vms, errors) = collect_all(&[
+        module("vm=web initrd", b"i"),
+        module("vm=web count=12 memory=32M cpus=2 net=lan kernel -- quiet", b"k"),
+        module("vm=web disk readonly", &[1; 512]),
+        module("vm=web-13 kernel", b"o"),
+        module("vm=one count=1 net=lan mac=02:00:00:00:00:01 port=p kernel", b"1"),
+        // The one is not made itself, so the other's name is free.
+        module("vm=web-1 count=2 kernel", b"n"),
+    ]);
+    assert!(errors.is_empty(), "{errors:?}");
+    let names: Vec<_> = vms.iter().map(|vm| vm.name).collect();
+    assert_eq!((names[0], names[8], names[11]), ("web-1", "web-9", "web-12"));
+    assert_eq!(names[12..], ["web-13", "one-1", "web-1-1", "web-1-2"]);
+    for vm in &vms[..12] {
+        assert_eq!((vm.kernel, vm.initrd, vm.command_line), (&b"k"[..], Some(&b"i"[..]), "quiet"));
+        assert_eq!((vm.cpus, vm.memory, vm.disks.len(), vm.nics.len()), (2, 32 << 20, 1, 1));
+    }
+    let mut addresses: Vec<_> = vms[..12].iter().map(|vm| vm.nics[0].address(vm.name, 0)).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 12, "each has its own");
+}
+
+#[test]
+fn what_there_cannot_be_several_of_is_refused() {
+    let cases = [
+        ("count=0", "count='0' is no number from 1 to 256"),
+        ("count=257", "write count=2"),
+        ("count=x", "count='x'"),
+        ("count=2 net=lan mac=02:00:00:00:00:01", "'mac=' is for one VM"),
+        ("count=2 port=agent", "'port=' is for one VM"),
+    ];
+    for (words, part) in cases {
+        let line = format!("vm=a {words} kernel");
+        let (vms, errors) = collect_all(&[module(&line, b"k"), module("vm=a initrd", b"i")]);
+        let text = errors[0].to_string();
+        assert!(vms.is_empty() && errors.len() == 1 && text.contains(part) && text.contains(&line), "{text}");
+    }
+    let line = format!("vm={} count=100 kernel", "n".repeat(28));
+    let (_, errors) = collect_all(&[module(&line, b"k")]);
+    assert!(errors[0].to_string().contains("write at most 27 characters"));
+    let line = line.replace("100", "99");
+    let (vms, _) = collect_all(&[module(&line, b"k")]);
+    assert_eq!((vms.len(), vms[98].name.len()), (99, MAX_NAME));
+}
+
+#[test]
+fn names_that_count_makes_are_taken() {
+    let (vms, errors) = collect_all(&[
+        module("vm=a-2 kernel", b"k"),
+        module("vm=a count=2 kernel", b"k"),
+        module("vm=a-02 kernel", b"k"),
+        module("vm=b count=256 kernel", b"k"),
+        module("vm=c kernel", b"k"),
+    ]);
+    assert_eq!(vms.iter().map(|vm| vm.name).collect::<Vec<_>>(), ["a-1", "a-2", "a-02", "c"]);
+    let faults: Vec<_> = errors.iter().map(|error| error.fault).collect();
+    assert_eq!(faults, [Fault::NameTaken("a"), Fault::TooMany]);
+    assert_eq!(errors[1].line, "vm=b count=256 kernel");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::network::{self, Change, Name, View, Words};
-use crate::config::{MAX_VMS, parse_size};
+use crate::config::parse_size;
 use crate::cpu_list::parse_cpus;
 use crate::schedule::{Cpu, CpuSet, MAX_PERCENT, MAX_POOLS, MAX_WEIGHT, Pool};
 
@@ -15,6 +15,8 @@ pub const LINE_BYTES: usize = 200;
 pub enum Command {
     /// List the VMs, by [`Console::voice`](super::Console::voice).
     List,
+    /// Show this VM's console. The console itself does it.
+    Console(usize),
     /// List the commands.
     Help,
     /// List the CPUs.
@@ -69,8 +71,9 @@ pub enum Command {
 const MORE: &str = "...";
 
 /// The words that begin a command, what follows, and what it does.
-const WORDS: [(&str, &str, &str); 30] = [
+const WORDS: [(&str, &str, &str); 31] = [
     ("list", "", "the VMs: state, vCPUs, memory, exits a second, CPU time, steal"),
+    ("console", "VM", "show its console, and let it have what is typed"),
     ("cpus", "", "the CPUs: pool, idle time, vCPUs"),
     ("memory", "", "how much is free"),
     ("start", "VM", "start a VM that has ended or was not started"),
@@ -180,6 +183,7 @@ pub(super) fn parse<'a, 'n>(
     let pool = || number(two, 0, MAX_POOLS as u32 - 1).map(|pool| Pool(pool as u8));
     Ok(match word {
         "list" => Command::List,
+        "console" => Command::Console(vm()?),
         "cpus" => Command::Cpus,
         "memory" => Command::Memory,
         "power-off" => Command::End,
@@ -231,7 +235,7 @@ fn full_word(typed: &str) -> Option<(&'static str, &'static str)> {
 
 /// A VM's number, by its name or by what stands before it in the list.
 pub(super) fn find<'n>(name: &str, mut names: impl Iterator<Item = &'n str> + Clone) -> Option<usize> {
-    let count = names.clone().take(MAX_VMS).count();
+    let count = names.clone().count();
     let by_name = names.position(|other| other == name);
     by_name.or_else(|| {
         name.parse().ok().and_then(|number: usize| number.checked_sub(1)).filter(|at| *at < count)
@@ -267,6 +271,8 @@ mod tests {
             (" stop  db ", Command::Stop(1)),
             ("sto 2", Command::Stop(1)),
             ("start 1x", Command::Start(2)),
+            ("console 1x", Command::Console(2)),
+            ("co db", Command::Console(1)),
             ("reset web", Command::Reset(0)),
             ("dump 3", Command::Dump(2)),
             ("pause db", Command::Pause(1)),

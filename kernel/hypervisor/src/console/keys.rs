@@ -21,6 +21,8 @@ pub(crate) enum Key {
     Byte(u8),
     /// Show this from now on.
     Show(View),
+    /// Show the next guest's console, or else that of the one before.
+    Step { back: bool },
     /// Show the help.
     Help,
     /// Open the prompt.
@@ -52,6 +54,8 @@ impl Keys {
             b'1'..=b'9' => Key::Show(View::Guest(usize::from(byte - b'1'))),
             b'a' => Key::Show(View::Merged),
             b'k' => Key::Show(View::Kernel),
+            b'n' => Key::Step { back: false },
+            b'p' => Key::Step { back: true },
             b'h' | b'?' => Key::Help,
             b'l' => Key::List,
             b':' | b'm' => Key::Prompt,

@@ -68,9 +68,13 @@ impl Console<'_> {
         }
     }
 
-    /// Shows the lines of all, complete or not.
+    /// Shows the lines of all, complete or not. Those for which there is no room are kept.
     pub(super) fn show_lines(&mut self) {
-        (0..self.guests.len()).for_each(|guest| self.show_line(guest));
+        for guest in 0..self.guests.len() {
+            if self.output.free() >= MOST_FOR_ONE_LINE {
+                self.show_line(guest);
+            }
+        }
     }
 
     /// Shows the lines of guests that have been quiet for a while. True where some are kept: there will be something to

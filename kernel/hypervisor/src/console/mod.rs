@@ -6,7 +6,7 @@
 //! - **Kernel**: the log.
 //!
 //! Changing the view replays the last bytes of what is shown next. Ctrl-A and a key commands; Ctrl-A h tells the keys.
-//! Nothing here blocks, and all room is fixed: a byte that does not fit stays on the guest's line and is offered again.
+//! Nothing here blocks, and all room is taken at first: a byte that does not fit stays on the guest's line and is offered again.
 //! Bytes of a shown guest are never lost.
 //!
 //! Not its job: how the machine sends bytes ([`vcpu::Host`]), the UART's registers ([`devices`]).
@@ -20,12 +20,12 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
+use alloc::vec::Vec;
 use core::fmt;
 
-use arrayvec::ArrayVec;
 use vcpu::Host;
 
-use crate::config::{FirstView, MAX_VMS};
+use crate::config::FirstView;
 pub use command::{Command, LINE_BYTES, help};
 use keys::{Key, Keys, View};
 use merged::{MOST_FOR_ONE_LINE, PartialLine};
@@ -54,7 +54,8 @@ const LOG_LINE_BYTES: usize = 320;
 const BYTES_AT_ONCE: usize = 128;
 
 const HELP: &str = "\
-Ctrl-A 1..9  console of that VM
+Ctrl-A 1..9  console of that VM; of any: console NAME at the prompt
+Ctrl-A n, p  console of the next VM, or of the one before
 Ctrl-A a     lines of all VMs and of the kernel
 Ctrl-A k     the kernel's log
 Ctrl-A l     list the VMs
@@ -96,7 +97,7 @@ struct GuestConsole<'a> {
 pub struct Console<'a> {
     output: Ring,
     log: Ring,
-    guests: ArrayVec<GuestConsole<'a>, MAX_VMS>,
+    guests: Vec<GuestConsole<'a>>,
     keys: Keys,
     prompt: Prompt,
     view: View,
@@ -107,13 +108,14 @@ pub struct Console<'a> {
     after_return: bool,
     /// How often in a row typed bytes were left with the machine.
     stalled: u32,
+    /// A long answer goes on in the next look: until then there is no prompt.
+    pub(crate) answers: bool,
 }
 
 impl<'a> Console<'a> {
     /// A console for guests of these names; their numbers are the places in this list.
     pub fn new(names: impl Iterator<Item = &'a str>, first: FirstView<'_>) -> Self {
-        let guests: ArrayVec<GuestConsole<'a>, MAX_VMS> = names
-            .take(MAX_VMS)
+        let guests: Vec<_> = names
             .map(|name| GuestConsole {
                 name,
                 history: Ring::new(HISTORY_BYTES),
@@ -141,6 +143,7 @@ impl<'a> Console<'a> {
             line_start: true,
             after_return: false,
             stalled: 0,
+            answers: false,
         }
     }
 
@@ -224,6 +227,10 @@ impl<'a> Console<'a> {
                     self.close_prompt();
                     self.show(view);
                 }
+                Some(Key::Step { back }) => {
+                    self.close_prompt();
+                    self.show(View::Guest(self.step(back)));
+                }
                 Some(Key::Help) => self.say(HELP),
                 Some(Key::Unknown) => self.say("no such command; Ctrl-A h helps\n"),
                 Some(Key::List) => return Some(Command::List),
@@ -253,6 +260,13 @@ impl<'a> Console<'a> {
         }
         guest.input.pop();
         false
+    }
+
+    /// The guest behind the one that is shown alone, or before it; going round. Where none is, the one that typed bytes go to.
+    fn step(&self, back: bool) -> usize {
+        let View::Guest(shown) = self.view else { return self.target };
+        let count = self.guests.len().max(1);
+        (shown + if back { count - 1 } else { 1 }) % count
     }
 
     fn show(&mut self, view: View) {

@@ -6,6 +6,7 @@
 use arrayvec::ArrayVec;
 
 use super::command::{LINE_BYTES, Mistake, parse};
+use super::keys::View;
 use super::{Command, Console, Writer};
 
 const PROMPT: &str = "basalt> ";
@@ -49,7 +50,7 @@ impl Console<'_> {
 
     /// Shows it again, where something else was shown since.
     pub(super) fn draw_prompt(&mut self) {
-        if !self.prompt.open || self.writer == Writer::Prompt || !self.has_room() {
+        if !self.prompt.open || self.answers || self.writer == Writer::Prompt || !self.has_room() {
             return;
         }
         self.break_line();
@@ -91,6 +92,10 @@ impl Console<'_> {
             return None;
         }
         match parse(text, self.guests.iter().map(|guest| guest.name)) {
+            Ok(Command::Console(guest)) => {
+                self.close_prompt();
+                self.show(View::Guest(guest));
+            }
             Ok(command) => return Some(command),
             Err(mistake) => self.say_mistake(mistake),
         }

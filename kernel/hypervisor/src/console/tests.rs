@@ -153,6 +153,46 @@ fn focus_replays_and_shows_raw_bytes_only() {
 }
 
 #[test]
+fn any_of_many_consoles_can_be_shown() {
+    let names: Vec<String> = (1..=125).map(|number| std::format!("web-{number}")).collect();
+    let (mut console, mut host) = (Console::new(names.iter().map(String::as_str), FirstView::Merged), host());
+    let mut view = |keys: &[u8]| {
+        assert_eq!(type_keys(&mut console, &mut host, keys), None);
+        shown(&mut console, &mut host);
+        console.view
+    };
+    assert_eq!(view(b"\x01n"), View::Guest(0), "the one that typed bytes go to");
+    assert_eq!(view(b"\x01n"), View::Guest(1));
+    assert_eq!(view(b"\x01p\x01p"), View::Guest(124));
+    assert_eq!(view(b"\x01n"), View::Guest(0));
+    assert_eq!(view(b"\x019"), View::Guest(8));
+    assert_eq!(view(b"\x01a\x01p"), View::Guest(8));
+    assert_eq!(view(b"\x01:console web-113\r"), View::Guest(112));
+    assert_eq!(view(b"\x01:console 125\r"), View::Guest(124));
+    type_keys(&mut console, &mut host, b"q");
+    assert_eq!(console.input(124), Some(b'q'), "the prompt is left");
+    assert_eq!(type_keys(&mut console, &mut host, b"\x01:stop web-125\r"), Some(Command::Stop(124)));
+    type_keys(&mut console, &mut host, b"console web-126\r\r");
+    assert!(shown(&mut console, &mut host).contains("there is no VM 'web-126'"));
+    // Where there is none, nothing happens.
+    let mut none = Console::new(core::iter::empty(), FirstView::Merged);
+    type_keys(&mut none, &mut host, b"\x01n\x01p");
+    assert!(shown(&mut none, &mut host).contains("there is no such VM"));
+}
+
+#[test]
+fn lines_of_many_guests_are_kept_until_there_is_room() {
+    let names: Vec<String> = (0..125).map(|number| std::format!("{number:031}")).collect();
+    let (mut console, mut host) = (Console::new(names.iter().map(String::as_str), FirstView::Merged), host());
+    for guest in 0..125 {
+        put(&mut console, guest, &"x".repeat(200));
+    }
+    type_keys(&mut console, &mut host, b"\x01k\x01a");
+    let text = settled(&mut console, &mut host);
+    assert_eq!(text.matches('x').count(), 125 * 200);
+}
+
+#[test]
 fn typed_bytes_reach_the_focused_guest() {
     let (mut console, mut host) = (console(&["a", "b"]), host());
     type_keys(&mut console, &mut host, b"x\x01\x01\x012y\x01a\x019z");

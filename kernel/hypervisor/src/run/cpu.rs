@@ -317,12 +317,12 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let speaks = |vm: &Vm<'m, B>| {
             matches!(vm.life.state(), State::Halting(Request::Stop(_))) && vm.has_last_words(now)
         };
-        if self.node.vms.iter().any(speaks) { now + LAST_WORDS } else { Nanos::NEVER }
+        if self.node.asked_vms().any(speaks) { now + LAST_WORDS } else { Nanos::NEVER }
     }
 
     /// Whether a VM that this CPU looks after, or has a vCPU of in its registers, waits for it.
     fn has_requests(&self) -> bool {
-        self.node.vms.iter().any(|vm| {
+        self.node.asked_vms().any(|vm| {
             let holds = self.loaded.as_ref().is_some_and(|loaded| loaded.id.vm == vm.id);
             let asked = matches!(vm.life.state(), State::Halting(_) | State::Working(_));
             let now = self.host.now();

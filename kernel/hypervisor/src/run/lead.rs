@@ -20,6 +20,8 @@ const CONSOLE_POLL: Nanos = Nanos::from_millis(10);
 const CONSOLE_DRAIN: Nanos = Nanos::from_millis(1);
 /// Pieces of output that are moved in one look: a machine's serial port takes far less, that of an emulator any number.
 const PIECES: usize = 6;
+/// VMs whose lines are looked at before others get their turn.
+const VMS_AT_ONCE: usize = 8;
 /// How long the end waits for VMs to come to a halt, and then for the last bytes to be shown.
 const FAREWELL: Nanos = Nanos::from_secs(2);
 /// And then for the serial port's own buffer.
@@ -43,17 +45,27 @@ pub(super) struct Lead<'m> {
     next: Nanos,
     /// What it took until the first guest was entered was told.
     tells_bring_up: bool,
-    /// VMs whose end the console knows, one bit each.
-    told: u64,
-    /// What was shown of VMs' VGA screens, where they have one.
-    screens: Vec<Option<Screen>>,
+    /// The VM whose line of the list is next, while that is told.
+    pub(super) listed: Option<usize>,
+    shown: Vec<Shown>,
+}
+
+/// What of a VM was shown.
+struct Shown {
+    /// The console knows that it has ended.
+    end: bool,
+    /// What was shown of its VGA screen, where it has one.
+    screen: Option<Screen>,
 }
 
 impl<'m> Lead<'m> {
     pub(super) fn new<B: Backend>(console: Console<'m>, end: End, vms: &[Vm<'m, B>], rates: Rates) -> Self {
-        let screens = vms.iter().map(|vm| vm.config.devices.vga_text.then(Screen::new)).collect();
+        let shown = |vm: &Vm<'m, B>| {
+            let screen = vm.config.devices.vga_text.then(Screen::new);
+            Shown { end: false, screen }
+        };
         Self {
-            screens,
+            shown: vms.iter().map(shown).collect(),
             console,
             rates,
             end,
@@ -64,7 +76,7 @@ impl<'m> Lead<'m> {
             pending: false,
             next: Nanos::ZERO,
             tells_bring_up: true,
-            told: 0,
+            listed: None,
         }
     }
 
@@ -104,27 +116,32 @@ impl<'m> Lead<'m> {
         while let Some(command) = self.console.read_keys(cpu.host) {
             self.execute(cpu, command);
         }
+        self.go_on_listing(cpu);
         self.look_for_the_end(cpu);
-        self.next = cpu.host.now() + if self.pending { CONSOLE_DRAIN } else { CONSOLE_POLL };
+        self.next =
+            cpu.host.now() + if self.pending || self.listed.is_some() { CONSOLE_DRAIN } else { CONSOLE_POLL };
     }
 
     /// Bytes between the guests' serial ports and the console, both ways.
     fn serve_lines<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
         let node = cpu.node;
-        for (number, vm) in node.vms.iter().enumerate() {
+        for ((number, vm), shown) in node.vms.iter().enumerate().zip(&mut self.shown) {
+            if number > 0 && number.is_multiple_of(VMS_AT_ONCE) {
+                cpu.rota.look(cpu.host, "serial lines of some VMs");
+            }
             let console = &mut self.console;
             vm.serial.drain(|byte| console.put(number, byte));
             if let Some(terminal) = &vm.terminal {
                 terminal.drain(|byte| console.put(number, byte));
             }
             if !vm.life.is_alive() {
-                if self.told >> number & 1 == 0 && !vm.has_output() {
-                    self.told |= 1 << number;
+                if !shown.end && !vm.has_output() {
+                    shown.end = true;
                     self.console.end_guest(number);
                 }
                 continue;
             }
-            self.told &= !(1 << number);
+            shown.end = false;
             if vm.life.is_closed() {
                 continue;
             }
@@ -144,9 +161,9 @@ impl<'m> Lead<'m> {
             if let Some(terminal) = &vm.terminal
                 && (terminal.take_refused() || opened.is_some() && terminal.has_input())
             {
-                node.calls.call(number);
+                node.calls.insert(number);
             }
-            if let Some(Some(screen)) = self.screens.get_mut(number) {
+            if let Some(screen) = &mut shown.screen {
                 screen.serve(vm, &mut self.console, cpu.host.now());
             }
             if vm.serial.has_input() {
@@ -164,7 +181,7 @@ impl<'m> Lead<'m> {
             self.all_ended = false;
             return;
         }
-        let unsaid = cpu.node.vms.iter().any(Vm::has_output);
+        let unsaid = self.listed.is_some() || cpu.node.vms.iter().any(Vm::has_output);
         if unsaid && !late {
             // What they said at last is still on its way; nobody waits for it for ever.
             if self.ending.is_none() && self.end == End::PowerOff {

@@ -20,6 +20,8 @@ impl Lead<'_> {
     pub(super) fn execute<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, command: Command) {
         match command {
             Command::List => self.list(cpu),
+            // The console has done it.
+            Command::Console(_) => {}
             Command::Help => self.help(cpu),
             Command::Cpus => self.list_cpus(cpu),
             Command::Memory => {
@@ -104,6 +106,7 @@ impl Lead<'_> {
             }
             self.ask(cpu, vm.number, Request::Resume);
             if vm.life.state() == State::Running {
+                cpu.node.mailboxes.be_due(vm.home(), vm.device_deadline());
                 cpu.wake_all(vm);
             }
         }
@@ -124,7 +127,7 @@ impl Lead<'_> {
             return;
         }
         vm.virtio.resize(columns, rows);
-        cpu.node.calls.call(vm.number);
+        cpu.node.calls.insert(vm.number);
         self.answer(format_args!("vm {name}: its console has {columns} columns and {rows} rows"));
     }
 
@@ -161,30 +164,48 @@ impl Lead<'_> {
         look_all(cpu);
     }
 
-    fn list<B: Backend, H: Host>(&mut self, cpu: &Cpu<'_, '_, '_, B, H>) {
-        let rates = &self.rates;
-        let mut voice = self.console.voice();
-        let _ = voice.write_str(report::HEAD);
-        for vm in &cpu.node.vms {
-            let _ = write!(voice, "{}", report::Line { vm, rate: rates.of(vm.number) });
+    fn list<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
+        let _ = self.console.voice().write_str(report::HEAD);
+        (self.listed, self.console.answers) = (Some(0), true);
+        self.go_on_listing(cpu);
+    }
+
+    /// Lists more VMs, where a list is being told: as many as there is room for, and no more than there is time for in one look.
+    pub(super) fn go_on_listing<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
+        let Some(first) = self.listed else { return };
+        let node = cpu.node;
+        for number in first..first + LINES_AT_ONCE {
+            let Some(vm) = node.vms.get(number) else {
+                (self.listed, self.console.answers) = (None, false);
+                return;
+            };
+            let line = report::Line { vm, rate: self.rates.of(number) };
+            if !self.row(cpu, format_args!("{line}")) {
+                return;
+            }
+            self.listed = Some(number + 1);
         }
     }
 
-    fn list_cpus<B: Backend, H: Host>(&mut self, cpu: &Cpu<'_, '_, '_, B, H>) {
-        let scheduler = &cpu.node.scheduler;
+    fn list_cpus<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
+        let node = cpu.node;
+        let scheduler = &node.scheduler;
         for which in scheduler.shared.cpus().iter() {
             let number = usize::from(which.0);
-            let vcpus = cpu.node.vms.iter().flat_map(|vm| &vm.slots).filter(|slot| slot.home() == number);
+            let vcpus = node.vms.iter().flat_map(|vm| &vm.slots).filter(|slot| slot.home() == number);
             let (count, idle) = (vcpus.count(), self.rates.idle(number));
-            self.answer(format_args!(
-                "CPU {number:>2}  pool {:>2}  idle {:>3}.{} %  {count} vCPUs",
-                scheduler.shared.pool_of(which).0,
-                idle / 10,
-                idle % 10
-            ));
+            let pool = scheduler.shared.pool_of(which).0;
+            let (percent, tenths) = (idle / 10, idle % 10);
+            self.row(
+                cpu,
+                format_args!("CPU {number:>2}  pool {pool:>2}  idle {percent:>3}.{tenths} %  {count} vCPUs"),
+            );
         }
     }
 }
+
+/// Lines of the list of VMs that are told in one look.
+const LINES_AT_ONCE: usize = 32;
 
 /// Has all CPUs look who should run where.
 fn look_all<B: Backend, H: Host>(cpu: &mut Cpu<'_, '_, '_, B, H>) {

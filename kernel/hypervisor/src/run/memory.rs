@@ -34,7 +34,7 @@ impl Lead<'_> {
             return;
         }
         balloon.set_target(((all - keeps) / PAGE_SIZE) as u32);
-        cpu.node.calls.call(vm.number);
+        cpu.node.calls.insert(vm.number);
         self.answer(format_args!(
             "vm {name}: it is to keep {} of its {}; usage {name} tells what it has",
             Size(keeps),
@@ -58,7 +58,7 @@ impl Lead<'_> {
         let (target, actual) = balloon.pages();
         let _ = writeln!(voice, "in its balloon {} of {}", pages(actual), pages(target));
         let statistics = balloon.statistics();
-        cpu.node.calls.call(vm.number);
+        cpu.node.calls.insert(vm.number);
         for (what, value, is_bytes) in balloon::named(&statistics) {
             let _ = if is_bytes {
                 writeln!(voice, "{what:>18} {}", Size(value))

@@ -16,16 +16,17 @@ mod slice;
 mod stretch;
 mod work;
 
-use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use alloc::collections::TryReserveError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use spin::Once;
-use vcpu::{Backend, BringUp, Host, Nanos, Random};
-use virtio::Calls;
+use vcpu::{Backend, BringUp, Host, MemoryError, Nanos, Random};
+use virtio::VmSet;
 
-use crate::config::{self, End, MAX_VMS, Module, Options, Size, VmConfig};
+use crate::config::{self, End, Module, Options, Plan, Size, VmConfig};
 use crate::console::Console;
 use crate::links::Links;
 use crate::mailbox::Mailboxes;
@@ -41,6 +42,9 @@ use rates::Rates;
 
 /// How long the first CPU runs vCPUs at most before the console is looked at.
 pub(crate) const SLICE: Nanos = Nanos::from_millis(10);
+
+/// What is to be free where a VM is made: its devices and its console take less, and nothing of that may fail half-way.
+const ROOM_FOR_ONE: u64 = 2 << 20;
 
 /// How everything ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +62,11 @@ pub struct Node<'m, B: Backend> {
     /// The networks between VMs.
     pub(crate) networks: Networks<'m>,
     /// VMs for whose network devices something has come.
-    calls: Arc<Calls>,
+    calls: Arc<VmSet>,
+    /// VMs of which something is asked.
+    asked: Arc<VmSet>,
+    /// Bytes that VMs which are starting will take yet.
+    promised: AtomicU64,
     mailboxes: Mailboxes,
     scheduler: Scheduler,
     options: NodeOptions<'m>,
@@ -95,9 +103,11 @@ impl<'m, B: Backend> Node<'m, B> {
         }
         let mut node = Self {
             backend,
-            vms: Vec::with_capacity(MAX_VMS),
+            vms: Vec::new(),
             networks: Networks::default(),
             calls: Arc::default(),
+            asked: Arc::default(),
+            promised: AtomicU64::new(0),
             mailboxes: Mailboxes::new(scheduler.cpus()),
             scheduler,
             options: NodeOptions {
@@ -111,8 +121,20 @@ impl<'m, B: Backend> Node<'m, B> {
             bring_up: Once::new(),
         };
         // VMs begin on different CPUs, and the vCPUs of each are spread.
-        let (mut first, mut links) = (0, Links::new(&node.calls, seed(&node.backend, host)));
-        for config in config::collect(modules, |error| log::error!("{error}")) {
+        let (mut first, mut links) = (0, Links::new(&node.calls, &node.asked, seed(&node.backend, host)));
+        let mut plan = config::collect(modules, |error| log::error!("{error}"));
+        if node.make_room(&plan).is_err() {
+            log::error!("no memory for {} VMs with {} vCPUs; leave some out", plan.vms(), plan.vcpus());
+            plan = Plan::default();
+        }
+        for config in plan.each() {
+            let config = match config {
+                Ok(config) => config,
+                Err(error) => {
+                    log::error!("{error}");
+                    continue;
+                }
+            };
             let (name, memory, count) = (config.name, config.memory, config.cpus);
             let starts = config.starts;
             let taken = host.taken();
@@ -134,6 +156,14 @@ impl<'m, B: Backend> Node<'m, B> {
         node
     }
 
+    /// Makes room for all these VMs in what is sized by their number.
+    fn make_room(&mut self, plan: &Plan<'m>) -> Result<(), TryReserveError> {
+        let vms = plan.vms();
+        self.vms.try_reserve_exact(vms)?;
+        self.mailboxes.make_room(vms)?;
+        self.scheduler.make_room(vms, plan.vcpus())
+    }
+
     fn add_vm<H: Host>(
         &mut self,
         host: &H,
@@ -141,6 +171,10 @@ impl<'m, B: Backend> Node<'m, B> {
         first: usize,
         links: &mut Links<'m>,
     ) -> Result<&Vm<'m, B>, StartError> {
+        let free = self.backend.free_memory();
+        if free < ROOM_FOR_ONE {
+            return Err(MemoryError::OutOfFrames { wanted: ROOM_FOR_ONE, free }.into());
+        }
         let now = ticks(host);
         let mut homes = [0; config::MAX_CPUS];
         let id = self.scheduler.add_vm(&config.share, config.cpus, first, now, |index, cpu| {
@@ -160,6 +194,11 @@ impl<'m, B: Backend> Node<'m, B> {
     /// Bytes of the kernel's that belong to VMs.
     pub fn own_bytes(&self) -> u64 {
         self.vms.iter().map(Vm::own_bytes).sum()
+    }
+
+    /// The VMs of which something is asked.
+    pub(crate) fn asked_vms(&self) -> impl Iterator<Item = &Vm<'m, B>> {
+        self.asked.iter().filter_map(|vm| self.vms.get(vm))
     }
 
     /// A vCPU with its VM.

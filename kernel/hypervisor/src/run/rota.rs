@@ -24,7 +24,7 @@ pub(super) struct Rota<'n, 'm, B: Backend> {
 impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     /// The rota of CPU number `here`.
     pub(super) fn new(node: &'n Node<'m, B>, here: usize) -> Self {
-        Self { node, here, sleepers: Sleepers::new(), stretch: Stretch::default() }
+        Self { node, here, sleepers: Sleepers::new(node.vms.len()), stretch: Stretch::default() }
     }
 
     fn cpu(&self) -> Cpu {
@@ -42,16 +42,26 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         });
         self.answer_calls(host);
         let now = host.now();
-        for vm in &node.vms {
-            if vm.device_deadline() <= now && vm.home() == self.here && !vm.life.is_closed() {
+        if node.mailboxes.due(self.here) <= now {
+            self.serve_devices(host, now);
+        }
+        if self.sleepers.next() <= now {
+            self.wake_sleepers(host, now);
+        }
+    }
+
+    /// Lets the devices go on whose time has come, of VMs that this CPU looks after.
+    fn serve_devices<H: Host>(&self, host: &mut H, now: Nanos) {
+        let (node, here) = (self.node, self.here);
+        node.mailboxes.forget_due(here);
+        for vm in node.vms.iter().filter(|vm| vm.home() == here && !vm.life.is_closed()) {
+            if vm.device_deadline() <= now {
                 let mut wiring = Wiring { vm, own: None, mailboxes: &node.mailboxes, host: &mut *host };
                 if vm.advance_devices(now, &mut wiring) {
                     self.nudge(host, vm);
                 }
             }
-        }
-        if self.sleepers.next() <= now {
-            self.wake_sleepers(host, now);
+            node.mailboxes.be_due(here, vm.device_deadline());
         }
     }
 
@@ -69,13 +79,11 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     /// Has VMs look for whose devices something has come from other VMs.
     #[inline]
     pub(super) fn answer_calls<H: Host>(&self, host: &mut H) {
-        let mut called = self.node.calls.take();
-        while called != 0 {
-            let vm = self.node.vms.get(called.trailing_zeros() as usize);
-            called &= called - 1;
-            let Some(vm) = vm.filter(|vm| !vm.life.is_closed()) else { continue };
-            self.nudge(host, vm);
-        }
+        self.node.calls.take(|vm| {
+            if let Some(vm) = self.node.vms.get(vm).filter(|vm| !vm.life.is_closed()) {
+                self.nudge(host, vm);
+            }
+        });
     }
 
     /// Has a VM look for what there is to do for its devices.
@@ -102,7 +110,7 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
 
     fn wake_sleepers<H: Host>(&mut self, host: &mut H, now: Nanos) {
         let (node, here) = (self.node, self.here);
-        let mut sleepers = core::mem::replace(&mut self.sleepers, Sleepers::new());
+        let mut sleepers = core::mem::replace(&mut self.sleepers, Sleepers::none());
         sleepers.look(now, |vm, vcpu| {
             let vm = node.vms.get(vm)?;
             let slot = vm.slots.get(vcpu)?;
@@ -165,8 +173,11 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         let node = self.node;
         let to = usize::from(wanted.to.0);
         let moved = node.scheduler.transfer(wanted, ticks(host), |moved| {
-            if let Some((_, slot)) = node.find(moved.vcpu) {
+            if let Some((vm, slot)) = node.find(moved.vcpu) {
                 slot.set_home(to);
+                if moved.vcpu.index == 0 {
+                    node.mailboxes.be_due(to, vm.device_deadline());
+                }
             }
         });
         let Ok(moved) = moved else { return false };
@@ -225,8 +236,6 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
 
     /// When a timer next needs this CPU: one of a vCPU that sleeps here, or of a chipset that it looks after.
     pub(super) fn next_wake(&self) -> Nanos {
-        let chipsets = self.node.vms.iter().filter(|vm| vm.home() == self.here && !vm.life.is_closed());
-        let chipset = chipsets.map(Vm::device_deadline).min().unwrap_or(Nanos::NEVER);
-        self.sleepers.next().min(chipset)
+        self.sleepers.next().min(self.node.mailboxes.due(self.here))
     }
 }

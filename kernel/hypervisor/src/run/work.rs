@@ -17,7 +17,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
     pub(super) fn serve_requests(&mut self) -> bool {
         let node = self.node;
         let mut served = false;
-        for vm in node.vms.iter().filter(|vm| vm.life.is_closed()) {
+        for vm in node.asked_vms().filter(|vm| vm.life.is_closed()) {
             let state = vm.life.state();
             if !matches!(state, State::Working(_)) {
                 self.halt(vm);
@@ -66,7 +66,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             let State::Working(task) = vm.life.state() else { break Progress::Done };
             let stage = vm.stage_name();
             let (start, taken) = (self.host.tsc(), self.host.taken());
-            let step = vm.step(task, &self.node.backend, self.host);
+            let step = vm.step(task, &self.node.backend, self.host, &self.node.promised);
             vm.count_work(self.host.tsc().wrapping_sub(start));
             vm.count_own(self.host.taken().wrapping_sub(taken));
             match step {
@@ -123,6 +123,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             }
         };
         vm.life.pass(State::Working(task), next);
+        self.node.mailboxes.be_due(vm.home(), vm.device_deadline());
     }
 
     /// A VM's task has failed: what the VM has is given back.

@@ -1,5 +1,6 @@
 //! What all CPUs know of a VM, in atomics: parameters, what it has had, and what it may have.
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -102,10 +103,11 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn new() -> Self {
-        let mut slots = Vec::with_capacity(MAX_VCPUS);
+    pub(super) fn new() -> Result<Self, TryReserveError> {
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(MAX_VCPUS)?;
         slots.resize_with(MAX_VCPUS, Slot::new);
-        Self {
+        Ok(Self {
             generation: AtomicU32::new(0),
             pool: AtomicU8::new(0),
             weight: AtomicU32::new(1),
@@ -116,7 +118,7 @@ impl Account {
             cap_clock: AtomicU64::new(0),
             reservation_clock: AtomicU64::new(0),
             slots,
-        }
+        })
     }
 
     /// A new VM takes this place; nobody else uses it yet.

@@ -5,7 +5,7 @@
 //!
 //! [`Shared`] is what all CPUs share, only atomics: per VM its parameters, its virtual time, the clocks of its cap and
 //! reservation, how many vCPUs are runnable; per CPU a board with what it tells of its queue; pools. [`RunQueue`] is one CPU's:
-//! the vCPUs whose home it is, asleep ones too. A vCPU is in one queue at any time. Memory is taken in the constructors.
+//! the vCPUs whose home it is, asleep ones too. A vCPU is in one queue at any time. Memory is taken by `make_room`.
 //!
 //! Each queue goes into a lock of its own. Everything but [`transfer`] takes one queue and atomics; a transfer takes two,
 //! locked in the order of their CPUs. What the atomics say may be out of date when it is read; a transfer looks again. The

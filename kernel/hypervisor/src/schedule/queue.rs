@@ -1,5 +1,6 @@
 //! The run queue of a CPU: the vCPUs whose home it is, asleep or runnable, and the one that runs.
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -107,12 +108,12 @@ pub struct RunQueue {
 }
 
 impl RunQueue {
-    /// For up to `capacity` vCPUs, those asleep included. All memory is taken here.
-    pub fn new(cpu: Cpu, capacity: usize, now: Ticks) -> Self {
+    /// Without room for vCPUs yet.
+    pub fn new(cpu: Cpu, now: Ticks) -> Self {
         let nothing = Virtual::default();
         Self {
             cpu,
-            entries: Vec::with_capacity(capacity),
+            entries: Vec::new(),
             run: None,
             accounted: now,
             idle: Ticks::default(),
@@ -123,6 +124,11 @@ impl RunQueue {
             pushed: 0,
             looked: 0,
         }
+    }
+
+    /// Makes room for so many vCPUs, those asleep included: all memory that it will need.
+    pub fn make_room(&mut self, vcpus: usize) -> Result<(), TryReserveError> {
+        self.entries.try_reserve_exact(vcpus)
     }
 
     /// Its CPU.

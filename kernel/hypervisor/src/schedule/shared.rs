@@ -1,5 +1,6 @@
 //! What all CPUs share: the accounts of VMs, the boards of CPUs, the pools.
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,17 +25,25 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For so many CPUs (up to [`MAX_CPUS`]) and VMs. All memory is taken here.
-    pub fn new(cpus: usize, vms: usize, timing: Timing) -> Self {
+    /// For so many CPUs (up to [`MAX_CPUS`]), and no VM yet.
+    pub fn new(cpus: usize, timing: Timing) -> Self {
         let cpus = cpus.min(MAX_CPUS);
-        let mut accounts = Vec::with_capacity(vms);
-        accounts.resize_with(vms.min(usize::from(u16::MAX)), Account::new);
         let mut boards = Vec::with_capacity(cpus);
         boards.resize_with(cpus, Board::default);
         let (idle, offering) = (AtomicU64::new(CpuSet::first(cpus).bits()), AtomicU64::new(0));
-        let shared = Self { timing, accounts, boards, pools: Default::default(), idle, offering };
+        let shared = Self { timing, accounts: Vec::new(), boards, pools: Default::default(), idle, offering };
         shared.pools[0].cpus.store(CpuSet::first(cpus).bits(), Ordering::Relaxed);
         shared
+    }
+
+    /// Makes room for so many VMs: all memory that they will need here.
+    pub fn make_room(&mut self, vms: usize) -> Result<(), TryReserveError> {
+        let vms = vms.min(usize::from(u16::MAX));
+        self.accounts.try_reserve_exact(vms)?;
+        while self.accounts.len() < vms {
+            self.accounts.push(Account::new()?);
+        }
+        Ok(())
     }
 
     /// The CPUs there are.

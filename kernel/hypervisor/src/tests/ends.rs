@@ -184,7 +184,7 @@ fn the_console_stays_and_its_keys_work() {
     bench.add_vm("demo", vec![step(halt)]);
     let run = bench.run_with(&Options::default());
     assert!(
-        run.shown.contains("1 demo             starting         1    16M        0     0.0      0.0"),
+        run.shown.contains("1   demo             starting         1    16M        0     0.0      0.0"),
         "{}",
         run.shown
     );

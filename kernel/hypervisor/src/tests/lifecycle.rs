@@ -75,8 +75,8 @@ fn vms_are_managed_at_the_prompt() {
     bench.host.input.extend(b"dump halts\rstop 2\rpower-off\r");
     let run = bench.run_with(&crate::Options::default());
     for text in [
-        "2 halts            starting ",
-        "1 demo             stopped ",
+        "2   halts            starting ",
+        "1   demo             stopped ",
         "vm demo does not run; start demo starts it",
         "vm demo: starting",
         "vm demo is starting or ending; list shows when it is done",

@@ -12,6 +12,7 @@ mod firmware;
 mod instructions;
 mod lifecycle;
 mod local_apic;
+mod many;
 mod network_prompt;
 mod networks;
 mod paravirtual;

@@ -3,7 +3,10 @@
 
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use alloc::sync::Arc;
+
 use spin::Mutex;
+use virtio::VmSet;
 
 use crate::stop::StopReason;
 
@@ -53,13 +56,27 @@ pub(crate) enum State {
 pub(crate) struct Life {
     state: Mutex<State>,
     closed: AtomicBool,
+    /// The VMs of which something is asked, among which this one is while that is so, with its number.
+    asked: (Arc<VmSet>, usize),
 }
 
 impl Life {
     /// Of a VM that is not started.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(asked: &Arc<VmSet>, vm: usize) -> Self {
         let state = Mutex::new(State::Stopped(StopReason::NotStarted));
-        Self { state, closed: AtomicBool::new(true) }
+        Self { state, closed: AtomicBool::new(true), asked: (Arc::clone(asked), vm) }
+    }
+
+    /// Goes to another state.
+    fn set(&self, state: &mut State, to: State) {
+        *state = to;
+        self.closed.store(!matches!(to, State::Running), SeqCst);
+        let (asked, vm) = &self.asked;
+        if matches!(to, State::Halting(_) | State::Working(_)) {
+            asked.insert(*vm);
+        } else {
+            asked.remove(*vm);
+        }
     }
 
     /// Whether no vCPU may be entered.
@@ -82,8 +99,7 @@ impl Life {
         let mut state = self.state.lock();
         let passes = *state == from;
         if passes {
-            *state = to;
-            self.closed.store(!matches!(to, State::Running), SeqCst);
+            self.set(&mut state, to);
         }
         passes
     }
@@ -101,8 +117,7 @@ impl Life {
             (State::Halting(Request::Pause) | State::Paused, Request::Resume) => State::Running,
             _ => return false,
         };
-        *state = next;
-        self.closed.store(next != State::Running, SeqCst);
+        self.set(&mut state, next);
         true
     }
 
@@ -118,12 +133,15 @@ mod tests {
 
     #[test]
     fn an_end_comes_before_a_restart_and_the_first_end_counts() {
-        let life = Life::new();
+        let asked = Arc::default();
+        let life = Life::new(&asked, 200);
         assert!(!life.is_alive() && life.is_closed());
         assert!(!life.ask(Request::Reset) && !life.ask(Request::Stop(StopReason::Ended)));
         assert!(life.ask(Request::Start) && life.is_alive() && life.is_closed());
+        assert!(asked.iter().eq([200]));
         assert!(!life.ask(Request::Start) && !life.ask(Request::Reset));
         assert!(life.pass(State::Working(Task::Start), State::Running) && !life.is_closed());
+        assert_eq!(asked.iter().count(), 0, "nothing is asked of who runs");
         assert!(life.ask(Request::Reset) && life.is_closed());
         assert!(life.ask(Request::Stop(StopReason::TripleFault)));
         assert!(!life.ask(Request::Stop(StopReason::Ended)) && !life.ask(Request::Reset));
@@ -140,7 +158,7 @@ mod tests {
 
     #[test]
     fn who_is_paused_resumes_restarts_or_ends() {
-        let life = Life::new();
+        let life = Life::new(&Arc::default(), 0);
         assert!(!life.ask(Request::Pause) && !life.ask(Request::Resume));
         life.ask(Request::Start);
         assert!(!life.ask(Request::Pause), "it is not there yet");

@@ -84,6 +84,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) birth: Birth,
     /// Bytes of the kernel's that it has, modulo 2^64.
     own: AtomicU64,
+    /// Bytes that its start will take yet.
+    promised: AtomicU64,
     /// How often it has started anew by itself.
     restarts: AtomicU32,
     /// When it may start anew; a time that has passed where it need not wait.
@@ -140,6 +142,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             number: id.index(),
             id,
             tables: task::tables(config.cpus, generation_id)?,
+            life: Life::new(&links.asked, id.index()),
             virtio: VirtioBus::new(backend, &config, (links, id.index()), terminal.as_ref())?,
             terminal,
             config,
@@ -147,12 +150,12 @@ impl<'m, B: Backend> Vm<'m, B> {
             space: RwLock::new(None),
             slots,
             serial: SerialLine::new(),
-            life: Life::new(),
             stage: Mutex::new(Stage::Begin),
             speaks_until: AtomicU64::new(0),
             work: AtomicU64::new(0),
             birth: Birth::default(),
             own: AtomicU64::new(0),
+            promised: AtomicU64::new(0),
             restarts: AtomicU32::new(0),
             waits_until: AtomicU64::new(0),
             chipset: Mutex::new(chipset),

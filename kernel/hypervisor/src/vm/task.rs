@@ -3,6 +3,8 @@
 //! takes memory but by the backend, whose errors end the task; what it has taken until then is given back by
 //! [`Task::End`].
 
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
 use alloc::vec::Vec;
 
 use devices::acpi::table_loader::{LoaderFiles, loader_files};
@@ -14,6 +16,9 @@ use super::life::Task;
 use super::{StartError, Vm};
 use crate::memory_map::{ACPI_TABLES, ACPI_TABLES_SIZE, PCI_MEMORY};
 use crate::processor::VirtualCpu;
+
+/// What a start takes beside the VM's RAM, mostly less: nested tables and a vCPU.
+const BESIDE_RAM: u64 = 128 << 10;
 
 /// How far a VM's task has come.
 pub(crate) enum Stage<B: Backend> {
@@ -62,30 +67,51 @@ pub(crate) enum Progress {
 }
 
 impl<'m, B: Backend> Vm<'m, B> {
+    /// Of what was promised to it, its start will take no more than this.
+    fn settle(&self, left: u64, promised: &AtomicU64) {
+        let before = self.promised.fetch_min(left, SeqCst);
+        promised.fetch_sub(before.saturating_sub(left), SeqCst);
+    }
+
     /// What the next step does.
     pub(crate) fn stage_name(&self) -> &'static str {
         self.stage.try_lock().map_or("", |stage| stage.name())
     }
 
-    /// Does a step of a task. No vCPU runs or is loaded, and no other CPU does steps of this VM.
-    pub(crate) fn step<H: Host>(&self, task: Task, backend: &B, host: &H) -> Result<Progress, StartError> {
+    /// Does a step of a task. No vCPU runs or is loaded, and no other CPU does steps of this VM. `promised` is what the starts of all
+    /// VMs will take yet.
+    pub(crate) fn step<H: Host>(
+        &self,
+        task: Task,
+        backend: &B,
+        host: &H,
+        promised: &AtomicU64,
+    ) -> Result<Progress, StartError> {
         let mut place = self.stage.try_lock().ok_or(StartError::Busy { index: 0 })?;
         let stage = core::mem::replace(&mut *place, Stage::Begin);
         let (next, progress) = match task {
-            Task::End(_) => self.destroy(stage)?,
+            Task::End(_) => {
+                self.settle(0, promised);
+                self.destroy(stage)?
+            }
             Task::Start | Task::Reset => match stage {
                 Stage::Begin if task == Task::Reset => (Stage::Quiet { next: 0 }, Progress::More),
                 Stage::Quiet { next } if task == Task::Reset => (self.quiet(next), Progress::More),
-                Stage::Begin | Stage::Quiet { .. } | Stage::Destroy => (self.begin(backend)?, Progress::More),
+                Stage::Begin | Stage::Quiet { .. } | Stage::Destroy => {
+                    (self.begin(backend, promised)?, Progress::More)
+                }
                 Stage::Memory { space, range, done } => {
                     let start = host.tsc();
-                    let stage = self.grow(backend, space, range, done, &mut place)?;
+                    let stage = self.grow(backend, space, (range, done), &mut place, promised)?;
                     self.birth.count_memory(host.tsc().wrapping_sub(start));
                     (stage, Progress::More)
                 }
                 Stage::Processors { next } => (self.add_processor(next, backend, host)?, Progress::More),
                 Stage::Scrub(scrub) => (self.scrub(scrub)?, Progress::More),
-                Stage::Load { done } => (self.load_kernel(done, host)?, Progress::More),
+                Stage::Load { done } => {
+                    self.settle(0, promised);
+                    (self.load_kernel(done, host)?, Progress::More)
+                }
                 Stage::PowerUp { next, start, started } => self.power_up(next, &start, started)?,
             },
         };
@@ -93,10 +119,15 @@ impl<'m, B: Backend> Vm<'m, B> {
         Ok(progress)
     }
 
-    /// Where all memory that the VM needs is free, the beginning of its memory.
-    fn begin(&self, backend: &B) -> Result<Stage<B>, StartError> {
-        let (wanted, free) = (self.map.ram.iter().map(|range| range.length).sum(), backend.free_memory());
-        if wanted > free {
+    /// Where all memory that the VM needs is free, and not promised to others that are just starting, the beginning of its memory.
+    fn begin(&self, backend: &B, promised: &AtomicU64) -> Result<Stage<B>, StartError> {
+        let wanted = self.map.ram.iter().map(|range| range.length).sum();
+        let all = wanted + BESIDE_RAM;
+        self.promised.store(all, SeqCst);
+        let others = promised.fetch_add(all, SeqCst);
+        let free = backend.free_memory().saturating_sub(others);
+        if all > free {
+            self.settle(0, promised);
             return Err(MemoryError::OutOfFrames { wanted, free }.into());
         }
         Ok(Stage::Memory { space: backend.create_space()?, range: 0, done: 0 })
@@ -107,9 +138,9 @@ impl<'m, B: Backend> Vm<'m, B> {
         &self,
         backend: &B,
         mut space: B::Space,
-        range: usize,
-        done: u64,
+        (range, done): (usize, u64),
         left: &mut Stage<B>,
+        promised: &AtomicU64,
     ) -> Result<Stage<B>, StartError> {
         let Some(ram) = self.map.ram.get(range) else {
             if backend.wants_apic_page()
@@ -121,7 +152,11 @@ impl<'m, B: Backend> Vm<'m, B> {
             *self.space.write() = Some(space);
             return Ok(Stage::Processors { next: 0 });
         };
-        match space.grow(vcpu::Gpa(ram.start.0 + done), ram.length - done) {
+        let grown = space.grow(vcpu::Gpa(ram.start.0 + done), ram.length - done);
+        let to_come: u64 = self.map.ram.iter().skip(range).map(|range| range.length).sum();
+        let there = done + grown.unwrap_or_default() + space.coming();
+        self.settle((to_come + BESIDE_RAM).saturating_sub(there), promised);
+        match grown {
             Ok(bytes) if done + bytes == ram.length => Ok(Stage::Memory { space, range: range + 1, done: 0 }),
             Ok(bytes) => Ok(Stage::Memory { space, range, done: done + bytes }),
             Err(error) => {

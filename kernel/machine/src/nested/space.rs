@@ -401,6 +401,10 @@ impl AddressSpace for GuestSpace {
         Ok(level.bytes())
     }
 
+    fn coming(&self) -> u64 {
+        self.filling.as_ref().map_or(0, |filling| filling.level.bytes())
+    }
+
     fn add_apic_page(&mut self) -> Result<(), MemoryError> {
         let page = frames::allocate(0, FrameKind::Guest, 0)
             .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;

@@ -271,6 +271,10 @@ impl AddressSpace for FakeSpace {
         Ok(step)
     }
 
+    fn coming(&self) -> u64 {
+        0
+    }
+
     fn add_apic_page(&mut self) -> Result<(), MemoryError> {
         Ok(())
     }

@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use spin::Mutex;
 
 use super::Line;
-use crate::joint::{Calls, Ring, Side, join};
+use crate::VmSet;
+use crate::joint::{Ring, Side, join};
 
 /// Bytes that are on their way at most.
 const ROOM: usize = 16 << 10;
@@ -30,7 +31,7 @@ impl fmt::Debug for PipeEnd {
 }
 
 /// Makes a line. `None` where there is no memory for it.
-pub fn pipe(calls: &Arc<Calls>) -> Option<[PipeEnd; 2]> {
+pub fn pipe(calls: &Arc<VmSet>) -> Option<[PipeEnd; 2]> {
     let end = || {
         let incoming = Mutex::new(Ring::new(ROOM)?);
         Some(End { incoming, has_some: AtomicBool::new(false), open: AtomicBool::new(false) })

@@ -99,7 +99,7 @@ impl Lead<'_> {
         network.switch.change(id, cpu.host.now().0, |now| now.clone_from(&settings));
         // Its driver hears of its link, and what waited for another rate goes on.
         vm.virtio.go_on();
-        node.calls.call(vm.number);
+        node.calls.insert(vm.number);
         self.answer(format_args!("{name}.{number} on network {}: {}", network.name, nic::Words(&settings)));
     }
 

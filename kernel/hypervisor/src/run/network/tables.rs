@@ -30,7 +30,7 @@ pub(super) const fn by_default(allow: bool) -> &'static str {
 
 impl Lead<'_> {
     /// A row of a table, after which others get their turn. False where there is no room for it.
-    pub(super) fn row<B: Backend, H: Host>(
+    pub(in crate::run) fn row<B: Backend, H: Host>(
         &mut self,
         cpu: &mut Cpu<'_, '_, '_, B, H>,
         text: fmt::Arguments<'_>,

@@ -5,7 +5,7 @@ use std::vec::Vec;
 use super::super::{
     Cpu, CpuSet, Decision, Error, Moved, Parameters, Pool, RunQueue, Shared, Ticks, Timing, VcpuId, transfer,
 };
-use super::machine::{HZ, Load, MS, Machine};
+use super::machine::{HZ, Load, MS, Machine, queue, shared};
 
 const HOG: (Load, CpuSet) = (Load::Hog, CpuSet::ALL);
 
@@ -22,8 +22,7 @@ fn runs(decision: Decision) -> Option<VcpuId> {
 
 /// One CPU and a VM of so many vCPUs, all awake.
 fn one_queue(vcpus: u8) -> (Shared, RunQueue, Vec<VcpuId>) {
-    let shared = Shared::new(1, 2, Timing::new(HZ));
-    let mut queue = RunQueue::new(Cpu(0), 8, Ticks(0));
+    let (shared, mut queue) = (shared(1, 2, Timing::new(HZ)), queue(Cpu(0), 8, Ticks(0)));
     let vm = shared.add_vm(weight(100), Ticks(0)).expect("room");
     let ids: Vec<_> =
         (0..vcpus).map(|index| queue.add(&shared, vm, index, CpuSet::ALL).expect("room")).collect();
@@ -182,8 +181,8 @@ fn old_names_are_not_taken_for_new_ones() {
 
 #[test]
 fn a_full_queue_and_a_running_vcpu_are_not_moved_to_and_from() {
-    let shared = Shared::new(2, 1, Timing::new(HZ));
-    let [mut one, mut two] = [0, 1].map(|cpu| RunQueue::new(Cpu(cpu), 1, Ticks(0)));
+    let shared = shared(2, 1, Timing::new(HZ));
+    let [mut one, mut two] = [0, 1].map(|cpu| queue(Cpu(cpu), 1, Ticks(0)));
     let vm = shared.add_vm(weight(100), Ticks(0)).expect("room");
     let first = one.add(&shared, vm, 0, CpuSet::ALL).expect("room");
     assert_eq!(one.add(&shared, vm, 1, CpuSet::ALL), Err(Error::Full));

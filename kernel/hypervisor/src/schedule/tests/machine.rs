@@ -14,6 +14,20 @@ use super::random::Random;
 pub(super) const HZ: u64 = 1_000_000_000;
 pub(super) const MS: u64 = HZ / 1_000;
 
+/// What CPUs share, with room for so many VMs.
+pub(super) fn shared(cpus: usize, vms: usize, timing: Timing) -> Shared {
+    let mut shared = Shared::new(cpus, timing);
+    shared.make_room(vms).expect("memory");
+    shared
+}
+
+/// A queue with room for so many vCPUs.
+pub(super) fn queue(cpu: Cpu, vcpus: usize, now: Ticks) -> RunQueue {
+    let mut queue = RunQueue::new(cpu, now);
+    queue.make_room(vcpus).expect("memory");
+    queue
+}
+
 /// How a vCPU behaves.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Load {
@@ -84,9 +98,9 @@ impl Machine {
     pub(super) fn new(cpus: usize, seed: u64) -> Self {
         let timing = Timing::new(HZ);
         let start = 7 * MS;
-        let queues = (0..cpus).map(|cpu| RunQueue::new(Cpu(cpu as u8), 1024, Ticks(start))).collect();
+        let queues = (0..cpus).map(|cpu| queue(Cpu(cpu as u8), 1024, Ticks(start))).collect();
         Self {
-            shared: Shared::new(cpus, 16, timing),
+            shared: shared(cpus, 16, timing),
             queues,
             processors: (0..cpus)
                 .map(|_| Processor { running: None, until: u64::MAX, loaded: None })

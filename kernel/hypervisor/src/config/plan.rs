@@ -1,0 +1,233 @@
+//! All modules' lines together: which VMs there are to be.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::fmt::Write as _;
+
+use arrayvec::ArrayVec;
+use loader::BootModule;
+use virtio::block::SECTOR;
+
+use super::line::{Kind, Settings, parse_line};
+use super::{
+    ConfigError, Disk, Fault, MAX_DISKS, MAX_FILES, MAX_MODULES, MAX_NAME, MAX_VMS, Module, NamedFile,
+    VmConfig,
+};
+
+/// Bytes that firmware may have.
+const ROM_BYTES: core::ops::RangeInclusive<usize> = 64 << 10..=8 << 20;
+
+/// A VM, or several of a kind, while the modules are being collected.
+struct Draft<'a> {
+    name: &'a str,
+    /// The line of its kernel, or else its first one.
+    line: &'a str,
+    kernel: Option<(&'a [u8], Settings<'a>, &'a str)>,
+    initrd: Option<&'a [u8]>,
+    modules: ArrayVec<BootModule<'a>, MAX_MODULES>,
+    files: ArrayVec<NamedFile<'a>, MAX_FILES>,
+    disks: ArrayVec<Disk<'a>, MAX_DISKS>,
+    broken: Cell<bool>,
+}
+
+/// The VMs that there are to be.
+#[derive(Default)]
+pub struct Plan<'a> {
+    drafts: Vec<Draft<'a>>,
+}
+
+/// All VMs that the modules describe, in order of their first module; `report` hears of every wrong line.
+pub fn collect<'a>(modules: &[Module<'a>], mut report: impl FnMut(ConfigError<'a>)) -> Plan<'a> {
+    let mut drafts = Vec::new();
+    for module in modules {
+        let line = module.line.trim_ascii();
+        let (name, kind) = parse_line(line);
+        let Some(name) = name else {
+            if let Err(fault) = kind {
+                report(ConfigError { line, fault });
+            }
+            continue;
+        };
+        let added = draft_of(&mut drafts, name, line).and_then(|draft| draft.add(kind, line, module.bytes));
+        if let Err(fault) = added {
+            report(ConfigError { line, fault });
+        }
+    }
+    let mut vms = 0;
+    for draft in drafts.iter().filter(|draft| !draft.broken.get()) {
+        match draft.check(&drafts, MAX_VMS - vms) {
+            Ok(count) => vms += count,
+            Err(fault) => {
+                draft.broken.set(true);
+                report(ConfigError { line: draft.line, fault });
+            }
+        }
+    }
+    drafts.retain(|draft| !draft.broken.get());
+    Plan { drafts }
+}
+
+impl<'a> Plan<'a> {
+    /// How many VMs there are to be.
+    pub fn vms(&self) -> usize {
+        self.kinds().map(|settings| settings.count.unwrap_or(1)).sum()
+    }
+
+    /// How many vCPUs they have together.
+    pub fn vcpus(&self) -> usize {
+        self.kinds().map(|settings| settings.count.unwrap_or(1) * settings.cpus).sum()
+    }
+
+    fn kinds(&self) -> impl Iterator<Item = &Settings<'a>> {
+        self.drafts.iter().filter_map(|draft| draft.kernel.as_ref().map(|(_, settings, _)| settings))
+    }
+
+    /// The VMs, in their order. An error where there is no memory for one's description.
+    pub fn each(&self) -> impl Iterator<Item = Result<VmConfig<'a>, ConfigError<'a>>> {
+        self.drafts.iter().flat_map(|draft| {
+            let count = draft.count();
+            (1..=count.unwrap_or(1)).map(move |number| {
+                let none = ConfigError { line: draft.line, fault: Fault::NoMemory };
+                draft.vm(count.map(|_| number)).ok_or(none)
+            })
+        })
+    }
+}
+
+/// Whether these can be the bytes of a ROM: whole pages, at least those below 1 MiB.
+fn is_rom(bytes: &[u8]) -> bool {
+    ROM_BYTES.contains(&bytes.len()) && bytes.len().is_multiple_of(vcpu::PAGE_SIZE as usize)
+}
+
+fn draft_of<'a, 'd>(
+    drafts: &'d mut Vec<Draft<'a>>,
+    name: &'a str,
+    line: &'a str,
+) -> Result<&'d mut Draft<'a>, Fault<'a>> {
+    let at = match drafts.iter().position(|draft| draft.name == name) {
+        Some(at) => at,
+        None => {
+            drafts.try_reserve(1).map_err(|_| Fault::NoMemory)?;
+            drafts.push(Draft {
+                name,
+                line,
+                kernel: None,
+                initrd: None,
+                modules: ArrayVec::new(),
+                files: ArrayVec::new(),
+                disks: ArrayVec::new(),
+                broken: Cell::new(false),
+            });
+            drafts.len() - 1
+        }
+    };
+    drafts.get_mut(at).ok_or(Fault::NoMemory)
+}
+
+impl<'a> Draft<'a> {
+    fn add(
+        &mut self,
+        kind: Result<Kind<'a>, Fault<'a>>,
+        line: &'a str,
+        bytes: &'a [u8],
+    ) -> Result<(), Fault<'a>> {
+        let too_many = match kind {
+            Err(fault) => Some(fault),
+            Ok(Kind::Kernel { settings, .. }) if settings.firmware && !is_rom(bytes) => {
+                Some(Fault::BadRom(bytes.len()))
+            }
+            Ok(Kind::Kernel { settings, command_line }) => {
+                self.line = line;
+                self.kernel.replace((bytes, settings, command_line)).map(|_| Fault::Twice("kernel"))
+            }
+            Ok(Kind::Initrd) => self.initrd.replace(bytes).map(|_| Fault::Twice("initrd")),
+            Ok(Kind::Module { command_line }) => {
+                let module = BootModule { bytes, command_line: command_line.as_bytes() };
+                self.modules.try_push(module).err().map(|_| Fault::ManyModules)
+            }
+            Ok(Kind::File { name }) => {
+                self.files.try_push(NamedFile { name, bytes }).err().map(|_| Fault::ManyFiles)
+            }
+            Ok(Kind::Disk { .. }) if (bytes.len() as u64) < SECTOR => Some(Fault::SmallDisk),
+            Ok(Kind::Disk { read_only, serial }) => {
+                self.disks.try_push(Disk { bytes, read_only, serial }).err().map(|_| Fault::ManyDisks)
+            }
+        };
+        match too_many {
+            None => Ok(()),
+            Some(fault) => {
+                self.broken.set(true);
+                Err(fault)
+            }
+        }
+    }
+
+    /// How many VMs its line asks for, by `count=`.
+    fn count(&self) -> Option<usize> {
+        self.kernel.as_ref().and_then(|(_, settings, _)| settings.count)
+    }
+
+    /// What is wrong with it beside the others, where there may be so many VMs more; else how many it is.
+    fn check(&self, all: &[Self], most: usize) -> Result<usize, Fault<'a>> {
+        if self.kernel.is_none() {
+            return Err(Fault::NoKernel(self.name));
+        }
+        let count = self.count();
+        if count.is_none()
+            && let Some(taken) = all.iter().find(|other| other.makes(self.name))
+        {
+            return Err(Fault::NameTaken(taken.name));
+        }
+        let count = count.unwrap_or(1);
+        if count > most { Err(Fault::TooMany) } else { Ok(count) }
+    }
+
+    /// Whether one of the VMs that its `count=` makes has this name.
+    fn makes(&self, name: &str) -> bool {
+        let number = name.strip_prefix(self.name).and_then(|rest| rest.strip_prefix('-'));
+        let number =
+            number.filter(|digits| digits.starts_with(|first: char| first.is_ascii_digit() && first != '0'));
+        let number = number.and_then(|digits| digits.parse().ok());
+        number.zip(self.count()).is_some_and(|(number, count): (usize, usize)| number <= count)
+    }
+
+    /// The VM, or the one with this number.
+    fn vm(&self, number: Option<usize>) -> Option<VmConfig<'a>> {
+        let (kernel, settings, command_line) = self.kernel.as_ref()?;
+        let mut nics = Vec::new();
+        nics.try_reserve_exact(settings.nics.len()).ok()?;
+        nics.extend_from_slice(&settings.nics);
+        Some(VmConfig {
+            name: number.map_or(Some(self.name), |number| numbered(self.name, number))?,
+            cpus: settings.cpus,
+            memory: settings.memory,
+            kernel,
+            firmware: settings.firmware,
+            protocol: settings.protocol,
+            command_line,
+            initrd: self.initrd,
+            modules: self.modules.clone(),
+            files: self.files.clone(),
+            disks: self.disks.clone(),
+            nics,
+            ports: settings.ports.clone(),
+            rng: settings.rng,
+            balloon: settings.balloon,
+            devices: settings.devices,
+            share: settings.share,
+            restart: settings.restart,
+            starts: settings.starts,
+            paravirtual: settings.paravirtual,
+            tsc_khz: settings.tsc_khz,
+        })
+    }
+}
+
+/// A name with a number. It is there as long as the machine runs, as a VM is.
+fn numbered(name: &str, number: usize) -> Option<&'static str> {
+    let mut text = String::new();
+    text.try_reserve_exact(MAX_NAME).ok()?;
+    write!(text, "{name}-{number}").ok()?;
+    Some(text.leak())
+}

@@ -1,0 +1,92 @@
+//! A set of VMs, by their numbers, which any CPU may change at any time.
+
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// VMs of a machine at most.
+pub const MAX_VMS: usize = 256;
+
+const WORD: usize = u64::BITS as usize;
+
+/// Some VMs: a bit for each.
+#[derive(Debug, Default)]
+pub struct VmSet {
+    /// A bit for each word in which there may be some.
+    filled: AtomicU64,
+    words: [AtomicU64; MAX_VMS / WORD],
+}
+
+impl VmSet {
+    /// Takes a VM in, by its number.
+    pub fn insert(&self, vm: usize) {
+        if let Some(word) = self.words.get(vm / WORD) {
+            word.fetch_or(1 << (vm % WORD), SeqCst);
+            // Behind the bit itself: who takes the word before has not seen that, and finds the word filled again.
+            self.filled.fetch_or(1 << (vm / WORD), SeqCst);
+        }
+    }
+
+    /// Leaves a VM out.
+    pub fn remove(&self, vm: usize) {
+        if let Some(word) = self.words.get(vm / WORD) {
+            word.fetch_and(!(1 << (vm % WORD)), SeqCst);
+        }
+    }
+
+    /// The VMs that are in it; those that come or go meanwhile may be among them or not.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.words
+            .iter()
+            .enumerate()
+            .flat_map(|(at, word)| bits(word.load(SeqCst)).map(move |bit| at * WORD + bit))
+    }
+
+    /// Takes all of them out: `each` is called for each.
+    #[inline]
+    pub fn take(&self, each: impl FnMut(usize)) {
+        if self.filled.load(SeqCst) != 0 {
+            self.take_some(each);
+        }
+    }
+
+    fn take_some(&self, mut each: impl FnMut(usize)) {
+        for at in bits(self.filled.swap(0, SeqCst)) {
+            let word = self.words.get(at).map_or(0, |word| word.swap(0, SeqCst));
+            bits(word).for_each(|bit| each(at * WORD + bit));
+        }
+    }
+}
+
+/// The numbers of the bits that are set, lowest first.
+pub fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;
+        word &= word - 1;
+        Some(bit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn who_was_taken_in_is_taken_out_once() {
+        let set = VmSet::default();
+        for vm in [0, 63, 64, MAX_VMS - 1, 7, MAX_VMS] {
+            set.insert(vm);
+        }
+        set.remove(63);
+        set.remove(MAX_VMS);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 7, 64, MAX_VMS - 1]);
+        let taken = || {
+            let mut taken = Vec::new();
+            set.take(|vm| taken.push(vm));
+            taken
+        };
+        assert_eq!(taken(), [0, 7, 64, MAX_VMS - 1]);
+        assert_eq!((taken(), set.iter().count()), (Vec::new(), 0));
+        set.insert(200);
+        assert_eq!(taken(), [200]);
+    }
+}
