@@ -1,5 +1,6 @@
 //! A witness: prints a line each second, woken from HLT by its local APIC's timer, while something else happens to other
-//! virtual machines. `beats=N` on the command line powers it off after N lines; without it it goes on for ever.
+//! virtual machines. `beats=N` on the command line powers it off after N lines; without it it goes on for ever. With `beats=none`
+//! it says that it is there, and then only waits.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use selftest::apic::{self, register};
@@ -13,6 +14,12 @@ const TICKS: u64 = 10;
 fn main_program() {
     runner::announce("spin");
     runner::baseline();
+    if boot::option("beats") == Some("none") {
+        println!("spin is there");
+        loop {
+            cpu::wait_for_interrupt();
+        }
+    }
     let beats: u64 = boot::option("beats").and_then(|beats| beats.parse().ok()).unwrap_or(u64::MAX);
     interrupt::expect(VECTOR, Acknowledge::LocalApic);
     let count = timer_frequency() / TICKS;
