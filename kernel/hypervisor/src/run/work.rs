@@ -43,6 +43,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             served = true;
             // The task is done in its turns.
             self.wake_first(vm);
+            self.rota.look(self.host, "what a VM is asked");
         }
         served
     }

@@ -76,7 +76,7 @@ pub fn transfer(
         to.settle_in(shared, account, &mut entry);
     }
     slot.home.store(to.cpu.0, Ordering::Relaxed);
-    to.entries.push(entry);
+    to.insert(entry);
     from.scan(shared, now).tell(from, shared);
     to.scan(shared, now).tell(to, shared);
     let until = if entry.activity == Activity::Waiting { to.preempt(shared, &entry, now) } else { None };
@@ -102,7 +102,7 @@ impl RunQueue {
     pub fn balance(&mut self, shared: &Shared, now: Ticks) -> Option<Transfer> {
         if let Some(vcpu) = self.misplaced {
             let (account, slot) = shared.slot(vcpu).ok()?;
-            let entry = self.entries.iter().find(|entry| entry.id == vcpu)?;
+            let entry = self.awake().iter().find(|entry| entry.id == vcpu)?;
             let to = self.better_place(shared, account, shared.allowed_in(account, slot), entry, now)?;
             return Some(Transfer { vcpu: Some(vcpu), from: self.cpu, to });
         }
@@ -134,7 +134,7 @@ impl RunQueue {
 
     /// The first of those that wait here and may run on `cpu`.
     fn first_for(&self, shared: &Shared, cpu: Cpu, now: Ticks) -> Option<usize> {
-        let ranked = self.entries.iter().enumerate().filter_map(|(place, entry)| {
+        let ranked = self.awake().iter().enumerate().filter_map(|(place, entry)| {
             let (account, allowed) = self.could_run(shared, entry)?;
             let (rank, _) = class_of(entry, account, self.seen.level, shared, now);
             allowed.contains(cpu).then_some((rank, place))
@@ -183,7 +183,7 @@ impl RunQueue {
     fn give(&self, shared: &Shared, now: Ticks) -> Option<Transfer> {
         let others = shared.pool(shared.pool_of(self.cpu)).without(CpuSet::of(self.cpu));
         let idle = shared.idle_of(others);
-        self.entries.iter().find_map(|entry| {
+        self.awake().iter().find_map(|entry| {
             let (account, allowed) = self.could_run(shared, entry)?;
             let mut to = allowed.and(idle).next_from(self.cpu);
             if to.is_none() && account.claim(&shared.timing).is_some_and(|(from, _)| from <= now) {
@@ -198,14 +198,14 @@ impl RunQueue {
     /// The one that waits here and is most behind what all have had on another CPU. Where that one may not go there, the one
     /// that is just to be started makes room for it.
     fn push(&mut self, shared: &Shared) -> Option<Transfer> {
-        let count = self.entries.len().max(1);
+        let count = self.awake().len().max(1);
         let first = self.looked % count;
         self.looked = first + MAX_LOOKS.min(count);
         let running = self.run.and_then(|run| self.entries.get(run.place));
         let running = running.and_then(|entry| Some((entry, shared.allowed(entry.id).ok()?)));
         let others = shared.pool(shared.pool_of(self.cpu)).without(CpuSet::of(self.cpu));
         let mut most = (1, None);
-        for entry in self.entries.iter().cycle().skip(first).take(MAX_LOOKS.min(count)) {
+        for entry in self.awake().iter().cycle().skip(first).take(MAX_LOOKS.min(count)) {
             let Some((account, allowed)) = self.could_run(shared, entry) else { continue };
             let slice = account.vcpu_span(shared.timing.slice);
             for cpu in others.iter() {
@@ -247,7 +247,7 @@ impl RunQueue {
 
     /// Moves the queue's virtual time.
     pub(super) fn shift(&mut self, by: i64) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.activity != Activity::Asleep) {
+        for entry in self.awake_mut() {
             entry.time = entry.time.moved(by);
         }
         self.seen.level = self.seen.level.moved(by);

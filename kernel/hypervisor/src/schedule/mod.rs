@@ -74,7 +74,7 @@
 //!
 //! # Cost
 //!
-//! [`RunQueue::next`] looks once at each vCPU of the queue, some 20 instructions each. [`RunQueue::balance`] looks at the boards
+//! [`RunQueue::next`] looks once at each vCPU of the queue that is awake, some 20 instructions each. [`RunQueue::balance`] looks at the boards
 //! of CPUs where somebody waits, and every 10 ms at up to 64 vCPUs against each CPU of the pool. Nothing loops longer.
 //!
 //! Sources of ideas, none of code: start-time fair queueing (Goyal, Guo, Vin 1996), lag carried along with migration (Stoica,

@@ -12,11 +12,14 @@ use super::time::{Ticks, Timing, Virtual};
 /// The order of those that wait: the class, then within it.
 type Rank = (Class, i64);
 
+/// One that waits: its rank, its VM's number, which decides between equals, and its place.
+type Found = (Rank, u16, usize);
+
 /// What one pass over the queue has found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scan {
-    best: Option<(Rank, usize)>,
-    second: Option<(Rank, usize)>,
+    best: Option<Found>,
+    second: Option<Found>,
     /// The least virtual time of those that run or could.
     level: Option<Virtual>,
     waiting: usize,
@@ -53,12 +56,12 @@ fn turn(entry: &Entry, account: &Account, other: &Entry, shared: &Shared) -> Tic
 }
 
 impl RunQueue {
-    /// Charges the run that ends and says what the CPU does next. Looks at each entry once.
+    /// Charges the run that ends and says what the CPU does next. Looks at each entry once that is awake.
     pub fn next(&mut self, shared: &Shared, now: Ticks) -> Decision {
         self.settle(shared, now);
         self.stop(shared);
         let scan = self.scan(shared, now);
-        let started = scan.best.and_then(|(rank, place)| self.start(shared, rank.0, place, &scan, now));
+        let started = scan.best.and_then(|(rank, _, place)| self.start(shared, rank.0, place, &scan, now));
         scan.tell(self, shared);
         match started {
             Some(decision) => decision,
@@ -74,8 +77,8 @@ impl RunQueue {
         scan: &Scan,
         now: Ticks,
     ) -> Option<Decision> {
-        let second = scan.second.and_then(|(_, place)| self.entries.get(place)).copied();
-        for entry in &mut self.entries {
+        let second = scan.second.and_then(|(.., place)| self.entries.get(place)).copied();
+        for entry in self.awake_mut() {
             entry.gave_way = false;
         }
         let entry = self.entries.get_mut(place)?;
@@ -105,19 +108,16 @@ impl RunQueue {
     /// One pass over those that wait: who is first, and what others are to be told.
     pub(super) fn scan(&mut self, shared: &Shared, now: Ticks) -> Scan {
         let mut scan = Scan { best: None, second: None, level: None, waiting: 0, chance: Ticks::NEVER };
-        self.misplaced = None;
-        for (place, entry) in self.entries.iter_mut().enumerate() {
-            if entry.activity == Activity::Asleep {
-                continue;
-            }
+        let (here, level, mut misplaced) = (self.cpu, self.seen.level, None);
+        for (place, entry) in self.awake_mut().iter_mut().enumerate() {
             let Ok((account, slot)) = shared.slot(entry.id) else { continue };
-            entry.measure(account, self.seen.level);
+            entry.measure(account, level);
             if entry.activity == Activity::Running {
                 scan.count_level(entry.time);
                 continue;
             }
-            if !shared.allowed_in(account, slot).contains(self.cpu) {
-                self.misplaced = Some(entry.id);
+            if !shared.allowed_in(account, slot).contains(here) {
+                misplaced = Some(entry.id);
                 continue;
             }
             if let Some(until) = account.throttled_until(now) {
@@ -127,15 +127,15 @@ impl RunQueue {
             }
             if let Some(since) = entry.throttled.take() {
                 slot.throttled.fetch_add((now - since).0, Ordering::Relaxed);
-                let least = self.seen.level.moved(-account.span(shared.timing.bonus));
+                let least = level.moved(-account.span(shared.timing.bonus));
                 entry.time = entry.time.max(least);
             }
             scan.count_level(entry.time);
-            let (rank, claim) = class_of(entry, account, self.seen.level, shared, now);
+            let (rank, claim) = class_of(entry, account, level, shared, now);
             scan.chance = scan.chance.min(claim.unwrap_or(Ticks::NEVER));
-            scan.count(rank, place);
+            scan.count((rank, entry.id.vm.index, place));
         }
-        self.waiting = scan.waiting;
+        (self.misplaced, self.waiting) = (misplaced, scan.waiting);
         scan
     }
 
@@ -172,21 +172,20 @@ impl Scan {
         self.level = Some(self.level.map_or(time, |level| level.min(time)));
     }
 
-    fn count(&mut self, rank: Rank, place: usize) {
+    fn count(&mut self, found: Found) {
         self.waiting += 1;
-        let found = Some((rank, place));
-        let before = |other: Option<(Rank, usize)>| other.is_none_or(|(other, _)| rank < other);
+        let before = |other: Option<Found>| other.is_none_or(|other| found < other);
         if before(self.best) {
             self.second = self.best;
-            self.best = found;
+            self.best = Some(found);
         } else if before(self.second) {
-            self.second = found;
+            self.second = Some(found);
         }
     }
 
     /// Tells the other CPUs.
     pub(super) fn tell(mut self, queue: &mut RunQueue, shared: &Shared) {
-        if let (Some(run), Some((_, best))) = (queue.run, self.best)
+        if let (Some(run), Some((.., best))) = (queue.run, self.best)
             && run.place == best
         {
             // The best has just started.
@@ -194,7 +193,8 @@ impl Scan {
             self.waiting -= 1;
         }
         queue.waiting = self.waiting;
-        let first = self.best.and_then(|((class, _), place)| queue.entries.get(place).map(|it| (class, it)));
+        let first =
+            self.best.and_then(|((class, _), _, place)| queue.entries.get(place).map(|it| (class, it)));
         let (class, running) = match (queue.run, first) {
             (Some(run), _) => (run.class, queue.entries.get(run.place)),
             // About to run: who looks for an idle CPU shall not look here.

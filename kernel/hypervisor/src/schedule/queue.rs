@@ -88,7 +88,10 @@ pub struct Woken {
 #[derive(Debug)]
 pub struct RunQueue {
     pub(super) cpu: Cpu,
+    /// Those that are awake come first, so that nobody looks at the others.
     pub(super) entries: Vec<Entry>,
+    /// How many are awake.
+    awake: usize,
     pub(super) run: Option<Run>,
     /// Up to here all time is accounted for.
     pub(super) accounted: Ticks,
@@ -114,6 +117,7 @@ impl RunQueue {
         Self {
             cpu,
             entries: Vec::new(),
+            awake: 0,
             run: None,
             accounted: now,
             idle: Ticks::default(),
@@ -169,7 +173,7 @@ impl RunQueue {
             return Err(Error::Full);
         }
         let id = shared.take_slot(vm, index, pin, self.cpu)?;
-        self.entries.push(Entry {
+        self.insert(Entry {
             id,
             activity: Activity::Asleep,
             time: shared.middle(shared.pool_of(self.cpu)),
@@ -200,18 +204,57 @@ impl RunQueue {
         self.entries.len() == self.entries.capacity()
     }
 
+    /// The entries of those that are awake.
+    #[inline]
+    pub(super) fn awake(&self) -> &[Entry] {
+        self.entries.get(..self.awake).unwrap_or_default()
+    }
+
+    #[inline]
+    pub(super) fn awake_mut(&mut self) -> &mut [Entry] {
+        self.entries.get_mut(..self.awake).unwrap_or_default()
+    }
+
+    /// Takes an entry in; there is room.
+    pub(super) fn insert(&mut self, entry: Entry) {
+        let place = self.entries.len();
+        self.entries.push(entry);
+        if entry.activity != Activity::Asleep {
+            self.put_awake(place);
+        }
+    }
+
     /// Takes an entry out.
     pub(super) fn take(&mut self, place: usize) -> Option<Entry> {
-        let last = self.entries.len().checked_sub(1)?;
-        if place > last {
-            return None;
+        let place = if place < self.awake { self.put_asleep(place) } else { place };
+        (place < self.entries.len()).then(|| self.entries.swap_remove(place))
+    }
+
+    /// The entry there becomes the last one of those that are awake.
+    fn put_awake(&mut self, place: usize) {
+        self.exchange(place, self.awake);
+        self.awake += 1;
+    }
+
+    /// The entry there, of one that is awake, becomes the first one of the others; where it is then.
+    fn put_asleep(&mut self, place: usize) -> usize {
+        self.awake -= 1;
+        self.exchange(place, self.awake);
+        self.awake
+    }
+
+    fn exchange(&mut self, one: usize, other: usize) {
+        if one == other {
+            return;
         }
-        if let Some(run) = &mut self.run
-            && run.place == last
-        {
-            run.place = place;
+        self.entries.swap(one, other);
+        if let Some(run) = &mut self.run {
+            if run.place == one {
+                run.place = other;
+            } else if run.place == other {
+                run.place = one;
+            }
         }
-        Some(self.entries.swap_remove(place))
     }
 
     /// Where the vCPU's entry is.
@@ -294,6 +337,7 @@ impl RunQueue {
         if let Some(place) = self.entries.get_mut(place) {
             *place = entry;
         }
+        self.put_awake(place);
         let move_to = self.better_place(shared, account, shared.allowed_in(account, slot), &entry, now);
         self.scan(shared, now).tell(self, shared);
         let until = if move_to.is_none() { self.preempt(shared, &entry, now) } else { None };
@@ -315,7 +359,8 @@ impl RunQueue {
             self.stop(shared);
         }
         let Some(entry) = self.entries.get_mut(place) else { return Err(Error::NoSuchVcpu(vcpu)) };
-        entry.activity = Activity::Asleep;
+        (entry.activity, entry.gave_way) = (Activity::Asleep, false);
+        self.put_asleep(place);
         account.block(now);
         self.scan(shared, now).tell(self, shared);
         Ok(())
@@ -341,7 +386,7 @@ impl RunQueue {
         self.settle(shared, now);
         let Some(place) = self.run.map(|run| run.place) else { return };
         let Some(spinner) = self.entries.get(place).copied() else { return };
-        let sibling = self.entries.iter_mut().filter(|entry| {
+        let sibling = self.awake_mut().iter_mut().filter(|entry| {
             entry.id.vm == spinner.id.vm && entry.activity == Activity::Waiting && !entry.gave_way
         });
         let behind = |entry: &&mut Entry| (to != Some(entry.id), entry.time.ahead_of(spinner.time));

@@ -381,6 +381,9 @@ impl Machine {
                 assert_eq!(self.shared.home(entry.id), Ok(Cpu(cpu as u8)));
             }
             places += queue.entries.len();
+            let (awake, asleep) = queue.entries.split_at(queue.awake().len());
+            assert!(awake.iter().all(|entry| entry.activity != Activity::Asleep));
+            assert!(asleep.iter().all(|entry| entry.activity == Activity::Asleep));
         }
         assert_eq!(places, self.guests.len(), "none lost, none twice");
         self.check_neglect();
