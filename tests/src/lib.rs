@@ -5,7 +5,7 @@
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
 //! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
 //! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`], [`time::scenarios`], [`virtio::scenarios`],
-//! [`vswitch::scenarios`], [`hostile::scenarios`] and [`exits::scenarios`];
+//! [`vswitch::scenarios`], [`hostile::scenarios`], [`exits::scenarios`] and [`many::scenarios`];
 //! most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod hosts;
 pub mod leaks;
 pub mod linux;
 pub mod log;
+pub mod many;
 pub mod protocols;
 pub mod report;
 pub mod robust;
@@ -49,6 +50,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(vswitch::scenarios());
     scenarios.extend(hostile::scenarios());
     scenarios.extend(exits::scenarios());
+    scenarios.extend(many::scenarios());
     scenarios
 }
 
@@ -72,7 +74,7 @@ mod tests {
             assert!(!scenario.machines.is_empty(), "{} runs nowhere", scenario.name);
             assert!(!scenario.steps.is_empty(), "{} waits for nothing", scenario.name);
             for vm in scenario.steps.iter().filter_map(|step| step.from.vm()) {
-                assert!(scenario.guests.iter().any(|guest| guest.vm == vm), "{}: no VM {vm}", scenario.name);
+                assert!(scenario.guests.iter().any(|guest| guest.makes(vm)), "{}: no VM {vm}", scenario.name);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::log::{Log, Source};
-use crate::stretch;
+use crate::{many, stretch};
 
 /// The machine on which everything is tested with one CPU. With several it is seldom right: QEMU 7.2's TCG then has a thread for each, and two of
 /// them may write the first CPU's flags at once, so that it loses an interrupt or is in nested paging when it is not (FXRSTOR and XRSTOR
@@ -92,6 +92,12 @@ impl Scenario {
             false => Kernel::Users,
         }
     }
+
+    /// The machine's memory, instead of its own.
+    #[must_use]
+    pub fn memory(&self) -> Option<&'static str> {
+        (self.name == many::NAME).then_some(many::MEMORY)
+    }
 }
 
 /// A VM of a scenario.
@@ -128,6 +134,13 @@ impl Guest {
             modules: Vec::new(),
             damage: Damage::None,
         }
+    }
+
+    /// Whether this is the VM of that name, or makes it by `count=`.
+    #[must_use]
+    pub fn makes(&self, name: &str) -> bool {
+        name.strip_prefix(&self.vm)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-') && self.settings.contains("count="))
     }
 
     /// In a VM of another name.

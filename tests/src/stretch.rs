@@ -2,10 +2,11 @@
 //! its own, which tells each stretch that is longer than all before.
 
 use crate::log::Log;
+use crate::many;
 use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_SVM_COUNTED, Scenario, Step, Tier};
 
 /// The scenarios.
-pub(crate) const NAMES: [&str; 3] = [NAME, DEVICES, SWITCH];
+pub(crate) const NAMES: [&str; 4] = [NAME, DEVICES, SWITCH, many::NAME];
 const NAME: &str = "smp-stretch";
 const DEVICES: &str = "virtio-stretch";
 const SWITCH: &str = "vswitch-stretch";
@@ -13,7 +14,7 @@ const SWITCH: &str = "vswitch-stretch";
 const RULES: u16 = 100;
 /// The bound of the design, 100 us, for a CPU of an instruction a nanosecond. Both emulators count a tick an instruction.
 const BOUND_TICKS: u64 = 100_000;
-const SHORT: Check =
+pub(crate) const SHORT: Check =
     Check { name: "no stretch is longer than 100,000 instructions", holds: stretches_are_short };
 
 /// The scenarios of this module.

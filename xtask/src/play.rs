@@ -75,7 +75,8 @@ impl Play {
     pub(crate) fn carry_out(&self) -> Result<Played> {
         let start = Instant::now();
         let name = format!("{}-{}", self.scenario.name, self.machine.name);
-        let launch = Launch { image: &self.image, name: &name, cpus: self.scenario.cpus, memory: None };
+        let memory = self.scenario.memory().map(str::to_owned);
+        let launch = Launch { image: &self.image, name: &name, cpus: self.scenario.cpus, memory };
         let mut console = Console::start(&self.machine, &launch)?;
         let mut cursor = Cursor::default();
         let mut tests = Vec::new();
