@@ -10,29 +10,36 @@ const WORD: usize = u64::BITS as usize;
 /// Some VMs: a bit for each.
 #[derive(Debug, Default)]
 pub struct VmSet {
-    /// A bit for each word in which there may be some.
-    filled: AtomicU64,
+    /// How many there are, which is told right after the bits have changed. Who takes a VM in sees to it that somebody looks then.
+    count: AtomicU64,
     words: [AtomicU64; MAX_VMS / WORD],
 }
 
 impl VmSet {
     /// Takes a VM in, by its number.
     pub fn insert(&self, vm: usize) {
-        if let Some(word) = self.words.get(vm / WORD) {
-            word.fetch_or(1 << (vm % WORD), SeqCst);
-            // Behind the bit itself: who takes the word before has not seen that, and finds the word filled again.
-            self.filled.fetch_or(1 << (vm / WORD), SeqCst);
+        let bit = 1 << (vm % WORD);
+        if self.words.get(vm / WORD).is_some_and(|word| word.fetch_or(bit, SeqCst) & bit == 0) {
+            self.count.fetch_add(1, SeqCst);
         }
     }
 
     /// Leaves a VM out.
     pub fn remove(&self, vm: usize) {
-        if let Some(word) = self.words.get(vm / WORD) {
-            word.fetch_and(!(1 << (vm % WORD)), SeqCst);
+        let bit = 1 << (vm % WORD);
+        if self.words.get(vm / WORD).is_some_and(|word| word.fetch_and(!bit, SeqCst) & bit != 0) {
+            self.count.fetch_sub(1, SeqCst);
         }
     }
 
+    /// Whether nobody is in it.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count.load(SeqCst) == 0
+    }
+
     /// The VMs that are in it; those that come or go meanwhile may be among them or not.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = usize> {
         self.words
             .iter()
@@ -43,15 +50,16 @@ impl VmSet {
     /// Takes all of them out: `each` is called for each.
     #[inline]
     pub fn take(&self, each: impl FnMut(usize)) {
-        if self.filled.load(SeqCst) != 0 {
+        if !self.is_empty() {
             self.take_some(each);
         }
     }
 
     fn take_some(&self, mut each: impl FnMut(usize)) {
-        for at in bits(self.filled.swap(0, SeqCst)) {
-            let word = self.words.get(at).map_or(0, |word| word.swap(0, SeqCst));
-            bits(word).for_each(|bit| each(at * WORD + bit));
+        for (at, word) in self.words.iter().enumerate() {
+            let taken = word.swap(0, SeqCst);
+            self.count.fetch_sub(taken.count_ones().into(), SeqCst);
+            bits(taken).for_each(|bit| each(at * WORD + bit));
         }
     }
 }

@@ -295,15 +295,16 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     /// Halts until an interrupt comes, a timer is due, or it is `until`; not at all where there is something to do.
     pub(super) fn rest(&mut self, until: Nanos) {
-        if self.node.mailboxes.has_news(self.host.cpu()) || self.has_requests() {
+        if self.node.mailboxes.has_news(self.host.cpu()) || !self.node.asked.is_empty() && self.has_requests()
+        {
             return;
         }
         let chance = match self.idle_until {
             Ticks::NEVER => Nanos::NEVER,
             until => self.host.time_of(until.0),
         };
-        let until =
-            until.min(self.rota.next_wake()).min(chance).min(self.next_end()).min(self.host.next_watch());
+        let ends = if self.node.asked.is_empty() { Nanos::NEVER } else { self.next_end() };
+        let until = until.min(self.rota.next_wake()).min(chance).min(ends).min(self.host.next_watch());
         self.timer.arm(self.host, until);
         self.rota.stretch.ends(self.host.tsc(), "before a rest", self.host);
         self.host.wait_for_interrupt();

@@ -17,6 +17,9 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
     pub(super) fn serve_requests(&mut self) -> bool {
         let node = self.node;
         let mut served = false;
+        if node.asked.is_empty() {
+            return false;
+        }
         for vm in node.asked_vms().filter(|vm| vm.life.is_closed()) {
             let state = vm.life.state();
             if !matches!(state, State::Working(_)) {

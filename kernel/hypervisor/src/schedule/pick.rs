@@ -12,14 +12,11 @@ use super::time::{Ticks, Timing, Virtual};
 /// The order of those that wait: the class, then within it.
 type Rank = (Class, i64);
 
-/// One that waits: its rank, its VM's number, which decides between equals, and its place.
-type Found = (Rank, u16, usize);
-
 /// What one pass over the queue has found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scan {
-    best: Option<Found>,
-    second: Option<Found>,
+    best: Option<(Rank, usize)>,
+    second: Option<(Rank, usize)>,
     /// The least virtual time of those that run or could.
     level: Option<Virtual>,
     waiting: usize,
@@ -61,7 +58,7 @@ impl RunQueue {
         self.settle(shared, now);
         self.stop(shared);
         let scan = self.scan(shared, now);
-        let started = scan.best.and_then(|(rank, _, place)| self.start(shared, rank.0, place, &scan, now));
+        let started = scan.best.and_then(|(rank, place)| self.start(shared, rank.0, place, &scan, now));
         scan.tell(self, shared);
         match started {
             Some(decision) => decision,
@@ -77,7 +74,7 @@ impl RunQueue {
         scan: &Scan,
         now: Ticks,
     ) -> Option<Decision> {
-        let second = scan.second.and_then(|(.., place)| self.entries.get(place)).copied();
+        let second = scan.second.and_then(|(_, place)| self.entries.get(place)).copied();
         for entry in self.awake_mut() {
             entry.gave_way = false;
         }
@@ -133,7 +130,7 @@ impl RunQueue {
             scan.count_level(entry.time);
             let (rank, claim) = class_of(entry, account, level, shared, now);
             scan.chance = scan.chance.min(claim.unwrap_or(Ticks::NEVER));
-            scan.count((rank, entry.id.vm.index, place));
+            scan.count(rank, place);
         }
         (self.misplaced, self.waiting) = (misplaced, scan.waiting);
         scan
@@ -172,20 +169,21 @@ impl Scan {
         self.level = Some(self.level.map_or(time, |level| level.min(time)));
     }
 
-    fn count(&mut self, found: Found) {
+    fn count(&mut self, rank: Rank, place: usize) {
         self.waiting += 1;
-        let before = |other: Option<Found>| other.is_none_or(|other| found < other);
+        let found = Some((rank, place));
+        let before = |other: Option<(Rank, usize)>| other.is_none_or(|(other, _)| rank < other);
         if before(self.best) {
             self.second = self.best;
-            self.best = Some(found);
+            self.best = found;
         } else if before(self.second) {
-            self.second = Some(found);
+            self.second = found;
         }
     }
 
     /// Tells the other CPUs.
     pub(super) fn tell(mut self, queue: &mut RunQueue, shared: &Shared) {
-        if let (Some(run), Some((.., best))) = (queue.run, self.best)
+        if let (Some(run), Some((_, best))) = (queue.run, self.best)
             && run.place == best
         {
             // The best has just started.
@@ -193,8 +191,7 @@ impl Scan {
             self.waiting -= 1;
         }
         queue.waiting = self.waiting;
-        let first =
-            self.best.and_then(|((class, _), _, place)| queue.entries.get(place).map(|it| (class, it)));
+        let first = self.best.and_then(|((class, _), place)| queue.entries.get(place).map(|it| (class, it)));
         let (class, running) = match (queue.run, first) {
             (Some(run), _) => (run.class, queue.entries.get(run.place)),
             // About to run: who looks for an idle CPU shall not look here.

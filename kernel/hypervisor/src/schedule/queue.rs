@@ -232,29 +232,21 @@ impl RunQueue {
 
     /// The entry there becomes the last one of those that are awake.
     fn put_awake(&mut self, place: usize) {
-        self.exchange(place, self.awake);
+        if place != self.awake {
+            self.entries.swap(place, self.awake);
+        }
         self.awake += 1;
     }
 
-    /// The entry there, of one that is awake, becomes the first one of the others; where it is then.
+    /// The entry there, of one that is awake, becomes the first one of the others; where it is then. The rest stays in the order in
+    /// which they woke, which decides between equals.
     fn put_asleep(&mut self, place: usize) -> usize {
         self.awake -= 1;
-        self.exchange(place, self.awake);
+        (place..self.awake).for_each(|at| self.entries.swap(at, at + 1));
+        if let Some(run) = self.run.as_mut().filter(|run| run.place > place) {
+            run.place -= 1;
+        }
         self.awake
-    }
-
-    fn exchange(&mut self, one: usize, other: usize) {
-        if one == other {
-            return;
-        }
-        self.entries.swap(one, other);
-        if let Some(run) = &mut self.run {
-            if run.place == one {
-                run.place = other;
-            } else if run.place == other {
-                run.place = one;
-            }
-        }
     }
 
     /// Where the vCPU's entry is.
