@@ -22,7 +22,7 @@ pub use self::memory_map::{MAX_MEMORY_RANGES, MemoryKind, MemoryMap, MemoryRange
 pub use self::pvh::PVH_MAGIC;
 
 /// Modules that are kept.
-pub const MAX_MODULES: usize = 32;
+pub const MAX_MODULES: usize = 128;
 /// Bytes of ACPI's root pointer, revision 2.
 pub const RSDP_BYTES: usize = 36;
 /// Pieces of boot information that the kernel goes on reading: the texts of the kernel and of all modules.
