@@ -47,7 +47,7 @@ Examples:
   cargo xtask image --guest demo --guest demo --output two.img";
 
 const RUN_EXAMPLES: &str = "\
-On the console, Ctrl-A and a digit goes to that VM, Ctrl-A k to the kernel's log, Ctrl-A h helps, Ctrl-A x ends.
+On the console, Ctrl-A and a digit goes to that VM, Ctrl-A n to the next one, Ctrl-A k to the kernel's log, Ctrl-A h helps, Ctrl-A x ends.
 
 Examples:
   cargo xtask run
