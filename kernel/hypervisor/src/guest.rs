@@ -228,7 +228,7 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
 
     /// The VM's name.
     pub(crate) fn name(&self) -> &'m str {
-        self.vm.config.name
+        self.vm.name
     }
 
     /// Whether a line of `site` may be logged: how many were left out before.

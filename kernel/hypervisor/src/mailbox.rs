@@ -71,6 +71,7 @@ impl Mailboxes {
     }
 
     /// A device of a VM that `cpu` looks after wants to go on at this time, which the VM tells already.
+    #[inline(never)]
     pub(crate) fn be_due(&self, cpu: usize, at: Nanos) {
         if let Some(mailbox) = self.0.get(cpu) {
             mailbox.due.fetch_min(at.0, SeqCst);

@@ -39,7 +39,7 @@ pub(crate) fn asked_for<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>,
 /// What a VM that is at rest did: its vCPUs' sums.
 /// Lines take long: `look` is called after some.
 pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look: impl FnMut()) {
-    let name = vm.config.name;
+    let name = vm.name;
     let mut counters = Counters::default();
     for slot in &vm.slots {
         if let Some(VirtualCpu { cpu, .. }) = slot.processor().as_deref().and_then(Option::as_ref) {
@@ -191,7 +191,7 @@ impl<B: Backend> fmt::Display for Line<'_, '_, B> {
             f,
             "{:<3} {:<16} {word:<12} {:>5} {:>6} {:>8} {busy:>5}.{busy_tenths} {steal:>6}.{steal_tenths}",
             vm.number + 1,
-            vm.config.name,
+            vm.name,
             vm.slots.len(),
             Size(vm.config.memory),
             rate.exits

@@ -52,7 +52,7 @@ impl<I: Image> VirtioBus<I> {
     pub(crate) fn new<'m, B: Backend<Image<'m> = I>>(
         backend: &B,
         config: &VmConfig<'m>,
-        (links, vm): (&mut Links<'m>, usize),
+        (links, vm, name): (&mut Links<'m>, usize, &'m str),
         terminal: Option<&Arc<SerialLine>>,
     ) -> Result<Self, StartError> {
         let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 3);
@@ -63,8 +63,8 @@ impl<I: Image> VirtioBus<I> {
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
         }
         for (number, nic) in config.nics.iter().enumerate() {
-            let mac = nic.address(config.name, number);
-            let plug = links.networks.plug(nic, Device { vm: config.name, number })?;
+            let mac = nic.address(name, number);
+            let plug = links.networks.plug(nic, Device { vm: name, number })?;
             let net = Net::new(plug, mac, nic.mtu(), config.cpus.min(NIC_PAIRS));
             let queues = net.queues();
             functions.push(
@@ -85,8 +85,7 @@ impl<I: Image> VirtioBus<I> {
                 }
                 None => log::warn!(
                     target: "virtio",
-                    "vm {}: it has no entropy device, as this CPU has neither RDSEED nor RDRAND to begin one with",
-                    config.name
+                    "vm {name}: it has no entropy device, as this CPU has neither RDSEED nor RDRAND to begin one with"
                 ),
             }
         }

@@ -120,7 +120,7 @@ pub struct NamedFile<'a> {
 /// A VM as the modules describe it.
 #[derive(Clone, Debug)]
 pub struct VmConfig<'a> {
-    /// Its name, `[a-z0-9-]`, 1 to 31 characters.
+    /// Its name, `[a-z0-9-]`, 1 to 31 characters; of several of a kind, what stands before their numbers.
     pub name: &'a str,
     /// Virtual CPUs, 1 to [`MAX_CPUS`].
     pub cpus: usize,

@@ -1,11 +1,12 @@
 //! All modules' lines together: which VMs there are to be.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt::Write as _;
 
-use arrayvec::ArrayVec;
+use arrayvec::{ArrayString, ArrayVec};
 use loader::BootModule;
 use virtio::block::SECTOR;
 
@@ -83,15 +84,15 @@ impl<'a> Plan<'a> {
         self.drafts.iter().filter_map(|draft| draft.kernel.as_ref().map(|(_, settings, _)| settings))
     }
 
-    /// The VMs, in their order. An error where there is no memory for one's description.
-    pub fn each(&self) -> impl Iterator<Item = Result<VmConfig<'a>, ConfigError<'a>>> {
-        self.drafts.iter().flat_map(|draft| {
-            let count = draft.count();
-            (1..=count.unwrap_or(1)).map(move |number| {
-                let none = ConfigError { line: draft.line, fault: Fault::NoMemory };
-                draft.vm(count.map(|_| number)).ok_or(none)
-            })
-        })
+    /// The VMs, in their order: `each(name, config)`. Those of a kind share their description.
+    pub fn each(self, mut each: impl FnMut(&'a str, &Arc<VmConfig<'a>>)) {
+        for draft in self.drafts {
+            let (name, count) = (draft.name, draft.count());
+            let Some(config) = draft.config().map(Arc::new) else { continue };
+            for number in 1..=count.unwrap_or(1) {
+                each(if count.is_some() { numbered(name, number) } else { name }, &config);
+            }
+        }
     }
 }
 
@@ -192,14 +193,10 @@ impl<'a> Draft<'a> {
         number.zip(self.count()).is_some_and(|(number, count): (usize, usize)| number <= count)
     }
 
-    /// The VM, or the one with this number.
-    fn vm(&self, number: Option<usize>) -> Option<VmConfig<'a>> {
-        let (kernel, settings, command_line) = self.kernel.as_ref()?;
-        let mut nics = Vec::new();
-        nics.try_reserve_exact(settings.nics.len()).ok()?;
-        nics.extend_from_slice(&settings.nics);
+    fn config(self) -> Option<VmConfig<'a>> {
+        let (kernel, settings, command_line) = self.kernel?;
         Some(VmConfig {
-            name: number.map_or(Some(self.name), |number| numbered(self.name, number))?,
+            name: self.name,
             cpus: settings.cpus,
             memory: settings.memory,
             kernel,
@@ -207,11 +204,11 @@ impl<'a> Draft<'a> {
             protocol: settings.protocol,
             command_line,
             initrd: self.initrd,
-            modules: self.modules.clone(),
-            files: self.files.clone(),
-            disks: self.disks.clone(),
-            nics,
-            ports: settings.ports.clone(),
+            modules: self.modules,
+            files: self.files,
+            disks: self.disks,
+            nics: settings.nics,
+            ports: settings.ports,
             rng: settings.rng,
             balloon: settings.balloon,
             devices: settings.devices,
@@ -225,9 +222,9 @@ impl<'a> Draft<'a> {
 }
 
 /// A name with a number. It is there as long as the machine runs, as a VM is.
-fn numbered(name: &str, number: usize) -> Option<&'static str> {
-    let mut text = String::new();
-    text.try_reserve_exact(MAX_NAME).ok()?;
-    write!(text, "{name}-{number}").ok()?;
-    Some(text.leak())
+fn numbered(name: &str, number: usize) -> &'static str {
+    let mut text = ArrayString::<MAX_NAME>::new();
+    // There is room: see `Settings::check_count`.
+    let _ = write!(text, "{name}-{number}");
+    String::from(text.as_str()).leak()
 }

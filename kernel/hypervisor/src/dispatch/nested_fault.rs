@@ -21,7 +21,7 @@ fn bring_back<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, gpa: Gpa)
         log::warn!(
             target: "virtio",
             "vm {}: it waits for memory that it had given back: {error} ({left_out} lines left out)",
-            guest.vm.config.name
+            guest.vm.name
         );
     }
     Outcome::Resume

@@ -295,16 +295,15 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     /// Halts until an interrupt comes, a timer is due, or it is `until`; not at all where there is something to do.
     pub(super) fn rest(&mut self, until: Nanos) {
-        if self.node.mailboxes.has_news(self.host.cpu()) || !self.node.asked.is_empty() && self.has_requests()
-        {
+        if self.node.mailboxes.has_news(self.host.cpu()) || self.has_requests() {
             return;
         }
         let chance = match self.idle_until {
             Ticks::NEVER => Nanos::NEVER,
             until => self.host.time_of(until.0),
         };
-        let ends = if self.node.asked.is_empty() { Nanos::NEVER } else { self.next_end() };
-        let until = until.min(self.rota.next_wake()).min(chance).min(ends).min(self.host.next_watch());
+        let until =
+            until.min(self.rota.next_wake()).min(chance).min(self.next_end()).min(self.host.next_watch());
         self.timer.arm(self.host, until);
         self.rota.stretch.ends(self.host.tsc(), "before a rest", self.host);
         self.host.wait_for_interrupt();
@@ -318,12 +317,12 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let speaks = |vm: &Vm<'m, B>| {
             matches!(vm.life.state(), State::Halting(Request::Stop(_))) && vm.has_last_words(now)
         };
-        if self.node.asked_vms().any(speaks) { now + LAST_WORDS } else { Nanos::NEVER }
+        if self.node.any_asked(speaks) { now + LAST_WORDS } else { Nanos::NEVER }
     }
 
     /// Whether a VM that this CPU looks after, or has a vCPU of in its registers, waits for it.
     fn has_requests(&self) -> bool {
-        self.node.asked_vms().any(|vm| {
+        self.node.any_asked(|vm| {
             let holds = self.loaded.as_ref().is_some_and(|loaded| loaded.id.vm == vm.id);
             let asked = matches!(vm.life.state(), State::Halting(_) | State::Working(_));
             let now = self.host.now();

@@ -79,7 +79,7 @@ impl Lead<'_> {
 
     fn ask<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize, request: Request) {
         let Some(vm) = cpu.node.vms.get(vm) else { return };
-        let name = vm.config.name;
+        let name = vm.name;
         if vm.ask(request, cpu.host) {
             if request == Request::Start {
                 log::info!(
@@ -119,7 +119,7 @@ impl Lead<'_> {
         (columns, rows): (u16, u16),
     ) {
         let Some(vm) = cpu.node.vms.get(vm) else { return };
-        let name = vm.config.name;
+        let name = vm.name;
         if vm.terminal.is_none() {
             self.answer(format_args!(
                 "vm {name} has no virtio console: console=virtio in its line gives it one"
@@ -134,7 +134,7 @@ impl Lead<'_> {
     fn dump<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize) {
         let Some(vm) = cpu.node.vms.get(vm) else { return };
         if vm.life.state() != State::Running {
-            self.answer(format_args!("vm {} does not run", vm.config.name));
+            self.answer(format_args!("vm {} does not run", vm.name));
             return;
         }
         vm.slots.iter().for_each(crate::vm::slot::Slot::ask_for_dump);
@@ -160,7 +160,7 @@ impl Lead<'_> {
             }
             _ => Ok(()),
         };
-        self.answer_change(changed, format_args!("vm {}: {}", vm.config.name, Share { vm, shared }));
+        self.answer_change(changed, format_args!("vm {}: {}", vm.name, Share { vm, shared }));
         look_all(cpu);
     }
 

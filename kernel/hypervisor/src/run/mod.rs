@@ -127,30 +127,22 @@ impl<'m, B: Backend> Node<'m, B> {
             log::error!("no memory for {} VMs with {} vCPUs; leave some out", plan.vms(), plan.vcpus());
             plan = Plan::default();
         }
-        for config in plan.each() {
-            let config = match config {
-                Ok(config) => config,
-                Err(error) => {
-                    log::error!("{error}");
-                    continue;
-                }
-            };
-            let (name, memory, count) = (config.name, config.memory, config.cpus);
-            let starts = config.starts;
+        plan.each(|name, config| {
             let taken = host.taken();
-            match node.add_vm(host, config, first, &mut links) {
+            match node.add_vm(host, (name, config), first, &mut links) {
                 Ok(vm) => {
                     vm.count_own(host.taken().wrapping_sub(taken));
-                    first += count;
-                    if starts {
+                    first += config.cpus;
+                    if config.starts {
                         vm.life.ask(Request::Start);
                         vm.birth.asked(host.tsc());
-                        log::info!("vm {name}: starting with {} of memory, {count} vCPUs", Size(memory));
+                        let (memory, vcpus) = (Size(config.memory), config.cpus);
+                        log::info!("vm {name}: starting with {memory} of memory, {vcpus} vCPUs");
                     }
                 }
                 Err(error) => log::error!("vm {name}: not started: {error}"),
             }
-        }
+        });
         node.networks = links.networks;
         node.networks.set_up(&options.networks);
         node
@@ -167,7 +159,7 @@ impl<'m, B: Backend> Node<'m, B> {
     fn add_vm<H: Host>(
         &mut self,
         host: &H,
-        config: VmConfig<'m>,
+        (name, config): (&'m str, &Arc<VmConfig<'m>>),
         first: usize,
         links: &mut Links<'m>,
     ) -> Result<&Vm<'m, B>, StartError> {
@@ -182,7 +174,7 @@ impl<'m, B: Backend> Node<'m, B> {
                 *home = cpu;
             }
         })?;
-        let vm = Vm::new(host, &self.backend, config, id, links)
+        let vm = Vm::new(host, &self.backend, (name, config), id, links)
             .inspect_err(|_| self.scheduler.remove_vm(id, now))?;
         for (slot, home) in vm.slots.iter().zip(homes) {
             slot.set_home(home);
@@ -196,9 +188,10 @@ impl<'m, B: Backend> Node<'m, B> {
         self.vms.iter().map(Vm::own_bytes).sum()
     }
 
-    /// The VMs of which something is asked.
-    pub(crate) fn asked_vms(&self) -> impl Iterator<Item = &Vm<'m, B>> {
-        self.asked.iter().filter_map(|vm| self.vms.get(vm))
+    /// Whether this holds for one of the VMs of which something is asked.
+    #[inline]
+    fn any_asked<'n>(&'n self, mut is: impl FnMut(&'n Vm<'m, B>) -> bool) -> bool {
+        !self.asked.is_empty() && self.asked.any(|vm| self.vms.get(vm).is_some_and(&mut is))
     }
 
     /// A vCPU with its VM.
@@ -219,7 +212,7 @@ impl<'m, B: Backend> Node<'m, B> {
         if cpu.number() != 0 {
             return Prepared { cpu, lead: None };
         }
-        let names = self.vms.iter().map(|vm| vm.config.name);
+        let names = self.vms.iter().map(|vm| vm.name);
         let mut console = Console::new(names, self.options.view);
         console.remember(cpu.host);
         let rates = Rates::new(cpu.host, self.vms.len(), self.scheduler.cpus(), self.options.times);

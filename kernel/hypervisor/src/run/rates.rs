@@ -128,7 +128,7 @@ fn tell<B: Backend, H: Host>(node: &Node<'_, B>, host: &mut H, mut between: impl
         let (times, tsc) = (vm.times(&node.scheduler.shared), host.tsc());
         log::info!(
             "vm {}: at {tsc}: charged {} steal {} throttled {} exits {} wake-ups {}",
-            vm.config.name,
+            vm.name,
             times.charged.0,
             times.steal.0,
             times.throttled.0,

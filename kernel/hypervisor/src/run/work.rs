@@ -15,46 +15,47 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
     /// Begins what the VMs that this CPU looks after are asked to do, once they are at rest. True where there was
     /// something.
     pub(super) fn serve_requests(&mut self) -> bool {
-        let node = self.node;
         let mut served = false;
-        if node.asked.is_empty() {
+        self.node.any_asked(|vm| {
+            served |= vm.life.is_closed() && self.serve_request(vm);
+            false
+        });
+        served
+    }
+
+    fn serve_request(&mut self, vm: &Vm<'m, B>) -> bool {
+        let state = vm.life.state();
+        if !matches!(state, State::Working(_)) {
+            self.halt(vm);
+        }
+        if vm.home() != self.number() || !vm.is_at_rest() || vm.waits_until() > self.host.now() {
             return false;
         }
-        for vm in node.asked_vms().filter(|vm| vm.life.is_closed()) {
-            let state = vm.life.state();
-            if !matches!(state, State::Working(_)) {
-                self.halt(vm);
+        match state {
+            State::Halting(Request::Stop(_)) if vm.has_last_words(self.host.now()) => return false,
+            State::Halting(Request::Stop(reason)) => self.ended(vm, reason),
+            State::Halting(Request::Pause) => {
+                log::info!("vm {}: paused", vm.name);
+                vm.life.pass(state, State::Paused);
+                return false;
             }
-            if vm.home() != self.number() || !vm.is_at_rest() || vm.waits_until() > self.host.now() {
-                continue;
+            State::Halting(_) => {
+                log::info!("vm {}: restarting", vm.name);
+                vm.life.pass(state, State::Working(Task::Reset));
             }
-            match state {
-                State::Halting(Request::Stop(_)) if vm.has_last_words(self.host.now()) => continue,
-                State::Halting(Request::Stop(reason)) => self.ended(vm, reason),
-                State::Halting(Request::Pause) => {
-                    log::info!("vm {}: paused", vm.config.name);
-                    vm.life.pass(state, State::Paused);
-                    continue;
-                }
-                State::Halting(_) => {
-                    log::info!("vm {}: restarting", vm.config.name);
-                    vm.life.pass(state, State::Working(Task::Reset));
-                }
-                State::Working(_) => {}
-                State::Running | State::Paused | State::Stopped(_) => continue,
-            }
-            served = true;
-            // The task is done in its turns.
-            self.wake_first(vm);
-            self.rota.look(self.host, "what a VM is asked");
+            State::Working(_) => {}
+            State::Running | State::Paused | State::Stopped(_) => return false,
         }
-        served
+        // The task is done in its turns.
+        self.wake_first(vm);
+        self.rota.look(self.host, "what a VM is asked");
+        true
     }
 
     /// The VM has ended; what it did is told. What it has is given back next.
     fn ended(&mut self, vm: &Vm<'m, B>, reason: StopReason) {
         if !reason.is_crash() {
-            log::info!("vm {}: stopped: {reason}", vm.config.name);
+            log::info!("vm {}: stopped: {reason}", vm.name);
         }
         report::counters(vm, &self.node.scheduler.shared, || self.rota.look(self.host, "a report"));
         vm.life.pass(State::Halting(Request::Stop(reason)), State::Working(Task::End(reason)));
@@ -105,7 +106,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
 
     /// A VM's task is done.
     fn finish(&self, vm: &Vm<'m, B>, task: Task) {
-        let (name, work) = (vm.config.name, vm.take_work());
+        let (name, work) = (vm.name, vm.take_work());
         let next = match task {
             Task::Start => {
                 log::info!("vm {name}: started, {work} ticks of work");
@@ -132,7 +133,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
 
     /// A VM's task has failed: what the VM has is given back.
     fn give_up(&self, vm: &Vm<'m, B>, task: Task, error: StartError) {
-        let name = vm.config.name;
+        let name = vm.name;
         let reason = match task {
             Task::Start => {
                 log::error!("vm {name}: not started: {error}");

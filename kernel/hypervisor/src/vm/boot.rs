@@ -82,7 +82,7 @@ impl<B: Backend> Vm<'_, B> {
         };
         let progress = loader::load_some(&request, &mut Ram(space), done, STEP_BYTES)?;
         if let Progress::Done(loaded) = &progress {
-            log::debug!("vm {}: {} kernel, entered by {}", self.config.name, loaded.format, loaded.protocol);
+            log::debug!("vm {}: {} kernel, entered by {}", self.name, loaded.format, loaded.protocol);
         }
         Ok(progress)
     }

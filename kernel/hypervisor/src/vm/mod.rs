@@ -63,7 +63,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) number: usize,
     /// Its name for the scheduler.
     pub(crate) id: VmId,
-    pub(crate) config: VmConfig<'m>,
+    pub(crate) name: &'m str,
+    pub(crate) config: Arc<VmConfig<'m>>,
     pub(crate) map: MemoryMap,
     /// Its firmware's tables.
     tables: AcpiTables,
@@ -112,7 +113,7 @@ impl<'m, B: Backend> Vm<'m, B> {
     pub(crate) fn new<H: Host>(
         host: &H,
         backend: &B,
-        config: VmConfig<'m>,
+        (name, config): (&'m str, &Arc<VmConfig<'m>>),
         id: VmId,
         links: &mut Links<'m>,
     ) -> Result<Self, StartError> {
@@ -134,7 +135,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             random.fill(&mut id);
             id
         });
-        add_devices(&mut chipset, &config, &map, generation_id)?;
+        add_devices(&mut chipset, config, &map, generation_id)?;
         let mut slots = Vec::with_capacity(config.cpus);
         slots.resize_with(config.cpus, Slot::new);
         let terminal = config.devices.virtio_console.then(|| Arc::new(SerialLine::new()));
@@ -143,9 +144,10 @@ impl<'m, B: Backend> Vm<'m, B> {
             id,
             tables: task::tables(config.cpus, generation_id)?,
             life: Life::new(&links.asked, id.index()),
-            virtio: VirtioBus::new(backend, &config, (links, id.index()), terminal.as_ref())?,
+            virtio: VirtioBus::new(backend, config, (links, id.index(), name), terminal.as_ref())?,
             terminal,
-            config,
+            name,
+            config: Arc::clone(config),
             map,
             space: RwLock::new(None),
             slots,
