@@ -24,7 +24,8 @@ use machine::smp::Roles;
 use machine::virtualization::Refusal;
 use machine::without::Without;
 use machine::{
-    acpi, apic, clock, cpu, fatal, fault, heap, logger, machine_check, memory, power, screen, smp, watchdog,
+    acpi, apic, clock, cpu, fatal, fault, heap, logger, machine_check, memory, mitigations, power, screen,
+    smp, watchdog,
 };
 use options::Options;
 use payload::Payload;
@@ -42,6 +43,7 @@ pub fn run(mut boot: BootInfo) -> ! {
     start_memory(&boot);
     let acpi = start_platform(&boot, &options);
     start_clock(&acpi, &options);
+    mitigations::start(options.mitigations);
     fault::when_started();
     report_nmis();
     // From here on other CPUs use it, too.

@@ -4,12 +4,13 @@ use log::LevelFilter;
 use machine::clock::TscUse;
 use machine::cpu::Idle;
 use machine::fault;
+use machine::mitigations::Policy;
 use machine::panic::READING_TIME_S;
 use machine::watchdog::{self, Watcher};
 use machine::without::Without;
 
 /// What there is, for the warning about what there is not.
-pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, network=NAME,WORDS, rule=NAME:WORDS, mirror=NAME:WORDS, idle=hlt|mwait, watchdog=SECONDS|off|nmi|peers, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
+pub(crate) const KNOWN: &str = "console=serial|screen|both, loglevel=error|warn|info|debug|trace, panic=halt|reboot|reboot:SECONDS, cpus=NUMBER, tsc=check|trust|distrust, apic=firmware|x2apic, end=console|poweroff, view=all|kernel|NAME, pool=N:CPUS, times=SECONDS, poll=MICROSECONDS, network=NAME,WORDS, rule=NAME:WORDS, mirror=NAME:WORDS, idle=hlt|mwait, mitigations=auto|off, watchdog=SECONDS|off|nmi|peers, without=nothing|task-priority|apic-accesses|apic-registers|virtual-interrupts|x2apic|tsc-scaling";
 
 /// Where the log goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) watchdog_s: u32,
     /// Who looks whether they are.
     pub(crate) watcher: Watcher,
+    /// What is done against speculative execution by guests.
+    pub(crate) mitigations: Policy,
     /// Abilities of the CPU that are not used.
     pub(crate) without: Without,
 }
@@ -69,6 +72,7 @@ impl Default for Options {
             idle: Idle::Hlt,
             watchdog_s: watchdog::DEFAULT_S,
             watcher: Watcher::default(),
+            mitigations: Policy::Auto,
             without: Without::empty(),
         }
     }
@@ -106,6 +110,8 @@ impl Options {
             }
             ("idle", "mwait") => self.idle = Idle::Mwait,
             ("idle", "hlt") => self.idle = Idle::Hlt,
+            ("mitigations", "auto") => self.mitigations = Policy::Auto,
+            ("mitigations", "off") => self.mitigations = Policy::Off,
             ("watchdog", "off") => self.watchdog_s = 0,
             ("watchdog", "nmi") => self.watcher = Watcher::Timer,
             ("watchdog", "peers") => self.watcher = Watcher::Peers,
@@ -139,7 +145,7 @@ mod tests {
     #[test]
     fn known_words_take_effect_and_the_last_wins() {
         let options = parse(
-            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=task-priority without=nothing without=x2apic,tsc-scaling watchdog=30 watchdog=peers idle=mwait",
+            "  loglevel=debug console=serial panic=reboot:3 cpus=3 tsc=trust loglevel=WARN without=task-priority without=nothing without=x2apic,tsc-scaling watchdog=30 watchdog=peers idle=mwait mitigations=off",
         );
         assert_eq!(
             options,
@@ -153,10 +159,12 @@ mod tests {
                 idle: Idle::Mwait,
                 watchdog_s: 30,
                 watcher: Watcher::Peers,
+                mitigations: Policy::Off,
                 without: Without::X2APIC | Without::TSC_SCALING
             }
         );
         assert_eq!(parse("panic=reboot").reboot_on_panic, Some(READING_TIME_S));
+        assert_eq!(parse("mitigations=off mitigations=auto").mitigations, Policy::Auto);
         assert_eq!(parse("panic=reboot panic=halt").reboot_on_panic, None);
         assert_eq!(parse(""), Options::default());
         let others = "end=poweroff network=lan,default=deny rule=lan:deny mirror=lan:both=a,to=b";
@@ -166,7 +174,7 @@ mod tests {
 
     #[test]
     fn unknown_words_are_named_and_change_nothing() {
-        let line = "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1 cpus=0 without=x watchdog=0";
+        let line = "quiet loglevel=loud console=both foo=1 console= panic=reboot: panic=reboot:-1 cpus=0 without=x watchdog=0 mitigations=of";
         let options = parse(line);
         assert_eq!(options, Options::default());
         let unknown: Vec<&str> = options.unknown(line.split_ascii_whitespace()).collect();
@@ -181,7 +189,8 @@ mod tests {
                 "panic=reboot:-1",
                 "cpus=0",
                 "without=x",
-                "watchdog=0"
+                "watchdog=0",
+                "mitigations=of"
             ]
         );
     }

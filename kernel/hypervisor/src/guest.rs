@@ -32,6 +32,7 @@ impl<'m, B: Backend, V: Vcpu, H: Host> Guest<'_, 'm, B, V, H> {
     /// For what happens seldom.
     #[inline]
     pub(crate) fn any(&mut self) -> AnyGuest<'_, 'm, B, H> {
+        self.vcpu.note_other_work();
         Guest {
             vcpu: &mut *self.vcpu,
             cpu: self.cpu,

@@ -5,6 +5,7 @@ use core::fmt;
 use vcpu::{Backend, CpuidResult, CreateError, TscScaling, WithVcpu};
 
 use crate::image::ModuleImage;
+use crate::mitigations;
 use crate::nested::GuestSpace;
 use crate::random::Generator;
 use crate::svm::{Svm, SvmVcpu};
@@ -45,6 +46,7 @@ impl Extensions {
 
     /// Switches them on on another CPU, which must be able to run the boot CPU's vCPUs. To be called once on each.
     pub fn join() -> Result<(), Refusal> {
+        mitigations::join()?;
         match virtualization::vendor()? {
             Vendor::Vmx => Vmx::join(),
             Vendor::Svm => Svm::join(),

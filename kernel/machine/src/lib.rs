@@ -30,6 +30,7 @@ pub mod limbo;
 pub mod logger;
 pub mod machine_check;
 pub mod memory;
+pub mod mitigations;
 pub mod nested;
 pub mod panic;
 pub mod power;

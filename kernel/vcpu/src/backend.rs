@@ -260,6 +260,11 @@ pub trait Vcpu: 'static {
     /// All translations of linear addresses that the CPU may keep for this vCPU go before the next entry.
     fn flush_tlb(&mut self);
 
+    /// Since the last exit the kernel has done something that is perhaps not this guest's own: what the CPU has cached of it must not
+    /// reach the guest, where that is possible. Said by all ways but those of the most frequent exits, which touch nothing else.
+    #[inline]
+    fn note_other_work(&mut self) {}
+
     /// A general-purpose register by number, RSP included.
     #[inline]
     fn gpr(&self, gpr: Gpr) -> u64 {

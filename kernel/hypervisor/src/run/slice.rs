@@ -111,6 +111,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     /// Does the work that waits before the next entry.
     #[inline(never)]
     fn attend<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> Option<SliceEnd> {
+        guest.vcpu.note_other_work();
         let mut work = core::mem::replace(&mut guest.cpu.attention, Attention::empty());
         if work.contains(Attention::HOST) {
             if guest.vm.life.is_closed() {

@@ -53,6 +53,8 @@ pub(crate) struct PerCpu {
     pub(crate) stopped_at: AtomicU64,
     /// How often translations of guests' memory had to be dropped. A vCPU that was loaded before drops its own.
     pub(crate) guests_forgotten: AtomicU64,
+    /// The number of the VM whose vCPU was loaded last.
+    pub(crate) last_vm: AtomicU64,
     /// What it watches while it waits.
     pub(crate) wake_line: WakeLine,
     /// What the watchdog knows of it.
@@ -173,6 +175,7 @@ impl PerCpu {
             occupied: AtomicBool::new(false),
             stopped_at: AtomicU64::new(0),
             guests_forgotten: AtomicU64::new(0),
+            last_vm: AtomicU64::new(0),
             wake_line: WakeLine::new(),
             watched: Watched::new(),
             taken: AtomicU64::new(0),

@@ -3,7 +3,7 @@
 // UNSAFETY: the count is in a frame that several owners reach by address.
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vcpu::{Hpa, MemoryError};
 
@@ -14,12 +14,22 @@ use crate::memory::{self, frames::Block, frames::FrameKind};
 pub(super) struct Walkers {
     /// Holds the count in its first word. `None` once it was left to the walkers.
     frame: Option<Block>,
+    /// The number of the address space, which no other ever has.
+    space: u64,
 }
 
 /// A vCPU's permission to walk the tables, to be dropped when the CPU has none of their translations left.
 #[derive(Debug)]
 pub(crate) struct Walker {
     count: Hpa,
+    space: u64,
+}
+
+impl Walker {
+    /// The number of the address space, from 1 on, which no other ever has.
+    pub(crate) const fn space(&self) -> u64 {
+        self.space
+    }
 }
 
 /// # Safety
@@ -33,7 +43,9 @@ unsafe fn count<'a>(frame: Hpa) -> &'a AtomicU32 {
 impl Walkers {
     /// Nobody yet.
     pub(super) fn new() -> Result<Self, MemoryError> {
-        Ok(Self { frame: Some(Block::zeroed(0, FrameKind::Control)?) })
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let space = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { frame: Some(Block::zeroed(0, FrameKind::Control)?), space })
     }
 
     /// Lets one more vCPU in. `None` once the address space is given up.
@@ -41,7 +53,7 @@ impl Walkers {
         let frame = self.frame.as_ref()?.start();
         // SAFETY: the frame is this value's.
         unsafe { count(frame) }.fetch_add(1, Ordering::AcqRel);
-        Some(Walker { count: frame })
+        Some(Walker { count: frame, space: self.space })
     }
 
     /// True where no vCPU can walk the tables.

@@ -140,7 +140,7 @@ impl SvmVcpu {
     pub(super) fn forget_events(&mut self) {
         self.pending.clear();
         self.held = false;
-        self.before = Before::FLUSH;
+        self.before = self.before & Before::UNLOADED | Before::FLUSH;
         self.with_nmi(Nmi::reset);
         self.want_interrupt_window(false);
     }

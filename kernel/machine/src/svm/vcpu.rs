@@ -16,6 +16,7 @@ use super::vmcb::Vmcb;
 use super::{CpuPart, Shared, code, enter, setup};
 use crate::extended::ExtendedState;
 use crate::memory::{self, frames::Block, frames::FrameKind};
+use crate::mitigations::{self, Measures, guard::Guard};
 use crate::nested::Walker;
 use crate::{cpu, registers};
 
@@ -29,6 +30,8 @@ bitflags! {
         const EVENTS = 1 << 1;
         /// A window is wanted, or an NMI handler is about to end.
         const WINDOWS = 1 << 2;
+        /// It is not loaded, which is a mistake.
+        const UNLOADED = 1 << 3;
     }
 
     /// What is to be undone after the run. The hot path tests this one word.
@@ -55,6 +58,8 @@ pub struct SvmVcpu {
     pub(super) before: Before,
     pub(super) after: After,
     loaded: bool,
+    guard: Guard,
+    measures: Measures,
     /// The hypervisor wants the interrupt window.
     pub(super) interrupt_window: bool,
     /// An interrupt waits until the guest can take it, behind an exception that arose in its delivery.
@@ -66,7 +71,7 @@ pub struct SvmVcpu {
     pub(super) watches_cr8: bool,
     vmcb: Block,
     /// The nested tables in the VMCB stay as long as this.
-    _walker: Walker,
+    walker: Walker,
     pub(super) shared: Shared,
     asid: Asid,
     pub(super) extended: ExtendedState,
@@ -100,9 +105,11 @@ impl SvmVcpu {
         let mut vcpu = Self {
             registers: vcpu::Registers::default(),
             pending: PendingEvents::NONE,
-            before: Before::FLUSH,
+            before: Before::FLUSH | Before::UNLOADED,
             after: After::empty(),
             loaded: false,
+            guard: Guard::new(),
+            measures: mitigations::measures(),
             interrupt_window: false,
             held: false,
             nmi: Nmi::new(shared.plan.nmi),
@@ -110,7 +117,7 @@ impl SvmVcpu {
             offered: None,
             watches_cr8: false,
             vmcb,
-            _walker: walker,
+            walker,
             shared,
             asid: Asid::default(),
             extended,
@@ -143,6 +150,8 @@ impl SvmVcpu {
         assert!(!self.loaded, "a vCPU is loaded twice");
         cpu::occupy();
         self.loaded = true;
+        self.before.remove(Before::UNLOADED);
+        mitigations::meet(self.walker.space(), &cpu::this().last_vm, self.measures);
         if let Some(cpu) = CpuPart::of_this_cpu() {
             self.shared.cpu = cpu;
         }
@@ -209,6 +218,7 @@ impl SvmVcpu {
             write_tsc_ratio(TSC_RATIO_ONE);
         }
         self.loaded = false;
+        self.before |= Before::UNLOADED;
         cpu::vacate();
     }
 
@@ -240,7 +250,6 @@ impl SvmVcpu {
     /// One entry and exit.
     #[inline(always)]
     pub(super) fn run_once(&mut self) -> Exit {
-        assert!(self.loaded, "a vCPU runs that is not loaded");
         if !self.before.is_empty()
             && let Some(exit) = self.prepare()
         {
@@ -250,9 +259,15 @@ impl SvmVcpu {
         self.vmcb_mut().set_rax(rax);
         let (guest, host) = (self.vmcb.start(), self.shared.cpu.host_state);
         // SAFETY: the VMCB is this vCPU's own and it is loaded on this CPU alone; `setup::controls` set
-        // its intercepts and nested paging, and its tables stay with `_walker`; `host_state` is this CPU's;
+        // its intercepts and nested paging, and its tables stay with `walker`; `host_state` is this CPU's;
         // the kernel runs with interrupts off.
-        unsafe { enter::enter(&mut self.registers, guest, host) };
+        unsafe {
+            if self.guard.is_needed() {
+                enter::enter_guarded(&mut self.registers, guest, host, &mut self.guard);
+            } else {
+                enter::enter(&mut self.registers, guest, host);
+            }
+        }
         let clean = self.shared.plan.clean;
         let vmcb = self.vmcb_mut();
         vmcb.mark_kept(clean);
@@ -275,6 +290,7 @@ impl SvmVcpu {
     /// What goes before an entry. An exit is returned where a window is open already, so that there is no need to enter for
     /// being told so.
     fn prepare(&mut self) -> Option<Exit> {
+        assert!(!self.before.contains(Before::UNLOADED), "a vCPU runs that is not loaded");
         if self.before.contains(Before::FLUSH) {
             self.flush_translations();
         }

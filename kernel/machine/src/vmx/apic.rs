@@ -15,7 +15,7 @@ use vcpu::{ApicAssists, ApicState, ApicView, Hpa, MemoryError, PAGE_SIZE, Vector
 use super::capability::{processor, secondary};
 use super::field;
 use super::instruction::invept;
-use super::vcpu::VmxVcpu;
+use super::vcpu::{Before, VmxVcpu};
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::without::Without;
 
@@ -282,7 +282,7 @@ impl VmxVcpu {
             self.second_control(plan.secondary, true);
             self.use_msr_bitmap(plan.passes_msrs);
             // Translations may be of accesses that were virtualized, or were not.
-            self.flush = true;
+            self.before |= Before::FLUSH;
             invept(self.controls().invept(self.eptp));
         }
         plan.assists

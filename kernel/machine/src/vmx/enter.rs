@@ -12,6 +12,7 @@ use super::field::HOST_RSP_ENCODING;
 use crate::guest_registers::{
     load_guest_registers, pop_kept_registers, push_kept_registers, store_guest_registers,
 };
+use crate::mitigations::guard::{Guard, guard_entry, guard_exit};
 
 /// What the entry code needs, in a fixed layout.
 #[derive(Debug)]
@@ -21,23 +22,33 @@ pub(crate) struct EntryBlock {
     pub(crate) registers: Registers,
     /// HOST_RSP as the VMCS holds it; written again only where it changes.
     pub(crate) host_rsp: u64,
-    /// Whether VMRESUME must be used.
-    pub(crate) launched: u64,
+    /// [`LAUNCHED`] and [`GUARDED`]. With the first alone, VMRESUME is all there is to do.
+    pub(crate) state: u64,
+    guard: Guard,
 }
 
+/// VMRESUME must be used.
+pub(crate) const LAUNCHED: u64 = 1 << 0;
+/// There is something to do for the [`Guard`].
+const GUARDED: u64 = 1 << 1;
+
 impl EntryBlock {
-    pub(crate) const fn new() -> Self {
-        Self { registers: Registers { values: [0; 16] }, host_rsp: 0, launched: 0 }
+    pub(crate) fn new() -> Self {
+        let guard = Guard::new();
+        let state = if guard.is_needed() { GUARDED } else { 0 };
+        Self { registers: Registers { values: [0; 16] }, host_rsp: 0, state, guard }
     }
 }
 
 const _: () = assert!(offset_of!(EntryBlock, registers) == 0);
 const _: () = assert!(offset_of!(EntryBlock, host_rsp) == 128);
-const _: () = assert!(offset_of!(EntryBlock, launched) == 136);
+const _: () = assert!(offset_of!(EntryBlock, state) == 136);
+const _: () = assert!(offset_of!(EntryBlock, guard) == 144);
 
 global_asm!(
     ".global basalt_vmx_enter",
     ".global basalt_vmx_exit",
+    ".global basalt_vmx_exit_guarded",
     "basalt_vmx_enter:",
     push_kept_registers!(),
     "push rdi",
@@ -47,13 +58,22 @@ global_asm!(
     "mov eax, {host_rsp}",
     "vmwrite rax, rsp",
     "2:",
-    "cmp qword ptr [rdi + 136], 0",
+    "cmp qword ptr [rdi + 136], {launched}",
+    "jne 3f",
     "mov rax, [rdi]",
     load_guest_registers!(),
-    "je 3f",
     "vmresume",
     "jmp 4f",
     "3:",
+    "lea rsi, [rdi + 144]",
+    guard_entry!(),
+    "test qword ptr [rdi + 136], {launched}",
+    "mov rax, [rdi]",
+    load_guest_registers!(),
+    "jz 6f",
+    "vmresume",
+    "jmp 4f",
+    "6:",
     "vmlaunch",
     "4:",
     "add rsp, 8",
@@ -67,17 +87,27 @@ global_asm!(
     "5:",
     pop_kept_registers!(),
     "ret",
+    "basalt_vmx_exit_guarded:",
+    "xchg rdi, [rsp]",
+    "mov [rdi], rax",
+    store_guest_registers!(),
+    "lea rsi, [rdi + 144]",
+    guard_exit!(),
+    "jmp 5b",
     host_rsp = const HOST_RSP_ENCODING,
+    launched = const LAUNCHED,
 );
 
 unsafe extern "sysv64" {
     fn basalt_vmx_enter(block: *mut EntryBlock) -> u32;
     fn basalt_vmx_exit();
+    fn basalt_vmx_exit_guarded();
 }
 
-/// The address for HOST_RIP.
-pub(crate) fn exit_address() -> u64 {
-    basalt_vmx_exit as *const () as u64
+/// The address for HOST_RIP, which has the guard's work at exits, or none.
+pub(crate) fn exit_address(block: &EntryBlock) -> u64 {
+    let guarded = block.guard.is_needed();
+    (if guarded { basalt_vmx_exit_guarded as *const () } else { basalt_vmx_exit as *const () }) as u64
 }
 
 /// Enters the guest of the current VMCS until its next exit. False where VMLAUNCH or VMRESUME itself failed.

@@ -11,7 +11,7 @@ use vcpu::{Vcpu, vector};
 use super::enter;
 use super::field;
 use super::instruction::vmwrite;
-use super::vcpu::VmxVcpu;
+use super::vcpu::{Before, VmxVcpu};
 use crate::registers;
 
 /// Exceptions that are watched: their delivery can be made endless (#DB, #AC), or they are the host's (#MC).
@@ -60,7 +60,7 @@ pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
         vmwrite(field::VPID, vcpu.vpid.number().unwrap_or(0));
         vmwrite(field::TSC_OFFSET, 0);
         vmwrite(field::VMCS_LINK_POINTER, u64::MAX);
-        vmwrite(field::HOST_RIP, enter::exit_address());
+        vmwrite(field::HOST_RIP, enter::exit_address(&vcpu.block));
     }
     vcpu.set_up_apic();
     host_state();
@@ -109,5 +109,5 @@ pub(super) fn power_up(vcpu: &mut VmxVcpu) {
     vcpu.set(field::ENTRY_INTERRUPTION_INFO, 0);
     vcpu.request_interrupt_window(false);
     vcpu.request_nmi_window(false);
-    vcpu.flush = true;
+    vcpu.before |= Before::FLUSH;
 }

@@ -8,7 +8,7 @@ use vcpu::{
 };
 
 use super::capability::{entry, processor, secondary};
-use super::vcpu::{VmxVcpu, blocking};
+use super::vcpu::{Before, VmxVcpu, blocking};
 use super::{field, reason, setup};
 
 /// RFLAGS bits that exist; an entry refuses others.
@@ -51,7 +51,7 @@ impl VmxVcpu {
             controls & !entry::IA32E_MODE_GUEST
         };
         self.set(field::ENTRY_CONTROLS, wanted);
-        self.flush = true;
+        self.before |= Before::FLUSH;
     }
 }
 
@@ -157,17 +157,17 @@ impl Vcpu for VmxVcpu {
             R::Cr0 => {
                 self.set(field::GUEST_CR0, self.effective_cr0(value));
                 self.set(field::CR0_SHADOW, value);
-                self.flush = true;
+                self.before |= Before::FLUSH;
             }
             R::Cr4 => {
                 self.set(field::GUEST_CR4, self.effective_cr4(value));
                 self.set(field::CR4_SHADOW, value);
-                self.flush = true;
+                self.before |= Before::FLUSH;
             }
             R::Cr2 => self.extended.set_cr2(value),
             R::Cr3 => {
                 self.set(field::GUEST_CR3, value);
-                self.flush = true;
+                self.before |= Before::FLUSH;
             }
             R::Efer => self.write_efer(value),
             R::Dr0 => self.extended.set_dr(0, value),
@@ -319,7 +319,7 @@ impl Vcpu for VmxVcpu {
     #[inline]
     fn set_run_deadline(&mut self, tsc: u64) {
         self.deadline = tsc;
-        self.restart_timer = true;
+        self.before |= Before::TIMER;
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {
@@ -359,8 +359,13 @@ impl Vcpu for VmxVcpu {
         }
     }
 
+    #[inline]
+    fn note_other_work(&mut self) {
+        self.note_work();
+    }
+
     fn flush_tlb(&mut self) {
-        self.flush = true;
+        self.before |= Before::FLUSH;
     }
 
     fn dump(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,11 +5,12 @@
 
 use core::sync::atomic::Ordering;
 
+use bitflags::bitflags;
 use vcpu::{Exit, MemoryError, PendingEvents};
 
 use super::apic::VirtualApic;
 use super::capability::Controls;
-use super::enter::{self, EntryBlock};
+use super::enter::{self, EntryBlock, LAUNCHED};
 use super::field::{self, Field, Width};
 use super::instruction::{self, invept, invvpid, vmclear, vmptrld, vmread, vmwrite};
 use super::vpid::Vpid;
@@ -18,6 +19,7 @@ use crate::clock;
 use crate::cpu;
 use crate::extended::ExtendedState;
 use crate::memory::{self, frames::Block, frames::FrameKind};
+use crate::mitigations::{self, Measures};
 use crate::nested::Walker;
 use crate::registers;
 
@@ -32,6 +34,19 @@ pub(super) mod blocking {
 pub(super) const SWITCHED_MSRS: [u32; 6] =
     [0xc000_0102, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0103];
 
+bitflags! {
+    /// What an entry has to do beside entering. The hot path tests this one word.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(super) struct Before: u8 {
+        /// The translations of this VPID must go.
+        const FLUSH = 1 << 0;
+        /// The preemption timer is to be set. Set whenever the vCPU is not loaded.
+        const TIMER = 1 << 1;
+        /// What is in the L1 data cache is perhaps not the guest's alone, and the CPU lets it read that.
+        const L1D = 1 << 2;
+    }
+}
+
 /// A virtual CPU on VMX.
 #[derive(Debug)]
 pub struct VmxVcpu {
@@ -43,12 +58,12 @@ pub struct VmxVcpu {
     pub(super) held: bool,
     /// Basic reason of the last exit.
     pub(super) reason: u16,
-    /// The translations of this VPID must go before the next entry.
-    pub(super) flush: bool,
+    pub(super) before: Before,
+    /// [`Before::L1D`] on a CPU that needs it, and nothing on others.
+    l1d: Before,
+    measures: Measures,
     /// The run ends when the TSC reaches this.
     pub(super) deadline: u64,
-    /// The preemption timer is to be set before the next entry. Set whenever the vCPU is not loaded.
-    pub(super) restart_timer: bool,
     /// The VMCS is current.
     loaded: bool,
     /// MSRs and extended state are in the CPU, too.
@@ -65,7 +80,7 @@ pub struct VmxVcpu {
     /// The CPU that loaded it last, and how often that had forgotten its guests then.
     last_cpu: Option<(usize, u64)>,
     /// What `eptp` leads to stays as long as this.
-    _walker: Walker,
+    walker: Walker,
     pub(super) extended: ExtendedState,
     /// Values of [`SWITCHED_MSRS`] while unloaded.
     pub(super) msrs: [u64; SWITCHED_MSRS.len()],
@@ -84,15 +99,18 @@ impl VmxVcpu {
         let vmcs = Block::zeroed(0, FrameKind::Control)?;
         // SAFETY: the frame is ours and a whole page; the revision identifier is its first word.
         unsafe { memory::direct_map(vmcs.start()).cast::<u32>().write(shared.revision) };
+        let measures = mitigations::measures();
+        let leaks = measures.intersects(Measures::L1D_COMMAND | Measures::L1D_READ);
         let mut vcpu = Self {
             block: EntryBlock::new(),
             pending: PendingEvents::NONE,
             interrupt_window: false,
             held: false,
             reason: 0,
-            flush: false,
+            before: Before::TIMER,
+            l1d: if leaks { Before::L1D } else { Before::empty() },
+            measures,
             deadline: u64::MAX,
-            restart_timer: true,
             loaded: false,
             in_cpu: false,
             processor_controls: shared.controls.processor,
@@ -103,7 +121,7 @@ impl VmxVcpu {
             eptp,
             apic,
             last_cpu: None,
-            _walker: walker,
+            walker,
             extended,
             msrs: [0; SWITCHED_MSRS.len()],
         };
@@ -218,8 +236,8 @@ impl VmxVcpu {
         }
         self.extended.load();
         self.in_cpu = true;
-        self.flush = true;
-        self.restart_timer = true;
+        self.before |= Before::FLUSH | Before::TIMER | self.l1d;
+        mitigations::meet(self.walker.space(), &cpu.last_vm, self.measures);
     }
 
     pub(super) fn unload_state(&mut self) {
@@ -234,8 +252,8 @@ impl VmxVcpu {
         // SAFETY: the region is our VMCS; clearing it writes it back, so another CPU may take it.
         unsafe { instruction::expect(vmclear(self.vmcs.start()), "VMCLEAR") };
         self.loaded = false;
-        self.restart_timer = true;
-        self.block.launched = 0;
+        self.before |= Before::TIMER;
+        self.block.state &= !LAUNCHED;
         self.block.host_rsp = 0;
         cpu::vacate();
     }
@@ -243,7 +261,7 @@ impl VmxVcpu {
     /// One entry and exit.
     #[inline(always)]
     pub(super) fn run_once(&mut self) -> Exit {
-        if self.flush | self.restart_timer {
+        if !self.before.is_empty() {
             self.prepare();
         }
         if self.pending.any() {
@@ -259,33 +277,43 @@ impl VmxVcpu {
         if raw & reason::ENTRY_FAILED != 0 {
             return self.entry_failed();
         }
-        self.block.launched = 1;
+        self.block.state |= LAUNCHED;
         self.decode()
+    }
+
+    /// What the kernel has done since the exit is perhaps not for this guest alone: see [`Before::L1D`].
+    #[inline]
+    pub(super) fn note_work(&mut self) {
+        self.before |= self.l1d;
     }
 
     /// What seldom goes before an entry. A vCPU that was not loaded since it was made or unloaded comes here.
     fn prepare(&mut self) {
         assert!(self.loaded, "a vCPU runs that is not loaded");
-        if self.flush {
+        if self.before.contains(Before::FLUSH) {
             self.flush_translations();
         }
-        if self.restart_timer {
+        if self.before.contains(Before::TIMER) {
             self.start_preemption_timer();
+        }
+        if self.before.contains(Before::L1D) {
+            self.before.remove(Before::L1D);
+            mitigations::flush_l1d(self.measures);
         }
     }
 
     /// Where exits save the timer, it counts the guest's time from when the deadline was set, which may be late by the exits' own time; the host's
     /// own timer is exact. It ends the run even where an emulator holds external interrupts back while the guest's IF is clear, as Bochs does.
     fn start_preemption_timer(&mut self) {
-        self.restart_timer = false;
+        self.before.remove(Before::TIMER);
         let Some(shift) = self.shared.controls.preemption_shift else { return };
         let left = self.deadline.saturating_sub(clock::tsc()) >> shift;
         self.set(field::GUEST_PREEMPTION_TIMER, u32::try_from(left).unwrap_or(u32::MAX));
-        self.restart_timer = !self.shared.controls.preemption_goes_on;
+        self.before.set(Before::TIMER, !self.shared.controls.preemption_goes_on);
     }
 
     fn flush_translations(&mut self) {
-        self.flush = false;
+        self.before.remove(Before::FLUSH);
         if let Some(vpid) = self.vpid.number() {
             invvpid(vpid);
         }
@@ -320,6 +348,7 @@ impl VmxVcpu {
         }
         match self.reason {
             reason::EXTERNAL_INTERRUPT => {
+                self.note_work();
                 registers::serve_interrupts();
                 Exit::HostEvent
             }
@@ -338,11 +367,12 @@ impl VmxVcpu {
     }
 
     fn decode_rare(&mut self) -> Exit {
+        self.note_work();
         match self.reason {
             reason::EXCEPTION_OR_NMI => self.exception(),
             reason::NMI_WINDOW => Exit::NmiWindow,
             reason::PREEMPTION_TIMER => {
-                self.restart_timer = true;
+                self.before |= Before::TIMER;
                 registers::serve_interrupts();
                 Exit::HostEvent
             }
