@@ -260,6 +260,17 @@ pub trait Vcpu: 'static {
     /// All translations of linear addresses that the CPU may keep for this vCPU go before the next entry.
     fn flush_tlb(&mut self);
 
+    /// Reads the guest's IA32_SPEC_CTRL or IA32_ARCH_CAPABILITIES, by their numbers. `None` where it has none, or another is asked for.
+    fn read_speculation(&self, _msr: u32) -> Option<u64> {
+        None
+    }
+
+    /// Writes one of them. False where it has none, or that takes no such value. Once the guest has written another value than 0 to
+    /// IA32_SPEC_CTRL, there need not be exits for that any more.
+    fn write_speculation(&mut self, _msr: u32, _value: u64) -> bool {
+        false
+    }
+
     /// Since the last exit the kernel has done something that is perhaps not this guest's own: what the CPU has cached of it must not
     /// reach the guest, where that is possible. Said by all ways but those of the most frequent exits, which touch nothing else.
     #[inline]

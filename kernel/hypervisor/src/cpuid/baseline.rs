@@ -114,8 +114,16 @@ pub(super) const ECX7: u32 = ECX7_UMIP
     | ECX7_RDPID;
 /// AVX-512 VP2INTERSECT; never shown, but it goes with the others.
 pub(super) const EDX7_AVX512: u32 = 1 << 8;
-/// Leaf 7 EDX, where the host has it: fast short REP MOV.
-pub(super) const EDX7: u32 = 1 << 4;
+/// Leaf 7 EDX, where the host has it: fast short REP MOV, and what software protects itself with from what the CPU does ahead.
+pub(super) const EDX7: u32 = 1 << 4
+    | 1 << 10 // VERW clears buffers
+    | 1 << 26 // IBRS, IBPB
+    | 1 << 27 // STIBP
+    | 1 << 28 // L1D flush
+    | 1 << 29 // IA32_ARCH_CAPABILITIES
+    | 1 << 31; // SSBD
+/// Leaf 7 subleaf 2 EDX, where the host has it: PSFD, IPRED_CTRL, RRSBA_CTRL, DDPD_U, BHI_CTRL, MCDT_NO.
+pub(super) const EDX72: u32 = 0b11_1111;
 
 /// Leaf 0DH subleaf 1 EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. No XSAVES: there is no IA32_XSS.
 pub(super) const EAXD1: u32 = 1 << 0 | 1 << 1 | 1 << 2;
@@ -159,8 +167,14 @@ pub(super) const PHYSICAL_BITS_DEFAULT: u32 = 36;
 pub(super) const EAX88_LINEAR_SHIFT: u32 = 8;
 pub(super) const LINEAR_BITS: u32 = 48;
 pub(super) const LINEAR_BITS_LA57: u32 = 57;
-/// Leaf 8000_0008H EBX: CLZERO, and that FXSAVE always saves error pointers.
-pub(super) const EBX88: u32 = 1 << 0 | 1 << 2;
+/// Leaf 8000_0008H EBX: CLZERO, that FXSAVE always saves error pointers, and what AMD has of leaf 7 EDX.
+pub(super) const EBX88: u32 = 1 << 0
+    | 1 << 2
+    | 1 << 12 // IBPB
+    | 0b1_1111 << 14 // IBRS, STIBP; each always on; IBRS preferred
+    | 1 << 24 // SSBD
+    | 1 << 26 // SSB_NO
+    | 0b111 << 28; // PSFD, BTC_NO, IBPB_RET
 /// Leaf 4000_0001H EAX: no I/O delay.
 pub(super) const KVM_NO_IO_DELAY: u32 = 1 << 1;
 /// Leaf 4000_0001H EAX: the bits of each paravirtual feature. The clock is told by its new MSRs, and never goes back between

@@ -38,6 +38,8 @@ const WITH_SUBLEAVES: u32 = 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd;
 const LAST_INTEL: u32 = 0x16;
 const LAST_OTHER: u32 = 0xd;
 const LAST_EXTENDED: u32 = 0x8000_0008;
+/// Last subleaf of leaf 7, where its features are there.
+const LAST_SUBLEAF_7: u32 = 2;
 const HYPERVISOR_BASE: u32 = 0x4000_0000;
 /// The leaf of frequencies in the hypervisor's range, as VMware introduced it and KVM's tools offer it.
 const HYPERVISOR_FREQUENCIES: u32 = 0x10;
@@ -240,8 +242,13 @@ impl CpuidTable {
             edx: leaf1.edx & bits::EDX1 | bits::EDX1_EMULATED,
         };
         self.basic[6] = CpuidResult { eax: bits::EAX6_ARAT, ..CpuidResult::default() };
+        let speculation =
+            if leaf7.eax >= LAST_SUBLEAF_7 { host(7, LAST_SUBLEAF_7).edx & bits::EDX72 } else { 0 };
+        if speculation != 0 {
+            self.add_subleaf(7, LAST_SUBLEAF_7, CpuidResult { edx: speculation, ..CpuidResult::default() });
+        }
         self.basic[7] = CpuidResult {
-            eax: 0,
+            eax: if speculation != 0 { LAST_SUBLEAF_7 } else { 0 },
             ebx: leaf7.ebx & bits::EBX7 & !without.ebx7 | bits::EBX7_EMULATED,
             ecx: leaf7.ecx & bits::ECX7 & !without.ecx7,
             edx: leaf7.edx & bits::EDX7 & !without.edx7,

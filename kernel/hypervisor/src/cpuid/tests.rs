@@ -65,7 +65,12 @@ fn nothing_of_the_host_leaks() {
     }
     assert_eq!(leaf7.ebx & (1 << 2 | 1 << 4 | 1 << 11 | 1 << 14), 0, "SGX, HLE, RTM, MPX");
     assert_eq!(leaf7.ecx & (1 << 4 | 1 << 5 | 1 << 7), 0, "OSPKE, WAITPKG, CET_SS");
-    assert_eq!(leaf7.edx & !(1 << 4), 0);
+    assert_eq!(
+        leaf7.edx & (1 << 5 | 1 << 8 | 1 << 9 | 1 << 16 | 1 << 18 | 1 << 20),
+        0,
+        "UINTR, PCONFIG, CET_IBT"
+    );
+    assert_eq!(leaf7.edx & bits::EDX7, bits::EDX7, "what protects it from speculation");
     for leaf in [5, 0xa, 0xc, 0xe, 0x14, 0x17, 0x40_0000, 0x8000_000a, 0x8000_001f, 0xc000_0000, u32::MAX] {
         assert_eq!(table.get(leaf, 0), CpuidResult::default(), "leaf {leaf:#x}");
     }

@@ -82,7 +82,10 @@ fn value_of<B: Backend, V: Vcpu, H: Host>(
         _ => match kept_by_backend(msr) {
             Some(SystemRegister::TscAux) if !cpu.permissions.tsc_aux => return Err(Denied),
             Some(register) => vcpu.read(register),
-            None => cpu.msrs.read(msr, &cpu.permissions)?,
+            None => match cpu.msrs.read(msr, &cpu.permissions) {
+                Ok(value) => value,
+                Err(Denied) => read_speculation(vcpu, msr)?,
+            },
         },
     })
 }
@@ -148,10 +151,25 @@ fn set<B: Backend, V: Vcpu, H: Host>(
         }
         _ => match kept_by_backend(msr) {
             Some(register) => return set_kept(guest, register, value),
-            None => return guest.cpu.msrs.write(msr, value, &guest.cpu.permissions),
+            None => {
+                let written = guest.cpu.msrs.write(msr, value, &guest.cpu.permissions);
+                return written.or_else(|Denied| write_speculation(guest.vcpu, msr, value));
+            }
         },
     }
     Ok(())
+}
+
+/// The registers by which software tells the CPU how to speculate, where the backend has them: it knows which values they take.
+#[inline(never)]
+fn read_speculation<V: Vcpu>(vcpu: &V, msr: u32) -> Result<u64, Denied> {
+    let is_one = matches!(msr, number::SPEC_CTRL | number::ARCH_CAPABILITIES);
+    is_one.then(|| vcpu.read_speculation(msr)).flatten().ok_or(Denied)
+}
+
+#[inline(never)]
+fn write_speculation<V: Vcpu>(vcpu: &mut V, msr: u32, value: u64) -> Result<(), Denied> {
+    (msr == number::SPEC_CTRL && vcpu.write_speculation(msr, value)).then_some(()).ok_or(Denied)
 }
 
 /// Writes a register that the backend keeps, where the value is one.

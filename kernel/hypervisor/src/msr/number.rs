@@ -7,10 +7,12 @@ pub(crate) const PLATFORM_ID: u32 = 0x17;
 pub(crate) const APIC_BASE: u32 = 0x1b;
 pub(crate) const FEATURE_CONTROL: u32 = 0x3a;
 pub(crate) const TSC_ADJUST: u32 = 0x3b;
+pub(crate) const SPEC_CTRL: u32 = 0x48;
 /// AMD's PATCH_LEVEL has the same number.
 pub(crate) const BIOS_SIGN_ID: u32 = 0x8b;
 pub(crate) const PLATFORM_INFO: u32 = 0xce;
 pub(crate) const MTRRCAP: u32 = 0xfe;
+pub(crate) const ARCH_CAPABILITIES: u32 = 0x10a;
 pub(crate) const MISC_FEATURES_ENABLES: u32 = 0x140;
 pub(crate) const SYSENTER_CS: u32 = 0x174;
 pub(crate) const SYSENTER_ESP: u32 = 0x175;

@@ -236,4 +236,4 @@ impl Cpu {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

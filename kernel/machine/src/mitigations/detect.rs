@@ -8,8 +8,7 @@ use crate::registers::cpuid;
 use crate::{cpu, registers};
 
 /// CPUID leaf 7 EDX: IA32_ARCH_CAPABILITIES.
-const ARCH_CAPABILITIES: u32 = 1 << 29;
-const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+pub(super) const ARCH_CAPABILITIES: u32 = 1 << 29;
 const EXTENDED: u32 = 0x8000_0000;
 /// The leaf of how threads and cores are numbered.
 const TOPOLOGY: u32 = 0xb;
@@ -24,7 +23,7 @@ pub(super) fn this_cpu() -> Cpu {
     let extended = matches!(family, 6 | 0xf);
     let capabilities = if leaf7.edx & ARCH_CAPABILITIES != 0 {
         // SAFETY: CPUID says that the CPU has it; reading it has no effect.
-        unsafe { registers::read_msr(IA32_ARCH_CAPABILITIES) }
+        unsafe { registers::read_msr(super::ARCH_CAPABILITIES) }
     } else {
         0
     };

@@ -10,7 +10,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use super::{Measures, kernel_control, measures};
+use super::{ARCH_CAPABILITIES, Measures, Offer, SPEC_CTRL, kernel_control, measures};
 use crate::cpu;
 
 /// What the code needs of one vCPU, in a fixed layout.
@@ -46,6 +46,42 @@ impl Guard {
     #[inline(always)]
     pub(crate) const fn is_needed(&self) -> bool {
         self.measures != 0
+    }
+}
+
+/// The guest's own registers of speculation, of which there are those that it is offered.
+impl Guard {
+    /// RDMSR. `None` where there is none of that number.
+    pub(crate) fn read(&self, offer: &Offer, msr: u32) -> Option<u64> {
+        match msr {
+            SPEC_CTRL => (offer.control != 0).then_some(self.guest_control),
+            ARCH_CAPABILITIES => offer.capabilities,
+            _ => None,
+        }
+    }
+
+    /// WRMSR. `None` where there is none of that number, or it does not take the value; else whether IA32_SPEC_CTRL needs no exits
+    /// from now on, because it is switched.
+    pub(crate) fn write(&mut self, offer: &Offer, msr: u32, value: u64) -> Option<bool> {
+        if msr != SPEC_CTRL || offer.control == 0 || value & !offer.control != 0 {
+            return None;
+        }
+        self.guest_control = value;
+        let begins = value != 0 && !self.switches();
+        if begins {
+            self.measures |= (Measures::SWITCH_CONTROL | Measures::SAVE_CONTROL).bits();
+        }
+        Some(begins)
+    }
+
+    /// Whether the guest reads and writes IA32_SPEC_CTRL itself.
+    pub(crate) const fn switches(&self) -> bool {
+        self.measures & Measures::SAVE_CONTROL.bits() != 0
+    }
+
+    /// As after power-up.
+    pub(crate) const fn reset(&mut self) {
+        self.guest_control = 0;
     }
 }
 

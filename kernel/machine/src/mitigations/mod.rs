@@ -2,7 +2,7 @@
 //! another guest's: the option `mitigations=`, what the CPU needs ([`decide`]), what an entry and an exit do ([`guard`]), and what a
 //! CPU does when it starts and when another VM comes. `docs/mitigations.md` has the table.
 //!
-//! Not here: what a guest does for its own kernel against its own programs. Sources: those of [`decide`]. No locks.
+//! What a guest does for its own kernel against its own programs is its own matter: [`guest`] gives it the means. Sources: those of [`decide`]. No locks.
 
 // UNSAFETY: writes MSRs that say how the CPU speculates, and reads memory for its side effect.
 #![allow(unsafe_code)]
@@ -10,6 +10,7 @@
 mod decide;
 mod detect;
 pub(crate) mod guard;
+mod guest;
 
 use core::arch::asm;
 use core::fmt;
@@ -20,6 +21,7 @@ use spin::Once;
 
 pub(crate) use self::decide::Measures;
 use self::decide::{Decision, Gaps};
+pub(crate) use self::guest::Offer;
 use crate::memory::{self, frames::Block, frames::FrameKind};
 use crate::registers;
 use crate::virtualization::Refusal;
@@ -35,8 +37,9 @@ pub enum Policy {
 }
 
 /// MSRs: Intel, "CPUID Enumeration and Architectural MSRs"; AMD has the first two as well.
-const SPEC_CTRL: u32 = 0x48;
+pub(crate) const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
+const ARCH_CAPABILITIES: u32 = 0x10a;
 const FLUSH_CMD: u32 = 0x10b;
 /// BP_CFG (AMD, "Technical Update Regarding Speculative Return Stack Overflow").
 const BP_CFG: u32 = 0xc001_102e;
@@ -59,6 +62,8 @@ const READ_BYTES: u64 = vcpu::PAGE_SIZE << READ_ORDER;
 struct Chosen {
     policy: Policy,
     measures: Measures,
+    /// What guests are given, whatever the policy.
+    offer: Offer,
     /// What is read for [`Measures::L1D_READ`].
     reading: u64,
 }
@@ -67,8 +72,10 @@ static CHOSEN: Once<Chosen> = Once::new();
 
 /// Decides what is done, does the boot CPU's part of it, and says so. To be called once, before vCPUs are made.
 pub fn start(policy: Policy) {
+    let cpu = detect::this_cpu();
+    let offer = Offer::of(&cpu);
     let Decision { mut measures, gaps } = match policy {
-        Policy::Auto => decide::decide(&detect::this_cpu()),
+        Policy::Auto => decide::decide(&cpu),
         Policy::Off => Decision::default(),
     };
     let mut reading = 0;
@@ -78,7 +85,7 @@ pub fn start(policy: Policy) {
             Err(_) => measures.remove(Measures::L1D_READ),
         }
     }
-    CHOSEN.call_once(|| Chosen { policy, measures, reading });
+    CHOSEN.call_once(|| Chosen { policy, measures, offer, reading });
     start_cpu(measures);
     match policy {
         Policy::Off => info!("off, as the option says: guests may read what is not theirs"),
@@ -89,13 +96,14 @@ pub fn start(policy: Policy) {
     }
 }
 
-/// Does another CPU's part, which must not need what the boot CPU does not.
+/// Does another CPU's part, which must need and offer what the boot CPU does.
 pub(crate) fn join() -> Result<(), Refusal> {
     let Some(chosen) = CHOSEN.get() else { return Ok(()) };
+    let cpu = detect::this_cpu();
     let either = Measures::L1D_READ;
-    if chosen.policy == Policy::Auto
-        && decide::decide(&detect::this_cpu()).measures | either != chosen.measures | either
-    {
+    let needs = decide::decide(&cpu).measures | either;
+    let differs = chosen.policy == Policy::Auto && needs != chosen.measures | either;
+    if differs || Offer::of(&cpu) != chosen.offer {
         return Err(Refusal::Missing { what: "the boot CPU's needs of mitigations" });
     }
     start_cpu(chosen.measures);
@@ -105,6 +113,11 @@ pub(crate) fn join() -> Result<(), Refusal> {
 /// What is done.
 pub(crate) fn measures() -> Measures {
     CHOSEN.get().map_or(Measures::empty(), |chosen| chosen.measures)
+}
+
+/// What guests are given.
+pub(crate) fn offer() -> Offer {
+    CHOSEN.get().map_or(Offer::default(), |chosen| chosen.offer)
 }
 
 /// IA32_SPEC_CTRL as the kernel runs with it.

@@ -35,6 +35,7 @@ use self::plan::{Leaves, Plan};
 pub use self::vcpu::SvmVcpu;
 use crate::extended::{self, Layout};
 use crate::memory::{self, frames::Block, frames::FrameKind};
+use crate::mitigations::{self, Offer};
 use crate::nested::{GuestSpace, Level, NPT};
 use crate::virtualization::{Refusal, features as cpuid_bits};
 use crate::without::Without;
@@ -78,6 +79,9 @@ struct Shared {
     layout: Layout,
     io_permissions: Hpa,
     msr_permissions: Hpa,
+    /// The same with IA32_SPEC_CTRL, where the guest has written that.
+    control_permissions: Hpa,
+    offer: Offer,
 }
 
 /// What SVM keeps for each CPU.
@@ -150,12 +154,24 @@ impl Svm {
         let plan = plan_of_this_cpu(without)?;
         let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
         let (io_permissions, msr_permissions) = (frames(IO_MAP_ORDER)?, frames(MSR_MAP_ORDER)?);
+        let offer = mitigations::offer();
+        // A CPU that switches the register has it passed from the start.
+        let by_software = offer.control != 0 && !plan.speculation_control;
+        let control_permissions = if by_software { Some(frames(MSR_MAP_ORDER)?) } else { None };
         let layout = Layout::detect(true);
         let cpu = switch_on(layout, plan.asids)?;
         let (io_permissions, msr_permissions) = (io_permissions.keep(), msr_permissions.keep());
-        fill_permission_maps(io_permissions, msr_permissions, plan.rdtscp);
+        let control_permissions = control_permissions.map_or(msr_permissions, Block::keep);
+        fill_port_permissions(io_permissions);
+        let hardware = offer.control != 0 && plan.speculation_control;
+        fill_msr_permissions(msr_permissions, plan.rdtscp, hardware, offer);
+        if by_software {
+            fill_msr_permissions(control_permissions, plan.rdtscp, true, offer);
+        }
         FOUND.call_once(|| (plan, layout, without));
-        Ok(Self { shared: Shared { cpu, plan, layout, io_permissions, msr_permissions } })
+        let shared =
+            Shared { cpu, plan, layout, io_permissions, msr_permissions, control_permissions, offer };
+        Ok(Self { shared })
     }
 
     /// Switches SVM on on another CPU, which must be able to run the boot CPU's vCPUs. To be called once on each.
@@ -225,23 +241,30 @@ fn switch_on(layout: Layout, asids: u32) -> Result<CpuPart, Refusal> {
     CpuPart::of_this_cpu().ok_or(TWICE)
 }
 
-/// Every port exits; every MSR exits but those that are passed.
-fn fill_permission_maps(io: Hpa, msr: Hpa, rdtscp: bool) {
-    // SAFETY: the frames are this module's own, of these orders.
-    let (io, msr) = unsafe {
-        (
-            core::slice::from_raw_parts_mut(memory::direct_map(io), (PAGE_SIZE as usize) << IO_MAP_ORDER),
-            core::slice::from_raw_parts_mut(memory::direct_map(msr), (PAGE_SIZE as usize) << MSR_MAP_ORDER),
-        )
-    };
-    io.fill(0xff);
+/// Every port exits.
+fn fill_port_permissions(io: Hpa) {
+    let bytes = (PAGE_SIZE as usize) << IO_MAP_ORDER;
+    // SAFETY: the frames are this module's own, of this order.
+    unsafe { core::slice::from_raw_parts_mut(memory::direct_map(io), bytes) }.fill(0xff);
+}
+
+/// Every MSR exits but those that are passed.
+fn fill_msr_permissions(msr: Hpa, rdtscp: bool, control: bool, offer: Offer) {
+    const WRITE: u8 = 0b10;
+    const BOTH: u8 = 0b11;
+    let bytes = (PAGE_SIZE as usize) << MSR_MAP_ORDER;
+    // SAFETY: the frames are this module's own, of this order.
+    let msr = unsafe { core::slice::from_raw_parts_mut(memory::direct_map(msr), bytes) };
     msr.fill(0xff);
-    for number in PASSED_MSRS.into_iter().chain(rdtscp.then_some(TSC_AUX)) {
+    let mut pass = |number: u32, how: u8| {
         // Two bits an MSR; low MSRs at 0, those from C000_0000H at 800H (APM vol. 2, "MSR Intercepts").
         let base = if number >= 0xc000_0000 { 0x800 } else { 0 };
         let index = (number & 0x1fff) as usize;
-        msr[base + index / 4] &= !(0b11 << (index % 4 * 2));
-    }
+        msr[base + index / 4] &= !(how << (index % 4 * 2));
+    };
+    let others = rdtscp.then_some(TSC_AUX).into_iter().chain(control.then_some(mitigations::SPEC_CTRL));
+    PASSED_MSRS.into_iter().chain(others).for_each(|number| pass(number, BOTH));
+    offer.commands().for_each(|number| pass(number, WRITE));
 }
 
 /// What [`crate::extensions`] asks of it. See [`vcpu::Backend`].

@@ -81,6 +81,8 @@ pub(super) struct Plan {
     pub(super) rdtscp: bool,
     /// A guest's TSC can have another rate.
     pub(super) tsc_ratio: bool,
+    /// The CPU switches SPEC_CTRL itself.
+    pub(super) speculation_control: bool,
     /// What the CPU does of local APICs.
     pub(super) apic: ApicPlan,
 }
@@ -95,6 +97,7 @@ mod svm {
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
     pub(super) const PAUSE_FILTER: u32 = 1 << 10;
     pub(super) const PAUSE_FILTER_THRESHOLD: u32 = 1 << 12;
+    pub(super) const SPEC_CTRL: u32 = 1 << 20;
     pub(super) const VIRTUAL_NMI: u32 = 1 << 25;
 }
 /// Leaf 1 EDX: machine-check exception.
@@ -143,6 +146,7 @@ impl Plan {
             page_1g: leaves.extended.edx & PAGE_1G != 0,
             rdtscp: leaves.extended.edx & cpuid_bits::EXTENDED_EDX_RDTSCP != 0,
             tsc_ratio: offered & svm::TSC_RATIO != 0 && !without.contains(Without::TSC_SCALING),
+            speculation_control: offered & svm::SPEC_CTRL != 0,
             apic: ApicPlan::new(without, offered & svm::NEXT_RIP != 0),
         })
     }
@@ -157,6 +161,7 @@ impl Plan {
             (self.nmi == NmiBlocking::Virtual, "virtual NMI"),
             (self.pause.is_some(), "pause filter"),
             (self.tsc_ratio, "TSC ratio"),
+            (self.speculation_control, "SPEC_CTRL"),
             (self.apic.contains(ApicPlan::TASK_PRIORITY), "virtual TPR"),
             (self.apic.contains(ApicPlan::OFFER), "virtual interrupts"),
         ]

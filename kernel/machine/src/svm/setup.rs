@@ -83,10 +83,12 @@ pub(super) fn controls(vmcb: &mut Vmcb, plan: &Plan, addresses: Addresses) {
 /// The state after power-up.
 pub(super) fn power_up(vcpu: &mut SvmVcpu) {
     vcpu.forget_events();
+    vcpu.guard.reset();
     vcpu.extended.reset();
     vcpu::power_up::registers(vcpu);
     let vmcb = vcpu.vmcb_mut();
     vmcb.set_interrupt_shadow(0);
+    vmcb.set_speculation_control(0);
     vmcb.set_event_injection(0);
     vmcb.mark_changed(Clean::all());
     vcpu.flush();

@@ -387,6 +387,19 @@ impl Vcpu for SvmVcpu {
         }
     }
 
+    fn read_speculation(&self, msr: u32) -> Option<u64> {
+        self.guard.read(&self.shared.offer, msr)
+    }
+
+    fn write_speculation(&mut self, msr: u32, value: u64) -> bool {
+        let begins = self.guard.write(&self.shared.offer, msr, value);
+        if begins == Some(true) {
+            let permissions = self.shared.control_permissions.0;
+            self.vmcb_mut().set_msrpm_base(permissions);
+        }
+        begins.is_some()
+    }
+
     fn flush_tlb(&mut self) {
         self.flush();
     }

@@ -58,7 +58,7 @@ pub struct SvmVcpu {
     pub(super) before: Before,
     pub(super) after: After,
     loaded: bool,
-    guard: Guard,
+    pub(super) guard: Guard,
     measures: Measures,
     /// The hypervisor wants the interrupt window.
     pub(super) interrupt_window: bool,

@@ -100,7 +100,10 @@ struct State {
     reserved_248: [u8; 0x268 - 0x248],
     pat: u64,
     debugctl: u64,
-    reserved_278: [u8; 0xc00 - 0x278],
+    reserved_278: [u8; 0x2e0 - 0x278],
+    /// The guest's SPEC_CTRL, for CPUs that switch it.
+    speculation_control: u64,
+    reserved_2e8: [u8; 0xc00 - 0x2e8],
 }
 
 /// A VMCB: one frame.
@@ -132,6 +135,7 @@ const _: () = {
     assert!(offset_of!(State, rax) == 0x1f8);
     assert!(offset_of!(State, cr2) == 0x240);
     assert!(offset_of!(State, pat) == 0x268);
+    assert!(offset_of!(State, speculation_control) == 0x2e0);
 };
 
 /// A getter and a setter for each field, and the group that the setter marks, if the field is in one. Tests get the
@@ -187,6 +191,7 @@ fields! {
     state: cpl / set_cpl: u8, SEGMENTS;
     state: pat / set_pat: u64, NESTED_PAGING;
     state: debugctl / set_debugctl: u64, LAST_BRANCH;
+    state: speculation_control / set_speculation_control: u64;
     state: rflags / set_rflags: u64;
     state: rip / set_rip: u64;
     state: rsp / set_rsp: u64;

@@ -280,12 +280,17 @@ impl VmxVcpu {
             self.control(processor::CR8_LOAD_EXITING | processor::CR8_STORE_EXITING, !plan.shadow);
             self.second_control(SECONDARY & !plan.secondary, false);
             self.second_control(plan.secondary, true);
-            self.use_msr_bitmap(plan.passes_msrs);
+            self.use_msr_bitmap();
             // Translations may be of accesses that were virtualized, or were not.
             self.before |= Before::FLUSH;
             invept(self.controls().invept(self.eptp));
         }
         plan.assists
+    }
+
+    /// The guest reaches x2APIC registers without exits.
+    pub(super) const fn passes_x2apic(&self) -> bool {
+        self.apic.plan.passes_msrs
     }
 
     pub(super) fn give_apic_state(&mut self, state: &ApicState, broadcasts: bool) {

@@ -24,13 +24,13 @@ pub(crate) struct EntryBlock {
     pub(crate) host_rsp: u64,
     /// [`LAUNCHED`] and [`GUARDED`]. With the first alone, VMRESUME is all there is to do.
     pub(crate) state: u64,
-    guard: Guard,
+    pub(crate) guard: Guard,
 }
 
 /// VMRESUME must be used.
 pub(crate) const LAUNCHED: u64 = 1 << 0;
 /// There is something to do for the [`Guard`].
-const GUARDED: u64 = 1 << 1;
+pub(crate) const GUARDED: u64 = 1 << 1;
 
 impl EntryBlock {
     pub(crate) fn new() -> Self {

@@ -18,6 +18,7 @@ mod field;
 mod instruction;
 mod reason;
 mod setup;
+mod speculation;
 mod state;
 mod vcpu;
 mod vpid;
@@ -35,6 +36,7 @@ pub use self::vcpu::VmxVcpu;
 use self::vpid::Vpid;
 use crate::extended::{self, Layout};
 use crate::memory::{self, frames::Block, frames::FrameKind};
+use crate::mitigations::{self, Offer};
 use crate::nested::{EPT, GuestSpace, Level};
 use crate::virtualization::{self, Refusal};
 use crate::without::Without;
@@ -89,10 +91,21 @@ struct Shared {
     revision: u32,
     /// Two frames, all ones: every port exits.
     io_bitmaps: Hpa,
-    msr_bitmap: Hpa,
-    /// The MSR bitmap of guests in x2APIC mode.
-    x2apic_bitmap: Hpa,
+    /// The first of the MSR bitmaps: see [`Shared::msr_bitmap`].
+    msr_bitmaps: Hpa,
+    offer: Offer,
     without: Without,
+}
+
+/// Numbers of MSR bitmaps: the guest is in x2APIC mode, it has IA32_SPEC_CTRL to itself.
+const X2APIC_BITMAP: u64 = 1 << 0;
+const CONTROL_BITMAP: u64 = 1 << 1;
+
+impl Shared {
+    /// One of the MSR bitmaps. Those with [`CONTROL_BITMAP`] are there where IA32_SPEC_CTRL is.
+    const fn msr_bitmap(&self, number: u64) -> Hpa {
+        Hpa(self.msr_bitmaps.0 + number * PAGE_SIZE)
+    }
 }
 
 /// What [`Vmx::enable`] has chosen, which other CPUs follow.
@@ -122,17 +135,17 @@ impl Vmx {
         let controls =
             Controls::choose(&msrs, without).map_err(|missing| Refusal::Missing { what: missing.0 })?;
         let frames = |order| Block::zeroed(order, FrameKind::Control).map_err(|_| Refusal::NoMemory);
-        let (io_bitmaps, msr_bitmap, x2apic_bitmap) = (frames(1)?, frames(0)?, frames(0)?);
+        let offer = mitigations::offer();
+        let order = if offer.control != 0 { 2 } else { 1 };
+        let (io_bitmaps, msr_bitmaps) = (frames(1)?, frames(order)?);
         let layout = Layout::detect(false);
         enter_operation(&msrs, &controls, layout)?;
         // vCPUs use them from here on.
-        let (io_bitmaps, msr_bitmap) = (io_bitmaps.keep(), msr_bitmap.keep());
-        let x2apic_bitmap = x2apic_bitmap.keep();
+        let (io_bitmaps, msr_bitmaps) = (io_bitmaps.keep(), msr_bitmaps.keep());
         fill_io_bitmaps(io_bitmaps);
-        fill_msr_bitmap(msr_bitmap, &controls, false);
-        fill_msr_bitmap(x2apic_bitmap, &controls, true);
         let revision = revision(&msrs);
-        let shared = Shared { controls, layout, revision, io_bitmaps, msr_bitmap, x2apic_bitmap, without };
+        let shared = Shared { controls, layout, revision, io_bitmaps, msr_bitmaps, offer, without };
+        (0..1 << order).for_each(|number| fill_msr_bitmap(&shared, number));
         SHARED.call_once(|| shared);
         Ok(Self { shared })
     }
@@ -240,11 +253,13 @@ fn fill_io_bitmaps(io: Hpa) {
 }
 
 /// Every MSR exits but those that are passed, and in x2APIC mode the registers that the CPU virtualizes.
-fn fill_msr_bitmap(msr: Hpa, controls: &Controls, x2apic: bool) {
+fn fill_msr_bitmap(shared: &Shared, number: u64) {
     /// Offset of the write bits in the MSR bitmap.
     const WRITES: usize = 2048;
+    let controls = &shared.controls;
+    let msr = memory::direct_map(shared.msr_bitmap(number));
     // SAFETY: the frame is this module's own.
-    let msr = unsafe { core::slice::from_raw_parts_mut(memory::direct_map(msr), PAGE_SIZE as usize) };
+    let msr = unsafe { core::slice::from_raw_parts_mut(msr, PAGE_SIZE as usize) };
     msr.fill(0xff);
     let mut pass = |number: u32, write: bool| {
         // Low MSRs at 0, those from C000_0000H at 1024 (SDM vol. 3, "MSR-Bitmap Address").
@@ -253,12 +268,14 @@ fn fill_msr_bitmap(msr: Hpa, controls: &Controls, x2apic: bool) {
         let byte = half + index / 8 + if write { WRITES } else { 0 };
         msr[byte] &= !(1 << (index % 8));
     };
-    for number in PASSED_MSRS.into_iter().chain(controls.rdtscp.then_some(TSC_AUX)) {
+    let control = (number & CONTROL_BITMAP != 0).then_some(mitigations::SPEC_CTRL);
+    for number in PASSED_MSRS.into_iter().chain(controls.rdtscp.then_some(TSC_AUX)).chain(control) {
         pass(number, false);
         pass(number, true);
     }
     pass(TSC, false);
-    if !x2apic || !controls.apic.contains(ApicAbilities::X2APIC) {
+    shared.offer.commands().for_each(|number| pass(number, true));
+    if number & X2APIC_BITMAP == 0 || !controls.apic.contains(ApicAbilities::X2APIC) {
         return;
     }
     // Only what is virtualized may pass: any other access would reach the machine's own local APIC.

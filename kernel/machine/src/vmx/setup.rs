@@ -51,7 +51,7 @@ pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
         vmwrite(field::ENTRY_MSR_LOAD_COUNT, 0);
         vmwrite(field::IO_BITMAP_A, shared.io_bitmaps.0);
         vmwrite(field::IO_BITMAP_B, shared.io_bitmaps.0 + vcpu::PAGE_SIZE);
-        vmwrite(field::MSR_BITMAP, shared.msr_bitmap.0);
+        vmwrite(field::MSR_BITMAP, shared.msr_bitmaps.0);
         vmwrite(field::EPT_POINTER, eptp);
         if controls.pause_loop {
             vmwrite(field::PLE_GAP, PLE_GAP);
@@ -99,6 +99,7 @@ pub(super) fn host_state() {
 /// The state after power-up. The VMCS is current.
 pub(super) fn power_up(vcpu: &mut VmxVcpu) {
     vcpu.pending.clear();
+    vcpu.block.guard.reset();
     vcpu.held = false;
     vcpu.extended.reset();
     vcpu::power_up::registers(vcpu);

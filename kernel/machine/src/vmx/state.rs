@@ -359,6 +359,14 @@ impl Vcpu for VmxVcpu {
         }
     }
 
+    fn read_speculation(&self, msr: u32) -> Option<u64> {
+        self.block.guard.read(&self.shared.offer, msr)
+    }
+
+    fn write_speculation(&mut self, msr: u32, value: u64) -> bool {
+        self.write_control(msr, value)
+    }
+
     #[inline]
     fn note_other_work(&mut self) {
         self.note_work();

@@ -184,13 +184,6 @@ impl VmxVcpu {
         }
     }
 
-    /// Which MSRs pass: x2APIC registers too, or not.
-    pub(super) fn use_msr_bitmap(&mut self, x2apic: bool) {
-        let bitmap = if x2apic { self.shared.x2apic_bitmap } else { self.shared.msr_bitmap };
-        // SAFETY: this vCPU's VMCS is current, and the bitmaps are frames that live as long as the backend.
-        unsafe { vmwrite(field::MSR_BITMAP, bitmap.0) };
-    }
-
     pub(super) const fn controls(&self) -> &Controls {
         &self.shared.controls
     }

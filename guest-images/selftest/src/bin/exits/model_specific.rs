@@ -30,6 +30,9 @@ pub(crate) const TESTS: &[Test] = tests![
     msr_debugctl,
     msr_read_only_is_gp,
     msr_microcode_revision_reads,
+    msr_speculation_control,
+    msr_speculation_commands,
+    msr_arch_capabilities,
 ];
 
 /// Numbers that no processor and no hypervisor of ours defines.
@@ -320,4 +323,46 @@ fn msr_microcode_revision_reads() -> TestResult {
         wrmsr(msr::MISC_ENABLE, value);
     }
     Ok(())
+}
+
+/// Leaf 7 EDX: IBRS and IBPB, flushing the L1 data cache, IA32_ARCH_CAPABILITIES.
+const IBRS_IBPB: u32 = 1 << 26;
+const L1D_FLUSH: u32 = 1 << 28;
+const ARCH_CAPABILITIES: u32 = 1 << 29;
+
+fn tells(bit: u32) -> bool {
+    cpu::cpuid(7, 0).edx & bit != 0
+}
+
+/// Exits keep it, before the first value that is not 0 and after that.
+fn msr_speculation_control() -> TestResult {
+    need!(tells(IBRS_IBPB), "this processor has no IA32_SPEC_CTRL");
+    for value in [0, 1, 1, 0, 1, 0] {
+        wrmsr(msr::SPEC_CTRL, value);
+        check_eq!(rdmsr(msr::SPEC_CTRL), value, "IA32_SPEC_CTRL");
+        cpu::cpuid(0, 0);
+        check_eq!(rdmsr(msr::SPEC_CTRL), value, "IA32_SPEC_CTRL behind an exit");
+        expect_exception("reserved bit of IA32_SPEC_CTRL", GP, 0, || wrmsr(msr::SPEC_CTRL, 1 << 40))?;
+        check_eq!(rdmsr(msr::SPEC_CTRL), value, "IA32_SPEC_CTRL behind a fault");
+    }
+    Ok(())
+}
+
+fn msr_speculation_commands() -> TestResult {
+    need!(!platform::bare_tcg(), "TCG reads unknown MSRs as zero");
+    for (bit, index) in [(IBRS_IBPB, msr::PRED_CMD), (L1D_FLUSH, msr::FLUSH_CMD)] {
+        expect_exception("RDMSR of a register that is written only", GP, 0, || {
+            rdmsr(index);
+        })?;
+        if tells(bit) {
+            wrmsr(index, 1);
+        }
+    }
+    Ok(())
+}
+
+fn msr_arch_capabilities() -> TestResult {
+    need!(tells(ARCH_CAPABILITIES), "this processor has no IA32_ARCH_CAPABILITIES");
+    check_eq!(rdmsr(msr::ARCH_CAPABILITIES), rdmsr(msr::ARCH_CAPABILITIES), "IA32_ARCH_CAPABILITIES");
+    expect_exception("WRMSR of IA32_ARCH_CAPABILITIES", GP, 0, || wrmsr(msr::ARCH_CAPABILITIES, 0))
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const INTEL: Cpu = Cpu {
+pub(in super::super) const INTEL: Cpu = Cpu {
     vendor: Vendor::Intel,
     family: 6,
     model: 0,
@@ -15,7 +15,7 @@ const INTEL: Cpu = Cpu {
     leaf8021_ecx: 0,
     capabilities: 0,
 };
-const AMD: Cpu = Cpu { vendor: Vendor::Amd, family: 0x17, ..INTEL };
+pub(in super::super) const AMD: Cpu = Cpu { vendor: Vendor::Amd, family: 0x17, ..INTEL };
 /// MD_CLEAR, SPEC_CTRL, STIBP, L1D_FLUSH, ARCH_CAPABILITIES, SSBD.
 const MICROCODE: u32 = 1 << 10 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 31;
 /// IBPB, STIBP, SSBD of Zen.
