@@ -1,12 +1,14 @@
-//! Scenarios with machines that are unusual: in their interrupt controllers, in size, in the width of linear addresses.
+//! Scenarios with machines that are unusual: in their interrupt controllers, in size, in the width of linear addresses, in what guests can make them speculate.
 
 use crate::linux::{DEMO, READY};
 use crate::log::Log;
-use crate::scenario::{BOCHS_VMX, Check, Guest, QEMU_LARGE, QEMU_MAX, Scenario, Step, Tier};
+use crate::scenario::{BOCHS_ICELAKE, BOCHS_VMX, Check, Guest, QEMU_LARGE, QEMU_MAX, Scenario, Step, Tier};
 use crate::selftest;
 
 /// A selftest guest that waits for timers and halts.
 const EXITS: &str = "exits";
+/// The selftest guest of the local APIC.
+const APIC: &str = "apic";
 
 /// The selftest guest that runs in all modes of the CPU.
 const MODES: &str = "modes";
@@ -17,7 +19,7 @@ const PACKED: &str = "bzimage";
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    vec![x2apic(), large(), five_levels(), linux_five_levels()]
+    vec![x2apic(), mitigations(), large(), five_levels(), linux_five_levels()]
 }
 
 /// QEMU without acceleration has no x2APIC mode.
@@ -33,6 +35,26 @@ fn x2apic() -> Scenario {
         steps: vec![
             Step::kernel("in x2APIC mode"),
             Step::results(EXITS).within(240),
+            Step::end(EXITS).within(60),
+        ],
+        checks: vec![],
+    }
+}
+
+/// The other emulated CPUs have neither IBRS nor IBPB, so that on them other measures are taken, in all scenarios.
+fn mitigations() -> Scenario {
+    Scenario {
+        name: "host-mitigations".to_owned(),
+        about: "on a CPU with IBRS and IBPB the kernel uses them, and two test guests as well".to_owned(),
+        tier: Tier::Ci,
+        machines: vec![BOCHS_ICELAKE],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest::new(EXITS), Guest::new(APIC)],
+        steps: vec![
+            Step::kernel("IBPB between VMs, enhanced IBRS"),
+            Step::results(EXITS).within(240),
+            Step::results(APIC).within(240),
             Step::end(EXITS).within(60),
         ],
         checks: vec![],

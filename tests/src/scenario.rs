@@ -20,6 +20,8 @@ pub const QEMU_LARGE: &str = "qemu-large";
 pub const QEMU_MAX: &str = "qemu-q35-bios-cd-max";
 /// The second machine of every run.
 pub const BOCHS_VMX: &str = "bochs-vmx";
+/// The one whose CPU has IBRS and IBPB.
+pub const BOCHS_ICELAKE: &str = "bochs-vmx-icelake";
 /// AMD SVM with exact counts.
 pub const BOCHS_SVM: &str = "bochs-svm";
 
