@@ -11,7 +11,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use super::{ARCH_CAPABILITIES, Measures, Offer, SPEC_CTRL, kernel_control, measures};
-use crate::cpu;
+use crate::{cpu, registers};
 
 /// What the code needs of one vCPU, in a fixed layout.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +77,15 @@ impl Guard {
     /// Whether the guest reads and writes IA32_SPEC_CTRL itself.
     pub(crate) const fn switches(&self) -> bool {
         self.measures & Measures::SAVE_CONTROL.bits() != 0
+    }
+
+    /// After an entry that failed before there was a guest to leave: the kernel's IA32_SPEC_CTRL comes back.
+    #[cold]
+    pub(crate) fn take_back(&self) {
+        if self.measures & Measures::SWITCH_CONTROL.bits() != 0 {
+            // SAFETY: the CPU has the MSR, or nothing would be switched; the value is the one that the kernel runs with.
+            unsafe { registers::write_msr(SPEC_CTRL, self.kernel_control.into()) };
+        }
     }
 
     /// As after power-up.

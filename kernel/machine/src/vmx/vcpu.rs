@@ -395,6 +395,7 @@ impl VmxVcpu {
 
     #[cold]
     fn instruction_failed(&mut self) -> Exit {
+        self.block.guard.take_back();
         let number = self.get(field::INSTRUCTION_ERROR);
         Exit::EntryFailure(vcpu::EntryFailure {
             code: u64::from(number),
