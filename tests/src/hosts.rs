@@ -52,7 +52,7 @@ fn mitigations() -> Scenario {
         options: String::new(),
         guests: vec![Guest::new(EXITS), Guest::new(APIC)],
         steps: vec![
-            Step::kernel("IBPB between VMs, enhanced IBRS"),
+            Step::kernel("Spectre v2: IBPB, enhanced IBRS"),
             Step::results(EXITS).within(240),
             Step::results(APIC).within(240),
             Step::end(EXITS).within(60),

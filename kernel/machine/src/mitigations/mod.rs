@@ -88,7 +88,7 @@ pub fn start(policy: Policy) {
     CHOSEN.call_once(|| Chosen { policy, measures, offer, reading });
     start_cpu(measures);
     match policy {
-        Policy::Off => info!("off, as the option says: guests may read what is not theirs"),
+        Policy::Off => info!("off: guests may read what is not theirs"),
         Policy::Auto => info!("{}", Described(measures, gaps)),
     }
     if !gaps.is_empty() {
@@ -180,45 +180,49 @@ pub(crate) fn flush_l1d(measures: Measures) {
     }
 }
 
-/// What is done against what, and what needs nothing.
+/// What is done against what, and which attacks need nothing. In few words: an old screen has 25 short lines.
 struct Described(Measures, Gaps);
 
 impl fmt::Display for Described {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Measures as M;
-        const TEXTS: [(Measures, &str); 13] = [
-            (M::SWITCH_IBPB, "IBPB between VMs"),
-            (M::SWITCH_CONTROL, "IBRS at exits"),
-            (M::ENHANCED_IBRS, "enhanced IBRS"),
-            (M::AUTOMATIC_IBRS, "automatic IBRS"),
-            (M::FILL_RETURNS, "return stack filled at exits (Spectre v2)"),
-            (M::ONE_RETURN, "a return at exits (PBRSB)"),
-            (M::EXIT_IBPB, "IBPB at exits, which costs much (Retbleed, SRSO)"),
-            (M::REDUCE, "BP_SPEC_REDUCE (SRSO)"),
-            (M::CLEAR_HISTORY, "branch history cleared at exits (BHI)"),
-            (M::BHI_DIS_S, "BHI_DIS_S (BHI)"),
-            (M::VERW, "VERW (MDS and kin)"),
-            (M::L1D_COMMAND, "L1D flushes (L1TF)"),
-            (M::L1D_READ, "L1D flushes by reading (L1TF)"),
+        const TEXTS: [(&str, &[(Measures, &str)]); 5] = [
+            (
+                "Spectre v2",
+                &[
+                    (M::SWITCH_IBPB, "IBPB"),
+                    (M::SWITCH_CONTROL, "IBRS"),
+                    (M::ENHANCED_IBRS, "enhanced IBRS"),
+                    (M::AUTOMATIC_IBRS, "automatic IBRS"),
+                    (M::FILL_RETURNS, "return stack"),
+                    (M::ONE_RETURN, "a return"),
+                ],
+            ),
+            ("BHI", &[(M::CLEAR_HISTORY, "loop"), (M::BHI_DIS_S, "BHI_DIS_S")]),
+            ("SRSO", &[(M::EXIT_IBPB, "IBPB at exits, which is dear"), (M::REDUCE, "BP_SPEC_REDUCE")]),
+            ("MDS", &[(M::VERW, "VERW")]),
+            ("L1TF", &[(M::L1D_COMMAND, "L1D flush"), (M::L1D_READ, "L1D read")]),
         ];
-        const ATTACKS: [(Measures, &str); 4] = [
-            (M::CLEAR_HISTORY.union(M::BHI_DIS_S), " BHI"),
-            (M::EXIT_IBPB.union(M::REDUCE), " Retbleed/SRSO"),
-            (M::VERW, " MDS"),
-            (M::L1D_COMMAND.union(M::L1D_READ), " L1TF"),
-        ];
-        for (measure, text) in TEXTS {
-            if self.0.contains(measure) {
-                write!(f, "{text}, ")?;
+        for (attack, measures) in TEXTS {
+            let mut mark = ":";
+            for (_, text) in measures.iter().filter(|(measure, _)| self.0.contains(*measure)) {
+                let name = if mark == ":" { attack } else { "" };
+                write!(f, "{name}{mark} {text}")?;
+                mark = ",";
+            }
+            if mark == "," {
+                f.write_str(". ")?;
             }
         }
-        f.write_str("nothing for")?;
-        // Without a barrier it is not known that nothing were needed.
-        let unknown = if self.1.contains(Gaps::NO_BARRIER) { M::EXIT_IBPB } else { M::empty() };
-        ATTACKS
-            .iter()
-            .filter(|(measures, _)| !(self.0 | unknown).intersects(*measures))
-            .try_for_each(|(_, name)| f.write_str(name))
+        f.write_str("Immune:")?;
+        for (attack, measures) in TEXTS {
+            // Without a barrier it is not known that nothing were needed.
+            let unknown = attack == "SRSO" && self.1.contains(Gaps::NO_BARRIER);
+            if !unknown && !measures.iter().any(|(measure, _)| self.0.contains(*measure)) {
+                write!(f, " {attack}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -227,26 +231,42 @@ struct Open(Gaps);
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const TEXTS: [(Gaps, &str); 5] = [
-            (Gaps::NO_BARRIER, " no IBPB between VMs,"),
-            (Gaps::NO_CONTROL, " no IBRS for the kernel,"),
-            (Gaps::NO_CLEARING, " no MD_CLEAR for VERW,"),
-            (Gaps::WEAK_BARRIER, " IBPB leaves branch types,"),
-            (Gaps::THREADS, " a core's threads share buffers and L1D,"),
+        const LACKS: [(Gaps, &str); 4] = [
+            (Gaps::NO_BARRIER, " IBPB"),
+            (Gaps::NO_CONTROL, " IBRS"),
+            (Gaps::NO_CLEARING, " MD_CLEAR"),
+            (Gaps::WEAK_BARRIER, " IBPB_BRTYPE"),
         ];
-        f.write_str("guests may read what is not theirs:")?;
-        for (gap, text) in TEXTS {
-            if self.0.contains(gap) {
+        if self.0 != Gaps::THREADS {
+            f.write_str("no")?;
+            for (_, text) in LACKS.iter().filter(|(gap, _)| self.0.contains(*gap)) {
                 f.write_str(text)?;
             }
-        }
-        f.write_str(" so ")?;
-        if self.0 != Gaps::THREADS {
-            f.write_str("update the firmware, ")?;
+            f.write_str(": update firmware ")?;
         }
         if self.0.contains(Gaps::THREADS) {
-            f.write_str("switch hyper-threading off, ")?;
+            f.write_str("threads share buffers: hyper-threading off ")?;
         }
-        f.write_str("or run VMs that trust each other")
+        f.write_str("or trust all VMs")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_what_is_done_and_what_is_open() {
+        let texts = |measures, gaps| std::format!("{} | {}", Described(measures, gaps), Open(gaps));
+        assert_eq!(
+            texts(Measures::FILL_RETURNS, Gaps::NO_BARRIER | Gaps::NO_CONTROL),
+            "Spectre v2: return stack. Immune: BHI MDS L1TF | no IBPB IBRS: update firmware or trust all VMs"
+        );
+        let measures = Measures::SWITCH_IBPB | Measures::FILL_RETURNS | Measures::VERW | Measures::L1D_READ;
+        assert_eq!(
+            texts(measures, Gaps::THREADS),
+            "Spectre v2: IBPB, return stack. MDS: VERW. L1TF: L1D read. Immune: BHI SRSO | \
+             threads share buffers: hyper-threading off or trust all VMs"
+        );
     }
 }
