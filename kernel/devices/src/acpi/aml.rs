@@ -22,13 +22,38 @@ pub(super) fn ports(first: u16, ports: u16) -> IO {
     IO::new(first, first, 1, ports as u8)
 }
 
-/// A device `name` of the ISA kind: an EISA id, and the resources it has.
-pub(super) fn isa_device(name: &str, eisa_id: &str, resources: Vec<&dyn Aml>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let id = Name::new("_HID".into(), &EISAName::new(eisa_id));
-    let resources = Name::new("_CRS".into(), &ResourceTemplate::new(resources));
-    Device::new(name.into(), alloc::vec![&id, &resources]).to_aml_bytes(&mut bytes);
-    bytes
+// Calls of the crate's constructors are inlined with all that they allocate and free, so each of them stands once.
+
+/// A name for a value.
+#[inline(never)]
+pub(super) fn name(sink: &mut Vec<u8>, path: &str, value: &dyn Aml) {
+    Name::new(path.into(), value).to_aml_bytes(sink);
+}
+
+/// A device with what it has, encoded.
+#[inline(never)]
+pub(super) fn device(sink: &mut Vec<u8>, name: &str, children: Vec<u8>) {
+    Device::new(name.into(), alloc::vec![&Encoded(children)]).to_aml_bytes(sink);
+}
+
+/// The resources of a device.
+#[inline(never)]
+pub(super) fn resources(sink: &mut Vec<u8>, resources: &[&dyn Aml]) {
+    name(sink, "_CRS", &ResourceTemplate::new(resources.to_vec()));
+}
+
+/// The EISA id of a device.
+#[inline(never)]
+pub(super) fn eisa_id(sink: &mut Vec<u8>, id: &str) {
+    name(sink, "_HID", &EISAName::new(id));
+}
+
+/// A device of the ISA kind: an EISA id, and the resources it has.
+pub(super) fn isa_device(sink: &mut Vec<u8>, name: &str, id: &str, has: &[&dyn Aml]) {
+    let mut children = Vec::new();
+    eisa_id(&mut children, id);
+    resources(&mut children, has);
+    device(sink, name, children);
 }
 
 /// Terms that are encoded already.
