@@ -92,8 +92,9 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
         now: Nanos,
         run: impl FnOnce(&mut Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
     ) -> R {
-        let due = self.vm.chipset_deadline() <= now;
-        self.with_chipset(|chipset, wiring| {
+        let vm = self.vm;
+        let due = vm.chipset_deadline() <= now;
+        vm.access_chipset(&mut self.wiring(), |chipset, wiring| {
             if due {
                 chipset.advance(now, wiring);
             }

@@ -131,6 +131,7 @@ impl<B: Backend> VirtualCpu<B> {
 impl Processor {
     /// Processor number `index` of `count`, in the state after power-up; its APIC id is its number. The first one is the
     /// bootstrap processor.
+    #[inline(never)]
     fn new<B: Backend, H: Host>(
         backend: &B,
         host: &H,

@@ -17,10 +17,12 @@ use crate::vm::life::{State, Task};
 use crate::vm::slot::Place;
 
 /// A vCPU's crash: why, and its registers. It is loaded.
+#[cold]
+#[inline(never)]
 pub(crate) fn crashed<B: Backend, H: Host>(
     guest: &mut AnyGuest<'_, '_, B, H>,
     reason: StopReason,
-    look: impl FnMut(&mut H),
+    look: &mut dyn FnMut(&mut H),
 ) {
     let name = guest.name();
     match guest.vm.slots.len() {
@@ -31,7 +33,12 @@ pub(crate) fn crashed<B: Backend, H: Host>(
 }
 
 /// A vCPU's registers, as the user has asked. It is loaded.
-pub(crate) fn asked_for<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, look: impl FnMut(&mut H)) {
+#[cold]
+#[inline(never)]
+pub(crate) fn asked_for<B: Backend, H: Host>(
+    guest: &mut AnyGuest<'_, '_, B, H>,
+    look: &mut dyn FnMut(&mut H),
+) {
     log::error!("vm {}: vCPU {}, {:?}:", guest.name(), guest.cpu.index, guest.cpu.activity);
     dump(guest, look);
 }
@@ -95,7 +102,8 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
 }
 
 /// Registers, code and what the vendor has to say. Lines take long: `look` is called after some.
-fn dump<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, mut look: impl FnMut(&mut H)) {
+#[inline(never)]
+fn dump<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, look: &mut dyn FnMut(&mut H)) {
     let name = guest.name();
     let code = guest.code();
     let vcpu = &*guest.vcpu;

@@ -37,7 +37,7 @@ impl Ring {
     }
 
     /// Appends a byte; false where there is no room.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn push(&mut self, byte: u8) -> bool {
         let index = self.index(self.length);
         if self.free() == 0 {
@@ -51,7 +51,7 @@ impl Ring {
     }
 
     /// Appends a byte and forgets the oldest where there is no room.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn push_over(&mut self, byte: u8) {
         if self.free() == 0 {
             self.pop();
@@ -66,7 +66,7 @@ impl Ring {
     }
 
     /// The byte `offset` bytes behind the oldest.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn get(&self, offset: usize) -> Option<u8> {
         if offset < self.length { self.bytes.get(self.index(offset)).copied() } else { None }
     }
@@ -85,7 +85,7 @@ impl Ring {
     }
 
     /// Takes the oldest byte.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn pop(&mut self) -> Option<u8> {
         let byte = self.first()?;
         self.start = self.index(1);

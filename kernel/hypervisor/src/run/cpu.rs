@@ -250,7 +250,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             && reason.is_crash()
             && !vm.is_ending()
         {
-            report::crashed(&mut guest.any(), reason, |host| slice.rota.look(host, "a dump"));
+            report::crashed(&mut guest.any(), reason, &mut |host| slice.rota.look(host, "a dump"));
         }
         guest.cpu.end_turn(now, space);
         outcome

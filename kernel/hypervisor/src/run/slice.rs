@@ -127,7 +127,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             if let Some(slot) = guest.vm.slots.get(guest.cpu.index) {
                 guest.cpu.take_in(guest.vcpu, &slot.inbox);
                 if slot.takes_dump() {
-                    report::asked_for(&mut guest.any(), |host| self.rota.look(host, "a dump"));
+                    report::asked_for(&mut guest.any(), &mut |host| self.rota.look(host, "a dump"));
                 }
             }
         }

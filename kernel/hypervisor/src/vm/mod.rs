@@ -251,25 +251,56 @@ impl<'m, B: Backend> Vm<'m, B> {
     ) -> R {
         let mut chipset = self.chipset.lock();
         let result = run(&mut chipset, wiring);
+        self.end_seldom_use(chipset, wiring);
+        result
+    }
+
+    /// The same for a guest's access, with nothing that is a call.
+    #[inline(always)]
+    pub(crate) fn access_chipset<H: Host, R>(
+        &self,
+        wiring: &mut Wiring<'_, 'm, B, H>,
+        run: impl FnOnce(&mut Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
+    ) -> R {
+        let mut chipset = self.chipset.lock();
+        let result = run(&mut chipset, wiring);
+        self.end_use(chipset, wiring);
+        result
+    }
+
+    #[inline(never)]
+    fn end_seldom_use<H: Host>(
+        &self,
+        chipset: MutexGuard<'_, Chipset<'m>>,
+        wiring: &mut Wiring<'_, 'm, B, H>,
+    ) {
+        self.end_use(chipset, wiring);
+    }
+
+    /// The end of a use of the chipset.
+    #[inline(always)]
+    fn end_use<H: Host>(&self, mut chipset: MutexGuard<'_, Chipset<'m>>, wiring: &mut Wiring<'_, 'm, B, H>) {
         if self.serial.has_input() {
             // The serial port may have room now. Only who holds the chipset empties the ring.
             self.serial.feed(|byte| chipset.receive(byte, wiring));
         }
         if chipset.has_events() {
-            self.end_use(chipset, wiring);
-            return result;
+            return self.end_eventful_use(chipset, wiring);
         }
         let news = self.mirror(&chipset);
         drop(chipset);
         if let Some(News { interrupt, earlier }) = news {
             wiring.signals_changed(interrupt, earlier);
         }
-        result
     }
 
     /// The end of a use of the chipset that has configured a device, or asks for something of the whole VM.
     #[cold]
-    fn end_use<H: Host>(&self, mut chipset: MutexGuard<'_, Chipset<'m>>, wiring: &mut Wiring<'_, 'm, B, H>) {
+    fn end_eventful_use<H: Host>(
+        &self,
+        mut chipset: MutexGuard<'_, Chipset<'m>>,
+        wiring: &mut Wiring<'_, 'm, B, H>,
+    ) {
         if let Some((at, space)) = chipset.take_configured() {
             let configured = virtio::pci::configured(space);
             let mut signals = OnBoard { at, chipset: &mut chipset, wiring: &mut *wiring };
