@@ -75,7 +75,8 @@ pub trait Host {
     /// Seconds since 1970-01-01 00:00 UTC, from the machine's clock.
     fn wall_clock_s(&self) -> u64;
 
-    /// Interrupts this CPU at `deadline`, or at once where that has passed. Replaces the earlier one.
+    /// Interrupts this CPU at `deadline`, or at once where that has passed. Replaces the earlier one; where that is the same and has not come yet,
+    /// nothing is done. (Who calls does not know: the interrupt is taken wherever the CPU looks for work, and a timer may fire a little early.)
     fn set_timer(&mut self, deadline: Nanos);
 
     /// Takes interrupts that the machine has pending, without waiting.

@@ -6,7 +6,7 @@ use vcpu::{Backend, GuestMemory, Host, Nanos, Vcpu, WithVcpu};
 
 use super::Node;
 use super::rota::Rota;
-use super::slice::{HostTimer, Slice, SliceEnd};
+use super::slice::{Slice, SliceEnd};
 use crate::guest::Guest;
 use crate::processor::{Activity, Processor, VirtualCpu};
 use crate::report;
@@ -35,7 +35,6 @@ pub(super) struct Cpu<'n, 'm, 'h, B: Backend, H: Host> {
     pub(super) node: &'n Node<'m, B>,
     pub(super) host: &'h mut H,
     pub(super) rota: Rota<'n, 'm, B>,
-    pub(super) timer: HostTimer,
     /// The vCPU in this CPU's registers.
     loaded: Option<Loaded<'n, B>>,
     /// When the scheduler is to be asked again where it has nobody to run.
@@ -47,7 +46,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     pub(super) fn new(node: &'n Node<'m, B>, host: &'h mut H) -> Self {
         let rota = Rota::new(node, host.cpu());
         let idle_until = Ticks::NEVER;
-        Self { node, host, rota, timer: HostTimer::default(), loaded: None, idle_until }
+        Self { node, host, rota, loaded: None, idle_until }
     }
 
     /// Which CPU this is; the first is 0.
@@ -233,7 +232,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         }
         let in_guest = cpu.counters.ticks.guest;
         let mut guest = Guest { vcpu, cpu, vm, space, mailboxes: &self.node.mailboxes, host: self.host };
-        let mut slice = Slice { end, others: Nanos::NEVER, timer: &mut self.timer, rota: &mut self.rota };
+        let mut slice = Slice { end, others: Nanos::NEVER, told: Nanos::NEVER, rota: &mut self.rota };
         let mut outcome = slice.run(&mut guest);
         let now = guest.host.tsc();
         // What of the turn was not the guest's was spent for it.
@@ -304,11 +303,10 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         };
         let until =
             until.min(self.rota.next_wake()).min(chance).min(self.next_end()).min(self.host.next_watch());
-        self.timer.arm(self.host, until);
+        self.host.set_timer(until);
         self.rota.stretch.ends(self.host.tsc(), "before a rest", self.host);
         self.host.wait_for_interrupt();
         self.rota.stretch.begins(self.host.tsc());
-        self.timer.forget();
     }
 
     /// When to look again for VMs whose last words are on their way.

@@ -11,38 +11,6 @@ use crate::report;
 use crate::stop::StopReason;
 use crate::vm::Vm;
 
-/// The host's one-shot timer, and what it is armed for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HostTimer {
-    armed: Nanos,
-}
-
-impl Default for HostTimer {
-    fn default() -> Self {
-        Self { armed: Nanos::NEVER }
-    }
-}
-
-impl HostTimer {
-    /// Arms the timer where it is not armed for this already, and tells whether it was not.
-    #[inline]
-    pub(super) fn arm<H: Host>(&mut self, host: &mut H, deadline: Nanos) -> bool {
-        let changed = self.armed != deadline;
-        if changed {
-            self.armed = deadline;
-            host.set_timer(deadline);
-        }
-        changed
-    }
-
-    /// The host had an interrupt, perhaps the timer's: nobody knows whether it is still armed. (Not to be told from the
-    /// time: a timer may fire a tick early.)
-    #[inline]
-    pub(super) fn forget(&mut self) {
-        self.armed = Nanos::NEVER;
-    }
-}
-
 /// Why a turn ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SliceEnd {
@@ -65,7 +33,8 @@ pub(super) struct Slice<'a, 'n, 'm, B: Backend> {
     pub(super) end: Nanos,
     /// When this CPU has something else to do for a moment.
     pub(super) others: Nanos,
-    pub(super) timer: &'a mut HostTimer,
+    /// What the vCPU has been told of when its run ends at the latest; [`Nanos::NEVER`] where that is nothing.
+    pub(super) told: Nanos,
     /// What else this CPU has to look after.
     pub(super) rota: &'a mut Rota<'n, 'm, B>,
 }
@@ -296,7 +265,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             guest.cpu.fire_timer(guest.vcpu, now);
         }
         if work.contains(Attention::HOST) {
-            self.timer.forget();
+            self.told = Nanos::NEVER;
             self.others = self.rota.next_wake();
         }
         let mut next = guest.cpu.deadline().min(self.end).min(self.others);
@@ -307,8 +276,9 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             }
             next = next.min(vm.device_deadline());
         }
-        // A slice starts with a timer of which nothing is known, so the vCPU learns of each deadline.
-        if self.timer.arm(guest.host, next) {
+        guest.host.set_timer(next);
+        if self.told != next {
+            self.told = next;
             guest.vcpu.set_run_deadline(guest.host.tsc_of(next));
         }
     }

@@ -88,7 +88,6 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
                 break Progress::More;
             }
         };
-        self.timer.forget();
         if progress != Progress::Done {
             slot.set_place(Place::Queued);
             self.rota.end_run(self.host, (progress == Progress::Waiting).then_some(None));

@@ -105,6 +105,32 @@ fn typed_bytes_raise_the_serial_interrupt_and_are_read() {
     assert_eq!(run.count("vm demo: exits halt"), 1);
 }
 
+/// A timer that fires early, while the CPU looks for other work, is set again: nobody sleeps on.
+#[test]
+fn guests_sleep_and_wake_with_a_timer_that_fires_early() {
+    let mut steps = x2apic_on();
+    steps.push(write(0x832, 2 << 17 | 0x40));
+    for _ in 0..10 {
+        steps.extend([
+            step(|guest| {
+                guest.cpu.delivered.clear();
+                let deadline = guest.clock.tsc().wrapping_add(guest.cpu.tsc_offset) + TSC_HZ / 1000;
+                guest.write_msr(0x6e0, deadline)
+            }),
+            step(halt),
+            step(|guest| {
+                assert_eq!(guest.cpu.delivered, [Event::Interrupt { vector: 0x40 }]);
+                guest.write_msr(0x80b, 0)
+            }),
+        ]);
+    }
+    let mut bench = Bench::new();
+    bench.add_vm("demo", steps);
+    bench.host.clock.early.set(vcpu::Nanos::from_millis(2));
+    let run = bench.run();
+    assert!(run.logged("powered off"), "{:#?}", run.log);
+}
+
 #[test]
 fn a_tsc_deadline_wakes_a_halted_guest_on_time() {
     let mut steps = x2apic_on();

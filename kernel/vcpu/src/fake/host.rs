@@ -18,6 +18,8 @@ pub struct Clock {
     interrupt: Cell<bool>,
     /// What passes whenever the host looks, so that time goes on while it does something.
     pub ticks_a_look: Cell<u64>,
+    /// How much too early the timer fires.
+    pub early: Cell<Nanos>,
 }
 
 /// Where the fake TSC starts: not at zero, so that a forgotten offset shows.
@@ -32,6 +34,7 @@ impl Clock {
             timer: Cell::new(None),
             interrupt: Cell::new(false),
             ticks_a_look: Cell::new(0),
+            early: Cell::new(Nanos::ZERO),
         })
     }
 
@@ -69,8 +72,8 @@ impl Clock {
 
     /// True where the host has an interrupt pending; takes it.
     pub(super) fn take_interrupt(&self) -> bool {
-        let now = self.time_of(self.tsc());
-        if self.timer.get().is_some_and(|deadline| deadline <= now) {
+        let due = self.time_of(self.tsc()) + self.early.get();
+        if self.timer.get().is_some_and(|deadline| deadline <= due) {
             self.timer.set(None);
             self.interrupt.set(true);
         }
@@ -184,8 +187,10 @@ impl Host for FakeHost {
     }
 
     fn set_timer(&mut self, deadline: Nanos) {
-        self.timer_writes += 1;
-        self.clock.timer.set(Some(deadline));
+        let deadline = (deadline != Nanos::NEVER).then_some(deadline);
+        if self.clock.timer.replace(deadline) != deadline {
+            self.timer_writes += 1;
+        }
     }
 
     fn poll_interrupts(&mut self) {
