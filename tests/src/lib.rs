@@ -5,7 +5,7 @@
 //! small functions ([`scenario`]); the list of them is [`linux::scenarios`], [`protocols::scenarios`],
 //! [`robust::scenarios`], [`hosts::scenarios`], [`smp::scenarios`], [`smp_guests::scenarios`]
 //! [`shares::scenarios`], [`stretch::scenarios`], [`leaks::scenarios`], [`time::scenarios`], [`virtio::scenarios`],
-//! [`vswitch::scenarios`], [`hostile::scenarios`], [`exits::scenarios`] and [`many::scenarios`];
+//! [`vswitch::scenarios`], [`hostile::scenarios`], [`exits::scenarios`], [`many::scenarios`] and [`touches::scenarios`];
 //! most selftest guests
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@ pub mod smp;
 pub mod smp_guests;
 pub mod stretch;
 pub mod time;
+pub mod touches;
 pub mod virtio;
 pub mod vswitch;
 
@@ -51,6 +52,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(hostile::scenarios());
     scenarios.extend(exits::scenarios());
     scenarios.extend(many::scenarios());
+    scenarios.extend(touches::scenarios());
     scenarios
 }
 

@@ -18,8 +18,10 @@ use crate::{build, interrupt, machine, progress};
 const HOST: &str = "host";
 const SELFTEST: &str = "selftest";
 /// The selftest guests that test nothing alone: one measures, the others play parts in scenarios.
-const NO_TESTS: [&str; 11] =
-    ["bench", "crash", "entry", "firmware", "frames", "hostile", "leak", "load", "smp", "spin", "time"];
+const NO_TESTS: [&str; 12] = [
+    "bench", "crash", "entry", "firmware", "frames", "hostile", "leak", "load", "memory", "smp", "spin",
+    "time",
+];
 /// How much of a failed scenario's log is shown.
 const SHOWN_LINES: usize = 15;
 /// A bound on a selftest guest's time.

@@ -3,7 +3,7 @@
 use bitflags::bitflags;
 use devices::{APIC_TIMER_HZ, Inbox, LocalApic, LocalApicConfig};
 use vcpu::{
-    ApicAssists, Backend, Event, GuestMemory, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu,
+    ApicAssists, Backend, Event, Gpa, GuestMemory, Host, Nanos, Segment, SegmentName, SystemRegister, Vcpu,
     WithVcpu,
 };
 
@@ -79,6 +79,8 @@ pub(crate) struct Processor {
     pub(crate) waiting_since: u64,
     /// How long a CPU waits for it when it halts.
     pub(crate) patience: Patience,
+    /// Memory that comes again, where its turn ended meanwhile: it goes on here.
+    pub(crate) comes: Option<Gpa>,
     /// How far the lengths of instructions are believed that the CPU tells with nested faults.
     pub(crate) trust: Trust,
     /// Accesses to devices that were decoded before.
@@ -175,6 +177,7 @@ impl Processor {
             activity: Activity::Running,
             waiting_since: host.tsc(),
             patience: Patience::default(),
+            comes: None,
             trust: Trust::default(),
             familiar: FamiliarMoves::default(),
             mismatches: 0,

@@ -100,6 +100,13 @@ pub trait GuestMemory {
     /// [`MemoryError::OutOfFrames`]. A part may be there then.
     fn provide(&self, gpa: Gpa, length: u64) -> Result<(), MemoryError>;
 
+    /// A step towards what the guest touches, where it was taken back: it comes again, with what is free in the 2 MiB around it. Returns where to
+    /// go on.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfFrames`].
+    fn bring_back(&self, gpa: Gpa) -> Result<Option<Gpa>, MemoryError>;
+
     /// Bytes that are taken back.
     fn taken_back(&self) -> u64;
 }

@@ -17,7 +17,7 @@ mod simple_move;
 mod xsetbv;
 
 use devices::ApicEffect;
-use vcpu::{Backend, Event, Exit, Host, Vcpu, rflags};
+use vcpu::{Backend, Event, Exit, Gpa, Host, Vcpu, rflags};
 
 use crate::counters::ExitReason;
 use crate::guest::{AnyGuest, Guest};
@@ -43,6 +43,8 @@ pub(crate) enum Outcome {
     },
     /// It gets this event.
     Inject(Event),
+    /// It goes on where it is, with memory there that it had given back.
+    BringBack(Gpa),
     /// The VM ends.
     Stop(StopReason),
 }

@@ -6,25 +6,15 @@ use vcpu::{Access, Backend, Gpa, GuestMemory, Host, NestedFault, Vcpu};
 use super::{Handled, Outcome, doorbell, emulate, familiar, simple_move};
 use crate::guest::{AnyGuest, Guest};
 use crate::memory_map::DEVICE_MEMORY;
-use crate::ratelimit::Site;
 use crate::stop::StopReason;
 
-/// A touch of memory that the guest had given back. Where the machine has none to give, the vCPU comes again, at its own cost.
+/// A touch of memory that the guest had given back.
 #[cold]
-fn bring_back<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, gpa: Gpa) -> Outcome {
-    if guest.vm.virtio.balloon().is_none_or(|balloon| balloon.taken() == 0) {
-        return Outcome::Stop(StopReason::RamRefused { gpa });
+fn bring_back<B: Backend, H: Host>(guest: &AnyGuest<'_, '_, B, H>, gpa: Gpa) -> Outcome {
+    match guest.vm.virtio.balloon() {
+        Some(balloon) if balloon.taken() != 0 => Outcome::BringBack(gpa),
+        _ => Outcome::Stop(StopReason::RamRefused { gpa }),
     }
-    if let Err(error) = guest.space.provide(gpa, 1)
-        && let Some(left_out) = guest.vm.may_log(Site::NoMemory, guest.host.now())
-    {
-        log::warn!(
-            target: "virtio",
-            "vm {}: it waits for memory that it had given back: {error} ({left_out} lines left out)",
-            guest.vm.name
-        );
-    }
-    Outcome::Resume
 }
 
 #[inline(always)]
@@ -54,7 +44,7 @@ fn other<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault
     let gpa = fault.gpa;
     let stop = |reason| Ok(Outcome::Stop(reason));
     if guest.space.is_ram(gpa) {
-        return Ok(bring_back(&mut guest.any(), gpa));
+        return Ok(bring_back(&guest.any(), gpa));
     }
     if fault.table_walk {
         return stop(StopReason::TableOutsideRam { gpa });

@@ -3,6 +3,7 @@
 //! Interrupts are off in here; the host's timer and kicks by other CPUs are the only things that end a guest's run from
 //! outside.
 
+mod bring_back;
 mod cpu;
 mod lead;
 mod manage;

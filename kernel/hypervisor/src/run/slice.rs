@@ -45,6 +45,11 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
     /// else.
     pub(super) fn run<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>) -> SliceEnd {
         guest.cpu.attention = Attention::all();
+        if let Some(at) = guest.cpu.comes.take()
+            && let Some(end) = self.bring_back(guest, at)
+        {
+            return end;
+        }
         loop {
             let work = guest.cpu.attention;
             if !work.is_empty()
@@ -70,7 +75,7 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
                 guest.cpu.take_private_end(guest.vcpu, guest.space);
             }
             if let Some(outcome) = dispatch(guest, exit)
-                && let Some(end) = apply(guest, outcome)
+                && let Some(end) = self.apply(guest, outcome)
             {
                 return end;
             }
@@ -243,8 +248,33 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
         None
     }
 
+    /// Does what an exit leaves to do. What ends the turn then.
+    #[inline(never)]
+    fn apply<V: Vcpu, H: Host>(
+        &mut self,
+        guest: &mut Guest<'_, 'm, B, V, H>,
+        outcome: Outcome,
+    ) -> Option<SliceEnd> {
+        match outcome {
+            Outcome::Advance(next) => guest.vcpu.advance(next),
+            Outcome::Resume => {}
+            Outcome::Inject(event) => guest.cpu.inject(guest.vcpu, event),
+            Outcome::GiveWay { next, to } => {
+                guest.vcpu.advance(next);
+                return Some(SliceEnd::GivesWay(to));
+            }
+            Outcome::BringBack(gpa) => return self.bring_back(guest, gpa),
+            Outcome::Stop(reason) => return Some(SliceEnd::Stopped(reason)),
+        }
+        None
+    }
+
     /// Looks for other work between two pieces of what devices do. What ends the turn then.
-    fn look<V: Vcpu, H: Host>(&mut self, guest: &mut Guest<'_, 'm, B, V, H>, what: &str) -> Option<SliceEnd> {
+    pub(super) fn look<V: Vcpu, H: Host>(
+        &mut self,
+        guest: &mut Guest<'_, 'm, B, V, H>,
+        what: &str,
+    ) -> Option<SliceEnd> {
         self.rota.look(guest.host, what);
         if guest.vm.life.is_closed() {
             return Some(SliceEnd::Halting);
@@ -282,25 +312,6 @@ impl<'m, B: Backend> Slice<'_, '_, 'm, B> {
             guest.vcpu.set_run_deadline(guest.host.tsc_of(next));
         }
     }
-}
-
-/// Does what an exit leaves to do. What ends the turn then.
-#[inline(never)]
-fn apply<B: Backend, V: Vcpu, H: Host>(
-    guest: &mut Guest<'_, '_, B, V, H>,
-    outcome: Outcome,
-) -> Option<SliceEnd> {
-    match outcome {
-        Outcome::Advance(next) => guest.vcpu.advance(next),
-        Outcome::Resume => {}
-        Outcome::Inject(event) => guest.cpu.inject(guest.vcpu, event),
-        Outcome::GiveWay { next, to } => {
-            guest.vcpu.advance(next);
-            return Some(SliceEnd::GivesWay(to));
-        }
-        Outcome::Stop(reason) => return Some(SliceEnd::Stopped(reason)),
-    }
-    None
 }
 
 /// Whether the CPU has the state of the vCPU's interrupts still, and nothing has come up that it does not know of.

@@ -13,7 +13,7 @@
 #![allow(unsafe_code)]
 
 mod account;
-mod buddy;
+pub(crate) mod buddy;
 pub(crate) mod early_window;
 pub mod frames;
 mod kernel_space;

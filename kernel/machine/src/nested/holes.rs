@@ -139,15 +139,32 @@ impl<M: TableMemory> NestedTable<M> {
         at.level.bytes() - (gpa.0 & (at.level.bytes() - 1))
     }
 
-    /// Maps a page where one was given back.
+    /// Where the next free hole is behind an address, in the same 2 MiB, whose end is followed by their beginning.
+    pub(super) fn next_free(&self, gpa: Gpa) -> Option<Gpa> {
+        let at = self.slot(gpa).filter(|at| at.level == Level::Page4K)?;
+        let free = (1..ENTRIES)
+            .map(|further| (at.slot + further) % ENTRIES)
+            .find(|slot| self.memory.read(at.table, *slot) == FREE)?;
+        Some(Gpa((gpa.0 & !(Level::Page2M.bytes() - 1)) + free as u64 * Level::Page4K.bytes()))
+    }
+
+    /// Whether all of the 2 MiB around an address is one free hole.
+    pub(super) fn is_large_hole(&self, gpa: Gpa) -> bool {
+        self.slot(gpa).is_some_and(|at| at.level >= Level::Page2M && at.entry == FREE)
+    }
+
+    /// Maps a page where one was given back, `gpa` being aligned to its size.
     ///
     /// # Errors
-    /// There is no memory for a table. The page is not mapped then; nor is it where there is no hole: `Ok(false)`.
-    pub(super) fn fill(&self, gpa: Gpa, page: Hpa) -> Result<bool, MemoryError> {
+    /// There is no memory for a table. The page is not mapped then; nor is it where there is no hole of its size: `Ok(false)`.
+    pub(super) fn fill(&self, gpa: Gpa, page: Hpa, level: Level) -> Result<bool, MemoryError> {
         loop {
-            let Some(at) = self.slot(gpa).filter(|at| hole_of(at.entry).is_some()) else { return Ok(false) };
-            if at.level == Level::Page4K {
-                self.memory.write(at.table, at.slot, self.format.leaf(page.0, Level::Page4K));
+            let Some(at) = self.slot(gpa).filter(|at| at.level >= level && hole_of(at.entry).is_some())
+            else {
+                return Ok(false);
+            };
+            if at.level == level {
+                self.memory.write(at.table, at.slot, self.format.leaf(page.0, level));
                 return Ok(true);
             }
             self.divide(&at, &mut |_, _| ())?;

@@ -25,9 +25,9 @@ pub(super) struct Filling {
 }
 
 impl Filling {
-    /// A page of 4 KiB.
-    pub(super) const fn new(gpa: Gpa, page: Hpa) -> Self {
-        Self { gpa, page, level: Level::Page4K, cleared: 0 }
+    /// The page around `gpa`, of which nothing is cleared.
+    pub(super) const fn new(gpa: Gpa, page: Hpa, level: Level) -> Self {
+        Self { gpa: Gpa(gpa.0 & !(level.bytes() - 1)), page, level, cleared: 0 }
     }
 
     /// Clears some more of it; true when all is zero.

@@ -32,6 +32,8 @@ pub(super) struct Reclaim {
     bytes: AtomicU64,
     /// Pages may be in the list.
     rests: AtomicBool,
+    /// The large page that comes again. Whoever clears some of it holds the lock.
+    coming: Mutex<Option<Filling>>,
 }
 
 /// Pages out of the table that CPUs may still know.
@@ -73,7 +75,12 @@ impl Resting {
 impl Reclaim {
     pub(super) const fn new() -> Self {
         let resting = Resting { list: None, count: 0, epoch: None };
-        Self { resting: Mutex::new(resting), bytes: AtomicU64::new(0), rests: AtomicBool::new(false) }
+        Self {
+            resting: Mutex::new(resting),
+            bytes: AtomicU64::new(0),
+            rests: AtomicBool::new(false),
+            coming: Mutex::new(None),
+        }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -177,30 +184,74 @@ impl Reclaim {
         }
     }
 
+    /// See [`vcpu::GuestMemory::bring_back`].
+    #[cold]
+    pub(super) fn bring_back(
+        &self,
+        table: &Table,
+        gpa: Gpa,
+        largest: Level,
+    ) -> Result<Option<Gpa>, MemoryError> {
+        let mut at = Gpa(gpa.0 & !(PAGE_SIZE - 1));
+        if largest >= Level::Page2M && table.is_large_hole(at) && self.fill_large(table, at) {
+            return Ok(Some(at));
+        }
+        let Some(hole) = table.hole(at) else { return Ok(None) };
+        self.fill(table, at)?;
+        if hole == Hole::Kept {
+            return Ok(None);
+        }
+        for _ in 1..STEP_BYTES / PAGE_SIZE {
+            let Some(next) = table.next_free(at) else { return Ok(None) };
+            at = next;
+            if self.fill(table, at).is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(table.next_free(at))
+    }
+
+    /// A step of filling 2 MiB with one page. False where there is none.
+    fn fill_large(&self, table: &Table, gpa: Gpa) -> bool {
+        // Somebody else is at it, or at another one.
+        let Some(mut coming) = self.coming.try_lock() else { return true };
+        let mut filling = match coming.take() {
+            Some(filling) => filling,
+            None => match frames::allocate(Level::Page2M.order(), FrameKind::Guest, 0) {
+                Some(page) => Filling::new(gpa, page, Level::Page2M),
+                None => return false,
+            },
+        };
+        if filling.clear() {
+            // Without a table it stays a hole, for pages that are small.
+            return self.put(table, filling).is_ok();
+        }
+        *coming = Some(filling);
+        true
+    }
+
     /// Maps a cleared page where there is a hole.
     fn fill(&self, table: &Table, gpa: Gpa) -> Result<(), MemoryError> {
         let page = frames::allocate(0, FrameKind::Guest, 0)
             .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
-        let mut filling = Filling::new(gpa, page);
+        let mut filling = Filling::new(gpa, page, Level::Page4K);
         while !filling.clear() {}
+        self.put(table, filling)
+    }
+
+    /// Maps what is cleared.
+    fn put(&self, table: &Table, filling: Filling) -> Result<(), MemoryError> {
+        let Filling { gpa, page, level, .. } = filling;
         let held = self.resting.lock();
-        let filled = table.fill(gpa, page);
+        let filled = table.fill(gpa, page, level);
         drop(held);
-        match filled {
-            Ok(true) => {
-                self.bytes.fetch_sub(PAGE_SIZE, Ordering::Relaxed);
-                Ok(())
-            }
-            // Another CPU was faster.
-            Ok(false) => {
-                filling.give_up();
-                Ok(())
-            }
-            Err(error) => {
-                filling.give_up();
-                Err(error)
-            }
+        if filled == Ok(true) {
+            self.bytes.fetch_sub(level.bytes(), Ordering::Relaxed);
+        } else {
+            // Another CPU was faster, or there is no memory for a table.
+            filling.give_up();
         }
+        filled.map(|_| ())
     }
 
     /// Gives everything back.
@@ -208,6 +259,9 @@ impl Reclaim {
     /// # Safety
     /// No CPU knows the guest's memory any more.
     pub(super) unsafe fn end(&mut self) {
+        if let Some(filling) = self.coming.get_mut().take() {
+            filling.give_up();
+        }
         let resting = self.resting.get_mut();
         // SAFETY: by the caller.
         unsafe { resting.free(ENTRIES) };

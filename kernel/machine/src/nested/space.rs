@@ -174,15 +174,23 @@ impl GuestSpace {
 
     /// Takes a page for `gpa`, the largest that fits and is free. It is dirty.
     fn begin_page(&self, gpa: Gpa, length: u64) -> Result<Filling, MemoryError> {
-        let fits = |level: &Level| {
-            *level <= self.largest && length >= level.bytes() && gpa.0 & (level.bytes() - 1) == 0
-        };
-        let mut pages = Level::DESCENDING.into_iter().filter(fits).filter_map(|level| {
-            let page = frames::allocate(level.order(), FrameKind::Guest, 0)?;
-            Some(Filling { gpa, page, level, cleared: 0 })
-        });
-        pages.next().ok_or_else(|| MemoryError::OutOfFrames { wanted: length, free: frames::free_bytes() })
+        let take = |level: Level| frames::allocate(level.order(), FrameKind::Guest, 0);
+        largest_page(gpa, length, self.largest, take)
+            .ok_or_else(|| MemoryError::OutOfFrames { wanted: length, free: frames::free_bytes() })
     }
+}
+
+/// The largest page for an address that fits into `length` bytes and that `take` has.
+pub(super) fn largest_page(
+    gpa: Gpa,
+    length: u64,
+    largest: Level,
+    take: impl Fn(Level) -> Option<Hpa>,
+) -> Option<Filling> {
+    let fits =
+        |level: &Level| *level <= largest && length >= level.bytes() && gpa.0 & (level.bytes() - 1) == 0;
+    let mut levels = Level::DESCENDING.into_iter().filter(fits);
+    levels.find_map(|level| Some(Filling::new(gpa, take(level)?, level)))
 }
 
 impl Drop for GuestSpace {
@@ -371,6 +379,10 @@ impl GuestMemory for GuestSpace {
         if self.reclaim.bytes() == 0 { Ok(()) } else { self.reclaim.provide(&self.table, gpa, length) }
     }
 
+    fn bring_back(&self, gpa: Gpa) -> Result<Option<Gpa>, MemoryError> {
+        self.reclaim.bring_back(&self.table, gpa, self.largest)
+    }
+
     #[inline]
     fn taken_back(&self) -> u64 {
         self.reclaim.bytes()
@@ -408,7 +420,7 @@ impl AddressSpace for GuestSpace {
     fn add_apic_page(&mut self) -> Result<(), MemoryError> {
         let page = frames::allocate(0, FrameKind::Guest, 0)
             .ok_or_else(|| MemoryError::OutOfFrames { wanted: PAGE_SIZE, free: frames::free_bytes() })?;
-        let mut filling = Filling::new(APIC_PAGE, page);
+        let mut filling = Filling::new(APIC_PAGE, page, Level::Page4K);
         while !filling.clear() {}
         self.table.map(APIC_PAGE, page, Level::Page4K).inspect_err(|_| filling.give_up())?;
         self.has_apic_page = true;

@@ -6,8 +6,10 @@ use proptest::prelude::*;
 use vcpu::{Gpa, Hole, Hpa, MemoryError};
 
 use super::holes::Taken;
+use super::space::largest_page;
 use super::table::{Format, Level, Mapping, NestedTable, TableMemory};
 use super::{EPT, NPT};
+use crate::memory::buddy::{FrameKind, FrameTable};
 
 /// Tables in a map; refuses after `left` allocations, counts what is out.
 #[derive(Debug)]
@@ -166,10 +168,10 @@ fn takes_parts_of_large_pages(format: Format) {
     assert_eq!(table.let_go(Gpa(SIZE + 0x40_1000)), 0x1000);
     assert_eq!(table.hole(Gpa(SIZE + 0x40_1000)), Some(Hole::Free));
     // A hole is filled once, and what is none is not.
-    assert_eq!(table.fill(Gpa(SIZE + 0x40_1000), Hpa(0x7000)), Ok(true));
-    assert_eq!(table.fill(Gpa(SIZE + 0x40_1000), Hpa(0x8000)), Ok(false));
+    assert_eq!(table.fill(Gpa(SIZE + 0x40_1000), Hpa(0x7000), Level::Page4K), Ok(true));
+    assert_eq!(table.fill(Gpa(SIZE + 0x40_1000), Hpa(0x8000), Level::Page4K), Ok(false));
     assert_eq!(table.lookup(Gpa(SIZE + 0x40_1000)).map(|page| page.page), Some(Hpa(0x7000)));
-    assert_eq!(table.fill(Gpa(0x1000), Hpa(0x8000)), Ok(false));
+    assert_eq!(table.fill(Gpa(0x1000), Hpa(0x8000), Level::Page4K), Ok(false));
     assert_eq!(table.take(Gpa(0x1000), 0x1000, Hole::Free, |_, _| ()), Ok(Taken::NotRam));
     assert_eq!(table.take(Gpa(1 << 48), 0x1000, Hole::Free, |_, _| ()), Ok(Taken::NotRam));
     table.clear(|_| ());
@@ -193,4 +195,94 @@ fn a_page_stays_where_there_is_no_memory_to_divide_it() {
     let taken = table.take(Gpa(0x20_1000), 0x1000, Hole::Free, |_, _| panic!("divided"));
     assert!(matches!(taken, Err(MemoryError::OutOfFrames { .. })));
     assert!(table.lookup(Gpa(0x20_1000)).is_some());
+}
+
+/// Two large pages of memory, of which the second one is given back.
+const LARGE: u64 = 2 << 20;
+
+fn with_a_large_hole() -> NestedTable<FakeMemory> {
+    let mut table = table(EPT);
+    table.map(Gpa(0), Hpa(0x4000_0000), Level::Page2M).unwrap();
+    table.map(Gpa(LARGE), Hpa(0x4020_0000), Level::Page2M).unwrap();
+    let taken = table.take(Gpa(LARGE), LARGE, Hole::Free, |_, _| panic!("divided"));
+    assert!(matches!(taken, Ok(Taken::Page(_))));
+    table
+}
+
+#[test]
+fn a_large_hole_is_filled_with_one_page() {
+    let table = with_a_large_hole();
+    assert!(table.is_large_hole(Gpa(LARGE + 0x3000)) && !table.is_large_hole(Gpa(0x3000)));
+    assert_eq!(table.next_free(Gpa(LARGE + 0x3000)), None, "there are no small pages");
+    assert_eq!(table.fill(Gpa(LARGE), Hpa(0x8000_0000), Level::Page2M), Ok(true));
+    let mapping = Mapping { page: Hpa(0x8000_0000), level: Level::Page2M };
+    assert_eq!(table.lookup(Gpa(2 * LARGE - 1)), Some(mapping));
+    assert_eq!(table.fill(Gpa(LARGE), Hpa(0x8020_0000), Level::Page2M), Ok(false), "it is none any more");
+}
+
+/// From wherever the first touch was, all of the free pages are found, each once; what the guest keeps in its balloon is left alone.
+#[test]
+fn small_holes_around_a_touch_are_filled_and_no_large_page_fits_then() {
+    for touched in [0, 0x7000, LARGE - 0x1000] {
+        let table = with_a_large_hole();
+        let kept = if touched == 0x7000 { 0x1f_0000 } else { 0x7000 };
+        assert_eq!(
+            table.take(Gpa(LARGE + kept), 0x1000, Hole::Kept, |_, _| ()),
+            Ok(Taken::Before(0x1000)),
+            "a part of the hole is kept"
+        );
+        assert!(!table.is_large_hole(Gpa(LARGE + touched)));
+        assert_eq!(table.fill(Gpa(LARGE), Hpa(0x8000_0000), Level::Page2M), Ok(false));
+        let (mut at, mut filled) = (Gpa(LARGE + touched), 0);
+        loop {
+            assert_eq!(table.fill(at, Hpa(0x9000_0000 + filled * 0x1000), Level::Page4K), Ok(true));
+            filled += 1;
+            match table.next_free(at) {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        assert_eq!(filled, 511);
+        assert_eq!(table.hole(Gpa(LARGE + kept)), Some(Hole::Kept));
+        assert!(
+            table.lookup(Gpa(0)).is_some_and(|page| page.page == Hpa(0x4000_0000)),
+            "its neighbour is as before"
+        );
+    }
+}
+
+/// Where no 2 MiB of the host are together any more, a VM gets its memory in small pages.
+#[test]
+fn memory_in_pieces_is_enough_for_a_vm() {
+    const FRAMES: u64 = 4 << 9;
+    let mut entries = std::vec![0; FRAMES as usize];
+    let mut frames = FrameTable::new(&mut entries);
+    frames.add_span(0..FRAMES);
+    frames.add_free(0..FRAMES);
+    let kind = FrameKind::Guest;
+    let all: Vec<u64> = (0..FRAMES).map_while(|_| frames.allocate(0, kind, 0)).collect();
+    assert_eq!(all.len() as u64, FRAMES);
+    // Of a part, every second frame is free; then there is a large page.
+    for frame in all.iter().filter(|frame| **frame >= FRAMES - 512 || frame.is_multiple_of(2)) {
+        assert_eq!(frames.free(*frame, 0), Ok(kind));
+    }
+    let free = frames.free_frames() << 12;
+    let frames = RefCell::new(frames);
+    let take =
+        |level: Level| frames.borrow_mut().allocate(level.order(), kind, 0).map(|frame| Hpa(frame << 12));
+    let mut table = table(NPT);
+    let (mut at, mut sizes) = (0, Vec::new());
+    while let Some(filling) = largest_page(Gpa(at), free - at, Level::Page1G, take) {
+        table.map(Gpa(at), filling.page, filling.level).unwrap();
+        sizes.push(filling.level);
+        at += filling.level.bytes();
+    }
+    assert_eq!(at, free, "all that is free is the VM's");
+    assert_eq!(sizes.iter().filter(|size| **size == Level::Page2M).count(), 1);
+    assert_eq!(sizes.iter().filter(|size| **size == Level::Page4K).count() as u64, 3 << 8);
+    assert!((0..free).step_by(0x1000).all(|gpa| table.lookup(Gpa(gpa)).is_some()));
+    table.clear(|mapping| {
+        assert_eq!(frames.borrow_mut().free(mapping.page.0 >> 12, mapping.level.order()), Ok(kind));
+    });
+    assert_eq!(frames.borrow().free_frames() << 12, free);
 }

@@ -94,6 +94,8 @@ const MOST_RESTING: u64 = 8;
 
 /// Bytes that a fake space or vCPU takes beside RAM.
 pub(super) const CONTROL_BYTES: u64 = PAGE_SIZE;
+/// What comes again with a page of it.
+const LARGE_BYTES: u64 = 2 << 20;
 /// Most bytes that come or go in one step.
 const STEP_BYTES: u64 = 64 << 10;
 
@@ -243,6 +245,18 @@ impl GuestMemory for FakeSpace {
             permit_alloc(|| holes.pages.remove(&page));
         }
         Ok(())
+    }
+
+    fn bring_back(&self, gpa: Gpa) -> Result<Option<Gpa>, MemoryError> {
+        let (first, part) = (gpa.0 & !(PAGE_SIZE - 1), gpa.0 & !(LARGE_BYTES - 1));
+        let free = |range| {
+            let holes = self.ram().holes.borrow();
+            let mut holes = holes.pages.range::<u64, _>(range);
+            holes.find_map(|(page, hole)| (*hole == Hole::Free).then_some(*page))
+        };
+        let was_free = free(first..first + 1).is_some();
+        self.provide(gpa, 1)?;
+        Ok(if was_free { free(part..part + LARGE_BYTES).map(Gpa) } else { None })
     }
 
     fn taken_back(&self) -> u64 {
