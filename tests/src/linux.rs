@@ -11,6 +11,21 @@ pub const DEMO: &str = "demo";
 /// What it prints when its shell is up.
 pub const READY: &str = "basalt-demo login ready";
 
+/// Exits of a boot: in all, and for port accesses, nearly all of which are those of the serial console.
+#[derive(Clone, Copy)]
+struct Exits {
+    all: u64,
+    io: u64,
+}
+
+/// What `linux-boot` takes on bochs-vmx, and `linux-unsteady-tsc` on qemu-svm-counted, where time counts instructions: a boot takes the same each
+/// time, until the kernel or Debian's changes. [`AT_MOST`] is for where time is the host's, and shows only what is wrong by far.
+const ON_BOCHS: Exits = Exits { all: 58_982, io: 42_937 };
+const ON_COUNTED: Exits = Exits { all: 65_606, io: 58_552 };
+const AT_MOST: Exits = Exits { all: 250_000, io: 200_000 };
+/// How many more there may be, in percent.
+const MORE: u64 = 15;
+
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
@@ -32,7 +47,10 @@ fn boot() -> Scenario {
             Step::results(DEMO).within(60),
             Step::end(DEMO).within(60),
         ],
-        checks: vec![Check { name: "exits are reported by reason", holds: exits_are_reported }],
+        checks: vec![
+            Check { name: "exits are reported by reason", holds: exits_are_reported },
+            Check { name: "exits are no more than before", holds: exits_are_few },
+        ],
     }
 }
 
@@ -104,7 +122,39 @@ fn unsteady_tsc() -> Scenario {
             Step::results(DEMO).within(60),
             Step::end(DEMO).within(60),
         ],
-        ..boot()
+        checks: vec![Check {
+            name: "exits are no more than before",
+            holds: |log| ON_COUNTED.are_not_passed(log),
+        }],
+    }
+}
+
+fn exits_are_few(log: &Log) -> Result<(), String> {
+    let exits = if report::has_vmx(log) { ON_BOCHS } else { AT_MOST };
+    exits.are_not_passed(log)
+}
+
+impl Exits {
+    fn are_not_passed(self, log: &Log) -> Result<(), String> {
+        let exits = report::exits(log, DEMO);
+        let count = |wanted: fn(&str) -> bool| {
+            exits.iter().filter(|(reason, _)| wanted(reason)).map(|(_, count)| count).sum::<u64>()
+        };
+        let more = [
+            ("exits", self.all, count(|_| true)),
+            ("port accesses", self.io, count(|reason| reason == "io")),
+        ]
+        .into_iter()
+        .filter(|(_, before, found)| found * 100 > before * (100 + MORE))
+        .map(|(what, before, found)| format!("{found} {what} instead of {before}"))
+        .collect::<Vec<_>>();
+        if more.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "{}; find the cause, or, where there is a reason for it, write the numbers into tests/src/linux.rs and give the reason in the commit",
+            more.join(", ")
+        ))
     }
 }
 
@@ -169,5 +219,29 @@ pub fn matrix() -> Scenario {
         guests: vec![Guest::new(DEMO).append("basalt.run=true")],
         steps: vec![Step::vm(DEMO, READY).within(180), Step::end(DEMO).within(60)],
         checks: vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_with_many_more_exits_than_before_is_told_of() {
+        let log = |abilities: &str, io: u64| {
+            Log::from(
+                format!(
+                    "[ 0.1] INFO  basalt: {abilities}\n[ 9.0] INFO  report: vm demo: exits cpuid 9000\n\
+                     [ 9.0] INFO  report: vm demo: exits io {io}\n"
+                )
+                .as_str(),
+            )
+        };
+        assert_eq!(exits_are_few(&log("VMX (VPID)", ON_BOCHS.io + 5000)), Ok(()));
+        let reason = exits_are_few(&log("VMX (VPID)", 50_000)).expect_err("too many");
+        assert!(reason.starts_with("50000 port accesses instead of 42937; "), "{reason}");
+        assert_eq!(exits_are_few(&log("SVM (nested paging)", 150_000)), Ok(()));
+        let reason = exits_are_few(&log("SVM (nested paging)", 1_900_000)).expect_err("too many");
+        assert!(reason.starts_with("1909000 exits instead of 250000, 1900000 port"), "{reason}");
     }
 }

@@ -101,9 +101,18 @@ fn measurement(line: &str) -> Option<Measurement> {
 /// ability (AMD's virtual interrupts spare other exits).
 #[must_use]
 pub fn delivers_interrupts(log: &Log) -> bool {
-    let abilities = log.kernel().find_map(|line| Some(line.split_once(" basalt: VMX (")?.1));
-    abilities
+    vmx_abilities(log)
         .is_some_and(|text| text.trim_end_matches(')').split(", ").any(|one| one == "virtual interrupts"))
+}
+
+fn vmx_abilities(log: &Log) -> Option<&str> {
+    log.kernel().find_map(|line| Some(line.split_once(" basalt: VMX (")?.1))
+}
+
+/// Whether the CPU has Intel's extensions.
+#[must_use]
+pub fn has_vmx(log: &Log) -> bool {
+    vmx_abilities(log).is_some()
 }
 
 /// True when Basalt has reported the end of the VM.
