@@ -74,7 +74,8 @@ impl<'m> Networks<'m> {
         Ok(Plug::new(Arc::clone(&network.switch), id))
     }
 
-    fn named(&mut self, name: &'m str) -> Option<&mut Network<'m>> {
+    /// The network of that name, which is made where there is none. `None` where there is no place or memory for it.
+    pub(crate) fn named(&mut self, name: &'m str) -> Option<&mut Network<'m>> {
         if let Some(at) = self.list.iter().position(|network| network.name == name) {
             return self.list.get_mut(at);
         }
@@ -88,6 +89,11 @@ impl<'m> Networks<'m> {
         let switch = Arc::new(one.pop()?);
         self.list.push(Network { name, switch, devices: ArrayVec::new() });
         self.list.last_mut()
+    }
+
+    /// Makes ready what busy ports need next.
+    pub(crate) fn refill(&self) {
+        self.list.iter().for_each(|network| network.switch.refill());
     }
 
     /// All of them.

@@ -58,6 +58,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     pub(super) fn turn(&mut self) -> bool {
         self.host.beat();
         self.rota.serve(self.host);
+        self.node.networks.refill();
         let served = self.serve_requests();
         for _ in 0..MAX_HALTED {
             let Decision::Run { vcpu: id, .. } = self.decide() else { return served };

@@ -129,6 +129,10 @@ impl<'m, B: Backend> Node<'m, B> {
             plan = Plan::default();
         }
         plan.each(|name, config| {
+            // A network is not its first VM's.
+            for nic in &config.nics {
+                links.networks.named(nic.network);
+            }
             let taken = host.taken();
             match node.add_vm(host, (name, config), first, &mut links) {
                 Ok(vm) => {

@@ -212,6 +212,7 @@ impl World {
         self.stations[from].end.ring(TX);
         loop {
             let end = &mut self.stations[from].end;
+            end.function.as_net().expect("it is one").plug().switch().refill();
             let memory = end.queues[TX].memory.clone();
             if end.function.step(&memory, &mut end.told) == Progress::Idle {
                 break;

@@ -15,20 +15,23 @@ mod quality;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
+use arrayvec::ArrayVec;
 use spin::Mutex;
 
 use crate::Nanos;
 use crate::meter::Meter;
 use crate::offload::Offload;
 use crate::port::{PortId, PortSet};
-use blocks::{Blocks, NONE};
+pub use blocks::BLOCK_BYTES;
+pub(crate) use blocks::Reserve;
+use blocks::{Blocks, NONE, PIECE, PIECES, Piece};
 use order::Order;
 
-pub use blocks::BLOCK_BYTES;
-
-/// Blocks of a port.
+/// Blocks of a port at most.
 const BLOCKS: usize = 256;
 /// Priorities: 7 is served first.
 pub const PRIORITIES: usize = 8;
@@ -84,8 +87,8 @@ pub enum Next {
 struct State {
     /// The block behind each: the next one of the frame, or of those that are free.
     links: [u16; BLOCKS],
-    /// What is known of the frame that begins with this block.
-    frames: [Option<Waiting>; BLOCKS],
+    /// What is known of the frame that begins with each block, of those that are there.
+    frames: ArrayVec<Box<[Option<Waiting>]>, PIECES>,
     free: u16,
     free_blocks: u16,
     /// Blocks that each sender has.
@@ -100,6 +103,7 @@ struct State {
 pub struct Output {
     state: Mutex<State>,
     blocks: Blocks,
+    reserve: Arc<Reserve>,
     /// Frames in the lists, for who does not hold the lock.
     count: AtomicU32,
     /// How much the port receives.
@@ -107,24 +111,48 @@ pub struct Output {
 }
 
 impl Output {
-    /// Room for frames, of which none is there. `None` where there is no memory for it.
-    pub fn new() -> Option<Self> {
-        let mut links = [NONE; BLOCKS];
-        links.iter_mut().zip(1..BLOCKS as u16).for_each(|(link, next)| *link = next);
-        Some(Self {
+    /// Room for frames, of which none is there; there will be more of it from the reserve. `None` where there is no memory for it.
+    pub(crate) fn new(reserve: Arc<Reserve>) -> Option<Self> {
+        let output = Self {
             state: Mutex::new(State {
-                links,
-                frames: [None; BLOCKS],
-                free: 0,
-                free_blocks: BLOCKS as u16,
+                links: [NONE; BLOCKS],
+                frames: ArrayVec::new(),
+                free: NONE,
+                free_blocks: 0,
                 held: [0; crate::MAX_PORTS],
                 order: Order::new(),
                 current: None,
             }),
-            blocks: Blocks::new(BLOCKS)?,
+            blocks: Blocks::default(),
+            reserve,
             count: AtomicU32::new(0),
             rate: Meter::default(),
-        })
+        };
+        output.add(&mut output.state.lock(), Piece::new()?);
+        Some(output)
+    }
+
+    /// Has more blocks.
+    fn add(&self, state: &mut State, Piece { blocks, frames }: Piece) {
+        let at = state.frames.len();
+        if state.frames.try_push(frames).is_ok() {
+            self.blocks.add(at, blocks);
+            for block in (at * PIECE..(at + 1) * PIECE).rev() {
+                state.set_link(block as u16, state.free);
+                state.free = block as u16;
+            }
+            state.free_blocks += PIECE as u16;
+        }
+    }
+
+    /// Has as many blocks free as are wanted. False where the reserve has not so many.
+    #[cold]
+    fn grow(&self, state: &mut State, wanted: u16) -> bool {
+        while state.free_blocks < wanted && !state.frames.is_full() {
+            let Some(piece) = self.reserve.take() else { break };
+            self.add(state, piece);
+        }
+        state.free_blocks >= wanted
     }
 
     /// Whether frames wait.
@@ -138,7 +166,11 @@ impl Output {
         let wanted = u16::try_from(length.div_ceil(BLOCK_BYTES as u32).max(1)).ok()?;
         let mut state = self.state.lock();
         let held = *state.held.get(from.index())?;
-        if wanted > state.free_blocks || held != 0 && held + wanted > state.free_blocks {
+        let free = state.free_blocks + (PIECE * state.frames.remaining_capacity()) as u16;
+        if wanted > free || held != 0 && held + wanted > free {
+            return None;
+        }
+        if wanted > state.free_blocks && !self.grow(&mut state, wanted) {
             return None;
         }
         let first = state.free;
@@ -178,7 +210,7 @@ impl Output {
     /// Puts a frame that was filled into its list.
     pub fn push(&self, room: &Room, frame: Waiting) {
         let mut state = self.state.lock();
-        if let Some(place) = state.frames.get_mut(usize::from(room.first)) {
+        if let Some(place) = state.place(room.first) {
             *place = Some(frame);
         }
         state.order.push(room.first, &frame);
@@ -202,7 +234,7 @@ impl Output {
             },
         };
         state.current = Some(first);
-        match state.frames.get(usize::from(first)) {
+        match state.place(first) {
             Some(Some(frame)) => Next::Frame(Front { first, frame: *frame }),
             _ => Next::Nothing,
         }
@@ -230,7 +262,7 @@ impl Output {
             return;
         }
         state.current = None;
-        state.frames.get_mut(usize::from(front.first)).map(Option::take);
+        state.place(front.first).map(Option::take);
         let blocks = front.frame.length.div_ceil(BLOCK_BYTES as u32).max(1) as u16;
         state.release(front.first, blocks, front.frame.from);
         drop(state);
@@ -249,7 +281,7 @@ impl Output {
         let State { links, frames, free, free_blocks, held, order, current } = &mut *state;
         let mut cleared = 0;
         let mut forget = |first: u16| {
-            let frame = frames.get_mut(usize::from(first)).and_then(Option::take);
+            let frame = place(frames, first).and_then(Option::take);
             let Some(frame) = frame else { return };
             let mut last = usize::from(first);
             let mut blocks = 1;
@@ -299,7 +331,17 @@ impl Output {
     }
 }
 
+/// Where it says what is known of the frame that begins with a block.
+fn place(frames: &mut [Box<[Option<Waiting>]>], first: u16) -> Option<&mut Option<Waiting>> {
+    let first = usize::from(first);
+    frames.get_mut(first / PIECE)?.get_mut(first % PIECE)
+}
+
 impl State {
+    fn place(&mut self, first: u16) -> Option<&mut Option<Waiting>> {
+        place(&mut self.frames, first)
+    }
+
     fn link(&self, block: u16) -> u16 {
         self.links.get(usize::from(block)).copied().unwrap_or(NONE)
     }

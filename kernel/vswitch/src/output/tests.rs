@@ -20,8 +20,13 @@ fn waiting(from: usize, priority: u8, length: u32) -> Waiting {
     }
 }
 
+fn output() -> Output {
+    Output::new(Arc::default()).expect("memory")
+}
+
 /// Puts a frame of these bytes into the queue.
 fn send(output: &Output, from: usize, priority: u8, bytes: &[u8]) -> bool {
+    output.reserve.fill();
     let Some(mut room) = output.room(port(from), bytes.len() as u32) else { return false };
     let mut rest = bytes;
     for length in [bytes.len() / 3, bytes.len() - bytes.len() / 3] {
@@ -54,7 +59,7 @@ fn receive(output: &Output, guaranteed: PortSet, now: Nanos) -> Option<(usize, V
 
 #[test]
 fn a_flood_leaves_room_for_others() {
-    let output = Output::new().expect("memory");
+    let output = output();
     let sent = (0..1000).filter(|_| send(&output, 0, 0, &[1; 1000])).count();
     assert!((100..=BLOCKS / 2).contains(&sent), "{sent}");
     assert!(send(&output, 1, 0, &[2; 1500]) && send(&output, 2, 0, &[3; 60_000]));
@@ -65,7 +70,7 @@ fn a_flood_leaves_room_for_others() {
 
 #[test]
 fn priorities_are_strict_and_guarantees_come_before_them() {
-    let output = Output::new().expect("memory");
+    let output = output();
     for (from, priority) in [(0, 0), (1, 7), (2, 3), (0, 0), (1, 7), (2, 0)] {
         assert!(send(&output, from, priority, &[from as u8; 100]));
     }
@@ -78,7 +83,7 @@ fn priorities_are_strict_and_guarantees_come_before_them() {
 
 #[test]
 fn senders_have_equal_shares_whatever_their_frames() {
-    let output = Output::new().expect("memory");
+    let output = output();
     let mut got = [0_usize; 3];
     for _ in 0..3000 {
         while send(&output, 0, 0, &[0; 64]) {}
@@ -93,7 +98,7 @@ fn senders_have_equal_shares_whatever_their_frames() {
 
 #[test]
 fn a_rate_holds_frames_back() {
-    let output = Output::new().expect("memory");
+    let output = output();
     output.rate.set(Some(Rate { per_second: 1000, burst: 1 }), 0);
     assert!(send(&output, 0, 0, &[0; 500]) && send(&output, 0, 0, &[0; 500]));
     assert!(receive(&output, PortSet::NONE, 0).is_some());
@@ -105,8 +110,9 @@ fn a_rate_holds_frames_back() {
 
 #[test]
 fn what_was_taken_and_not_used_comes_back() {
-    let output = Output::new().expect("memory");
+    let output = output();
     for _ in 0..1000 {
+        output.reserve.fill();
         let room = output.room(port(5), 64_000).expect("room");
         output.cancel(&room);
     }
@@ -114,7 +120,28 @@ fn what_was_taken_and_not_used_comes_back() {
     let Next::Frame(front) = output.next(PortSet::NONE, 0) else { panic!("a frame") };
     output.clear();
     output.pop(&front, true, 0);
-    assert!(output.is_empty() && output.room(port(0), (BLOCKS * BLOCK_BYTES) as u32).is_some());
+    assert!(output.is_empty());
+    for blocks in [BLOCKS / 2, BLOCKS] {
+        output.reserve.refill();
+        let room = output.room(port(0), (blocks * BLOCK_BYTES) as u32).expect("all of it");
+        output.cancel(&room);
+    }
+}
+
+#[test]
+fn a_port_has_more_blocks_when_more_wait() {
+    let output = output();
+    let frame = [3; 60_000];
+    assert!(send(&output, 0, 0, &[1; 30_000]), "the first blocks are there");
+    while output.reserve.take().is_some() {}
+    assert!(output.room(port(1), 60_000).is_none(), "there are no others");
+    assert!(send(&output, 1, 0, &frame) && send(&output, 2, 0, &frame), "now there are");
+    let got: Vec<_> = core::iter::from_fn(|| receive(&output, PortSet::NONE, 0)).collect();
+    assert_eq!(got.len(), 3);
+    assert!(got.contains(&(1, frame.to_vec())) && got.contains(&(0, std::vec![1; 30_000])));
+    // What it has it keeps.
+    while output.reserve.take().is_some() {}
+    assert!(output.room(port(3), 120_000).is_some());
 }
 
 proptest! {
@@ -123,7 +150,7 @@ proptest! {
     fn frames_come_out_as_they_went_in(
         acts in prop::collection::vec((0_usize..4, 0_u8..8, 1_usize..5000, any::<bool>()), 1..200),
     ) {
-        let output = Output::new().expect("memory");
+        let output = output();
         let (mut sent, mut got) = (Vec::new(), Vec::new());
         for (number, (from, priority, length, takes)) in acts.into_iter().enumerate() {
             let mut bytes: Vec<u8> = (0..length).map(|at| (at * 7 + number) as u8).collect();

@@ -11,6 +11,7 @@ mod train;
 mod way;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -21,6 +22,7 @@ use crate::Nanos;
 use crate::flows::{STEP_BUCKETS, Table};
 use crate::learn::Addresses;
 use crate::mirror::Mirrors;
+use crate::output::Reserve;
 use crate::port::{MAX_PORTS, PortId, PortSet};
 use crate::rules::Rules;
 use crate::settings::{Settings, VLANS, Vlans};
@@ -54,6 +56,8 @@ pub struct Switch {
     pub mirrors: Mirrors,
     /// Conversations.
     pub flows: Table,
+    /// Memory for what waits for ports.
+    reserve: Arc<Reserve>,
     /// When the conversations were last looked through, in [`SWEEP`]s.
     swept: AtomicU32,
     /// Held while settings change.
@@ -77,6 +81,8 @@ impl Switch {
         let mut ports: Vec<Once<Box<[Port]>>> = Vec::new();
         ports.try_reserve_exact(MAX_PORTS).ok()?;
         ports.resize_with(MAX_PORTS, Once::new);
+        let reserve = Arc::<Reserve>::default();
+        reserve.fill();
         Some(Self {
             ports: ports.into_boxed_slice(),
             up: AtomicU64::new(0),
@@ -87,6 +93,7 @@ impl Switch {
             rules: Rules::new()?,
             mirrors: Mirrors::default(),
             flows: Table::seeded(FLOWS, RECORDS, seed)?,
+            reserve,
             swept: AtomicU32::new(0),
             changes: Mutex::new(()),
         })
@@ -99,7 +106,7 @@ impl Switch {
         let id = PortId::new(number)?;
         let mut port = Vec::new();
         port.try_reserve_exact(1).ok()?;
-        port.push(Port::new(settings.clone())?);
+        port.push(Port::new(settings.clone(), Arc::clone(&self.reserve))?);
         place.call_once(|| port.into_boxed_slice());
         self.apply(id, &settings);
         Some(id)
@@ -109,6 +116,12 @@ impl Switch {
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.index())?.get()?.first()
+    }
+
+    /// Makes ready what ports that have much to keep take next. Not on a frame's way, as it allocates; frames are lost where it comes late.
+    #[inline]
+    pub fn refill(&self) {
+        self.reserve.refill();
     }
 
     /// The ports that there are.
