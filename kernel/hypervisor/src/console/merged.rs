@@ -1,6 +1,6 @@
 //! The view of all: whole lines, each with its guest's name before it.
 //!
-//! A guest's bytes are kept until its line is complete, or too long, or until the guest has been quiet for a moment (a
+//! A guest's bytes are kept until its line is complete, or too long, or until the guest sleeps and has been quiet for a moment (a
 //! prompt). So guests that write at the same time, and the kernel's log, break each other's lines only where a guest stopped
 //! in the middle of one.
 
@@ -16,9 +16,11 @@ use crate::run::SLICE;
 const LINE_BYTES: usize = 256;
 /// What a line can become: a line break before it, `[name] `, and a line break for a bare line feed.
 pub(super) const MOST_FOR_ONE_LINE: usize = 2 + MAX_NAME + 3 + LINE_BYTES + 1;
-/// A guest that has sent nothing for so long has stopped in mid-line. One that is not quiet may be without the CPU
-/// meanwhile, while others have their slices.
+/// A guest that sleeps and has sent nothing for so long has stopped in mid-line.
 pub(super) const QUIET: Nanos = Nanos(5 * SLICE.0);
+/// The same for one that could run: it may be in mid-line while many others have their slices, or an emulator that runs the
+/// machine waits for its host.
+pub(super) const QUIET_AWAKE: Nanos = Nanos(100 * SLICE.0);
 
 /// The beginning of a guest's line.
 #[derive(Debug, Default)]
@@ -26,6 +28,8 @@ pub(super) struct PartialLine {
     bytes: ArrayVec<u8, LINE_BYTES>,
     /// Bytes came since the last look.
     fresh: bool,
+    /// The guest could run at the last look.
+    awake: bool,
     /// The first look after the last byte.
     quiet_since: Nanos,
 }
@@ -43,6 +47,13 @@ impl Console<'_> {
         let _ = line.bytes.try_push(byte);
         if byte == b'\n' || line.bytes.is_full() {
             self.show_line(guest);
+        }
+    }
+
+    /// Says whether a guest could run now, or all of it sleeps.
+    pub fn set_awake(&mut self, guest: usize, awake: bool) {
+        if let Some(guest) = self.guests.get_mut(guest) {
+            guest.line.awake = awake;
         }
     }
 
@@ -93,7 +104,8 @@ impl Console<'_> {
             if line.bytes.is_empty() {
                 continue;
             }
-            if has_room && now - line.quiet_since >= QUIET {
+            let quiet = if line.awake { QUIET_AWAKE } else { QUIET };
+            if has_room && now - line.quiet_since >= quiet {
                 self.show_line(number);
             } else {
                 kept = true;

@@ -5,7 +5,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 use vcpu::fake::{Clock, FakeHost};
 
-use super::merged::QUIET;
+use super::merged::{QUIET, QUIET_AWAKE};
 use super::*;
 
 fn host() -> FakeHost {
@@ -85,6 +85,29 @@ fn a_line_is_shown_when_it_is_complete_or_its_guest_is_quiet() {
     put(&mut console, 0, "!\n");
     assert_eq!(settled(&mut console, &mut host), "\r\n[b] b\r\n[a] !\r\n");
     assert!(!pump(&mut console, &mut host));
+}
+
+#[test]
+fn a_guest_that_waits_for_its_turn_in_mid_line_is_not_quiet() {
+    let (mut console, mut host) = (console(&["a", "b"]), host());
+    put(&mut console, 0, "ok s");
+    console.set_awake(0, true);
+    pump(&mut console, &mut host);
+    // Many others have their slices.
+    host.clock.pass(QUIET_AWAKE.0 - 1);
+    put(&mut console, 1, "other\n");
+    assert_eq!(shown(&mut console, &mut host), "[b] other\r\n");
+    put(&mut console, 0, "lice_ends\nlogin: ");
+    assert_eq!(shown(&mut console, &mut host), "[a] ok slice_ends\r\n");
+    host.clock.pass(QUIET.0);
+    assert_eq!(shown(&mut console, &mut host), "");
+    console.set_awake(0, false);
+    assert_eq!(shown(&mut console, &mut host), "[a] login: ", "it waits for an answer");
+    put(&mut console, 0, "\nbusy");
+    console.set_awake(0, true);
+    pump(&mut console, &mut host);
+    host.clock.pass(QUIET_AWAKE.0);
+    assert_eq!(shown(&mut console, &mut host), "\r\n[a] busy", "nobody is waited for for ever");
 }
 
 #[test]

@@ -134,6 +134,7 @@ impl<'m> Lead<'m> {
             if let Some(terminal) = &vm.terminal {
                 terminal.drain(|byte| console.put(number, byte));
             }
+            console.set_awake(number, vm.is_awake());
             if !vm.life.is_alive() {
                 if !shown.end && !vm.has_output() {
                     shown.end = true;

@@ -522,6 +522,11 @@ impl<'m, B: Backend> Vm<'m, B> {
         self.slots.iter().all(|slot| slot.place() == Place::Blocked && slot.loaded_on().is_none())
     }
 
+    /// Whether a vCPU runs or waits for its turn.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.slots.iter().any(|slot| slot.place() != Place::Blocked)
+    }
+
     /// Whether all vCPUs sleep, and nothing can send what would wake one.
     pub(crate) fn is_asleep_for_ever(&self) -> bool {
         // Only what the I/O APIC sends so can come yet: nothing drives LINT0 or LINT1 to an NMI.
