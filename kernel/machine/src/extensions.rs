@@ -24,10 +24,6 @@ pub enum Extensions {
 
 /// A virtual CPU.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "all vCPUs of a machine are of one kind, and it has its place in its slot"
-)]
 pub enum AnyVcpu {
     /// On VMX.
     Vmx(VmxVcpu),

@@ -29,14 +29,37 @@ impl SvmVcpu {
     /// between STI and HLT, and the guest would halt behind the interrupt it waits for. There the window stays
     /// closed for one entry, so that the next exit, at the latest the host timer's, opens it.
     pub(super) fn hold_window_in_shadow(&mut self) {
-        if self.shared.plan.next_rip {
+        let interrupted = self.before.contains(Before::SHADOW);
+        self.before.remove(Before::SHADOW);
+        if self.shared.plan.next_rip || self.vmcb().interrupt_shadow() & SHADOW == 0 {
             return;
+        }
+        if interrupted {
+            self.shadow.enter(self.vmcb().rip());
+            self.after |= After::SHADOW;
         }
         let vmcb = self.vmcb_mut();
         let wanted = vmcb.virtual_interrupt();
-        if vmcb.interrupt_shadow() & SHADOW != 0 && wanted & virtual_interrupt::V_IRQ != 0 {
+        if wanted & virtual_interrupt::V_IRQ != 0 {
             vmcb.set_virtual_interrupt(wanted & !virtual_interrupt::V_IRQ);
             self.after |= After::WINDOW_HELD;
+        }
+    }
+
+    /// The host has interrupted the guest.
+    #[inline]
+    pub(super) fn note_shadow(&mut self) {
+        if !self.shared.plan.next_rip && self.vmcb().interrupt_shadow() & SHADOW != 0 {
+            self.before |= Before::SHADOW;
+        }
+    }
+
+    /// After an entry in a shadow that was not loaded: an exit before the guest has done anything says that there is none.
+    #[cold]
+    pub(super) fn keep_shadow(&mut self, exit_code: u64) {
+        let rip = self.vmcb().rip();
+        if self.shadow.is_kept(exit_code, rip) {
+            self.vmcb_mut().set_interrupt_shadow(SHADOW);
         }
     }
 

@@ -19,6 +19,7 @@ mod intercept;
 mod nmi;
 mod plan;
 mod setup;
+mod shadow;
 mod state;
 mod vcpu;
 mod vmcb;

@@ -12,6 +12,7 @@ use super::clean::Clean;
 use super::intercept::{tlb, virtual_interrupt};
 use super::nmi::{Nmi, Settled};
 use super::plan::Flush;
+use super::shadow::LostShadow;
 use super::vmcb::Vmcb;
 use super::{CpuPart, Shared, code, enter, setup};
 use crate::extended::ExtendedState;
@@ -32,6 +33,8 @@ bitflags! {
         const WINDOWS = 1 << 2;
         /// It is not loaded, which is a mistake.
         const UNLOADED = 1 << 3;
+        /// The host interrupted the guest in an interrupt shadow, which this entry does not load.
+        const SHADOW = 1 << 4;
     }
 
     /// What is to be undone after the run. The hot path tests this one word.
@@ -47,6 +50,8 @@ bitflags! {
         const INTERRUPT = 1 << 3;
         /// EVENTINJ delivers one as if it were an INT instruction's.
         const AS_SOFTWARE = 1 << 4;
+        /// The guest was entered in an interrupt shadow of which the CPU does not know.
+        const SHADOW = 1 << 5;
     }
 }
 
@@ -65,6 +70,7 @@ pub struct SvmVcpu {
     /// An interrupt waits until the guest can take it, behind an exception that arose in its delivery.
     pub(super) held: bool,
     pub(super) nmi: Nmi,
+    pub(super) shadow: LostShadow,
     /// What the CPU does of the local APIC now, and the interrupt that it may deliver.
     pub(super) apic: ApicPlan,
     pub(super) offered: Option<u8>,
@@ -113,6 +119,7 @@ impl SvmVcpu {
             interrupt_window: false,
             held: false,
             nmi: Nmi::new(shared.plan.nmi),
+            shadow: LostShadow::default(),
             apic: ApicPlan::empty(),
             offered: None,
             watches_cr8: false,
@@ -324,6 +331,9 @@ impl SvmVcpu {
         if after.contains(After::WINDOW_HELD) {
             vmcb.set_virtual_interrupt(vmcb.virtual_interrupt() | virtual_interrupt::V_IRQ);
         }
+        if after.contains(After::SHADOW) {
+            self.keep_shadow(exit_code);
+        }
         if after.contains(After::INTERRUPT) {
             self.settle_interrupt();
         }
@@ -357,6 +367,7 @@ impl SvmVcpu {
             code::HLT => Exit::Halt,
             code::INTR => {
                 registers::serve_interrupts();
+                self.note_shadow();
                 Exit::HostEvent
             }
             code::NESTED_PAGE_FAULT => {
@@ -378,7 +389,10 @@ impl SvmVcpu {
     fn decode_rare(&mut self, exit_code: u64) -> Exit {
         match exit_code {
             // The NMI is pending still and was taken by the host at STGI; INIT is redirected by nobody.
-            code::NMI | code::INIT | code::FERR_FREEZE => Exit::HostEvent,
+            code::NMI | code::INIT | code::FERR_FREEZE => {
+                self.note_shadow();
+                Exit::HostEvent
+            }
             code::IRET => {
                 self.with_nmi(Nmi::meet_iret);
                 self.before |= Before::WINDOWS;
