@@ -18,6 +18,10 @@ pub const QEMU_PVH: &str = "qemu-pvh";
 pub const QEMU_LARGE: &str = "qemu-large";
 /// A machine whose CPU has all that QEMU's TCG can do, such as linear addresses of 57 bits.
 pub const QEMU_MAX: &str = "qemu-q35-bios-cd-max";
+/// The same CPU, with time that counts instructions. Guests that sleep often and at once behind STI want this one: QEMU 7.2's VMRUN does
+/// not load the interrupt shadow (upstream since 9.1), so with real time a busy host may have interrupts come just where the guest then
+/// sleeps on. What the kernel can do against that is in `svm/shadow.rs`.
+pub const QEMU_MAX_COUNTED: &str = "qemu-max-counted";
 /// The second machine of every run.
 pub const BOCHS_VMX: &str = "bochs-vmx";
 /// The one whose CPU has IBRS and IBPB.
