@@ -278,7 +278,7 @@ impl Net {
         wires: &mut W,
     ) -> Result<(), Broken> {
         let (frame, sent) = (&*parcel.frame, parcel.sent);
-        let Some(mut room) = port.output.room(sent.from, frame.length()) else {
+        let Some(mut room) = self.plug.switch().room(port, sent.from, frame.length()) else {
             port.counters.lose(Drop::QueueFull);
             return Ok(());
         };

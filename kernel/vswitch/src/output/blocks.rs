@@ -1,7 +1,7 @@
 //! Memory for frames, in blocks of which each has its own lock: nobody waits for it, as a block is one frame's at a time.
 //!
 //! A port has few blocks at first, and more when more wait. Nothing is allocated on a frame's way: a switch has some in [`Reserve`], and they are made
-//! anew elsewhere.
+//! anew elsewhere. A port keeps what it has.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -17,32 +17,29 @@ pub const BLOCK_BYTES: usize = 1024;
 /// The number that is no block's.
 pub(super) const NONE: u16 = u16::MAX;
 /// Blocks that come together, and how often that is.
-pub(super) const PIECE: usize = 32;
+pub(super) const PIECE: usize = 16;
 pub(super) const PIECES: usize = BLOCKS / PIECE;
 /// Pieces in a reserve: with what a port has from the start, enough for the largest frame and a half.
-const RESERVE: usize = 4;
+const RESERVE: usize = 8;
 
-type Block = Mutex<[u8; BLOCK_BYTES]>;
-
-fn boxed<T>(make: impl FnMut() -> T) -> Option<Box<[T]>> {
-    let mut all = Vec::new();
-    all.try_reserve_exact(PIECE).ok()?;
-    all.resize_with(PIECE, make);
-    Some(all.into_boxed_slice())
-}
-
-/// Some blocks, with places for what is known of the frames that begin in them.
+/// A block.
 #[derive(Debug)]
-pub(super) struct Piece {
-    pub(super) blocks: Box<[Block]>,
-    pub(super) frames: Box<[Option<Waiting>]>,
+pub(super) struct Block {
+    pub(super) bytes: [u8; BLOCK_BYTES],
+    /// What is known of the frame that begins here.
+    pub(super) frame: Option<Waiting>,
 }
 
-impl Piece {
-    /// `None` where there is no memory for it.
-    pub(super) fn new() -> Option<Self> {
-        Some(Self { blocks: boxed(|| Mutex::new([0; BLOCK_BYTES]))?, frames: boxed(|| None)? })
-    }
+/// Some blocks.
+pub(super) type Piece = Box<[Mutex<Block>]>;
+
+/// `None` where there is no memory for it.
+#[inline(never)]
+pub(super) fn piece() -> Option<Piece> {
+    let mut blocks = Vec::new();
+    blocks.try_reserve_exact(PIECE).ok()?;
+    blocks.resize_with(PIECE, || Mutex::new(Block { bytes: [0; BLOCK_BYTES], frame: None }));
+    Some(blocks.into_boxed_slice())
 }
 
 /// Pieces that are there before a port needs them.
@@ -62,18 +59,21 @@ impl Reserve {
     /// Makes anew what was taken.
     #[inline]
     pub(crate) fn refill(&self) {
-        if self.low.load(SeqCst) {
+        if self.low.load(SeqCst) && self.low.swap(false, SeqCst) {
             self.fill();
         }
     }
 
-    /// Makes all pieces, as far as there is memory for them.
+    /// Makes all pieces, as far as there is memory for them. One CPU at a time.
     #[cold]
+    #[inline(never)]
     pub(crate) fn fill(&self) {
-        self.low.store(false, SeqCst);
-        while !self.pieces.lock().is_full() {
-            // One that has become too many is dropped.
-            let Some(piece) = Piece::new() else { return };
+        for _ in 0..RESERVE {
+            if self.pieces.lock().is_full() {
+                return;
+            }
+            let Some(piece) = piece() else { return };
+            // Another CPU may have been here since it was low again.
             let _ = self.pieces.lock().try_push(piece);
         }
     }
@@ -81,24 +81,19 @@ impl Reserve {
 
 /// A port's blocks.
 #[derive(Debug, Default)]
-pub(super) struct Blocks([Once<Box<[Block]>>; PIECES]);
+pub(super) struct Blocks([Once<Piece>; PIECES]);
 
 impl Blocks {
     /// These are the blocks from [`PIECE`] times `at` on.
-    pub(super) fn add(&self, at: usize, blocks: Box<[Block]>) {
+    pub(super) fn add(&self, at: usize, piece: Piece) {
         if let Some(place) = self.0.get(at) {
-            place.call_once(|| blocks);
+            place.call_once(|| piece);
         }
     }
 
-    /// Uses a block's bytes; nothing happens where there is no such block.
-    pub(super) fn with<E>(
-        &self,
-        block: u16,
-        with: impl FnOnce(&mut [u8; BLOCK_BYTES]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// A block, where it is there.
+    pub(super) fn get(&self, block: u16) -> Option<&Mutex<Block>> {
         let block = usize::from(block);
-        let found = self.0.get(block / PIECE).and_then(Once::get).and_then(|piece| piece.get(block % PIECE));
-        found.map_or(Ok(()), |block| with(&mut block.lock()))
+        self.0.get(block / PIECE)?.get()?.get(block % PIECE)
     }
 }

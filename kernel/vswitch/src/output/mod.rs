@@ -15,11 +15,8 @@ mod quality;
 #[cfg(test)]
 mod tests;
 
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use arrayvec::ArrayVec;
 use spin::Mutex;
 
 use crate::Nanos;
@@ -87,8 +84,8 @@ pub enum Next {
 struct State {
     /// The block behind each: the next one of the frame, or of those that are free.
     links: [u16; BLOCKS],
-    /// What is known of the frame that begins with each block, of those that are there.
-    frames: ArrayVec<Box<[Option<Waiting>]>, PIECES>,
+    /// Of the blocks, so many pieces are there.
+    pieces: usize,
     free: u16,
     free_blocks: u16,
     /// Blocks that each sender has.
@@ -103,7 +100,6 @@ struct State {
 pub struct Output {
     state: Mutex<State>,
     blocks: Blocks,
-    reserve: Arc<Reserve>,
     /// Frames in the lists, for who does not hold the lock.
     count: AtomicU32,
     /// How much the port receives.
@@ -111,12 +107,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// Room for frames, of which none is there; there will be more of it from the reserve. `None` where there is no memory for it.
-    pub(crate) fn new(reserve: Arc<Reserve>) -> Option<Self> {
+    /// Room for frames, of which none is there. `None` where there is no memory for it.
+    pub(crate) fn new() -> Option<Self> {
         let output = Self {
             state: Mutex::new(State {
                 links: [NONE; BLOCKS],
-                frames: ArrayVec::new(),
+                pieces: 0,
                 free: NONE,
                 free_blocks: 0,
                 held: [0; crate::MAX_PORTS],
@@ -124,35 +120,34 @@ impl Output {
                 current: None,
             }),
             blocks: Blocks::default(),
-            reserve,
             count: AtomicU32::new(0),
             rate: Meter::default(),
         };
-        output.add(&mut output.state.lock(), Piece::new()?);
+        output.add(&mut output.state.lock(), blocks::piece()?);
         Some(output)
     }
 
     /// Has more blocks.
-    fn add(&self, state: &mut State, Piece { blocks, frames }: Piece) {
-        let at = state.frames.len();
-        if state.frames.try_push(frames).is_ok() {
-            self.blocks.add(at, blocks);
-            for block in (at * PIECE..(at + 1) * PIECE).rev() {
-                state.set_link(block as u16, state.free);
-                state.free = block as u16;
-            }
-            state.free_blocks += PIECE as u16;
+    #[inline(never)]
+    fn add(&self, state: &mut State, piece: Piece) {
+        self.blocks.add(state.pieces, piece);
+        for block in state.pieces * PIECE..(state.pieces + 1) * PIECE {
+            state.set_link(block as u16, state.free);
+            state.free = block as u16;
         }
+        state.free_blocks += PIECE as u16;
+        state.pieces += 1;
     }
 
     /// Has as many blocks free as are wanted. False where the reserve has not so many.
     #[cold]
-    fn grow(&self, state: &mut State, wanted: u16) -> bool {
-        while state.free_blocks < wanted && !state.frames.is_full() {
-            let Some(piece) = self.reserve.take() else { break };
+    #[inline(never)]
+    fn grow(&self, state: &mut State, wanted: u16, reserve: &Reserve) -> bool {
+        while state.free_blocks < wanted && state.pieces < PIECES {
+            let Some(piece) = reserve.take() else { return false };
             self.add(state, piece);
         }
-        state.free_blocks >= wanted
+        true
     }
 
     /// Whether frames wait.
@@ -161,16 +156,16 @@ impl Output {
         self.count.load(SeqCst) == 0
     }
 
-    /// Takes blocks for a frame of so many bytes from a port. `None` where its share is full.
-    pub fn room(&self, from: PortId, length: u32) -> Option<Room> {
+    /// Takes blocks for a frame of so many bytes from a port, of a reserve where it has too few. `None` where the port's share is full.
+    pub(crate) fn room(&self, from: PortId, length: u32, reserve: &Reserve) -> Option<Room> {
         let wanted = u16::try_from(length.div_ceil(BLOCK_BYTES as u32).max(1)).ok()?;
         let mut state = self.state.lock();
         let held = *state.held.get(from.index())?;
-        let free = state.free_blocks + (PIECE * state.frames.remaining_capacity()) as u16;
+        let free = state.free_blocks + (BLOCKS - PIECE * state.pieces) as u16;
         if wanted > free || held != 0 && held + wanted > free {
             return None;
         }
-        if wanted > state.free_blocks && !self.grow(&mut state, wanted) {
+        if wanted > state.free_blocks && !self.grow(&mut state, wanted, reserve) {
             return None;
         }
         let first = state.free;
@@ -210,8 +205,8 @@ impl Output {
     /// Puts a frame that was filled into its list.
     pub fn push(&self, room: &Room, frame: Waiting) {
         let mut state = self.state.lock();
-        if let Some(place) = state.place(room.first) {
-            *place = Some(frame);
+        if let Some(block) = self.blocks.get(room.first) {
+            block.lock().frame = Some(frame);
         }
         state.order.push(room.first, &frame);
         self.count.fetch_add(1, SeqCst);
@@ -234,9 +229,9 @@ impl Output {
             },
         };
         state.current = Some(first);
-        match state.place(first) {
-            Some(Some(frame)) => Next::Frame(Front { first, frame: *frame }),
-            _ => Next::Nothing,
+        match self.blocks.get(first).and_then(|block| block.lock().frame) {
+            Some(frame) => Next::Frame(Front { first, frame }),
+            None => Next::Nothing,
         }
     }
 
@@ -262,7 +257,7 @@ impl Output {
             return;
         }
         state.current = None;
-        state.place(front.first).map(Option::take);
+        self.blocks.get(front.first).map(|block| block.lock().frame.take());
         let blocks = front.frame.length.div_ceil(BLOCK_BYTES as u32).max(1) as u16;
         state.release(front.first, blocks, front.frame.from);
         drop(state);
@@ -278,10 +273,10 @@ impl Output {
             return;
         }
         let mut state = self.state.lock();
-        let State { links, frames, free, free_blocks, held, order, current } = &mut *state;
+        let State { links, free, free_blocks, held, order, current, .. } = &mut *state;
         let mut cleared = 0;
         let mut forget = |first: u16| {
-            let frame = place(frames, first).and_then(Option::take);
+            let frame = self.blocks.get(first).and_then(|block| block.lock().frame.take());
             let Some(frame) = frame else { return };
             let mut last = usize::from(first);
             let mut blocks = 1;
@@ -321,7 +316,9 @@ impl Output {
         let mut left = length as usize;
         loop {
             let now = left.min(BLOCK_BYTES - at);
-            self.blocks.with(block, |bytes| bytes.get_mut(at..at + now).map_or(Ok(()), &mut with))?;
+            if let Some(block) = self.blocks.get(block) {
+                block.lock().bytes.get_mut(at..at + now).map_or(Ok(()), &mut with)?;
+            }
             (left, at) = (left - now, 0);
             if left == 0 {
                 return Ok(());
@@ -331,17 +328,7 @@ impl Output {
     }
 }
 
-/// Where it says what is known of the frame that begins with a block.
-fn place(frames: &mut [Box<[Option<Waiting>]>], first: u16) -> Option<&mut Option<Waiting>> {
-    let first = usize::from(first);
-    frames.get_mut(first / PIECE)?.get_mut(first % PIECE)
-}
-
 impl State {
-    fn place(&mut self, first: u16) -> Option<&mut Option<Waiting>> {
-        place(&mut self.frames, first)
-    }
-
     fn link(&self, block: u16) -> u16 {
         self.links.get(usize::from(block)).copied().unwrap_or(NONE)
     }

@@ -67,8 +67,9 @@ impl Bench {
     /// A port puts a frame into the receiver's queue. False where it has no room.
     fn offer(&mut self, from: usize, priority: u8, length: u32) -> bool {
         self.switch.refill();
-        let output = &self.switch.port(port(RECEIVER)).expect("a port").output;
-        let Some(room) = output.room(port(from), length) else { return false };
+        let receiver = self.switch.port(port(RECEIVER)).expect("a port");
+        let output = &receiver.output;
+        let Some(room) = self.switch.room(receiver, port(from), length) else { return false };
         let (offload, wire_bytes) = (Offload::default(), length.into());
         output.push(
             &room,

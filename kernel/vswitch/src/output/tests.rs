@@ -20,13 +20,33 @@ fn waiting(from: usize, priority: u8, length: u32) -> Waiting {
     }
 }
 
-fn output() -> Output {
-    Output::new(Arc::default()).expect("memory")
+/// A port's queue, for which there is more memory whenever it wants some.
+struct Queue {
+    output: Output,
+    reserve: Reserve,
+}
+
+impl core::ops::Deref for Queue {
+    type Target = Output;
+
+    fn deref(&self) -> &Output {
+        &self.output
+    }
+}
+
+impl Queue {
+    fn room(&self, from: PortId, length: u32) -> Option<Room> {
+        self.reserve.fill();
+        self.output.room(from, length, &self.reserve)
+    }
+}
+
+fn output() -> Queue {
+    Queue { output: Output::new().expect("memory"), reserve: Reserve::default() }
 }
 
 /// Puts a frame of these bytes into the queue.
-fn send(output: &Output, from: usize, priority: u8, bytes: &[u8]) -> bool {
-    output.reserve.fill();
+fn send(output: &Queue, from: usize, priority: u8, bytes: &[u8]) -> bool {
     let Some(mut room) = output.room(port(from), bytes.len() as u32) else { return false };
     let mut rest = bytes;
     for length in [bytes.len() / 3, bytes.len() - bytes.len() / 3] {
@@ -112,7 +132,6 @@ fn a_rate_holds_frames_back() {
 fn what_was_taken_and_not_used_comes_back() {
     let output = output();
     for _ in 0..1000 {
-        output.reserve.fill();
         let room = output.room(port(5), 64_000).expect("room");
         output.cancel(&room);
     }
@@ -122,7 +141,6 @@ fn what_was_taken_and_not_used_comes_back() {
     output.pop(&front, true, 0);
     assert!(output.is_empty());
     for blocks in [BLOCKS / 2, BLOCKS] {
-        output.reserve.refill();
         let room = output.room(port(0), (blocks * BLOCK_BYTES) as u32).expect("all of it");
         output.cancel(&room);
     }
@@ -132,16 +150,17 @@ fn what_was_taken_and_not_used_comes_back() {
 fn a_port_has_more_blocks_when_more_wait() {
     let output = output();
     let frame = [3; 60_000];
-    assert!(send(&output, 0, 0, &[1; 30_000]), "the first blocks are there");
-    while output.reserve.take().is_some() {}
-    assert!(output.room(port(1), 60_000).is_none(), "there are no others");
+    assert!(send(&output, 0, 0, &[1; 16_000]), "the first blocks are there");
+    let none = Reserve::default();
+    assert!(output.output.room(port(1), 60_000, &none).is_none(), "there are no others");
+    none.refill();
+    assert!(none.take().is_some(), "it is refilled when it was found empty");
     assert!(send(&output, 1, 0, &frame) && send(&output, 2, 0, &frame), "now there are");
     let got: Vec<_> = core::iter::from_fn(|| receive(&output, PortSet::NONE, 0)).collect();
     assert_eq!(got.len(), 3);
-    assert!(got.contains(&(1, frame.to_vec())) && got.contains(&(0, std::vec![1; 30_000])));
+    assert!(got.contains(&(1, frame.to_vec())) && got.contains(&(0, std::vec![1; 16_000])));
     // What it has it keeps.
-    while output.reserve.take().is_some() {}
-    assert!(output.room(port(3), 120_000).is_some());
+    assert!(output.output.room(port(3), 100_000, &Reserve::default()).is_some());
 }
 
 proptest! {

@@ -11,7 +11,6 @@ mod train;
 mod way;
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -22,7 +21,7 @@ use crate::Nanos;
 use crate::flows::{STEP_BUCKETS, Table};
 use crate::learn::Addresses;
 use crate::mirror::Mirrors;
-use crate::output::Reserve;
+use crate::output::{Reserve, Room};
 use crate::port::{MAX_PORTS, PortId, PortSet};
 use crate::rules::Rules;
 use crate::settings::{Settings, VLANS, Vlans};
@@ -57,7 +56,7 @@ pub struct Switch {
     /// Conversations.
     pub flows: Table,
     /// Memory for what waits for ports.
-    reserve: Arc<Reserve>,
+    reserve: Reserve,
     /// When the conversations were last looked through, in [`SWEEP`]s.
     swept: AtomicU32,
     /// Held while settings change.
@@ -81,7 +80,7 @@ impl Switch {
         let mut ports: Vec<Once<Box<[Port]>>> = Vec::new();
         ports.try_reserve_exact(MAX_PORTS).ok()?;
         ports.resize_with(MAX_PORTS, Once::new);
-        let reserve = Arc::<Reserve>::default();
+        let reserve = Reserve::default();
         reserve.fill();
         Some(Self {
             ports: ports.into_boxed_slice(),
@@ -106,7 +105,7 @@ impl Switch {
         let id = PortId::new(number)?;
         let mut port = Vec::new();
         port.try_reserve_exact(1).ok()?;
-        port.push(Port::new(settings.clone(), Arc::clone(&self.reserve))?);
+        port.push(Port::new(settings.clone())?);
         place.call_once(|| port.into_boxed_slice());
         self.apply(id, &settings);
         Some(id)
@@ -122,6 +121,11 @@ impl Switch {
     #[inline]
     pub fn refill(&self) {
         self.reserve.refill();
+    }
+
+    /// Takes blocks of what may wait for `port`, for a frame of so many bytes. `None` where the part of the port `from` is full.
+    pub fn room(&self, port: &Port, from: PortId, length: u32) -> Option<Room> {
+        port.output.room(from, length, &self.reserve)
     }
 
     /// The ports that there are.

@@ -1,6 +1,5 @@
 //! A port as frames meet it: its settings in a form that takes no lock to read, and what it counts.
 
-use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use spin::RwLock;
@@ -9,7 +8,7 @@ use crate::Nanos;
 use crate::counters::{Counters, Drop};
 use crate::frame::{Layers, Network};
 use crate::meter::{Meter, Rate};
-use crate::output::{Output, Reserve};
+use crate::output::Output;
 use crate::port::Mac;
 use crate::settings::{Settings, Storm, Vlans};
 
@@ -106,7 +105,7 @@ impl View {
 }
 
 impl Port {
-    pub(super) fn new(settings: Settings, reserve: Arc<Reserve>) -> Option<Self> {
+    pub(super) fn new(settings: Settings) -> Option<Self> {
         let port = Self {
             view: AtomicU64::new(View::of(&settings).0),
             mac: AtomicU64::new(only_mac(&settings)),
@@ -114,7 +113,7 @@ impl Port {
             ready: AtomicBool::new(false),
             owner: AtomicUsize::new(NOBODY),
             counters: Counters::default(),
-            output: Output::new(reserve)?,
+            output: Output::new()?,
             send: Meter::default(),
             guaranteed: Meter::default(),
             storms: [const { Meter::new(None) }; 3],
