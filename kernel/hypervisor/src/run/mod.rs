@@ -211,7 +211,7 @@ impl<'m, B: Backend> Node<'m, B> {
         self.prepare(host).run()
     }
 
-    /// Takes what the calling CPU needs to run VMs. This is the end of bring-up: nothing is allocated later.
+    /// Takes what the calling CPU needs to run VMs. This is the end of bring-up: from here on the heap is used by nothing but the networks' reserves.
     pub fn prepare<'n, 'h, H: Host>(&'n self, host: &'h mut H) -> Prepared<'n, 'm, 'h, B, H> {
         let cpu = Cpu::new(self, host);
         if cpu.number() != 0 {

@@ -249,10 +249,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         wiring: &mut Wiring<'_, 'm, B, H>,
         run: impl FnOnce(&mut Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
     ) -> R {
-        let mut chipset = self.chipset.lock();
-        let result = run(&mut chipset, wiring);
-        self.end_seldom_use(chipset, wiring);
-        result
+        self.use_chipset::<true, H, R>(wiring, run)
     }
 
     /// The same for a guest's access, with nothing that is a call.
@@ -262,9 +259,22 @@ impl<'m, B: Backend> Vm<'m, B> {
         wiring: &mut Wiring<'_, 'm, B, H>,
         run: impl FnOnce(&mut Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
     ) -> R {
+        self.use_chipset::<false, H, R>(wiring, run)
+    }
+
+    #[inline(always)]
+    fn use_chipset<const SELDOM: bool, H: Host, R>(
+        &self,
+        wiring: &mut Wiring<'_, 'm, B, H>,
+        run: impl FnOnce(&mut Chipset<'m>, &mut Wiring<'_, 'm, B, H>) -> R,
+    ) -> R {
         let mut chipset = self.chipset.lock();
         let result = run(&mut chipset, wiring);
-        self.end_use(chipset, wiring);
+        if SELDOM {
+            self.end_seldom_use(chipset, wiring);
+        } else {
+            self.end_use(chipset, wiring);
+        }
         result
     }
 

@@ -16,6 +16,26 @@ use crate::mitigations::guard::{Guard, guard_entry, guard_exit};
 // save area. FS, GS, TR, LDTR and the system-call MSRs travel by VMLOAD and VMSAVE: the kernel's go back
 // at once, because the IDT's stacks need TR and per-CPU data needs GS. Interrupts are held by GIF; IF is
 // set during VMRUN, so that the host's interrupts end the run.
+// Expects the VMCB's address, the registers' and the host state's on the stack, from its top on; the last two are there still, the registers' also in RDI.
+macro_rules! run_guest {
+    () => {
+        concat!(
+            load_guest_registers!(),
+            "
+             pop rax
+             clgi
+             sti
+             vmload rax
+             vmrun rax
+             vmsave rax
+             cli
+             xchg rdi, [rsp]
+             mov rax, [rsp + 8]
+             vmload rax"
+        )
+    };
+}
+
 global_asm!(
     ".global basalt_svm_enter",
     ".global basalt_svm_open",
@@ -26,17 +46,7 @@ global_asm!(
     "push rdx",
     "push rdi",
     "push rsi",
-    load_guest_registers!(),
-    "pop rax",
-    "clgi",
-    "sti",
-    "vmload rax",
-    "vmrun rax",
-    "vmsave rax",
-    "cli",
-    "xchg rdi, [rsp]",
-    "mov rax, [rsp + 8]",
-    "vmload rax",
+    run_guest!(),
     "basalt_svm_open:",
     "stgi",
     store_guest_registers!(),
@@ -52,17 +62,7 @@ global_asm!(
     "push rsi",
     "mov rsi, rcx",
     guard_entry!(),
-    load_guest_registers!(),
-    "pop rax",
-    "clgi",
-    "sti",
-    "vmload rax",
-    "vmrun rax",
-    "vmsave rax",
-    "cli",
-    "xchg rdi, [rsp]",
-    "mov rax, [rsp + 8]",
-    "vmload rax",
+    run_guest!(),
     store_guest_registers!(),
     "pop rdx",
     "pop rsi",
