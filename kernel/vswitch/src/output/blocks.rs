@@ -56,28 +56,26 @@ impl Reserve {
         self.pieces.lock().pop()
     }
 
-    /// Makes anew what was taken, a piece at a time: who calls looks for other work before it calls again.
+    /// Makes anew what was taken.
     #[inline]
     pub(crate) fn refill(&self) {
-        if self.low.load(SeqCst) && self.low.swap(false, SeqCst) && self.add() {
-            self.low.store(true, SeqCst);
+        if self.low.load(SeqCst) && self.low.swap(false, SeqCst) {
+            self.fill();
         }
     }
 
-    /// Makes all pieces, as far as there is memory for them.
-    pub(crate) fn fill(&self) {
-        while self.add() {}
-    }
-
-    /// Makes one more piece. False where all are there, or there is no memory for it.
+    /// Makes all pieces, as far as there is memory for them. One CPU at a time.
     #[cold]
     #[inline(never)]
-    fn add(&self) -> bool {
-        if self.pieces.lock().is_full() {
-            return false;
+    pub(crate) fn fill(&self) {
+        for _ in 0..RESERVE {
+            if self.pieces.lock().is_full() {
+                return;
+            }
+            let Some(piece) = piece() else { return };
+            // Another CPU may have been here since it was low again.
+            let _ = self.pieces.lock().try_push(piece);
         }
-        // Another CPU may have made one meanwhile.
-        piece().is_some_and(|piece| self.pieces.lock().try_push(piece).is_ok())
     }
 }
 
