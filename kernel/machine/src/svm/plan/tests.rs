@@ -8,7 +8,7 @@ use crate::svm::setup::{self, Addresses};
 use crate::svm::vmcb::Vmcb;
 
 /// The bits of leaf 8000_000AH EDX that decide anything.
-const BITS: [u32; 8] = [
+const BITS: [u32; 9] = [
     svm::NESTED_PAGING,
     svm::NEXT_RIP,
     svm::VMCB_CLEAN,
@@ -17,6 +17,7 @@ const BITS: [u32; 8] = [
     svm::PAUSE_FILTER,
     svm::PAUSE_FILTER_THRESHOLD,
     svm::VIRTUAL_NMI,
+    svm::SPEC_CTRL,
 ];
 
 fn leaves(edx: u32) -> Leaves {
@@ -29,7 +30,7 @@ fn leaves(edx: u32) -> Leaves {
     }
 }
 
-/// All 256 sets, each also with every bit set that means nothing to us.
+/// All 512 sets, each also with every bit set that means nothing to us.
 fn sets() -> impl Iterator<Item = u32> {
     let known = BITS.iter().fold(0, |all, bit| all | bit);
     (0..1u32 << BITS.len()).flat_map(move |choice| {
@@ -53,6 +54,7 @@ fn each_ability_is_used_exactly_where_it_is_offered() {
         assert_eq!(plan.clean, if has(svm::VMCB_CLEAN) { Clean::all() } else { Clean::empty() });
         assert_eq!(plan.flush == Flush::ByAsid, has(svm::FLUSH_BY_ASID));
         assert_eq!(plan.nmi == NmiBlocking::Virtual, has(svm::VIRTUAL_NMI));
+        assert_eq!(plan.speculation_control, has(svm::SPEC_CTRL));
         assert_eq!(plan.injection, Injection::Event);
         assert_eq!(plan.pause.is_some(), has(svm::PAUSE_FILTER));
         let timed = plan.pause.is_some_and(|filter| filter.threshold != 0);
@@ -65,6 +67,7 @@ fn each_ability_is_used_exactly_where_it_is_offered() {
             svm::VIRTUAL_NMI,
             svm::PAUSE_FILTER,
             svm::TSC_RATIO,
+            svm::SPEC_CTRL,
         ];
         let always = plan.apic.iter().count();
         assert_eq!(plan.names().count(), always + optional.into_iter().filter(|bit| has(*bit)).count());
