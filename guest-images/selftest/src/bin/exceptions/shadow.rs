@@ -163,7 +163,7 @@ fn interrupt_in_long_string_move() -> TestResult {
     for i in 0..SIZE / 8 {
         cpu::write64(source + 8 * i, i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
-    start_timer(20_000);
+    start_timer(100_000);
     for _ in 0..10 {
         selftest::memory::fill(source + SIZE, 0, SIZE);
         interrupt::enabled(|| {
@@ -181,7 +181,7 @@ fn interrupt_in_long_string_move() -> TestResult {
 
 fn interrupts_during_exits() -> TestResult {
     let leaf = cpu::cpuid(0, 0);
-    start_timer(30_000);
+    start_timer(100_000);
     let good = interrupt::enabled(|| {
         tsc::wait_us(20_000, || {
             cpu::cpuid(0, 0) != leaf || cpu::inb(0x0e50) != 0xff || cpu::rflags() & 0x200 == 0

@@ -151,7 +151,7 @@ fn device_access_with_interrupts_on() -> TestResult {
     const VECTOR: u8 = 0x45;
     expect(VECTOR, Acknowledge::LocalApic);
     apic::write(register::LVT_TIMER, u32::from(VECTOR) | apic::PERIODIC);
-    apic::write(register::INITIAL_COUNT, 30_000);
+    apic::write(register::INITIAL_COUNT, 100_000);
     let expected = apic::read(register::VERSION);
     let wrong = enabled(|| selftest::tsc::wait_us(20_000, || apic::read(register::VERSION) != expected));
     apic::write(register::INITIAL_COUNT, 0);
