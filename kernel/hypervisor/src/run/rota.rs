@@ -99,13 +99,14 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         Others { vms: &self.node.vms, calls: &self.node.calls }
     }
 
-    /// Between two pieces of work that take long together: lets interrupts in, and serves what they tell of.
+    /// Between two pieces of work that take long together: lets interrupts in, serves what they tell of, and makes ready what networks need for the next.
     pub(super) fn look<H: Host>(&mut self, host: &mut H, what: &str) {
         self.stretch.ends(host.tsc(), what, host);
         host.beat();
         host.poll_interrupts();
         self.stretch.begins(host.tsc());
         self.serve(host);
+        self.node.networks.refill();
     }
 
     fn wake_sleepers<H: Host>(&mut self, host: &mut H, now: Nanos) {

@@ -226,6 +226,10 @@ impl Net {
         let buffers = self.hand_over(&mut parcel, port, &mut source, (way.now, wires))?;
         if buffers.is_none() {
             self.enqueue(&parcel, port, &mut source, wires)?;
+            // Between two steps there is room made for the next frame.
+            if self.plug.switch().is_low() {
+                return Ok(STEP_BYTES.max(length));
+            }
         }
         Ok(length.max(BUFFER_BYTES * buffers.unwrap_or(0) as u32))
     }

@@ -56,10 +56,15 @@ impl Reserve {
         self.pieces.lock().pop()
     }
 
+    /// Whether some were taken since it was filled.
+    pub(crate) fn is_low(&self) -> bool {
+        self.low.load(SeqCst)
+    }
+
     /// Makes anew what was taken.
     #[inline]
     pub(crate) fn refill(&self) {
-        if self.low.load(SeqCst) && self.low.swap(false, SeqCst) {
+        if self.is_low() && self.low.swap(false, SeqCst) {
             self.fill();
         }
     }

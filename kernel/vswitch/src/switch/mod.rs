@@ -123,6 +123,11 @@ impl Switch {
         self.reserve.refill();
     }
 
+    /// Whether it is time to [refill](Self::refill): who sends then lets others go on before the next frame.
+    pub fn is_low(&self) -> bool {
+        self.reserve.is_low()
+    }
+
     /// Takes blocks of what may wait for `port`, for a frame of so many bytes. `None` where the part of the port `from` is full.
     pub fn room(&self, port: &Port, from: PortId, length: u32) -> Option<Room> {
         port.output.room(from, length, &self.reserve)
