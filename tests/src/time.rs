@@ -207,7 +207,7 @@ fn nmis() -> Scenario {
         name: "time-nmis".to_owned(),
         about: "a thousand NMIs a second of the host's harm no guest, and are told of in reason".to_owned(),
         tier: Tier::Ci,
-        machines: vec![QEMU_SVM, BOCHS_VMX],
+        machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
         cpus: None,
         options: "fault=nmi-storm".to_owned(),
         guests: guests.map(Guest::new).into(),
