@@ -24,8 +24,8 @@ use machine::smp::Roles;
 use machine::virtualization::Refusal;
 use machine::without::Without;
 use machine::{
-    acpi, apic, clock, cpu, fatal, fault, heap, logger, machine_check, memory, mitigations, power, screen,
-    smp, watchdog,
+    acpi, apic, clock, cpu, fatal, fault, hardware, heap, logger, machine_check, memory, mitigations, power,
+    screen, smp, watchdog,
 };
 use options::Options;
 use payload::Payload;
@@ -40,11 +40,15 @@ pub fn run(mut boot: BootInfo) -> ! {
     let payload = read_payload(&boot);
     let options = Options::parse(payload.words());
     start_log(&boot, &payload, &options);
-    start_memory(&boot);
+    let aside = payload.aside();
+    start_memory(&boot, aside);
     let acpi = start_platform(&boot, &options);
     start_clock(&acpi, &options);
     mitigations::start(options.mitigations);
     fault::when_started();
+    if aside.is_some() {
+        hardware::start(&acpi);
+    }
     report_nmis();
     // From here on other CPUs use it, too.
     let boot: &'static BootInfo = Box::leak(Box::new(boot));
@@ -91,8 +95,8 @@ fn start_log(boot: &BootInfo, payload: &Payload<'_>, options: &Options) {
     }
 }
 
-fn start_memory(boot: &BootInfo) {
-    memory::start(boot).unwrap_or_else(|error| {
+fn start_memory(boot: &BootInfo, aside: Option<u64>) {
+    memory::start(boot, aside).unwrap_or_else(|error| {
         for range in boot.memory() {
             info!("memory {:#x} to {:#x}: {:?}", range.start, range.end(), range.kind);
         }

@@ -39,6 +39,14 @@ impl<'a> Payload<'a> {
         [self.archive_options, self.command_line].into_iter().flat_map(str::split_ascii_whitespace)
     }
 
+    /// Bytes of memory of the VM that has the machine's own devices, where there is one. Known before there is a heap.
+    pub(crate) fn aside(&self) -> Option<u64> {
+        self.modules.iter().find_map(|module| match Archive::open(module.data()) {
+            Ok(archive) => hypervisor::hardware_memory(archive.modules().map(|module| module.line)),
+            Err(_) => hypervisor::hardware_memory(core::iter::once(module.command_line)),
+        })
+    }
+
     /// The modules.
     pub(crate) fn modules(&self) -> Vec<Module<'a>> {
         let mut modules = Vec::new();

@@ -30,6 +30,7 @@ pub mod i8042;
 pub mod ioapic;
 pub mod lapic;
 pub mod message;
+mod outside;
 pub mod pci;
 pub mod pic;
 pub mod pit;
@@ -48,6 +49,7 @@ pub use lapic::{
     APIC_TIMER_HZ, ApicEffect, ApicMode, Inbox, LocalApic, LocalApicConfig, LocalInterrupt, MsrError, Routing,
 };
 pub use message::{ApicBus, ApicMessage, BROADCAST, DeliveryMode, Shorthand, msi};
+pub use outside::{Outside, PinSetting};
 pub use pm::PowerManagement;
 pub use power::{PowerEvent, ResetControl};
 pub use rtc::MemorySize;

@@ -33,6 +33,7 @@ pub mod cpuid;
 mod dispatch;
 mod firmware;
 mod guest;
+mod hardware;
 mod instruction;
 mod linear;
 mod links;
@@ -57,6 +58,7 @@ mod virtio_bus;
 mod vm;
 mod wiring;
 
+pub use config::hardware_memory;
 pub use config::{End, FirstView, Module, Options};
 pub use run::{Ended, Node, Prepared};
 pub use stop::StopReason;

@@ -12,12 +12,13 @@
 //!
 //! Sources: ACPI specification, "System Address Map Interfaces"; the PC's tradition.
 
-use arrayvec::ArrayVec;
+use alloc::vec::Vec;
+
 use devices::acpi::Window;
 use devices::pci::Ecam;
 use devices::{MemorySize, Vga};
 use loader::{E820Entry, MemoryKind};
-use vcpu::Gpa;
+use vcpu::{Gpa, HostMemory, HostRange};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -29,6 +30,8 @@ const SHADOW: u64 = 768 * KIB;
 pub(crate) const HIGH: u64 = MIB;
 /// RAM below this; devices above, up to 4 GiB.
 const DEVICES: u64 = 3 * GIB;
+/// Bytes for the ACPI tables of the guest that has the machine's devices.
+const MACHINE_TABLES_SIZE: u64 = 8 * KIB;
 const ABOVE_DEVICES: u64 = 4 * GIB;
 
 /// Where the ACPI tables lie: software searches for the root pointer from here on.
@@ -59,9 +62,9 @@ pub struct RamRange {
 #[derive(Clone, Debug)]
 pub struct MemoryMap {
     /// RAM, lowest first.
-    pub ram: ArrayVec<RamRange, 6>,
+    pub ram: Vec<RamRange>,
     /// What the guest is told.
-    pub e820: ArrayVec<E820Entry, 6>,
+    pub e820: Vec<E820Entry>,
     /// What the guest's CMOS says.
     pub size: MemorySize,
 }
@@ -71,8 +74,8 @@ impl MemoryMap {
     pub fn new(memory: u64) -> Self {
         let below = memory.min(DEVICES);
         let above = memory - below;
-        let mut ram = ArrayVec::new();
-        let mut e820 = ArrayVec::new();
+        let mut ram = Vec::with_capacity(6);
+        let mut e820 = Vec::with_capacity(6);
         for (start, end) in
             [(0, LOW_END), (SHADOW, HIGH), (HIGH, below), (ABOVE_DEVICES, ABOVE_DEVICES + above)]
         {
@@ -95,12 +98,56 @@ impl MemoryMap {
         Self { ram, e820, size: MemorySize { below_4_gib: below, above_4_gib: above } }
     }
 
+    /// The map of the guest that has the machine's devices: memory where the machine has it. Its ACPI tables go where low memory ends; `None` where it
+    /// has none of that.
+    pub fn of_machine(ranges: &[HostRange]) -> Option<(Self, Gpa)> {
+        let own = || ranges.iter().filter(|range| range.kind == HostMemory::Own);
+        let low = own().filter(|range| range.start.0 < LOW_END).max_by_key(|range| range.length)?;
+        let tables = Gpa((low.start.0 + low.length).checked_sub(MACHINE_TABLES_SIZE)?);
+        let (mut ram, mut e820) = (Vec::with_capacity(ranges.len()), Vec::with_capacity(ranges.len() + 1));
+        for range in ranges {
+            let (base, mut length) = (Gpa(range.start.0), range.length);
+            let kind = match range.kind {
+                HostMemory::Own => MemoryKind::RAM,
+                HostMemory::Kept | HostMemory::Firmware => MemoryKind::RESERVED,
+                HostMemory::AcpiTables => MemoryKind::ACPI,
+                HostMemory::AcpiNvs => MemoryKind::NVS,
+            };
+            if range.kind == HostMemory::Own {
+                ram.push(RamRange { start: base, length });
+            }
+            if range == low {
+                length -= MACHINE_TABLES_SIZE;
+            }
+            e820.push(E820Entry { base, length, kind });
+            if range == low {
+                e820.push(E820Entry { base: tables, length: MACHINE_TABLES_SIZE, kind: MemoryKind::ACPI });
+            }
+        }
+        let above: u64 =
+            ram.iter().filter(|range| range.start.0 >= ABOVE_DEVICES).map(|range| range.length).sum();
+        let all: u64 = ram.iter().map(|range| range.length).sum();
+        let size = MemorySize { below_4_gib: all - above, above_4_gib: above };
+        Some((Self { ram, e820, size }, tables))
+    }
+
+    /// Where a kernel can be, in whole 2 MiB: at the start of the largest range.
+    pub fn kernel_place(&self) -> Option<Gpa> {
+        let largest = self.ram.iter().max_by_key(|range| range.length)?;
+        Some(Gpa(largest.start.0.next_multiple_of(2 * MIB)))
+    }
+
+    /// Where so many bytes of low memory are.
+    pub fn low_place(&self, bytes: u64) -> Option<Gpa> {
+        let low = self.e820.iter().filter(|range| range.kind == MemoryKind::RAM && range.base.0 < LOW_END);
+        low.filter(|range| range.length >= bytes).map(|range| range.base).next()
+    }
+
     /// The same with a ROM of so many bytes, and told to the firmware in it: all memory, without what firmware itself reserves.
     pub fn with_rom(mut self, bytes: u64) -> Self {
         let start = rom_start(bytes);
         let before = self.ram.iter().take_while(|range| range.start.0 < start).count();
-        // There is room, as above.
-        let _ = self.ram.try_insert(before, RamRange { start: Gpa(start), length: bytes });
+        self.ram.insert(before, RamRange { start: Gpa(start), length: bytes });
         let told = [
             (0, self.size.below_4_gib, MemoryKind::RAM),
             (Ecam::BASE.0, Ecam::SIZE, MemoryKind::RESERVED),
@@ -113,8 +160,8 @@ impl MemoryMap {
 
     /// The same with a VGA adapter's text memory, which is not told to the guest.
     pub fn with_text_memory(mut self) -> Self {
-        // After conventional memory. There is room: no map has all six ranges without it.
-        let _ = self.ram.try_insert(1, RamRange { start: Vga::TEXT, length: Vga::TEXT_SIZE });
+        // After conventional memory.
+        self.ram.insert(1, RamRange { start: Vga::TEXT, length: Vga::TEXT_SIZE });
         self
     }
 }

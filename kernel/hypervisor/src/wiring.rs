@@ -1,11 +1,16 @@
 //! The wires between a VM's devices: interrupt messages to its local APICs, console bytes to its serial line, and what a
 //! chipset access asks of the rest of the VM. Made for one access by the CPU that does it.
 
-use devices::{ApicBus, ApicEffect, ApicMessage, ConsoleSink, DeliveryMode, LocalApic};
+use devices::pci::FunctionAddress;
+use devices::{
+    ApicBus, ApicEffect, ApicMessage, ConsoleSink, DeliveryMode, LocalApic, Outside, PinSetting, Width,
+};
+use passthrough::PortWrite;
 use vcpu::{Backend, Host};
 
 use crate::mailbox::Mailboxes;
 use crate::processor::Attention;
+use crate::stop::StopReason;
 use crate::vm::Vm;
 use crate::vm::life::Request;
 
@@ -52,6 +57,47 @@ impl<B: Backend, H: Host> ConsoleSink for Wiring<'_, '_, B, H> {
     #[inline]
     fn put(&mut self, byte: u8) -> bool {
         self.vm.serial.put(byte)
+    }
+}
+
+/// What the chipset has not is the machine's, for the VM that has that.
+impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
+    fn outside_read(&mut self, port: u16, width: Width) -> u32 {
+        self.vm.hardware.as_ref().map_or(width.mask() as u32, |hardware| hardware.port_read(port, width))
+    }
+
+    fn outside_write(&mut self, port: u16, width: Width, value: u32) {
+        let Some(hardware) = &self.vm.hardware else { return };
+        match hardware.port_write(port, width, value) {
+            PortWrite::Pass | PortWrite::Drop => {}
+            PortWrite::Sleep(_) => self.ask(Request::Stop(StopReason::PowerOff)),
+            PortWrite::Reset => self.ask(Request::Reset),
+        }
+    }
+
+    fn outside_config_read(&mut self, function: FunctionAddress, register: u16, width: Width) -> u32 {
+        match &self.vm.hardware {
+            Some(hardware) => hardware.config_read(function, register, width),
+            None => width.mask() as u32,
+        }
+    }
+
+    fn outside_config_write(&mut self, function: FunctionAddress, register: u16, width: Width, value: u32) {
+        if let Some(hardware) = &self.vm.hardware {
+            hardware.config_write(function, register, width, value);
+        }
+    }
+
+    fn outside_pin(&mut self, pin: u8, setting: PinSetting) {
+        if let Some(hardware) = &self.vm.hardware {
+            hardware.set_pin(pin, setting);
+        }
+    }
+
+    fn outside_pin_ended(&mut self, pin: u8) {
+        if let Some(hardware) = &self.vm.hardware {
+            hardware.end_pin(pin);
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use core::fmt;
 
-use vcpu::{Backend, CpuidResult, CreateError, TscScaling, WithVcpu};
+use vcpu::{Backend, CpuidResult, CreateError, Hardware, TscScaling, WithVcpu};
 
+use crate::hardware;
 use crate::image::ModuleImage;
 use crate::mitigations;
 use crate::nested::GuestSpace;
@@ -69,6 +70,10 @@ impl Backend for Extensions {
 
     fn create_random(&self) -> Option<Generator> {
         Generator::new()
+    }
+
+    fn hardware(&self) -> Option<&'static dyn Hardware> {
+        hardware::hardware()
     }
 
     fn free_memory(&self) -> u64 {

@@ -22,6 +22,7 @@ pub mod extensions;
 pub mod fatal;
 pub mod fault;
 mod guest_registers;
+pub mod hardware;
 pub mod heap;
 pub mod host;
 mod hpet;

@@ -9,3 +9,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+
+mod ports;
+
+pub use ports::{PortWrite, Ports};

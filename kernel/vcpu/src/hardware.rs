@@ -61,8 +61,10 @@ pub struct Message {
 pub enum HostMemory {
     /// RAM that was set aside for the management domain.
     Own,
-    /// RAM of the kernel's or of guests', or what firmware keeps for itself.
-    Reserved,
+    /// RAM of the kernel's or of guests'.
+    Kept,
+    /// What firmware keeps for itself, be it RAM or device memory.
+    Firmware,
     /// ACPI tables.
     AcpiTables,
     /// What ACPI firmware keeps across sleep.

@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use devices::pci::FunctionAddress;
-use devices::{ApicBus, ApicMessage, Chipset, ChipsetConfig, ConsoleSink, MemorySize, Width};
+use devices::{ApicBus, ApicMessage, Chipset, ChipsetConfig, ConsoleSink, MemorySize, Outside, Width};
 use spin::Mutex;
 use vcpu::Nanos;
 use vcpu::fake::{FakeImage, FakeRandom};
@@ -16,6 +16,8 @@ struct Nobody;
 impl ApicBus for Nobody {
     fn deliver(&mut self, _message: ApicMessage) {}
 }
+
+impl Outside for Nobody {}
 
 impl ConsoleSink for Nobody {
     fn put(&mut self, _byte: u8) -> bool {
@@ -44,7 +46,7 @@ const VENDOR: u32 = 0x1af4;
 
 fn attempt(input: &mut Unstructured<'_>) -> Result<()> {
     let memory = MemorySize { below_4_gib: 64 << 20, above_4_gib: 0 };
-    let mut chipset = Chipset::new(&ChipsetConfig { memory, wall_clock: 0, now: Nanos(0) });
+    let mut chipset = Chipset::new(&ChipsetConfig { memory, wall_clock: 0, now: Nanos(0), outside: false });
     let disk = Block::new(FakeImage::new(&[0; 4096]), false, "");
     let functions = [
         Function::<FakeImage>::new(Kind::Block(disk), 2).expect("memory"),

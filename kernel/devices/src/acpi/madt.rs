@@ -33,13 +33,39 @@ const NMI_PIN: u8 = 1;
 
 /// Polarity and trigger as the ISA bus has them.
 const INTI_CONFORMS: u16 = 0x0000;
-const INTI_ACTIVE_HIGH_LEVEL: u16 = 0x000d;
+const INTI_ACTIVE_HIGH_LEVEL: u16 = INTI_ACTIVE_HIGH | INTI_LEVEL;
+const INTI_ACTIVE_HIGH: u16 = 1;
+const INTI_ACTIVE_LOW: u16 = 3;
+const INTI_EDGE: u16 = 1 << 2;
+const INTI_LEVEL: u16 = 3 << 2;
 
 /// Processors with an id and a number from here on need the x2APIC structure.
 const FIRST_X2APIC: u32 = 255;
 
 /// The table for processors with these x2APIC ids; a processor's ACPI uid is its place in the list.
 pub(super) fn build(apic_ids: &[u32]) -> Sdt {
+    build_for(apic_ids, |table| {
+        source_override(table, isa_line::TIMER, TIMER_GSI, INTI_CONFORMS);
+        source_override(table, isa_line::SCI, isa_line::SCI, INTI_ACTIVE_HIGH_LEVEL);
+    })
+}
+
+/// The same with the ISA interrupts as a machine has them: global system interrupt, level-triggered, active low. The timer is where this
+/// chipset has it.
+pub(super) fn build_with(apic_ids: &[u32], isa: &[(u32, bool, bool); 16]) -> Sdt {
+    build_for(apic_ids, |table| {
+        source_override(table, isa_line::TIMER, TIMER_GSI, INTI_CONFORMS);
+        for (line, &(gsi, level, active_low)) in (0..).zip(isa).filter(|(line, _)| *line != isa_line::TIMER) {
+            let Ok(pin) = u8::try_from(gsi) else { continue };
+            if pin != line || level || active_low {
+                let flags = if active_low { INTI_ACTIVE_LOW } else { INTI_ACTIVE_HIGH };
+                source_override(table, line, pin, flags | if level { INTI_LEVEL } else { INTI_EDGE });
+            }
+        }
+    })
+}
+
+fn build_for(apic_ids: &[u32], overrides: impl FnOnce(&mut Sdt)) -> Sdt {
     let mut table = Sdt::new(*b"APIC", HEADER_LENGTH, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     table.write_u32(LOCAL_APIC_ADDRESS_OFFSET, LOCAL_APIC_ADDRESS);
     table.write_u32(FLAGS_OFFSET, FLAG_PCAT_COMPAT);
@@ -59,8 +85,7 @@ pub(super) fn build(apic_ids: &[u32]) -> Sdt {
     }
     let address = (IoApic::BASE.0 as u32).to_le_bytes();
     append(&mut table, structure::IO_APIC, &[&[0, 0], &address, &0u32.to_le_bytes()]);
-    source_override(&mut table, isa_line::TIMER, TIMER_GSI, INTI_CONFORMS);
-    source_override(&mut table, isa_line::SCI, isa_line::SCI, INTI_ACTIVE_HIGH_LEVEL);
+    overrides(&mut table);
     append(
         &mut table,
         structure::LOCAL_APIC_NMI,

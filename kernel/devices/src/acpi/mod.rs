@@ -151,3 +151,37 @@ impl Block {
         self.append(&bytes)
     }
 }
+
+/// The tables of a machine whose own firmware describes it, for a guest that has its devices: that firmware's tables at `others`, and which
+/// processors and interrupt controllers the guest has in place of the machine's. `overrides` are the sixteen ISA interrupts: global system
+/// interrupt, level-triggered, active low.
+///
+/// # Errors
+/// As [`build`].
+pub fn machine_tables(
+    processors: u32,
+    overrides: &[(u32, bool, bool); 16],
+    others: impl Iterator<Item = u64>,
+    base: Gpa,
+) -> Result<AcpiTables, AcpiError> {
+    if processors == 0 || processors as usize > AcpiTables::MAX_PROCESSORS {
+        return Err(AcpiError::ProcessorCount(processors as usize));
+    }
+    if !base.0.is_multiple_of(RSDP_ALIGNMENT) || base.0 >= 1 << 32 {
+        return Err(AcpiError::Base(base));
+    }
+    let mut tables = Block { base: base.0, bytes: Vec::new() };
+    tables.append(&alloc::vec![0; Rsdp::len()]);
+    let apic_ids: Vec<u32> = (0..processors).collect();
+    let madt = tables.append(madt::build_with(&apic_ids, overrides).as_slice());
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    others.chain([madt]).for_each(|table| xsdt.add_entry(table));
+    let xsdt = tables.append_table(&xsdt);
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
+    tables.bytes[..rsdp.len()].copy_from_slice(&rsdp);
+    if tables.base + tables.bytes.len() as u64 > 1 << 32 {
+        return Err(AcpiError::Base(base));
+    }
+    Ok(AcpiTables { base, bytes: tables.bytes })
+}

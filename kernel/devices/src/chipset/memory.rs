@@ -24,6 +24,13 @@ impl MemoryDevice {
     }
 }
 
+impl MemoryDevice {
+    /// Configuration space of the machine's own is where the machine has it.
+    const fn is_here(&self, outside: bool) -> bool {
+        matches!(self, Self::IoApic(_)) || !outside
+    }
+}
+
 impl Chipset<'_> {
     /// Reads memory-mapped registers at `gpa`; `None` when no device is there.
     pub fn mmio_read(
@@ -33,7 +40,7 @@ impl Chipset<'_> {
         _now: Nanos,
         _env: &mut impl Environment,
     ) -> Option<u64> {
-        match MemoryDevice::find(gpa)? {
+        match MemoryDevice::find(gpa).filter(|device| device.is_here(self.outside))? {
             MemoryDevice::IoApic(offset) => Some(self.ioapic.read(offset, width).unwrap_or_else(|_| {
                 self.counters.refused += 1;
                 width.mask()
@@ -51,10 +58,13 @@ impl Chipset<'_> {
         _now: Nanos,
         env: &mut impl Environment,
     ) -> Option<()> {
-        match MemoryDevice::find(gpa)? {
+        match MemoryDevice::find(gpa).filter(|device| device.is_here(self.outside))? {
             MemoryDevice::IoApic(offset) => {
                 if self.ioapic.write(offset, width, value, env).is_err() {
                     self.counters.refused += 1;
+                }
+                if self.outside {
+                    self.tell_pins(env);
                 }
             }
             MemoryDevice::Ecam(offset) => self.write_ecam(offset, width, value),

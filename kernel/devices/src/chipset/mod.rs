@@ -16,6 +16,7 @@ use crate::clock::earlier;
 use crate::i8042::I8042;
 use crate::ioapic::IoApic;
 use crate::message::{ApicBus, ApicMessage};
+use crate::outside::Outside;
 use crate::pci::{AddFunctionError, ConfigSpace, ConfigWrite, FunctionAddress, PciBus};
 use crate::pic::PicPair;
 use crate::pit::Pit;
@@ -53,9 +54,9 @@ pub(crate) const PCI_LINES: usize = 4;
 pub(crate) const PCI_IRQS: [u8; PCI_LINES] = [10, 11, 10, 11];
 
 /// What the chipset needs of the world around it.
-pub trait Environment: ApicBus + ConsoleSink {}
+pub trait Environment: ApicBus + ConsoleSink + Outside {}
 
-impl<T: ApicBus + ConsoleSink + ?Sized> Environment for T {}
+impl<T: ApicBus + ConsoleSink + Outside + ?Sized> Environment for T {}
 
 /// How a machine's chipset is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +67,9 @@ pub struct ChipsetConfig {
     pub wall_clock: u64,
     /// The present moment.
     pub now: Nanos,
+    /// Where this has no device there are the machine's own ([`Outside`]); what those bring is left out here: clock, keyboard controller, power
+    /// management, and the configuration space of the PCI bus but for functions that are added.
+    pub outside: bool,
 }
 
 /// One PC's devices but the local APICs.
@@ -90,9 +94,16 @@ pub struct Chipset<'a> {
     /// The function whose configuration was written last, until somebody asks.
     configured: Option<FunctionAddress>,
     power: Option<PowerEvent>,
+    /// See [`ChipsetConfig::outside`].
+    outside: bool,
     /// When the next of its timers is due, see [`Self::note_deadline`].
     deadline: Option<Nanos>,
     counters: BusCounters,
+}
+
+/// Whether a pin of the I/O APIC is the machine's own, where there is that.
+const fn is_outside(pin: u8) -> bool {
+    !matches!(pin, TIMER_GSI | isa_line::COM1)
 }
 
 impl Chipset<'_> {
@@ -108,7 +119,7 @@ impl Chipset<'_> {
         ioapic.start_high(TIMER_GSI);
         let mut made = Self {
             // The ranges are constants without conflict, as a test shows; without a map no port would answer.
-            ports: IntervalMap::build(&PORT_RANGES).unwrap_or_default(),
+            ports: ports::map(config.outside),
             optional: Optional::default(),
             pic,
             ioapic,
@@ -117,13 +128,14 @@ impl Chipset<'_> {
             uart: Uart::new(),
             i8042: I8042::new(),
             pm: PowerManagement::new(config.now),
-            pci: PciBus::new(),
+            pci: if config.outside { PciBus::empty() } else { PciBus::new() },
             reset_control: ResetControl::default(),
             system_control_a: SystemControlA::default(),
             lines: 1 << isa_line::TIMER,
             pci_lines: [0; PCI_LINES],
             configured: None,
             power: None,
+            outside: config.outside,
             deadline: None,
             counters: BusCounters::default(),
         };
@@ -134,7 +146,8 @@ impl Chipset<'_> {
     /// The machine's reset line: everything starts over but the clock and its memory. Functions that were added to the
     /// PCI bus are gone, and a power event not yet taken too.
     pub fn reset(&mut self, now: Nanos) {
-        let fresh = Self::new(&ChipsetConfig { memory: MemorySize::default(), wall_clock: 0, now });
+        let outside = self.outside;
+        let fresh = Self::new(&ChipsetConfig { memory: MemorySize::default(), wall_clock: 0, now, outside });
         let mut rtc = self.rtc.clone();
         rtc.reset(now);
         let mut optional = core::mem::take(&mut self.optional);
@@ -156,6 +169,8 @@ impl Chipset<'_> {
                     }
                 };
             }
+        } else if self.outside && !self.has_some(port, width) {
+            return env.outside_read(port, width);
         } else if width == Width::Byte {
             self.counters.unclaimed_reads += 1;
             return 0xff;
@@ -183,6 +198,8 @@ impl Chipset<'_> {
                 }
                 return;
             }
+        } else if self.outside && !self.has_some(port, width) {
+            return env.outside_write(port, width, value);
         } else if width == Width::Byte {
             self.counters.unclaimed_writes += 1;
             return;
@@ -192,6 +209,11 @@ impl Chipset<'_> {
                 self.port_write(port, Width::Byte, byte.into(), now, env);
             }
         });
+    }
+
+    /// Whether a device has one of the ports.
+    fn has_some(&mut self, port: u16, width: Width) -> bool {
+        (0..u64::from(width.bytes())).any(|index| self.ports.find(u64::from(port) + index).is_some())
     }
 
     /// When a timer next needs [`Self::advance`]; later than the last advance. Kept, as most accesses are to no timer.
@@ -299,7 +321,37 @@ impl Chipset<'_> {
 
     /// Passes on a local APIC's EOI for a level-triggered vector.
     pub fn eoi_broadcast(&mut self, vector: u8, env: &mut impl Environment) {
+        if self.outside {
+            self.end_outside(vector, env);
+        }
         self.ioapic.end_of_interrupt(vector, env);
+    }
+
+    /// What the machine drives is low until its pin may be asserted again: the machine asserts it anew where its device still does.
+    #[cold]
+    fn end_outside(&mut self, vector: u8, env: &mut impl Environment) {
+        for pin in self.ioapic.waiting_for(vector).filter(|pin| is_outside(*pin)) {
+            self.ioapic.set_line(pin, false, env);
+            env.outside_pin_ended(pin);
+        }
+    }
+
+    /// An interrupt of the machine's has come at a pin.
+    pub fn outside_interrupt(&mut self, pin: u8, level: bool, env: &mut impl Environment) {
+        self.ioapic.set_line(pin, true, env);
+        if !level {
+            self.ioapic.set_line(pin, false, env);
+        }
+    }
+
+    /// Tells the machine of pins that the guest has set up.
+    #[cold]
+    fn tell_pins(&mut self, env: &mut impl Environment) {
+        while let Some((pin, setting)) = self.ioapic.take_set_up() {
+            if is_outside(pin) {
+                env.outside_pin(pin, setting);
+            }
+        }
     }
 
     /// Gives the serial port one byte of console input; false when it has no room.

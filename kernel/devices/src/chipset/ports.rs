@@ -1,10 +1,10 @@
 //! The port map: who is where, which widths it takes, and the calls into the devices.
 
 use super::{Chipset, Environment, isa_line};
-use crate::bus::{IoError, Width};
+use crate::bus::{IntervalMap, IoError, Width};
 use crate::debug_port::DebugConsole;
 use crate::fw_cfg::FwCfg;
-use crate::pci::PciBus;
+use crate::pci::{FunctionAddress, PciBus};
 use crate::pic::PicSelect;
 use crate::pm::PowerManagement;
 use crate::power::{PowerEvent, ResetControl, SystemControlA};
@@ -60,6 +60,25 @@ pub(super) const PORT_RANGES: [(u64, u64, PortDevice); 14] = [
     (PciBus::PORT as u64, 8, PortDevice::Pci),
     (PowerManagement::PORT as u64, PowerManagement::PORTS as u64, PortDevice::PowerManagement),
 ];
+
+/// Those that there are beside the machine's own devices.
+const RANGES_BESIDE: [(u64, u64, PortDevice); 8] = [
+    (0x20, 2, PortDevice::PicMaster),
+    (0x40, 4, PortDevice::Pit),
+    (0x61, 1, PortDevice::SystemControlB),
+    (0x80, 1, PortDevice::Delay),
+    (0xa0, 2, PortDevice::PicSlave),
+    (COM1 as u64, Uart::PORTS as u64, PortDevice::Uart),
+    (0x4d0, 2, PortDevice::Elcr),
+    (PciBus::PORT as u64, 8, PortDevice::Pci),
+];
+
+/// Who has which ports.
+pub(super) fn map(outside: bool) -> IntervalMap<PortDevice, { PORT_RANGES.len() + OPTIONAL_RANGES }> {
+    // The ranges are constants without conflict, as a test shows; without a map no port would answer.
+    if outside { IntervalMap::build(&RANGES_BESIDE) } else { IntervalMap::build(&PORT_RANGES) }
+        .unwrap_or_default()
+}
 
 /// Offset of the reset control register among the PCI ports.
 const RESET_CONTROL: u16 = ResetControl::PORT - PciBus::PORT;
@@ -138,7 +157,7 @@ impl Chipset<'_> {
             PortDevice::I8042Command => self.i8042.read_status(),
             PortDevice::SystemControlA => self.system_control_a.read(),
             PortDevice::Delay => 0xff,
-            PortDevice::Pci => return self.read_pci(offset, width),
+            PortDevice::Pci => return self.read_pci(offset, width, env),
             PortDevice::FwCfg => match &mut self.optional.fw_cfg {
                 Some(fw_cfg) => fw_cfg.read(offset)?,
                 None => 0xff,
@@ -212,7 +231,7 @@ impl Chipset<'_> {
                 self.note_power(event);
             }
             PortDevice::Delay => {}
-            PortDevice::Pci => self.write_pci(offset, width, value)?,
+            PortDevice::Pci => self.write_pci(offset, width, value, env)?,
             PortDevice::FwCfg | PortDevice::FwCfgDma => self.write_fw_cfg(device, offset, width, value)?,
             PortDevice::DebugConsole => {
                 if let Some(console) = &mut self.optional.debug_console
@@ -246,11 +265,14 @@ impl Chipset<'_> {
     }
 
     /// A function that is not there is no error: its registers read all ones.
-    fn read_pci(&mut self, offset: u16, width: Width) -> Result<u32, IoError> {
+    fn read_pci(&mut self, offset: u16, width: Width, env: &mut impl Environment) -> Result<u32, IoError> {
         match offset {
             0 if width == Width::Dword => Ok(self.pci.read_address()),
             RESET_CONTROL => Ok(self.reset_control.read().into()),
             PciBus::DATA.. => {
+                if let Some((function, register)) = self.outside_target(offset - PciBus::DATA, width) {
+                    return Ok(env.outside_config_read(function, register.into(), width));
+                }
                 let absent = width.mask() as u32;
                 Ok(self.pci.read_data(offset - PciBus::DATA, width).unwrap_or(absent))
             }
@@ -258,7 +280,22 @@ impl Chipset<'_> {
         }
     }
 
-    fn write_pci(&mut self, offset: u16, width: Width, value: u32) -> Result<(), IoError> {
+    /// The function of the machine's, and its register, that an access to the data port is for.
+    fn outside_target(&mut self, lane: u16, width: Width) -> Option<(FunctionAddress, u8)> {
+        if !self.outside {
+            return None;
+        }
+        let (function, register) = self.pci.data_target(lane, width)?;
+        self.pci.function(function).is_none().then_some((function, register))
+    }
+
+    fn write_pci(
+        &mut self,
+        offset: u16,
+        width: Width,
+        value: u32,
+        env: &mut impl Environment,
+    ) -> Result<(), IoError> {
         match offset {
             0 if width == Width::Dword => self.pci.write_address(value),
             RESET_CONTROL => {
@@ -266,6 +303,10 @@ impl Chipset<'_> {
                 self.note_power(event);
             }
             PciBus::DATA.. => {
+                if let Some((function, register)) = self.outside_target(offset - PciBus::DATA, width) {
+                    env.outside_config_write(function, register.into(), width, value);
+                    return Ok(());
+                }
                 let written = self.pci.write_data(offset - PciBus::DATA, width, value);
                 self.note_configured(written);
             }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::message::ApicMessage;
+use crate::outside::Outside;
 use crate::pci::{Ecam, Header, register};
 use proptest::prelude::*;
 use vcpu::Gpa;
@@ -18,6 +19,8 @@ impl ApicBus for World {
         self.messages.push(message);
     }
 }
+
+impl Outside for World {}
 
 impl ConsoleSink for World {
     fn put(&mut self, byte: u8) -> bool {
@@ -38,7 +41,7 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let memory = MemorySize { below_4_gib: 256 << 20, above_4_gib: 0 };
-        let config = ChipsetConfig { memory, wall_clock: 1_700_000_000, now: Nanos::ZERO };
+        let config = ChipsetConfig { memory, wall_clock: 1_700_000_000, now: Nanos::ZERO, outside: false };
         let world = World { messages: Vec::new(), console: Vec::new(), room: usize::MAX };
         Self { chipset: Chipset::new(&config), world, now: Nanos::ZERO }
     }

@@ -9,6 +9,7 @@ mod tests;
 
 use crate::bus::{IoError, Width};
 use crate::message::{ApicBus, ApicMessage, DeliveryMode, Shorthand, widen_destination};
+use crate::outside::PinSetting;
 use vcpu::Gpa;
 
 mod offset {
@@ -33,6 +34,7 @@ struct Redirection(u64);
 
 impl Redirection {
     const LOGICAL: u64 = 1 << 11;
+    const ACTIVE_LOW: u64 = 1 << 13;
     const DELIVERY_STATUS: u64 = 1 << 12;
     const REMOTE_IRR: u64 = 1 << 14;
     const LEVEL: u64 = 1 << 15;
@@ -72,6 +74,8 @@ pub struct IoApic {
     entries: [Redirection; Self::PINS],
     /// Pins whose line is asserted.
     lines: u32,
+    /// Pins that were set up since somebody has asked.
+    set_up: u32,
 }
 
 impl Default for IoApic {
@@ -92,7 +96,7 @@ impl IoApic {
 
     /// All pins masked, id 0.
     pub const fn new() -> Self {
-        Self { id: 0, select: 0, entries: [Redirection::RESET; Self::PINS], lines: 0 }
+        Self { id: 0, select: 0, entries: [Redirection::RESET; Self::PINS], lines: 0, set_up: 0 }
     }
 
     /// Reads the register at `offset`, 32 bits wide. Narrower aligned reads give the low part.
@@ -219,7 +223,33 @@ impl IoApic {
             // Turning a pin to edge forgets the EOI it waits for.
             entry.0 &= !Redirection::REMOTE_IRR;
         }
+        self.set_up |= 1 << pin;
         self.resend_level(pin, bus);
+    }
+
+    /// A pin that was written since the last call, with how it is set up now.
+    pub(crate) fn take_set_up(&mut self) -> Option<(u8, PinSetting)> {
+        let pin = self.set_up.trailing_zeros() as u8;
+        self.set_up &= self.set_up.wrapping_sub(1);
+        let entry = *self.entries.get(usize::from(pin))?;
+        let setting = PinSetting {
+            level: entry.has(Redirection::LEVEL),
+            active_low: entry.has(Redirection::ACTIVE_LOW),
+            masked: entry.has(Redirection::MASKED),
+        };
+        Some((pin, setting))
+    }
+
+    /// Pins whose level-triggered interrupts wait for the end of this vector.
+    pub(crate) fn waiting_for(&self, vector: u8) -> impl Iterator<Item = u8> + use<> {
+        let waits = |entry: &Redirection| {
+            entry.vector() == vector && entry.has(Redirection::LEVEL) && entry.has(Redirection::REMOTE_IRR)
+        };
+        let mut pins = [false; Self::PINS];
+        for (pin, entry) in pins.iter_mut().zip(&self.entries) {
+            *pin = waits(entry);
+        }
+        (0..Self::PINS as u8).zip(pins).filter_map(|(pin, waits)| waits.then_some(pin))
     }
 
     /// The pin and the half of its entry that a register index names.

@@ -108,6 +108,11 @@ impl PciBus {
         Self { address: 0, functions }
     }
 
+    /// A bus with nothing.
+    pub const fn empty() -> Self {
+        Self { address: 0, functions: ArrayVec::new_const() }
+    }
+
     /// Adds a function with its configuration space.
     pub fn add(&mut self, address: FunctionAddress, space: ConfigSpace) -> Result<(), AddFunctionError> {
         if self.function(address).is_some() {

@@ -84,6 +84,10 @@ pub enum Fault<'a> {
     ForOne(&'static str),
     /// The VMs that another line makes by `count=` include one of this name.
     NameTaken(&'a str),
+    /// Another VM has the machine's own devices.
+    HardwareTaken(&'a str),
+    /// A VM with the machine's own devices cannot have this besides.
+    NotWithHardware(&'static str),
     /// There is no memory for the description of a VM.
     NoMemory,
 }
@@ -183,6 +187,12 @@ impl Fault<'_> {
             ),
             Self::NameTaken(name) => {
                 write!(f, "count= in the line of vm={name} makes a VM of this name, too; give it another")
+            }
+            Self::HardwareTaken(name) => {
+                write!(f, "the machine's own devices are vm={name}'s; leave out 'hardware' here or there")
+            }
+            Self::NotWithHardware(word) => {
+                write!(f, "a VM with the machine's own devices cannot have '{word}'; leave it out")
             }
             Self::NoMemory => f.write_str("no memory for its description; leave some VMs out"),
             _ => Ok(()),

@@ -24,6 +24,8 @@ pub(super) struct Settings<'a> {
     pub(super) memory: u64,
     pub(super) protocol: Option<Protocol>,
     pub(super) firmware: bool,
+    /// It has the machine's own devices.
+    pub(super) hardware: bool,
     pub(super) nics: Vec<Nic<'a>>,
     pub(super) ports: ArrayVec<&'a str, MAX_PORTS>,
     /// It has an entropy device.
@@ -47,6 +49,7 @@ impl Default for Settings<'_> {
             memory: DEFAULT_MEMORY,
             protocol: None,
             firmware: false,
+            hardware: false,
             nics: Vec::new(),
             ports: ArrayVec::new(),
             rng: true,
@@ -72,10 +75,31 @@ impl<'a> Settings<'a> {
         if count > 1 && self.nics.iter().any(|nic| nic.mac.is_some()) {
             return Err(Fault::ForOne("mac="));
         }
+        if self.hardware {
+            return Err(Fault::ForOne("hardware"));
+        }
         if count > 1 && !self.ports.is_empty() {
             return Err(Fault::ForOne("port="));
         }
         Ok(())
+    }
+}
+
+impl<'a> Settings<'a> {
+    /// Whether it can have the machine's devices with what else is said.
+    fn check_hardware(&self) -> Result<(), Fault<'a>> {
+        let refused = [
+            (self.firmware, "protocol=firmware"),
+            (self.protocol.is_some_and(|protocol| protocol != Protocol::Linux), "protocol="),
+            (self.devices.vga_text, "vga=text"),
+            (self.devices.fw_cfg, "fwcfg"),
+            (self.devices.debug_console, "e9"),
+            (self.tsc_khz.is_some(), "tsc-khz="),
+        ];
+        match refused.into_iter().find(|(is, _)| self.hardware && *is) {
+            Some((_, word)) => Err(Fault::NotWithHardware(word)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -111,7 +135,9 @@ pub(super) fn parse_line(line: &str) -> (Option<&str>, Result<Kind<'_>, Fault<'_
     }
     let kind = parse_settings(words, command_line);
     let kind = kind.and_then(|kind| match &kind {
-        Kind::Kernel { settings, .. } => settings.check_count(name).map(|()| kind),
+        Kind::Kernel { settings, .. } => {
+            settings.check_count(name).and_then(|()| settings.check_hardware()).map(|()| kind)
+        }
         _ => Ok(kind),
     });
     (Some(name), kind)
@@ -209,11 +235,21 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), F
         Some(("balloon", "yes")) => settings.balloon = true,
         Some(("balloon", "no")) => settings.balloon = false,
         Some(("vga", "text")) => settings.devices.vga_text = true,
+        None if word == "hardware" => settings.hardware = true,
         None if word == "fwcfg" => settings.devices.fw_cfg = true,
         None if word == "e9" => settings.devices.debug_console = true,
         _ => return Err(Fault::UnknownWord(word)),
     }
     Ok(())
+}
+
+/// Bytes of memory of the VM that has the machine's own devices, where one of the modules' lines describes such a one. To be known before there is
+/// memory for anything.
+pub fn hardware_memory<'a>(lines: impl Iterator<Item = &'a str>) -> Option<u64> {
+    let words = |line: &'a str| split_command_line(line).0.split_ascii_whitespace();
+    let line = lines.into_iter().find(|line| words(line).any(|word| word == "hardware"))?;
+    let stated = words(line).find_map(|word| word.strip_prefix("memory="));
+    Some(stated.and_then(|value| parse_memory(value).ok()).unwrap_or(DEFAULT_MEMORY))
 }
 
 /// Splits a line at its first word `--`.

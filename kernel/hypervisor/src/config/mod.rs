@@ -39,6 +39,7 @@ use crate::paravirtual::Features;
 use loader::{BootModule, Protocol};
 
 pub use fault::{ConfigError, Fault};
+pub use line::hardware_memory;
 pub(crate) use line::is_name;
 pub use nic::{MAX_NICS, Nic, NicFault};
 pub use options::{End, FirstView, Options};
@@ -130,6 +131,8 @@ pub struct VmConfig<'a> {
     pub kernel: &'a [u8],
     /// It is firmware: a ROM, in which the VM begins as at power-up.
     pub firmware: bool,
+    /// It has the machine's own devices, and memory where the machine has it.
+    pub hardware: bool,
     /// How the kernel is started; `None` for what its file suggests.
     pub protocol: Option<Protocol>,
     /// The kernel's command line.

@@ -164,6 +164,11 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Whether it has the machine's own devices.
+    fn drives(&self) -> bool {
+        self.kernel.as_ref().is_some_and(|(_, settings, _)| settings.hardware)
+    }
+
     /// How many VMs its line asks for, by `count=`.
     fn count(&self) -> Option<usize> {
         self.kernel.as_ref().and_then(|(_, settings, _)| settings.count)
@@ -173,6 +178,13 @@ impl<'a> Draft<'a> {
     fn check(&self, all: &[Self], most: usize) -> Result<usize, Fault<'a>> {
         if self.kernel.is_none() {
             return Err(Fault::NoKernel(self.name));
+        }
+        let mut drivers = all.iter().filter(|other| other.drives());
+        if self.drives()
+            && let Some(first) = drivers.next()
+            && first.name != self.name
+        {
+            return Err(Fault::HardwareTaken(first.name));
         }
         let count = self.count();
         if count.is_none()
@@ -201,6 +213,7 @@ impl<'a> Draft<'a> {
             memory: settings.memory,
             kernel,
             firmware: settings.firmware,
+            hardware: settings.hardware,
             protocol: settings.protocol,
             command_line,
             initrd: self.initrd,
@@ -209,8 +222,8 @@ impl<'a> Draft<'a> {
             disks: self.disks,
             nics: settings.nics,
             ports: settings.ports,
-            rng: settings.rng,
-            balloon: settings.balloon,
+            rng: settings.rng && !settings.hardware,
+            balloon: settings.balloon && !settings.hardware,
             devices: settings.devices,
             share: settings.share,
             restart: settings.restart,

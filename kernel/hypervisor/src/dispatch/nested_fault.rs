@@ -1,12 +1,14 @@
 //! Accesses that the nested page tables do not allow: device memory, or nothing (SDM vol. 3, "EPT Violations"; APM vol. 2,
 //! "Nested versus Guest Page Faults, Fault Ordering").
 
-use vcpu::{Access, Backend, Gpa, GuestMemory, Host, NestedFault, Vcpu};
+use vcpu::{Access, AddressSpace, Backend, Gpa, GuestMemory, Host, NestedFault, Vcpu};
 
 use super::{Handled, Outcome, doorbell, emulate, familiar, simple_move};
 use crate::guest::{AnyGuest, Guest};
 use crate::memory_map::DEVICE_MEMORY;
 use crate::stop::StopReason;
+
+const LARGE_PAGE: u64 = 2 << 20;
 
 /// A touch of memory that the guest had given back.
 #[cold]
@@ -61,9 +63,19 @@ fn other<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault
     }
 }
 
+/// A device of the machine's, in a VM that has these: it goes on without an exit.
+#[cold]
+fn pass_on<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, gpa: Gpa) -> bool {
+    let large = gpa.0 & !(LARGE_PAGE - 1);
+    guest.space.map_device(gpa, large..large + LARGE_PAGE).unwrap_or(false)
+}
+
 /// An access to a device's registers.
 #[inline(never)]
 fn access<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault: &NestedFault) -> Handled {
+    if guest.vm.hardware.is_some() && pass_on(guest, fault.gpa) {
+        return Ok(Outcome::Resume);
+    }
     if !guest.vcpu.is_in_64_bit_mode() {
         return Ok(emulate::instruction(&mut guest.any()));
     }

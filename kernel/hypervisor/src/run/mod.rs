@@ -60,6 +60,8 @@ pub enum Ended {
 pub struct Node<'m, B: Backend> {
     backend: B,
     vms: Vec<Vm<'m, B>>,
+    /// The number of the VM that has the machine's own devices.
+    domain: Option<usize>,
     /// The networks between VMs.
     pub(crate) networks: Networks<'m>,
     /// VMs for whose network devices something has come.
@@ -105,6 +107,7 @@ impl<'m, B: Backend> Node<'m, B> {
         let mut node = Self {
             backend,
             vms: Vec::new(),
+            domain: None,
             networks: Networks::default(),
             calls: Arc::default(),
             asked: Arc::default(),
@@ -148,9 +151,15 @@ impl<'m, B: Backend> Node<'m, B> {
                 Err(error) => log::error!("vm {name}: not started: {error}"),
             }
         });
+        node.domain = node.vms.iter().position(|vm| vm.hardware.is_some());
         node.networks = links.networks;
         node.networks.set_up(&options.networks);
         node
+    }
+
+    /// The VM that has the machine's own devices.
+    fn domain(&self) -> Option<&Vm<'m, B>> {
+        self.vms.get(self.domain?)
     }
 
     /// Makes room for all these VMs in what is sized by their number.

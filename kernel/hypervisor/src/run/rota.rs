@@ -41,6 +41,16 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
             }
         });
         self.answer_calls(host);
+        if let Some(vm) = node.domain()
+            && vm.hardware.as_ref().is_some_and(|hardware| hardware.machine().has_interrupts())
+        {
+            vm.take_machine_interrupts(&mut Wiring {
+                vm,
+                own: None,
+                mailboxes: &node.mailboxes,
+                host: &mut *host,
+            });
+        }
         let now = host.now();
         if node.mailboxes.due(self.here) <= now {
             self.serve_devices(host, now);

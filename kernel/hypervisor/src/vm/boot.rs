@@ -1,6 +1,6 @@
 //! From cleared memory to a kernel's entry: firmware's tables, the kernel, and the state of all vCPUs.
 
-use loader::{EntryState, OutOfRange, Progress, Request, SegmentState};
+use loader::{EntryState, LOW_AREA_SIZE, OutOfRange, Progress, Request, SegmentState};
 use vcpu::{
     Backend, DescriptorTable, DescriptorTableName, Gpa, GuestMemory, NotRam, Segment, SegmentAccess,
     SegmentName, SystemRegister, Vcpu, WithVcpu,
@@ -71,14 +71,21 @@ impl<B: Backend> Vm<'_, B> {
         if done == 0 {
             space.write(tables.base, &tables.bytes)?;
         }
+        let usual = Request::new(self.config.kernel, &self.map.e820);
+        let (load_address, low_area) = match self.hardware {
+            Some(_) => (self.map.kernel_place(), self.map.low_place(LOW_AREA_SIZE).unwrap_or(usual.low_area)),
+            None => (usual.load_address, usual.low_area),
+        };
         let request = Request {
+            load_address,
+            low_area,
             protocol: self.config.protocol,
             initrd: self.config.initrd,
             modules: &self.config.modules,
             screen: self.config.devices.vga_text.then_some(screen::DESCRIPTION),
             command_line: self.config.command_line.as_bytes(),
             rsdp: Some(tables.rsdp()),
-            ..Request::new(self.config.kernel, &self.map.e820)
+            ..usual
         };
         let progress = loader::load_some(&request, &mut Ram(space), done, STEP_BYTES)?;
         if let Progress::Done(loaded) = &progress {

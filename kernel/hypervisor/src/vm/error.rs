@@ -21,6 +21,8 @@ pub(crate) enum StartError {
     Create(CreateError),
     /// No memory for it.
     Memory(MemoryError),
+    /// The machine's own devices cannot be given to a VM.
+    NoHardware,
     /// Its kernel or initrd.
     Load(LoadError),
     /// Its ACPI tables: our error.
@@ -77,6 +79,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Create(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
+            Self::NoHardware => f.write_str("the machine's own devices cannot be handed on: no memory was set aside for that"),
             Self::Load(error) => error.fmt(f),
             Self::Tables(error) => write!(f, "no ACPI tables: {error:?} (an error of Basalt)"),
             Self::Port(PortTaken { port }) => {

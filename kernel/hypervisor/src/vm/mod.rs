@@ -15,16 +15,17 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use devices::acpi::AcpiTables;
-use devices::{ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PowerEvent, Vga};
+use devices::{ApicBus, ApicMessage, BusCounters, Chipset, ChipsetConfig, DeliveryMode, PowerEvent, Vga};
 use spin::{Mutex, MutexGuard, RwLock};
 use vcpu::{AddressSpace, Backend, Host, Nanos, Random};
 use virtio::Progress;
 
 use crate::config::{Restart, VmConfig};
 use crate::firmware::add_devices;
+use crate::hardware::{Hardware, Interrupt};
 use crate::links::Links;
 use crate::mailbox::Mailboxes;
-use crate::memory_map::MemoryMap;
+use crate::memory_map::{ACPI_TABLES, MemoryMap};
 use crate::processor::Attention;
 use crate::processor::VirtualCpu;
 use crate::ratelimit::{RateLimits, Site};
@@ -66,6 +67,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) name: &'m str,
     pub(crate) config: Arc<VmConfig<'m>>,
     pub(crate) map: MemoryMap,
+    /// The machine's own devices, where it has them.
+    pub(crate) hardware: Option<Hardware>,
     /// Its firmware's tables.
     tables: AcpiTables,
     /// Its memory, from its start to its end. Who runs a vCPU holds the lock as long as the vCPU is loaded.
@@ -117,7 +120,16 @@ impl<'m, B: Backend> Vm<'m, B> {
         id: VmId,
         links: &mut Links<'m>,
     ) -> Result<Self, StartError> {
-        let mut map = MemoryMap::new(config.memory);
+        let hardware = match config.hardware {
+            true => Some(Hardware::new(backend.hardware().ok_or(StartError::NoHardware)?)),
+            false => None,
+        };
+        let (mut map, tables_at) = match &hardware {
+            Some(hardware) => {
+                MemoryMap::of_machine(hardware.machine().memory_map()).ok_or(StartError::NoHardware)?
+            }
+            None => (MemoryMap::new(config.memory), ACPI_TABLES),
+        };
         if config.devices.vga_text {
             map = map.with_text_memory();
         }
@@ -128,6 +140,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             memory: map.size,
             wall_clock: host.wall_clock_s(),
             now: host.now(),
+            outside: config.hardware,
         });
         // As long as the machine runs: a VM that starts anew there finds its disks as it left them, one on another machine does not.
         let generation_id = backend.create_random().map(|mut random| {
@@ -142,7 +155,11 @@ impl<'m, B: Backend> Vm<'m, B> {
         Ok(Self {
             number: id.index(),
             id,
-            tables: task::tables(config.cpus, generation_id)?,
+            tables: match &hardware {
+                Some(hardware) => hardware.tables(config.cpus, tables_at)?,
+                None => task::tables(config.cpus, generation_id)?,
+            },
+            hardware,
             life: Life::new(&links.asked, id.index()),
             virtio: VirtioBus::new(backend, config, (links, id.index(), name), terminal.as_ref())?,
             terminal,
@@ -387,6 +404,19 @@ impl<'m, B: Backend> Vm<'m, B> {
     ) -> Option<Progress> {
         let (index, function) = self.virtio.rung()?;
         Some(function.step(space, &mut Exchange { at: address(index), wiring, others }))
+    }
+
+    /// Interrupts of the machine have come for it.
+    #[cold]
+    pub(crate) fn take_machine_interrupts<H: Host>(&self, wiring: &mut Wiring<'_, 'm, B, H>) {
+        let Some(hardware) = &self.hardware else { return };
+        hardware.machine().take_interrupts(&mut |source| match hardware.interrupt(source) {
+            Some(Interrupt::Pin { pin, level }) => {
+                self.with_chipset(wiring, |chipset, wiring| chipset.outside_interrupt(pin, level, wiring));
+            }
+            Some(Interrupt::Message(message)) => wiring.deliver(message),
+            None => {}
+        });
     }
 
     /// The 8259 pair's output to the processor (INTR).

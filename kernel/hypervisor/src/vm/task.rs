@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use devices::acpi::table_loader::{LoaderFiles, loader_files};
 use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
-use vcpu::{AddressSpace, Backend, Host, MemoryError, Shrink};
+use vcpu::{AddressSpace, Backend, Host, Hpa, MemoryError, Shrink};
 
 use super::boot::{Loading, Scrub, Start};
 use super::life::Task;
@@ -121,7 +121,9 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Where all memory that the VM needs is free, and not promised to others that are just starting, the beginning of its memory.
     fn begin(&self, backend: &B, promised: &AtomicU64) -> Result<Stage<B>, StartError> {
-        let wanted = self.map.ram.iter().map(|range| range.length).sum();
+        // What was set aside for it does not come out of what is free.
+        let taken = if self.hardware.is_none() { self.map.ram.as_slice() } else { &[] };
+        let wanted = taken.iter().map(|range| range.length).sum();
         let all = wanted + BESIDE_RAM;
         self.promised.store(all, SeqCst);
         let others = promised.fetch_add(all, SeqCst);
@@ -152,6 +154,15 @@ impl<'m, B: Backend> Vm<'m, B> {
             *self.space.write() = Some(space);
             return Ok(Stage::Processors { next: 0 });
         };
+        if self.hardware.is_some() {
+            return match space.adopt(Hpa(ram.start.0), ram.length) {
+                Ok(()) => Ok(Stage::Memory { space, range: range + 1, done: 0 }),
+                Err(error) => {
+                    *left = Stage::Memory { space, range, done };
+                    Err(error.into())
+                }
+            };
+        }
         let grown = space.grow(vcpu::Gpa(ram.start.0 + done), ram.length - done);
         let to_come: u64 = self.map.ram.iter().skip(range).map(|range| range.length).sum();
         let there = done + grown.unwrap_or_default() + space.coming();

@@ -3,18 +3,19 @@
 //! Source: ACPI Specification, "Root System Description Pointer", "Finding the RSDP on IA-PC Systems" and "Extended
 //! System Description Table (XSDT)".
 
+use arrayvec::ArrayVec;
 use log::warn;
 use vcpu::Hpa;
 
 use super::table::{self, HEADER_BYTES, Root, Roots, Signature};
-use super::{Acpi, AcpiError, Fadt, Madt, SoftOff, hpet};
+use super::{Acpi, AcpiError, Fadt, Madt, SoftOff, hpet, windows};
 use crate::fault::{self, Fault, lies};
 
 const MADT: Signature = *b"APIC";
 const FADT: Signature = *b"FACP";
 const HPET: Signature = *b"HPET";
 /// Tables that are looked at.
-const MAX_TABLES: usize = 128;
+pub(crate) const MAX_TABLES: usize = 128;
 /// A table that claims more is broken.
 const MAX_TABLE_BYTES: usize = 8 << 20;
 /// Where BIOS machines keep the root pointer.
@@ -42,7 +43,17 @@ pub(super) fn find(root_pointer: Option<&[u8]>, memory: &impl Memory) -> Result<
     let mut madt = None;
     let mut fadt = None;
     let mut hpet = None;
+    let (mut tables, mut windows) = (ArrayVec::new(), ArrayVec::new());
     for at in root.pointers(root_table).take(MAX_TABLES) {
+        if let Ok((signature, _)) = header(at, memory) {
+            // There is room for all of them.
+            let _ = tables.try_push((signature, at));
+            if windows::has(signature)
+                && let Ok(bytes) = table(at, memory)
+            {
+                windows::add(signature, bytes, &mut windows);
+            }
+        }
         // A pointer to nowhere costs only that table.
         match header(at, memory) {
             Ok((MADT, _)) if madt.is_none() => madt = Some(Madt::parse(table(at, memory)?)),
@@ -57,7 +68,7 @@ pub(super) fn find(root_pointer: Option<&[u8]>, memory: &impl Memory) -> Result<
     // A DSDT that cannot be read costs the power switch, not the machine.
     let dsdt = fadt.dsdt.and_then(|at| table(at, memory).ok());
     let soft_off = dsdt.and_then(SoftOff::find);
-    Ok(Acpi { madt, fadt, hpet, soft_off })
+    Ok(Acpi { tables, windows, madt, fadt, hpet, soft_off })
 }
 
 /// The first table of tables that is whole. The error is that of the first, which firmware means to be used.

@@ -14,16 +14,21 @@ mod hpet;
 mod madt;
 mod sleep;
 mod table;
+mod windows;
 
 use core::fmt;
+use core::ops::Range;
 use core::slice;
 
+use arrayvec::ArrayVec;
 use vcpu::Hpa;
 
 pub(crate) use self::fadt::{Fadt, PmTimer, Register};
+pub(crate) use self::find::MAX_TABLES;
 use self::find::find;
 pub(crate) use self::madt::{IoApicInfo, IsaInterrupt, MAX_IO_APICS, Madt};
 pub(crate) use self::sleep::SoftOff;
+pub(crate) use self::windows::MAX_WINDOWS;
 use crate::boot_info::{BootInfo, RSDP_BYTES};
 use crate::memory::map_firmware;
 
@@ -65,6 +70,10 @@ impl fmt::Display for AcpiError {
 /// What the kernel uses of ACPI. Only [`read`] makes one: the addresses in it are written to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Acpi {
+    /// The tables that the root leads to: signature and address.
+    pub(crate) tables: ArrayVec<([u8; 4], Hpa), MAX_TABLES>,
+    /// Registers in memory that are the kernel's: configuration space, and IOMMUs.
+    pub(crate) windows: ArrayVec<Range<u64>, MAX_WINDOWS>,
     /// Processors and interrupt controllers.
     pub(crate) madt: Madt,
     /// Power-management registers.

@@ -43,6 +43,8 @@ struct IoApic {
     registers: *mut u8,
     gsi_base: u32,
     pins: u32,
+    /// Pins that the kernel uses itself, a bit each.
+    kept: u128,
 }
 
 // SAFETY: the pointer leads to device registers, which any CPU may use; the lock below orders that.
@@ -75,7 +77,7 @@ impl IoApic {
 pub(super) fn start(info: &IoApicInfo) -> Result<(), MapError> {
     let page = Hpa(info.address.0 & !3);
     let registers = map_mmio(page, REGISTERS_BYTES)?.as_ptr();
-    let mut io_apic = IoApic { registers, gsi_base: info.gsi_base, pins: 0 };
+    let mut io_apic = IoApic { registers, gsi_base: info.gsi_base, pins: 0, kept: 0 };
     let version = io_apic.read(VERSION);
     if version == ABSENT || fault::is(Fault::NoIoApic) {
         warn!("no I/O APIC answers at {page:#x}");
@@ -103,15 +105,41 @@ pub(super) enum Delivery {
     Nmi,
 }
 
+/// The I/O APIC that has a pin, and the pin's number there.
+fn find(io_apics: &mut [IoApic], gsi: u32) -> Option<(&mut IoApic, u32)> {
+    io_apics.iter_mut().find_map(|io_apic| {
+        let pin = gsi.checked_sub(io_apic.gsi_base)?;
+        (pin < io_apic.pins).then_some((io_apic, pin))
+    })
+}
+
+/// The kernel uses this pin itself.
+pub(super) fn keep(gsi: u32) {
+    if let Some((io_apic, pin)) = find(&mut IO_APICS.lock(), gsi) {
+        io_apic.kept |= 1_u128.unbounded_shl(pin);
+    }
+}
+
+/// Whether the kernel uses the pin itself.
+pub(super) fn is_kept(gsi: u32) -> bool {
+    find(&mut IO_APICS.lock(), gsi)
+        .is_some_and(|(io_apic, pin)| io_apic.kept & 1_u128.unbounded_shl(pin) != 0)
+}
+
+/// Masks a pin, or lets its interrupt come again.
+pub(super) fn mask(gsi: u32, masked: bool) {
+    let mut io_apics = IO_APICS.lock();
+    let Some((io_apic, pin)) = find(&mut io_apics, gsi) else { return };
+    let low = io_apic.read(REDIRECTION + 2 * pin);
+    // SAFETY: the entry is as it was wired, with a vector that has a handler.
+    unsafe { io_apic.write(REDIRECTION + 2 * pin, if masked { low | MASKED } else { low & !MASKED }) };
+}
+
 /// Delivers an interrupt to the CPU with this APIC id. False where no I/O APIC serves it, the CPU is out of its reach, or it
 /// is a level, which an NMI cannot be.
 pub(super) fn route(interrupt: IsaInterrupt, delivery: Delivery, apic_id: u32) -> bool {
     let mut io_apics = IO_APICS.lock();
-    let served = io_apics.iter_mut().find_map(|io_apic| {
-        let pin = interrupt.gsi.checked_sub(io_apic.gsi_base)?;
-        (pin < io_apic.pins).then_some((io_apic, pin))
-    });
-    let Some((io_apic, pin)) = served else { return false };
+    let Some((io_apic, pin)) = find(&mut io_apics, interrupt.gsi) else { return false };
     if apic_id > LARGEST_DESTINATION || delivery == Delivery::Nmi && interrupt.level {
         return false;
     }

@@ -238,7 +238,7 @@ pub(super) fn timer_kind() -> &'static str {
 
 /// Ends the interrupt that is being served.
 #[inline]
-pub(super) fn end_of_interrupt() {
+pub(crate) fn end_of_interrupt() {
     // SAFETY: only handlers call this, each once; it can only let the next interrupt through.
     unsafe { write(Register::EndOfInterrupt, 0) };
 }

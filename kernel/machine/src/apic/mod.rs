@@ -13,6 +13,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use log::{info, warn};
+use vcpu::PinMode;
 
 use self::io::Delivery;
 use crate::acpi::{Acpi, IsaInterrupt};
@@ -108,13 +109,29 @@ pub(crate) fn start_on_this_cpu() -> Result<u32, ApicError> {
 /// Makes the interrupt of the PIT, or of the timer in its place, a non-maskable one of the calling CPU's. False where that
 /// cannot be done.
 pub(crate) fn route_pit_as_nmi(acpi: &Acpi) -> bool {
-    io::route(acpi.madt.isa[PIT_INTERRUPT], Delivery::Nmi, local::id())
+    let interrupt = acpi.madt.isa[PIT_INTERRUPT];
+    io::keep(interrupt.gsi);
+    io::route(interrupt, Delivery::Nmi, local::id())
+}
+
+/// Wires a pin for a device that the kernel does not drive itself. False where no I/O APIC has it, the CPU is out of its reach, or the kernel uses it.
+pub(crate) fn wire_pin(gsi: u32, mode: PinMode, vector: u8, apic_id: u32) -> bool {
+    let interrupt = IsaInterrupt { gsi, active_low: mode.active_low, level: mode.level };
+    !io::is_kept(gsi) && io::route(interrupt, Delivery::Vector(vector), apic_id)
+}
+
+/// Holds the interrupt of a pin back, or lets it come.
+pub(crate) fn mask_pin(gsi: u32, masked: bool) {
+    if !io::is_kept(gsi) {
+        io::mask(gsi, masked);
+    }
 }
 
 fn route_console(interrupt: IsaInterrupt) {
     if !serial::is_there() {
         info!("no serial port");
     } else if io::route(interrupt, Delivery::Vector(CONSOLE_VECTOR), local::id()) {
+        io::keep(interrupt.gsi);
         serial::enable_interrupts();
     } else {
         warn!("no I/O APIC serves interrupt {}: the console takes no input", interrupt.gsi);

@@ -9,6 +9,7 @@ use spin::Once;
 
 use super::exceptions;
 use crate::apic::local;
+use crate::hardware;
 
 /// Vectors of the IDT.
 pub(super) const VECTORS: usize = 256;
@@ -172,6 +173,7 @@ extern "C" fn interrupt_entry(frame: &mut InterruptFrame) {
     };
     match HANDLERS.get(index).and_then(Once::get) {
         Some(handler) => handler(),
+        None if hardware::interrupts::came(frame.vector as u8) => {}
         None => local::end_unexpected(frame.vector as u8),
     }
 }

@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 mod account;
+pub(crate) mod aside;
 pub(crate) mod buddy;
 pub(crate) mod early_window;
 pub mod frames;
@@ -66,6 +67,13 @@ pub enum StartError {
         /// Free bytes.
         free: u64,
     },
+    /// What the management domain is to have is not there.
+    NoneAside {
+        /// Bytes that it is to have.
+        wanted: u64,
+        /// Free bytes.
+        free: u64,
+    },
     /// The CPU has no no-execute pages, or firmware switched them off.
     NoNoExecute,
     /// The memory map or the modules contradict what is known.
@@ -91,6 +99,9 @@ impl StartError {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::TooLittle { .. } => "give the machine more memory, or load fewer and smaller modules",
+            Self::NoneAside { .. } => {
+                "give the management domain less memory, or the machine more below 4 GiB"
+            }
             Self::NoNoExecute => {
                 "switch on 'Execute Disable' or 'No-Execute Memory Protection' in the firmware's set-up"
             }
@@ -109,6 +120,12 @@ impl fmt::Display for StartError {
             Self::TooLittle { free } => {
                 write!(f, "only {} MiB of memory are free, {} are needed", free >> 20, LEAST_FREE_BYTES >> 20)
             }
+            Self::NoneAside { wanted, free } => write!(
+                f,
+                "the management domain is to have {} MiB, but of {} MiB of free memory there are not so many below 4 GiB",
+                wanted >> 20,
+                free >> 20
+            ),
             Self::NoNoExecute => f.write_str("the CPU has no no-execute pages"),
             Self::Layout(error) => error.fmt(f),
             Self::Map(error) => write!(f, "the kernel's page tables cannot be built: {error}"),
@@ -157,8 +174,9 @@ pub(crate) unsafe fn zero_bytes(target: *mut u8, size: usize) {
 }
 
 /// Builds the kernel's final page tables and switches to them, and the frame table. From then on physical
-/// memory is reachable through [`direct_map`] and given out by [`frames`].
-pub fn start(boot: &BootInfo) -> Result<(), StartError> {
+/// memory is reachable through [`direct_map`] and given out by [`frames`]. So many bytes are set `aside` for the management domain, where it
+/// is to be.
+pub fn start(boot: &BootInfo, aside: Option<u64>) -> Result<(), StartError> {
     if STARTED.swap(true, Ordering::SeqCst) {
         return Err(StartError::Twice);
     }
@@ -175,6 +193,12 @@ pub fn start(boot: &BootInfo) -> Result<(), StartError> {
     let loaded = map::loaded(boot);
     startup::reserve(&usable, &loaded);
     let mut free = map::free(&usable, &loaded, &boot.image.physical);
+    let before = free.bytes();
+    if let Some(wanted) = aside
+        && !aside::set_aside(wanted, boot, (&usable, &loaded), &mut free)
+    {
+        return Err(StartError::NoneAside { wanted, free: before });
+    }
     if free.bytes() < LEAST_FREE_BYTES {
         return Err(StartError::TooLittle { free: free.bytes() });
     }

@@ -25,6 +25,12 @@ pub(super) fn reserve(usable: &RangeSet, loaded: &RangeSet) {
     RESERVED.call_once(|| find(usable, loaded));
 }
 
+/// What is reserved.
+pub(super) fn reserved() -> Option<Range<u64>> {
+    let start = (*RESERVED.get()?)?.0;
+    Some(start..start + BYTES)
+}
+
 /// Bytes that are reserved.
 pub(super) fn bytes() -> u64 {
     if RESERVED.get().is_some_and(Option::is_some) { BYTES } else { 0 }

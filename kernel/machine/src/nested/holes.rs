@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use vcpu::{Gpa, Hole, Hpa, MemoryError};
 
 use super::ADDRESS;
-use super::table::{ENTRIES, Format, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory, index};
+use super::table::{ADOPTED, ENTRIES, Format, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory, index};
 
 /// Entries of pages that were given back.
 const FREE: u64 = 1 << 53;
@@ -113,6 +113,7 @@ impl<M: TableMemory> NestedTable<M> {
             let bytes = at.level.bytes();
             let whole = gpa.0 & (bytes - 1) == 0 && length >= bytes;
             match (self.format.is_present(at.entry), hole_of(at.entry)) {
+                (true, _) if at.entry & ADOPTED != 0 => return Ok(Taken::NotRam),
                 (true, _) if whole || at.level == Level::Page4K => {
                     self.memory.write(at.table, at.slot, entry_of(hole));
                     let page = Hpa(at.entry & ADDRESS & !(bytes - 1));
@@ -128,6 +129,16 @@ impl<M: TableMemory> NestedTable<M> {
                 _ => self.divide(&at, &mut divide)?,
             }
         }
+    }
+
+    /// Takes the page at an address out where its entry has this bit. Returns the bytes of what is there, be it a page or a hole in the table.
+    pub(super) fn remove(&self, gpa: Gpa, bit: u64, removed: &mut bool) -> u64 {
+        let Some(at) = self.slot(gpa) else { return Level::Page1G.bytes() };
+        if self.format.is_present(at.entry) && at.entry & bit != 0 {
+            self.memory.write(at.table, at.slot, 0);
+            *removed = true;
+        }
+        at.level.bytes()
     }
 
     /// What was kept at `gpa` is free. Returns for how many bytes from there on that is so.

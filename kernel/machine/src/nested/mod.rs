@@ -6,6 +6,7 @@
 //! does that). No locks: an address space belongs to one VM, whose owner has it mutably while mapping.
 
 mod holes;
+mod passed_on;
 mod pieces;
 mod recent;
 mod reclaim;
@@ -26,12 +27,15 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// guest's PAT says, because all of them are RAM, which the kernel maps write-back too: one memory must not be
 /// used with two memory types.
 pub(crate) const EPT: Format = {
+    const READ_WRITE: u64 = 0b011;
     const READ_WRITE_EXECUTE: u64 = 0b111;
     const WRITE_BACK: u64 = 6 << 3;
     const IGNORE_PAT: u64 = 1 << 6;
     Format {
         table: READ_WRITE_EXECUTE,
         leaf: READ_WRITE_EXECUTE | WRITE_BACK | IGNORE_PAT,
+        // Uncached, which the guest's PAT can make write-combining.
+        device: READ_WRITE,
         present: READ_WRITE_EXECUTE,
     }
 };
@@ -41,5 +45,11 @@ pub(crate) const EPT: Format = {
 pub(crate) const NPT: Format = {
     const PRESENT: u64 = 1;
     const PRESENT_WRITABLE_USER: u64 = 0b111;
-    Format { table: PRESENT_WRITABLE_USER, leaf: PRESENT_WRITABLE_USER, present: PRESENT }
+    const NO_EXECUTE: u64 = 1 << 63;
+    Format {
+        table: PRESENT_WRITABLE_USER,
+        leaf: PRESENT_WRITABLE_USER,
+        device: PRESENT_WRITABLE_USER | NO_EXECUTE,
+        present: PRESENT,
+    }
 };

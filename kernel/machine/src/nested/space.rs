@@ -3,20 +3,23 @@
 // UNSAFETY: guest RAM and nested tables are reached through the kernel's direct map by raw address.
 #![allow(unsafe_code)]
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use spin::Mutex;
 use vcpu::{
     APIC_PAGE, AddressSpace, CopyError, Gpa, GuestMemory, Hole, Hpa, MemoryError, NotRam, PAGE_SIZE, Shrink,
     Taken, WordSize,
 };
 
+use super::passed_on;
 use super::pieces::{Filling, copy};
 use super::recent::{PART, Recent};
 use super::reclaim::Reclaim;
-use super::table::{Format, GPA_LIMIT, Level, Mapping, NestedTable, TableMemory};
+use super::table::{Format, GPA_LIMIT, Kind, Level, Mapping, NestedTable, TableMemory};
 use super::walkers::{Walker, Walkers};
 use crate::limbo::Epoch;
-use crate::memory::{self, frames, frames::FrameKind};
+use crate::memory::{self, aside, frames, frames::FrameKind};
 use crate::smp::{self, EPOCHS};
 
 /// Nested tables in physical frames.
@@ -74,6 +77,8 @@ pub struct GuestSpace {
     has_apic_page: bool,
     reclaim: Reclaim,
     recent: Recent,
+    /// Held while device memory is mapped.
+    devices: Mutex<()>,
 }
 
 /// Pages that are given back in one step.
@@ -93,6 +98,7 @@ impl GuestSpace {
             has_apic_page: false,
             reclaim: Reclaim::new(),
             recent: Recent::new(),
+            devices: Mutex::new(()),
         })
     }
 
@@ -415,6 +421,32 @@ impl AddressSpace for GuestSpace {
 
     fn coming(&self) -> u64 {
         self.filling.as_ref().map_or(0, |filling| filling.level.bytes())
+    }
+
+    fn adopt(&mut self, start: Hpa, length: u64) -> Result<(), MemoryError> {
+        let bad = MemoryError::BadRange { gpa: Gpa(start.0), length };
+        let range = start.0..start.0.checked_add(length).ok_or(bad)?;
+        if (range.start | range.end) & (PAGE_SIZE - 1) != 0 || !aside::is_own(&range) {
+            return Err(bad);
+        }
+        let mut at = range.start;
+        while at < range.end {
+            let fits = |level: &Level| {
+                *level <= self.largest && at & (level.bytes() - 1) == 0 && range.end - at >= level.bytes()
+            };
+            let level = Level::DESCENDING.into_iter().find(fits).unwrap_or(Level::Page4K);
+            self.table.map_page(Gpa(at), Hpa(at), level, Kind::Adopted)?;
+            at += level.bytes();
+        }
+        Ok(())
+    }
+
+    fn map_device(&self, gpa: Gpa, clear: Range<u64>) -> Result<bool, MemoryError> {
+        passed_on::map(&self.table, &self.devices, gpa, &clear, self.largest)
+    }
+
+    fn unmap_device(&self, range: Range<u64>) {
+        passed_on::unmap(&self.table, &self.devices, &range);
     }
 
     fn add_apic_page(&mut self) -> Result<(), MemoryError> {

@@ -70,8 +70,27 @@ pub struct Format {
     pub(super) table: u64,
     /// Bits of an entry that maps memory.
     pub(super) leaf: u64,
+    /// Bits of an entry that maps device memory: data only, and of the memory type that the guest's own tables say.
+    pub(super) device: u64,
     /// The CPU may use an entry that has one of these.
     pub(super) present: u64,
+}
+
+/// Bits that the CPU does not look at (Intel SDM vol. 3, "Format of EPT Paging-Structure Entries"; AMD APM vol. 2, "Page-Translation-Table
+/// Entry Fields"): the page is not out of the frame allocator.
+pub(super) const ADOPTED: u64 = 1 << 55;
+/// Nor is it RAM.
+pub(super) const DEVICE: u64 = 1 << 56;
+
+/// What a page is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// RAM out of the frame allocator.
+    Ram,
+    /// RAM that was set aside.
+    Adopted,
+    /// Device memory.
+    Device,
 }
 
 impl Format {
@@ -87,6 +106,15 @@ impl Format {
     pub(super) fn leaf(&self, address: u64, level: Level) -> u64 {
         let large = if level == Level::Page4K { 0 } else { Self::LARGE };
         address | self.leaf | large
+    }
+
+    /// The same for a page of this kind.
+    fn page(&self, address: u64, level: Level, kind: Kind) -> u64 {
+        match kind {
+            Kind::Ram => self.leaf(address, level),
+            Kind::Adopted => self.leaf(address, level) | ADOPTED,
+            Kind::Device => self.leaf(address, level) & !self.leaf | self.device | ADOPTED | DEVICE,
+        }
     }
 
     /// Whether the CPU may use the entry.
@@ -154,8 +182,13 @@ impl<M: TableMemory> NestedTable<M> {
         self.tables.load(Ordering::Relaxed).into()
     }
 
-    /// Maps one page. `gpa` and `hpa` are aligned to its size.
+    /// Maps one page of RAM. `gpa` and `hpa` are aligned to its size.
     pub(crate) fn map(&mut self, gpa: Gpa, hpa: Hpa, level: Level) -> Result<(), MemoryError> {
+        self.map_page(gpa, hpa, level, Kind::Ram)
+    }
+
+    /// Maps one page. `gpa` and `hpa` are aligned to its size. One caller at a time.
+    pub(super) fn map_page(&self, gpa: Gpa, hpa: Hpa, level: Level, kind: Kind) -> Result<(), MemoryError> {
         if gpa.0 >= GPA_LIMIT || (gpa.0 | hpa.0) & (level.bytes() - 1) != 0 {
             return Err(MemoryError::BadRange { gpa, length: level.bytes() });
         }
@@ -178,11 +211,11 @@ impl<M: TableMemory> NestedTable<M> {
         if self.format.is_present(self.memory.read(table, slot)) {
             return Err(MemoryError::Overlap { gpa });
         }
-        self.memory.write(table, slot, self.format.leaf(hpa.0, level));
+        self.memory.write(table, slot, self.format.page(hpa.0, level, kind));
         Ok(())
     }
 
-    /// The page that maps `gpa`.
+    /// The page of RAM that maps `gpa`.
     #[inline]
     pub(crate) fn lookup(&self, gpa: Gpa) -> Option<Mapping> {
         if gpa.0 >= GPA_LIMIT {
@@ -196,6 +229,9 @@ impl<M: TableMemory> NestedTable<M> {
             }
             match Level::at_depth(depth) {
                 Some(level) if level == Level::Page4K || Format::is_large(entry) => {
+                    if entry & DEVICE != 0 {
+                        return None;
+                    }
                     return Some(Mapping { page: Hpa(entry & ADDRESS & !(level.bytes() - 1)), level });
                 }
                 _ => table = Hpa(entry & ADDRESS),
@@ -204,7 +240,7 @@ impl<M: TableMemory> NestedTable<M> {
         None
     }
 
-    /// Takes the whole table down: hands every mapped page to `release`, then frees the tables, the root
+    /// Takes the whole table down: hands every page that is out of the frame allocator to `release`, then frees the tables, the root
     /// included. The table is unusable afterwards.
     pub(crate) fn clear(&mut self, mut release: impl FnMut(Mapping)) {
         self.clear_some(usize::MAX, &mut release);
@@ -235,6 +271,9 @@ impl<M: TableMemory> NestedTable<M> {
                     let Some(left) = pages.checked_sub(1) else { return false };
                     *pages = left;
                     self.memory.write(table, slot, 0);
+                    if entry & ADOPTED != 0 {
+                        continue;
+                    }
                     release(Mapping { page: Hpa(entry & ADDRESS & !(level.bytes() - 1)), level });
                 }
                 _ => {

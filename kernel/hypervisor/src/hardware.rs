@@ -1,0 +1,118 @@
+//! The machine's own devices in the hands of the one VM that drives them, the management domain.
+//!
+//! What it may do is decided by `passthrough`; here that meets the VM: its chipset has what it does not find itself looked for here
+//! ([`devices::Outside`]), and interrupts of the machine go to its I/O APIC or, as messages, to its local APICs.
+//!
+//! Locks: taken with the chipset's held, and alone; nothing is taken under it.
+
+use devices::acpi::{AcpiTables, machine_tables};
+use devices::pci::FunctionAddress;
+use devices::{ApicMessage, IoApic, PinSetting, Width};
+use passthrough::{PortWrite, Ports};
+use spin::Mutex;
+use vcpu::{Gpa, PciFunction, PinMode, SourceId};
+
+use crate::vm::StartError;
+
+/// Firmware's tables that the domain does not get: what they describe is the kernel's, or other for it.
+const HIDDEN_TABLES: [[u8; 4]; 8] =
+    [*b"APIC", *b"HPET", *b"DMAR", *b"IVRS", *b"MCFG", *b"SRAT", *b"SLIT", *b"VFCT"];
+
+/// What an interrupt of the machine is for the domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Interrupt {
+    /// A pin of its I/O APIC.
+    Pin {
+        /// Which.
+        pin: u8,
+        /// It is asserted until its end.
+        level: bool,
+    },
+    /// A message to its local APICs.
+    #[expect(dead_code, reason = "message interrupts are filtered next")]
+    Message(ApicMessage),
+}
+
+/// A pin that is wired.
+#[derive(Clone, Copy, Debug)]
+struct Wired {
+    source: SourceId,
+    mode: PinMode,
+}
+
+/// The machine's devices.
+pub(crate) struct Hardware {
+    machine: &'static dyn vcpu::Hardware,
+    ports: Ports,
+    pins: Mutex<[Option<Wired>; IoApic::PINS]>,
+}
+
+impl Hardware {
+    pub(crate) fn new(machine: &'static dyn vcpu::Hardware) -> Self {
+        Self { machine, ports: Ports::new(machine.power_ports()), pins: Mutex::new([None; IoApic::PINS]) }
+    }
+
+    /// The machine.
+    pub(crate) fn machine(&self) -> &'static dyn vcpu::Hardware {
+        self.machine
+    }
+
+    /// Tables for a domain with so many vCPUs, at an address.
+    pub(crate) fn tables(&self, vcpus: usize, base: Gpa) -> Result<AcpiTables, StartError> {
+        let overrides = self.machine.overrides().map(|(gsi, mode)| (gsi, mode.level, mode.active_low));
+        let others = self.machine.acpi_tables().iter().filter(|(name, _)| !HIDDEN_TABLES.contains(name));
+        Ok(machine_tables(vcpus as u32, &overrides, others.map(|(_, at)| at.0), base)?)
+    }
+
+    pub(crate) fn port_read(&self, port: u16, width: Width) -> u32 {
+        if self.ports.may_read(port, width.bytes()) {
+            self.machine.port_read(port, width.bytes())
+        } else {
+            width.mask() as u32
+        }
+    }
+
+    /// What of a write is for the owner to do.
+    pub(crate) fn port_write(&self, port: u16, width: Width, value: u32) -> PortWrite {
+        let what = self.ports.write(port, width.bytes(), value);
+        if what == PortWrite::Pass {
+            self.machine.port_write(port, width.bytes(), value);
+        }
+        what
+    }
+
+    pub(crate) fn config_read(&self, function: FunctionAddress, register: u16, width: Width) -> u32 {
+        self.machine.config_read(on_machine(function), register, width.bytes())
+    }
+
+    pub(crate) fn config_write(&self, function: FunctionAddress, register: u16, width: Width, value: u32) {
+        self.machine.config_write(on_machine(function), register, width.bytes(), value);
+    }
+
+    /// The domain has set up a pin. It stays wired where it is masked again: what comes then waits in the domain's I/O APIC.
+    pub(crate) fn set_pin(&self, pin: u8, setting: PinSetting) {
+        let mut pins = self.pins.lock();
+        let Some(place) = pins.get_mut(usize::from(pin)) else { return };
+        let mode = PinMode { level: setting.level, active_low: setting.active_low };
+        if !setting.masked && place.is_none_or(|wired| wired.mode != mode) {
+            *place = self.machine.open_pin(pin.into(), mode).map(|source| Wired { source, mode });
+        }
+    }
+
+    /// The domain has ended a level-triggered interrupt.
+    pub(crate) fn end_pin(&self, pin: u8) {
+        self.machine.unmask_pin(pin.into());
+    }
+
+    /// What an interrupt is for the domain; `None` where it does not want it any more.
+    pub(crate) fn interrupt(&self, source: SourceId) -> Option<Interrupt> {
+        let pins = self.pins.lock();
+        let wired = |place: &Option<Wired>| place.filter(|wired| wired.source == source);
+        let (pin, wired) = (0..).zip(pins.iter()).find_map(|(pin, place)| Some((pin, wired(place)?)))?;
+        Some(Interrupt::Pin { pin, level: wired.mode.level })
+    }
+}
+
+const fn on_machine(function: FunctionAddress) -> PciFunction {
+    PciFunction::new(function.bus(), function.device(), function.function())
+}
