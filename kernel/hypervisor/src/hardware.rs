@@ -64,6 +64,11 @@ impl Hardware {
         Ok(machine_tables(vcpus as u32, &overrides, others.map(|(_, at)| at.0), base)?)
     }
 
+    /// Whether a port that no device of the chipset has need not be looked at.
+    pub(crate) fn passes(&self, port: u16) -> bool {
+        self.ports.passes(port)
+    }
+
     pub(crate) fn port_read(&self, port: u16, width: Width) -> u32 {
         if self.ports.may_read(port, width.bytes()) {
             self.machine.port_read(port, width.bytes())

@@ -224,6 +224,14 @@ pub trait AddressSpace: GuestMemory {
         Err(MemoryError::BadRange { gpa: Gpa(start.0), length })
     }
 
+    /// Has vCPUs that are made from here on reach these ports of the machine without an exit. To be called once.
+    ///
+    /// # Errors
+    /// There is no memory to note it.
+    fn pass_ports(&mut self, _passes: &mut dyn FnMut(u16) -> bool) -> Result<(), MemoryError> {
+        Ok(())
+    }
+
     /// Maps a page of device memory at its own address, and as much around it as lies within `clear`: what is neither RAM nor a register of the
     /// kernel's. It is not RAM for [`GuestMemory`]. False where the page cannot be given.
     fn map_device(&self, _gpa: Gpa, _clear: core::ops::Range<u64>) -> Result<bool, MemoryError> {

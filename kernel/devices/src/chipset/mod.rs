@@ -211,6 +211,11 @@ impl Chipset<'_> {
         });
     }
 
+    /// Whether a device has this port.
+    pub fn has_port(&mut self, port: u16) -> bool {
+        self.ports.find(port.into()).is_some()
+    }
+
     /// Whether a device has one of the ports.
     fn has_some(&mut self, port: u16, width: Width) -> bool {
         (0..u64::from(width.bytes())).any(|index| self.ports.find(u64::from(port) + index).is_some())

@@ -145,9 +145,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         promised: &AtomicU64,
     ) -> Result<Stage<B>, StartError> {
         let Some(ram) = self.map.ram.get(range) else {
-            if backend.wants_apic_page()
-                && let Err(error) = space.add_apic_page()
-            {
+            if let Err(error) = self.finish_space(backend, &mut space) {
                 *left = Stage::Memory { space, range, done };
                 return Err(error.into());
             }
@@ -175,6 +173,15 @@ impl<'m, B: Backend> Vm<'m, B> {
                 Err(error.into())
             }
         }
+    }
+
+    /// What its address space needs beside its memory.
+    fn finish_space(&self, backend: &B, space: &mut B::Space) -> Result<(), MemoryError> {
+        if let Some(hardware) = &self.hardware {
+            let mut chipset = self.chipset.lock();
+            space.pass_ports(&mut |port| hardware.passes(port) && !chipset.has_port(port))?;
+        }
+        if backend.wants_apic_page() { space.add_apic_page() } else { Ok(()) }
     }
 
     fn add_processor<H: Host>(&self, next: usize, backend: &B, host: &H) -> Result<Stage<B>, StartError> {

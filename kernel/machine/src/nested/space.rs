@@ -19,7 +19,7 @@ use super::reclaim::Reclaim;
 use super::table::{Format, GPA_LIMIT, Kind, Level, Mapping, NestedTable, TableMemory};
 use super::walkers::{Walker, Walkers};
 use crate::limbo::Epoch;
-use crate::memory::{self, aside, frames, frames::FrameKind};
+use crate::memory::{self, aside, frames, frames::Block, frames::FrameKind};
 use crate::smp::{self, EPOCHS};
 
 /// Nested tables in physical frames.
@@ -79,6 +79,8 @@ pub struct GuestSpace {
     recent: Recent,
     /// Held while device memory is mapped.
     devices: Mutex<()>,
+    /// The map of ports that exit, where it is another than all guests'.
+    ports: Option<Block>,
 }
 
 /// Pages that are given back in one step.
@@ -99,13 +101,14 @@ impl GuestSpace {
             reclaim: Reclaim::new(),
             recent: Recent::new(),
             devices: Mutex::new(()),
+            ports: None,
         })
     }
 
     /// The root table's address for a vCPU, which keeps what comes with it as long as it can run or has
     /// translations.
     pub(crate) fn enter(&self) -> Option<(Hpa, Walker)> {
-        Some((self.root(), self.walkers.add()?))
+        Some((self.root(), self.walkers.add(self.ports.as_ref().map(Block::start))?))
     }
 
     /// The root table's address.
@@ -207,6 +210,7 @@ impl Drop for GuestSpace {
         if !self.walkers.none() {
             log::error!("an address space ends before its vCPUs: its memory is lost");
             self.walkers.abandon();
+            self.ports.take().map(Block::keep);
             return;
         }
         // SAFETY: no vCPU walks the tables any more.
@@ -438,6 +442,11 @@ impl AddressSpace for GuestSpace {
             self.table.map_page(Gpa(at), Hpa(at), level, Kind::Adopted)?;
             at += level.bytes();
         }
+        Ok(())
+    }
+
+    fn pass_ports(&mut self, passes: &mut dyn FnMut(u16) -> bool) -> Result<(), MemoryError> {
+        self.ports = Some(passed_on::port_map(passes)?);
         Ok(())
     }
 

@@ -23,9 +23,16 @@ pub(super) struct Walkers {
 pub(crate) struct Walker {
     count: Hpa,
     space: u64,
+    /// The map of ports that exit, where it is another than all guests'.
+    ports: Option<Hpa>,
 }
 
 impl Walker {
+    /// The map of ports that exit, where it is another than all guests'; it is there as long as this.
+    pub(crate) const fn ports(&self) -> Option<Hpa> {
+        self.ports
+    }
+
     /// The number of the address space, from 1 on, which no other ever has.
     pub(crate) const fn space(&self) -> u64 {
         self.space
@@ -49,11 +56,11 @@ impl Walkers {
     }
 
     /// Lets one more vCPU in. `None` once the address space is given up.
-    pub(super) fn add(&self) -> Option<Walker> {
+    pub(super) fn add(&self, ports: Option<Hpa>) -> Option<Walker> {
         let frame = self.frame.as_ref()?.start();
         // SAFETY: the frame is this value's.
         unsafe { count(frame) }.fetch_add(1, Ordering::AcqRel);
-        Some(Walker { count: frame, space: self.space })
+        Some(Walker { count: frame, space: self.space, ports })
     }
 
     /// True where no vCPU can walk the tables.

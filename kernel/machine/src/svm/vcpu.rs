@@ -134,6 +134,7 @@ impl SvmVcpu {
             tsc_ratio: None,
         };
         let Shared { io_permissions, msr_permissions, plan, .. } = shared;
+        let io_permissions = vcpu.walker.ports().unwrap_or(io_permissions);
         let addresses = setup::Addresses { io_permissions, msr_permissions, root };
         setup::controls(vcpu.vmcb_mut(), &plan, addresses);
         setup::power_up(&mut vcpu);

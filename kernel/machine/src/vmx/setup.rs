@@ -30,7 +30,8 @@ const PLE_GAP: u32 = 128;
 pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
     let shared = vcpu.shared;
     let controls = shared.controls;
-    // SAFETY: by the caller; the bitmaps are frames that live as long as the backend.
+    let ports = vcpu.walker.ports().unwrap_or(shared.io_bitmaps);
+    // SAFETY: by the caller; the bitmaps are frames that live as long as the backend, or the vCPU.
     unsafe {
         vmwrite(field::PIN_CONTROLS, controls.pin);
         vmwrite(field::PROCESSOR_CONTROLS, controls.processor);
@@ -49,8 +50,8 @@ pub(super) unsafe fn controls(vcpu: &mut VmxVcpu, eptp: u64) {
         vmwrite(field::EXIT_MSR_STORE_COUNT, 0);
         vmwrite(field::EXIT_MSR_LOAD_COUNT, 0);
         vmwrite(field::ENTRY_MSR_LOAD_COUNT, 0);
-        vmwrite(field::IO_BITMAP_A, shared.io_bitmaps.0);
-        vmwrite(field::IO_BITMAP_B, shared.io_bitmaps.0 + vcpu::PAGE_SIZE);
+        vmwrite(field::IO_BITMAP_A, ports.0);
+        vmwrite(field::IO_BITMAP_B, ports.0 + vcpu::PAGE_SIZE);
         vmwrite(field::MSR_BITMAP, shared.msr_bitmaps.0);
         vmwrite(field::EPT_POINTER, eptp);
         if controls.pause_loop {

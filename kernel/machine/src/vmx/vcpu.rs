@@ -80,7 +80,7 @@ pub struct VmxVcpu {
     /// The CPU that loaded it last, and how often that had forgotten its guests then.
     last_cpu: Option<(usize, u64)>,
     /// What `eptp` leads to stays as long as this.
-    walker: Walker,
+    pub(super) walker: Walker,
     pub(super) extended: ExtendedState,
     /// Values of [`SWITCHED_MSRS`] while unloaded.
     pub(super) msrs: [u64; SWITCHED_MSRS.len()],
