@@ -7,6 +7,7 @@
 mod bochs;
 mod display;
 mod monitor;
+mod node;
 mod profiles;
 mod qemu;
 

@@ -39,6 +39,9 @@ pub(crate) const IMAGE: &[Tool] = &[
 pub(crate) const DEBIAN_GUEST: &[Tool] =
     &[program("apt-get", "apt"), program("dpkg-deb", "dpkg"), program("xz", "xz-utils")];
 
+/// For disks with an empty file system.
+pub(crate) const FILE_SYSTEM: &[Tool] = &[program("mkfs.ext4", "e2fsprogs")];
+
 /// For disks with an installed Debian.
 pub(crate) const DEBIAN_DISK: &[Tool] = &[
     program("mmdebstrap", "mmdebstrap"),

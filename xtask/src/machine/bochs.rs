@@ -4,11 +4,12 @@
 //! The screen is Bochs' `x`, on an X server that shows it to nobody. (With `rfb`, Bochs' VNC server, images
 //! that ask GRUB for a framebuffer do not start, and two Bochs that start together crash now and then.)
 
+use std::path::Path;
 use std::process::Command;
 
 use serde::Deserialize;
 
-use super::Hardware;
+use super::{Hardware, node};
 use crate::failure::Result;
 use crate::{packages, paths};
 
@@ -18,6 +19,9 @@ use crate::{packages, paths};
 pub(super) struct Settings {
     cpu: String,
     instructions_per_second: u32,
+    /// It has a disk and a network card for the management domain.
+    #[serde(default)]
+    node: bool,
 }
 
 /// The debugger stops at each triple fault of a guest, which is no trouble of the machine's: so often it goes on.
@@ -38,7 +42,11 @@ impl Settings {
     pub(super) fn command(&self, hardware: &Hardware<'_>) -> Result<Command> {
         let settings = hardware.folder.join("bochs.rc");
         let debugger = hardware.folder.join("debugger.rc");
-        paths::write(&settings, self.file(hardware).as_bytes())?;
+        let mut text = self.file(hardware);
+        if self.node {
+            text.push_str(&node_devices(&node::make_data_disk(hardware.folder)?));
+        }
+        paths::write(&settings, text.as_bytes())?;
         paths::write(&debugger, "c\n".repeat(STOPS).as_bytes())?;
         let mut command = Command::new("bochs");
         command.arg("-q").arg("-f").arg(settings).arg("-rc").arg(debugger);
@@ -49,7 +57,8 @@ impl Settings {
     /// as zero, as Debian's kernel expects of these CPU models. A triple fault ends the machine.
     fn file(&self, hardware: &Hardware<'_>) -> String {
         let Hardware { image, cpus, memory_mib, serial_port, control_port: _, folder } = hardware;
-        let Self { cpu, instructions_per_second: ips } = self;
+        let Self { cpu, instructions_per_second: ips, node } = self;
+        let slots = if *node { ", slot1=e1000" } else { "" };
         let host_mib = (*memory_mib).min(MOST_HOST_MIB);
         let image = image.display();
         let log = folder.join("bochs.log");
@@ -62,7 +71,7 @@ impl Settings {
              vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
              cpu: model={cpu}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
              clock: sync=none, time0=1700000000\n\
-             pci: enabled=1, chipset=i440fx\n\
+             pci: enabled=1, chipset=i440fx{slots}\n\
              ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
              ata0-master: type=cdrom, path=\"{image}\", status=inserted\n\
              boot: cdrom\n\
@@ -76,4 +85,14 @@ impl Settings {
              debug: action=ignore\n"
         )
     }
+}
+
+/// A disk on the second IDE channel, and a network card that leads to a network of Bochs' own with DHCP.
+fn node_devices(data: &Path) -> String {
+    let data = data.display();
+    format!(
+        "ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15\n\
+         ata1-master: type=disk, path=\"{data}\", mode=flat\n\
+         e1000: enabled=1, mac=52:54:00:12:34:56, ethmod=slirp\n"
+    )
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use super::Hardware;
+use super::node::{self, DataDisk, Nic};
 use crate::failure::{Context, Failure, Result};
 use crate::{image, packages};
 
@@ -30,6 +31,10 @@ pub(super) struct Settings {
     bus: Bus,
     #[serde(default)]
     boot: Boot,
+    /// A disk for the management domain's data.
+    data: Option<DataDisk>,
+    /// A network card for it.
+    nic: Option<Nic>,
     /// At the end of the command line.
     #[serde(skip)]
     more: Vec<String>,
@@ -134,6 +139,12 @@ impl Settings {
             command
                 .args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={OVMF_CODE}")])
                 .args(["-drive", &format!("if=pflash,format=raw,file={}", escaped(&variables))]);
+        }
+        if let Some(data) = self.data {
+            command.args(data.arguments(&escaped(&node::make_data_disk(hardware.folder)?)));
+        }
+        if let Some(nic) = self.nic {
+            command.args(nic.arguments());
         }
         if self.counted {
             command.args(["-icount", "shift=0,sleep=off"]);
