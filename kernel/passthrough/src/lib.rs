@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+pub mod pci;
 mod ports;
 
 pub use ports::{PortWrite, Ports};

@@ -117,7 +117,7 @@ pub trait Hardware: Sync {
     /// Writes one.
     fn config_write(&self, function: PciFunction, register: u16, size: u8, value: u32);
 
-    /// Reads a device's register in memory, aligned to its size of 4 or 8 bytes. `None` where it is no device's.
+    /// Reads a device's register in memory, aligned to its size of 1, 2, 4 or 8 bytes. `None` where it is no device's.
     fn register_read(&self, at: Hpa, size: u8) -> Option<u64>;
 
     /// Writes one. False where it is no device's.

@@ -11,8 +11,10 @@
 
 mod apic;
 mod cpu;
+mod hardware;
 mod host;
 mod image;
+mod pci;
 mod random;
 mod space;
 mod vcpu;
@@ -33,8 +35,10 @@ use crate::{
 
 pub use apic::FakeApic;
 pub use cpu::Cpu;
+pub use hardware::FakeHardware;
 pub use host::{Clock, FakeHost, TSC_START};
 pub use image::FakeImage;
+pub use pci::{FakeBar, FakeFunction};
 pub use random::FakeRandom;
 pub use space::{Bank, FakeSpace};
 pub use vcpu::FakeVcpu;
