@@ -12,9 +12,23 @@ const IDENTITY_END: u16 = 4;
 /// Primary, secondary and subordinate bus number.
 const BUS_NUMBERS: u32 = 0xff_ffff;
 
-/// The buses behind a bridge with these numbers.
-const fn behind(numbers: u32) -> (u8, u8) {
-    ((numbers >> 8) as u8, (numbers >> 16) as u8)
+/// What vendor and device read as while a device that was reset is not ready yet (PCI Express, "Configuration Request Retry Status").
+const NOT_READY: u32 = 0x0001;
+const NOBODY: u32 = 0xffff;
+
+/// The buses that a bridge with these numbers leads to, secondary to subordinate; bus 0 is behind none.
+fn behind(numbers: u32) -> core::ops::RangeInclusive<u8> {
+    ((numbers >> 8) as u8).max(1)..=(numbers >> 16) as u8
+}
+
+/// What a function says of itself.
+enum Said {
+    /// It is known, at this index.
+    Known(usize),
+    /// There is none for dom0.
+    Absent,
+    /// It will say later.
+    Later,
 }
 
 impl Filter<'_> {
@@ -27,27 +41,32 @@ impl Filter<'_> {
         self.functions.binary_search_by_key(&at, Function::at)
     }
 
-    /// The function at an address, found by now. `None` where there is none for dom0.
-    fn reach(&mut self, at: PciFunction, withdraw: &mut Withdraw<'_>) -> Option<usize> {
+    /// The function at an address, found by now.
+    fn reach(&mut self, at: PciFunction, withdraw: &mut Withdraw<'_>) -> Said {
         if self.hidden.contains(&at) {
-            return None;
+            return Said::Absent;
         }
         let index = match self.find(at) {
             Ok(index) => index,
             Err(index) => {
-                if self.ground.is_absent(at) {
-                    return None;
+                match self.ground.vendor(at) {
+                    NOBODY => return Said::Absent,
+                    NOT_READY => return Said::Later,
+                    _ => {}
                 }
                 if self.functions.len() >= MAX_FUNCTIONS || self.functions.try_reserve(1).is_err() {
                     count(&mut self.ground.refused.room);
-                    return None;
+                    return Said::Absent;
                 }
                 let function = Function::learn(&mut Access { at, ground: &mut self.ground, withdraw });
                 self.functions.insert(index, function);
                 index
             }
         };
-        self.functions.get(index).filter(|function| !function.is_hidden()).map(|_| index)
+        match self.functions.get(index) {
+            Some(function) if !function.is_hidden() => Said::Known(index),
+            _ => Said::Absent,
+        }
     }
 
     /// Forgets a function. Where it is `there` it is told to send nothing first.
@@ -71,7 +90,13 @@ impl Filter<'_> {
         width: Width,
         withdraw: &mut Withdraw<'_>,
     ) -> u32 {
-        let Some(index) = self.reach(at, withdraw) else { return lanes::ones(width) };
+        let index = match self.reach(at, withdraw) {
+            Said::Known(index) => index,
+            Said::Later if register < IDENTITY_END => {
+                return self.ground.hardware.config_read(at, register, width.bytes());
+            }
+            Said::Absent | Said::Later => return lanes::ones(width),
+        };
         if register < IDENTITY_END {
             let identity = self.ground.hardware.config_read(at, 0, 4);
             if let Some(another) = self.functions.get(index).and_then(|its| its.is_gone(identity)) {
@@ -95,7 +120,7 @@ impl Filter<'_> {
         value: u32,
         withdraw: &mut Withdraw<'_>,
     ) {
-        let Some(index) = self.reach(at, withdraw) else { return };
+        let Said::Known(index) = self.reach(at, withdraw) else { return };
         let is_guarded = |(function, first, end): &(PciFunction, u16, u16)| {
             *function == at && register < *end && register + u16::from(width.bytes()) > *first
         };
@@ -115,7 +140,8 @@ impl Filter<'_> {
         }
     }
 
-    /// Before a bridge's bus numbers change, what is behind it is forgotten: it will be found elsewhere. False where a hidden function is there.
+    /// Before a bridge's bus numbers change, what is behind it is forgotten: it will be found elsewhere. False where a hidden function is there, or
+    /// would seem to be.
     fn may_renumber(
         &mut self,
         index: usize,
@@ -133,10 +159,8 @@ impl Filter<'_> {
         if (before ^ after) & BUS_NUMBERS == 0 {
             return true;
         }
-        for (first, last) in [behind(before), behind(after)] {
-            let moves = |other: PciFunction| {
-                first > at.bus() && other.bus() >= first && other.bus() <= last && other != at
-            };
+        for buses in [behind(before), behind(after)] {
+            let moves = |other: PciFunction| buses.contains(&other.bus()) && other != at;
             if self.hidden.iter().any(|other| moves(*other)) {
                 return false;
             }

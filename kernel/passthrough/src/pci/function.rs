@@ -147,8 +147,8 @@ impl Function {
         if let Some(value) = self.msi.as_mut().and_then(|msi| msi.read(access, register, width)) {
             return value;
         }
-        if let Some(value) = self.msix.as_mut().and_then(|msix| msix.read(access, register, width)) {
-            return value;
+        if let Some(msix) = &mut self.msix {
+            msix.before_read(access, register);
         }
         let null: u32 = match self.vanished_at(access, register) {
             // An extended capability has 16 bits for its identifier.

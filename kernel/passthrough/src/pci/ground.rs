@@ -99,9 +99,9 @@ impl<'m> Ground<'m> {
         !taken.any(|range| range.overlaps(region))
     }
 
-    /// Whether no function answers.
-    pub(super) fn is_absent(&self, at: PciFunction) -> bool {
-        self.hardware.config_read(at, 0, 2) & 0xffff == 0xffff
+    /// A function's vendor; all ones where none answers.
+    pub(super) fn vendor(&self, at: PciFunction) -> u32 {
+        self.hardware.config_read(at, 0, 2) & 0xffff
     }
 
     /// A message for an entry of a function. `None`, and counted, where there is none.

@@ -131,7 +131,10 @@ impl<'m> Filter<'m> {
             }
             let mut functions = (0..8).map(|function| PciFunction::new(0, device, function));
             let hidden = self.hidden.iter().any(|at| at.bus() == 0 && at.device() == device);
-            if !hidden && !self.slots.contains(&device) && functions.all(|at| self.ground.is_absent(at)) {
+            if !hidden
+                && !self.slots.contains(&device)
+                && functions.all(|at| self.ground.vendor(at) == 0xffff)
+            {
                 let _ = self.slots.try_push(device);
             }
         }

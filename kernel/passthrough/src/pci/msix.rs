@@ -108,12 +108,11 @@ impl MsiX {
         }
     }
 
-    /// Reads a register, where it does not pass.
-    pub(super) fn read(&mut self, access: &mut Access<'_, '_>, register: u16, _width: Width) -> Option<u32> {
+    /// A register is about to be read; all of them pass.
+    pub(super) fn before_read(&mut self, access: &mut Access<'_, '_>, register: u16) {
         if lanes::dword(register) == self.first {
             self.notice(access);
         }
-        None
     }
 
     /// Writes a register. False where it is not the capability's.

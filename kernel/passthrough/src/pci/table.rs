@@ -9,6 +9,7 @@ use devices::Width;
 use vcpu::{Hpa, PciFunction};
 
 use super::Filter;
+use super::bars::Region;
 use super::ground::Ground;
 use super::msix::{ENTRY_BYTES, Entry, MsiX};
 
@@ -153,12 +154,17 @@ impl Filter<'_> {
         })
     }
 
+    /// Whether what is beside the tables in their pages is a device's that dom0 may have.
+    fn passes(&self, at: Hpa, width: Width) -> bool {
+        let region = Region::new(at.0, width.bytes().into());
+        self.table_at(at).is_some() && region.is_some_and(|region| self.ground.is_free(region))
+    }
+
     fn table_part_read(&mut self, at: Hpa, width: Width) -> u64 {
         let Some((function, entry, offset)) = self.entry_at(at) else {
-            if self.table_at(at).is_none() {
-                return width.mask();
-            }
-            return self.ground.hardware.register_read(at, width.bytes()).unwrap_or(width.mask());
+            let passed = self.passes(at, width);
+            let value = passed.then(|| self.ground.hardware.register_read(at, width.bytes())).flatten();
+            return value.unwrap_or(width.mask());
         };
         let Some(msix) = self.functions.get(function).and_then(|function| function.msix_ref()) else {
             return width.mask();
@@ -172,7 +178,7 @@ impl Filter<'_> {
 
     fn table_part_write(&mut self, at: Hpa, width: Width, value: u64) {
         let Some((function, entry, offset)) = self.entry_at(at) else {
-            if self.table_at(at).is_some() {
+            if self.passes(at, width) {
                 self.ground.hardware.register_write(at, width.bytes(), value);
             }
             return;

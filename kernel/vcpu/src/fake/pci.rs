@@ -146,7 +146,8 @@ impl FakeFunction {
     pub fn msix(mut self, at: u8, bar: usize, offset: u32, entries: u16) -> Self {
         let mut bytes = Vec::from((entries - 1).to_le_bytes());
         bytes.extend((offset | bar as u32).to_le_bytes());
-        bytes.extend((offset + 16 * u32::from(entries) | bar as u32).to_le_bytes());
+        let pending = offset + 16 * u32::from(entries);
+        bytes.extend((pending | bar as u32).to_le_bytes());
         self.msix = Some(MsiX { at: at.into(), bar, offset: (offset & !7).into(), entries: entries.into() });
         self.mask_all();
         self.capability(at, 0x11, &bytes, &[0, 0xc0])

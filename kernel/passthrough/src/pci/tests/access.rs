@@ -153,3 +153,17 @@ fn new_bus_numbers_forget_what_is_behind_and_keep_what_is_hidden() {
     assert_eq!(driver.read(BRIDGE, 0x18, Dword) & 0xff_ffff, 0x06_06_00);
     assert_eq!(driver.filter.refused().buses, 1);
 }
+
+#[test]
+fn a_device_that_is_not_ready_is_waited_for() {
+    let hardware = machine();
+    let at = PciFunction::new(1, 0, 0);
+    hardware.add(at, FakeFunction::new(0xffff_0001, u32::MAX));
+    let mut driver = Driver::new(&hardware);
+    assert_eq!(driver.read(at, 0, Dword), 0xffff_0001);
+    driver.write(at, COMMAND, Word, 2);
+    assert!(hardware.take_writes().is_empty());
+    hardware.add(at, disk().decoding());
+    driver.write(at, MSIX + 2, Word, 0x8000);
+    assert_eq!(driver.read(at, MSIX + 2, Word) & 0x8000, 0x8000);
+}

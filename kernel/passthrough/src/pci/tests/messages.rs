@@ -182,7 +182,7 @@ fn messages_can_run_out() {
 fn capabilities_that_are_nonsense_vanish() {
     let hardware = machine();
     let at = PciFunction::new(1, 0, 0);
-    hardware.add(at, FakeFunction::new(1, 0).msix(0x40, 7, 0, 1).msi(0xf4, true, false));
+    hardware.add(at, FakeFunction::new(0x1111_1111, 0).msix(0x40, 7, 0, 1).msi(0xf4, true, false));
     let mut driver = Driver::new(&hardware);
     assert_eq!(driver.read(at, 0x40, Word), 0xf400);
     assert_eq!(driver.read(at, 0xf4, Word), 0);

@@ -8,9 +8,24 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Act {
-    Config { function: usize, register: u16, width: Width, value: Option<u32> },
-    Table { offset: u64, width: Width, value: Option<u64> },
-    Reset { function: usize },
+    Config {
+        function: usize,
+        register: u16,
+        width: Width,
+        value: Option<u32>,
+    },
+    Table {
+        offset: u64,
+        width: Width,
+        value: Option<u64>,
+    },
+    Reset {
+        function: usize,
+    },
+    /// It is pulled out, and another of its kind comes.
+    Replace {
+        function: usize,
+    },
 }
 
 const FUNCTIONS: [PciFunction; 6] = [NET, DISK, BRIDGE, BEHIND, HOST, IOMMU];
@@ -56,6 +71,7 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (offset, width(), prop::option::weighted(0.8, prop_oneof![any::<u64>(), Just(0)]))
             .prop_map(|(offset, width, value)| Act::Table { offset, width, value }),
         1 => (0..FUNCTIONS.len()).prop_map(|function| Act::Reset { function }),
+        1 => (0..FUNCTIONS.len()).prop_map(|function| Act::Replace { function }),
     ]
 }
 
@@ -117,7 +133,7 @@ fn perform(hardware: &FakeHardware, driver: &mut Driver<'_>, written: &mut Writt
             let at = FUNCTIONS.get(function).copied().unwrap_or(HIDDEN);
             // Bus numbers that change have what is behind forgotten.
             if at == BRIDGE && register & !3 == 0x18 {
-                return;
+                written.msi.retain(|(function, _), _| function.bus() == 0);
             }
             match value {
                 Some(value) => {
@@ -140,6 +156,19 @@ fn perform(hardware: &FakeHardware, driver: &mut Driver<'_>, written: &mut Writt
                 }
                 None => assert!(driver.filter.table_read(at, width) <= width.mask()),
             }
+        }
+        Act::Replace { function } => {
+            let at = FUNCTIONS[function];
+            let Some(old) = hardware.remove(at) else { return };
+            driver.read(at, 0, Dword);
+            driver.read(at, COMMAND, Word);
+            written.msi.retain(|(function, _), _| *function != at);
+            if at == DISK {
+                written.table.clear();
+            }
+            let mut new = old.clone();
+            new.reset();
+            hardware.add(at, new);
         }
         Act::Reset { function } => {
             hardware.with(FUNCTIONS[function], FakeFunction::reset);
