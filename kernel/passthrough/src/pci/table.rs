@@ -34,18 +34,16 @@ const fn part(register: Hpa, offset: u64) -> Hpa {
 }
 
 impl Entry {
-    /// Has the real entry send the kernel's message.
+    /// Has the real entry send the kernel's message. It is masked when this begins.
     fn unmask(&mut self, at: PciFunction, index: usize, register: Hpa, ground: &mut Ground<'_>) {
-        let part = |offset| part(register, offset);
-        let control = read(ground, part(CONTROL));
-        write(ground, part(CONTROL), control | MASK);
         // A table has no more entries than 11 bits can count.
         self.source = self.source.or_else(|| ground.open(at, index as u16));
         let Some((_, message)) = self.source else { return };
-        write(ground, part(ADDRESS), message.address as u32);
-        write(ground, part(ADDRESS_HIGH), (message.address >> 32) as u32);
-        write(ground, part(DATA), message.data);
-        write(ground, part(CONTROL), control & !MASK);
+        write(ground, part(register, ADDRESS), message.address as u32);
+        write(ground, part(register, ADDRESS_HIGH), (message.address >> 32) as u32);
+        write(ground, part(register, DATA), message.data);
+        let control = read(ground, part(register, CONTROL));
+        write(ground, part(register, CONTROL), control & !MASK);
     }
 
     /// A double word as dom0 sees it.
@@ -70,10 +68,9 @@ impl MsiX {
             let (Some(register), Some(entry)) = (self.register(index), self.entries.get_mut(index)) else {
                 return;
             };
-            if entry.masked {
-                let control = part(register, CONTROL);
-                write(ground, control, read(ground, control) | MASK);
-            } else {
+            let control = part(register, CONTROL);
+            write(ground, control, read(ground, control) | MASK);
+            if !entry.masked {
                 entry.unmask(at, index, register, ground);
             }
         }

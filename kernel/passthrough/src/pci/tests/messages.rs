@@ -189,3 +189,28 @@ fn capabilities_that_are_nonsense_vanish() {
     driver.write(at, 0x42, Word, ENABLE);
     assert_eq!(driver.read(at, 0x42, Word), 0);
 }
+
+#[test]
+fn what_does_not_go_off_keeps_its_sources() {
+    let hardware = machine();
+    let mut driver = Driver::new(&hardware);
+    enable_msix(&mut driver, 2);
+    driver.write(NET, MSI + 2, Word, 1);
+    hardware.with(DISK, |disk| disk.set(MSIX as usize + 2, &[4, 0x80], &[0, 0]));
+    hardware.with(NET, |net| net.set(MSI as usize + 2, &[0x85], &[0]));
+    driver.write(DISK, MSIX + 2, Word, 0);
+    driver.write(NET, MSI + 2, Word, 0);
+    assert_eq!(hardware.open().len(), 3);
+}
+
+#[test]
+fn a_function_that_is_hidden_late_is_quiet() {
+    let hardware = machine();
+    let mut driver = Driver::new(&hardware);
+    enable_msix(&mut driver, 2);
+    driver.write(NET, MSI + 2, Word, 1);
+    assert!(driver.filter.hide(DISK) && driver.filter.hide(NET));
+    assert_eq!(hardware.open(), []);
+    assert_eq!(hardware.with(DISK, |disk| disk.armed()), Some(vec![]));
+    assert_eq!(driver.filter.tables().count(), 0);
+}

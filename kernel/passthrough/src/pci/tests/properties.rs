@@ -19,6 +19,17 @@ enum Act {
         width: Width,
         value: Option<u64>,
     },
+    /// The disk decodes memory and MSI-X is enabled.
+    Start,
+    /// The control word of the disk's MSI-X.
+    Control {
+        value: u32,
+    },
+    /// The control word of an entry of its table.
+    Unmask {
+        entry: u64,
+        value: u32,
+    },
     Reset {
         function: usize,
     },
@@ -70,6 +81,9 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(function, register, width, value)| Act::Config { function, register, width, value }),
         4 => (offset, width(), prop::option::weighted(0.8, prop_oneof![any::<u64>(), Just(0)]))
             .prop_map(|(offset, width, value)| Act::Table { offset, width, value }),
+        1 => Just(Act::Start),
+        1 => (0_u32..4).prop_map(|bits| Act::Control { value: bits << 14 }),
+        2 => (0..u64::from(ENTRIES), 0_u32..2).prop_map(|(entry, value)| Act::Unmask { entry, value }),
         1 => (0..FUNCTIONS.len()).prop_map(|function| Act::Reset { function }),
         1 => (0..FUNCTIONS.len()).prop_map(|function| Act::Replace { function }),
     ]
@@ -157,6 +171,21 @@ fn perform(hardware: &FakeHardware, driver: &mut Driver<'_>, written: &mut Writt
                 None => assert!(driver.filter.table_read(at, width) <= width.mask()),
             }
         }
+        Act::Start => {
+            driver.write(DISK, COMMAND, Word, 0);
+            driver.write(DISK, 0x10, Dword, 0);
+            driver.write(DISK, 0x14, Dword, 0x10);
+            driver.write(DISK, COMMAND, Word, 6);
+            driver.write(DISK, MSIX + 2, Word, 0x8000);
+        }
+        Act::Control { value } => driver.write(DISK, MSIX + 2, Word, value),
+        Act::Unmask { entry, value } => {
+            let pages = driver.filter.tables().next();
+            if let Some(pages) = pages {
+                let at = pages.start.0 + (TABLE & 0xfff) + 16 * entry + 12;
+                driver.filter.table_write(Hpa(at), Dword, value.into());
+            }
+        }
         Act::Replace { function } => {
             let at = FUNCTIONS[function];
             let Some(old) = hardware.remove(at) else { return };
@@ -177,7 +206,7 @@ fn perform(hardware: &FakeHardware, driver: &mut Driver<'_>, written: &mut Writt
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn whatever_dom0_does(acts in prop::collection::vec(act(), 1..120)) {
