@@ -1,4 +1,4 @@
-//! Fuzz targets. Each reads its input as a list of things that a guest does ([`acts`]) and asserts what must hold whatever they are:
+//! Fuzz targets. Each reads its input as a list of things that a guest (or the management domain) does ([`acts`]) and asserts what must hold whatever they are:
 //! nothing panics, everything ends, and a reset makes a device whole again. `cargo xtask fuzz` looks for inputs that break that;
 //! the inputs in `corpus` are tried again by the unit tests.
 #![forbid(unsafe_code)]
@@ -6,6 +6,7 @@
 mod acts;
 mod bus;
 mod device;
+mod filter;
 mod guest;
 mod queue;
 mod switch;
@@ -39,6 +40,11 @@ pub const TARGETS: &[Target] = &[
         run: device::console,
     },
     Target { name: "virtio-net", about: "a network device, with another on its switch", run: device::net },
+    Target {
+        name: "pci-filter",
+        about: "the machine's PCI functions, under a management domain that writes to them what it likes",
+        run: filter::run,
+    },
     Target { name: "vswitch", about: "a switch, and frames of any bytes", run: switch::run },
 ];
 
