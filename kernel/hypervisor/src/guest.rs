@@ -5,6 +5,7 @@ use devices::{ApicEffect, Chipset, Width};
 use vcpu::{Backend, Gpa, Host, Nanos, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
 
 use crate::control::ControlState;
+use crate::hardware::Hardware;
 use crate::local_apic;
 use crate::mailbox::Mailboxes;
 use crate::processor::{Attention, Processor};
@@ -134,7 +135,8 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
             return self.virtio_read(index, offset, width);
         }
         let found = self.with_chipset_at(now, |chipset, wiring| chipset.mmio_read(gpa, width, now, wiring));
-        found.unwrap_or_else(|| {
+        let table = |hardware: &Hardware| hardware.table_read(gpa, width);
+        found.or_else(|| self.vm.hardware.as_ref().and_then(table)).unwrap_or_else(|| {
             self.unclaimed(gpa);
             width.mask()
         })
@@ -163,7 +165,8 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
         self.cpu.attention |= Attention::INTERRUPTS;
         let taken =
             self.with_chipset_at(now, |chipset, wiring| chipset.mmio_write(gpa, width, value, now, wiring));
-        if taken.is_none() {
+        let table = |hardware: &Hardware| hardware.table_write(gpa, width, value);
+        if taken.or_else(|| self.vm.hardware.as_ref().and_then(table)).is_none() {
             self.unclaimed(gpa);
         }
     }

@@ -3,20 +3,26 @@
 //! What it may do is decided by `passthrough`; here that meets the VM: its chipset has what it does not find itself looked for here
 //! ([`devices::Outside`]), and interrupts of the machine go to its I/O APIC or, as messages, to its local APICs.
 //!
-//! Locks: taken with the chipset's held, and alone; nothing is taken under it.
+//! Locks: taken with the chipset's held, and alone; under the filter's, device memory is mapped and withdrawn.
+
+use core::ops::Range;
 
 use devices::acpi::{AcpiTables, machine_tables};
 use devices::pci::FunctionAddress;
 use devices::{ApicMessage, IoApic, PinSetting, Width};
+use passthrough::pci::{Answer, Filter, Withdraw};
 use passthrough::{PortWrite, Ports};
 use spin::Mutex;
-use vcpu::{Gpa, PciFunction, PinMode, SourceId};
+use vcpu::{Gpa, Hpa, PAGE_SIZE, PciFunction, PinMode, SourceId};
 
 use crate::vm::StartError;
 
 /// Firmware's tables that the domain does not get: what they describe is the kernel's, or other for it.
 const HIDDEN_TABLES: [[u8; 4]; 8] =
     [*b"APIC", *b"HPET", *b"DMAR", *b"IVRS", *b"MCFG", *b"SRAT", *b"SLIT", *b"VFCT"];
+
+/// What is mapped together at most.
+const LARGE_PAGE: u64 = 2 << 20;
 
 /// What an interrupt of the machine is for the domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +35,6 @@ pub(crate) enum Interrupt {
         level: bool,
     },
     /// A message to its local APICs.
-    #[expect(dead_code, reason = "message interrupts are filtered next")]
     Message(ApicMessage),
 }
 
@@ -44,12 +49,18 @@ struct Wired {
 pub(crate) struct Hardware {
     machine: &'static dyn vcpu::Hardware,
     ports: Ports,
+    filter: Mutex<Filter<'static>>,
     pins: Mutex<[Option<Wired>; IoApic::PINS]>,
 }
 
 impl Hardware {
     pub(crate) fn new(machine: &'static dyn vcpu::Hardware) -> Self {
-        Self { machine, ports: Ports::new(machine.power_ports()), pins: Mutex::new([None; IoApic::PINS]) }
+        let mut filter = Filter::new(machine);
+        for kept in machine.kept() {
+            filter.protect(Hpa(kept.start), kept.end.saturating_sub(kept.start));
+        }
+        let ports = Ports::new(machine.power_ports());
+        Self { machine, ports, filter: Mutex::new(filter), pins: Mutex::new([None; IoApic::PINS]) }
     }
 
     /// The machine.
@@ -86,12 +97,57 @@ impl Hardware {
         what
     }
 
-    pub(crate) fn config_read(&self, function: FunctionAddress, register: u16, width: Width) -> u32 {
-        self.machine.config_read(on_machine(function), register, width.bytes())
+    /// Reads a register of a function. `withdraw` takes device memory from the domain.
+    pub(crate) fn config_read(
+        &self,
+        (function, register, width): (FunctionAddress, u16, Width),
+        withdraw: &mut Withdraw<'_>,
+    ) -> u32 {
+        match self.filter.lock().read(on_machine(function), register, width, withdraw) {
+            Answer::Done(value) => value,
+            Answer::Other { .. } => width.mask() as u32,
+        }
     }
 
-    pub(crate) fn config_write(&self, function: FunctionAddress, register: u16, width: Width, value: u32) {
-        self.machine.config_write(on_machine(function), register, width.bytes(), value);
+    /// Writes one.
+    pub(crate) fn config_write(
+        &self,
+        (function, register, width): (FunctionAddress, u16, Width),
+        value: u32,
+        withdraw: &mut Withdraw<'_>,
+    ) {
+        // Functions of the kernel's own are the chipset's.
+        let _ = self.filter.lock().write(on_machine(function), register, width, value, withdraw);
+    }
+
+    /// Maps device memory around an address, where that may be: `map` gets what may be mapped together.
+    pub(crate) fn map(&self, gpa: Gpa, map: impl FnOnce(Range<u64>) -> bool) -> bool {
+        // No table comes to be here meanwhile.
+        let filter = self.filter.lock();
+        if filter.table_at(Hpa(gpa.0)).is_some() {
+            return false;
+        }
+        let start = gpa.0 & !(LARGE_PAGE - 1);
+        let has_table = filter.tables().any(|pages| {
+            pages.start.0 < start + LARGE_PAGE && start < pages.start.0.saturating_add(pages.bytes)
+        });
+        let page = gpa.page().0;
+        map(if has_table { page..page + PAGE_SIZE } else { start..start + LARGE_PAGE })
+    }
+
+    /// Reads from the page of a table of message interrupts; `None` where there is none.
+    pub(crate) fn table_read(&self, gpa: Gpa, width: Width) -> Option<u64> {
+        let mut filter = self.filter.lock();
+        filter.table_at(Hpa(gpa.0))?;
+        Some(filter.table_read(Hpa(gpa.0), width))
+    }
+
+    /// Writes to one.
+    pub(crate) fn table_write(&self, gpa: Gpa, width: Width, value: u64) -> Option<()> {
+        let mut filter = self.filter.lock();
+        filter.table_at(Hpa(gpa.0))?;
+        filter.table_write(Hpa(gpa.0), width, value);
+        Some(())
     }
 
     /// The domain has set up a pin. It stays wired where it is masked again: what comes then waits in the domain's I/O APIC.
@@ -111,6 +167,9 @@ impl Hardware {
 
     /// What an interrupt is for the domain; `None` where it does not want it any more.
     pub(crate) fn interrupt(&self, source: SourceId) -> Option<Interrupt> {
+        if let Some(message) = self.filter.lock().deliver(source) {
+            return Some(Interrupt::Message(message));
+        }
         let pins = self.pins.lock();
         let wired = |place: &Option<Wired>| place.filter(|wired| wired.source == source);
         let (pin, wired) = (0..).zip(pins.iter()).find_map(|(pin, place)| Some((pin, wired(place)?)))?;

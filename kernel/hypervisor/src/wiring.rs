@@ -6,7 +6,8 @@ use devices::{
     ApicBus, ApicEffect, ApicMessage, ConsoleSink, DeliveryMode, LocalApic, Outside, PinSetting, Width,
 };
 use passthrough::PortWrite;
-use vcpu::{Backend, Host};
+use passthrough::pci::Pages;
+use vcpu::{AddressSpace, Backend, Host};
 
 use crate::mailbox::Mailboxes;
 use crate::processor::Attention;
@@ -77,14 +78,16 @@ impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
 
     fn outside_config_read(&mut self, function: FunctionAddress, register: u16, width: Width) -> u32 {
         match &self.vm.hardware {
-            Some(hardware) => hardware.config_read(function, register, width),
+            Some(hardware) => {
+                hardware.config_read((function, register, width), &mut |pages| self.withdraw(pages))
+            }
             None => width.mask() as u32,
         }
     }
 
     fn outside_config_write(&mut self, function: FunctionAddress, register: u16, width: Width, value: u32) {
         if let Some(hardware) = &self.vm.hardware {
-            hardware.config_write(function, register, width, value);
+            hardware.config_write((function, register, width), value, &mut |pages| self.withdraw(pages));
         }
     }
 
@@ -102,6 +105,16 @@ impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
 }
 
 impl<B: Backend, H: Host> Wiring<'_, '_, B, H> {
+    /// Takes device memory from the VM. This CPU forgets it before it enters a guest again, others when they next leave theirs, which they do at once.
+    fn withdraw(&mut self, pages: Pages) {
+        let space = self.vm.space.read();
+        let Some(space) = space.as_ref() else { return };
+        space.unmap_device(pages.start.0..pages.start.0.saturating_add(pages.bytes));
+        if let Some(own) = &mut self.own {
+            *own.attention |= Attention::HOST;
+        }
+    }
+
     /// Gives `message` to vCPU `index`, which may be the own one.
     pub(crate) fn hand(&mut self, index: usize, message: &ApicMessage) {
         match &mut self.own {

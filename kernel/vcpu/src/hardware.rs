@@ -6,6 +6,8 @@
 //!
 //! Sources: PCI Local Bus Specification 3.0, "Configuration Mechanism", "Message Signaled Interrupts"; Intel 82093AA data sheet.
 
+use core::ops::Range;
+
 use crate::Hpa;
 
 /// A PCI function of the machine: bus, device and function as the configuration address has them (8, 5 and 3 bits).
@@ -95,6 +97,11 @@ pub struct PowerPorts {
 pub trait Hardware: Sync {
     /// The machine's memory map for the management domain, in ascending order. Device memory is not in it.
     fn memory_map(&self) -> &[HostRange];
+
+    /// Ranges of the machine's addresses that are neither memory nor a device's that may be given away: registers of the kernel's.
+    fn kept(&self) -> &[Range<u64>] {
+        &[]
+    }
 
     /// Firmware's ACPI tables that the root tables lead to: signature and address.
     fn acpi_tables(&self) -> &[([u8; 4], Hpa)];

@@ -43,7 +43,7 @@ fn memory() -> Vec<HostRange> {
     let range = |start, length, kind| HostRange { start: Hpa(start), length, kind };
     vec![
         range(0, 0xa_0000, HostMemory::Own),
-        range(0x10_0000, 0x7ff0_0000, HostMemory::Reserved),
+        range(0x10_0000, 0x7ff0_0000, HostMemory::Kept),
         range(0x1_0000_0000, 0x8000_0000, HostMemory::Own),
     ]
 }

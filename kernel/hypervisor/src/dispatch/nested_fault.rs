@@ -8,8 +8,6 @@ use crate::guest::{AnyGuest, Guest};
 use crate::memory_map::DEVICE_MEMORY;
 use crate::stop::StopReason;
 
-const LARGE_PAGE: u64 = 2 << 20;
-
 /// A touch of memory that the guest had given back.
 #[cold]
 fn bring_back<B: Backend, H: Host>(guest: &AnyGuest<'_, '_, B, H>, gpa: Gpa) -> Outcome {
@@ -65,9 +63,9 @@ fn other<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault
 
 /// A device of the machine's, in a VM that has these: it goes on without an exit.
 #[cold]
-fn pass_on<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, gpa: Gpa) -> bool {
-    let large = gpa.0 & !(LARGE_PAGE - 1);
-    guest.space.map_device(gpa, large..large + LARGE_PAGE).unwrap_or(false)
+fn pass_on<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>, gpa: Gpa) -> bool {
+    let map = |clear| guest.space.map_device(gpa, clear).unwrap_or(false);
+    guest.vm.hardware.as_ref().is_some_and(|hardware| hardware.map(gpa, map))
 }
 
 /// An access to a device's registers.

@@ -42,6 +42,11 @@ pub(super) fn start(acpi: &Acpi) {
     });
 }
 
+/// Its registers.
+pub(super) fn ranges() -> &'static [Range<u64>] {
+    KEPT.get().map_or(&[], |kept| &kept.0)
+}
+
 /// Whether any of a range is the kernel's. Without knowing better it is.
 pub(crate) fn keeps(range: &Range<u64>) -> bool {
     let overlaps = |kept: &Range<u64>| kept.start < range.end && range.start < kept.end;

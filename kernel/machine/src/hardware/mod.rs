@@ -10,6 +10,8 @@ pub(crate) mod interrupts;
 mod kept;
 mod registers;
 
+use core::ops::Range;
+
 use arrayvec::ArrayVec;
 use log::info;
 use spin::Once;
@@ -67,6 +69,10 @@ impl PcHardware {
 impl Hardware for PcHardware {
     fn memory_map(&self) -> &[HostRange] {
         aside::map()
+    }
+
+    fn kept(&self) -> &[Range<u64>] {
+        kept::ranges()
     }
 
     fn acpi_tables(&self) -> &[([u8; 4], Hpa)] {

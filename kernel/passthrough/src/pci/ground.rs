@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use devices::Width;
-use vcpu::{Hardware, Hpa, Message, PAGE_SIZE, PciFunction, SourceId};
+use vcpu::{Hardware, HostMemory, Hpa, Message, PAGE_SIZE, PciFunction, SourceId};
 
 use super::bars::Region;
 
@@ -94,7 +94,9 @@ impl<'m> Ground<'m> {
 
     /// Whether a range is device memory that dom0's devices may have.
     pub(super) fn is_free(&self, region: Region) -> bool {
-        let memory = self.hardware.memory_map().iter().filter_map(|at| Region::new(at.start.0, at.length));
+        // What firmware keeps may be device memory, to which it has mapped functions itself.
+        let memory = self.hardware.memory_map().iter().filter(|at| at.kind != HostMemory::Firmware);
+        let memory = memory.filter_map(|at| Region::new(at.start.0, at.length));
         let mut taken = memory.chain(self.protected.iter().copied()).chain([INTERRUPTS]);
         !taken.any(|range| range.overlaps(region))
     }

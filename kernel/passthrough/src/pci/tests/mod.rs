@@ -32,7 +32,7 @@ fn memory() -> Vec<HostRange> {
     let range = |start, length, kind| HostRange { start: Hpa(start), length, kind };
     vec![
         range(0, 0xa_0000, HostMemory::Own),
-        range(0xf_0000, RAM - 0xf_0000, HostMemory::Reserved),
+        range(0xf_0000, RAM - 0xf_0000, HostMemory::Kept),
         range(0x1_0000_0000, 0x8000_0000, HostMemory::Own),
     ]
 }

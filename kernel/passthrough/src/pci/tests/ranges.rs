@@ -93,7 +93,7 @@ fn tables_are_withdrawn_before_they_are_decoded() {
 fn what_firmware_placed_stays_where_it_is() {
     // It is in a range that firmware keeps, and was there before us.
     let mut memory = memory();
-    memory.insert(2, HostRange { start: Hpa(NET_BAR), length: 0x1000_0000, kind: HostMemory::Reserved });
+    memory.insert(2, HostRange { start: Hpa(NET_BAR), length: 0x1000_0000, kind: HostMemory::Kept });
     let hardware = FakeHardware::new(memory, 4);
     hardware.add(NET, net());
     hardware.add(DISK, net().decoding());
