@@ -214,3 +214,16 @@ fn a_function_that_is_hidden_late_is_quiet() {
     assert_eq!(hardware.with(DISK, |disk| disk.armed()), Some(vec![]));
     assert_eq!(driver.filter.tables().count(), 0);
 }
+
+#[test]
+fn what_was_in_the_table_before_is_not_sent() {
+    let hardware = machine();
+    // By whoever had the page before the function was known.
+    assert!(hardware.register_write(Hpa(DISK_BAR + TABLE + 16 + 12), 4, 0));
+    let mut driver = Driver::new(&hardware);
+    enable_msix(&mut driver, 1);
+    driver.write(DISK, MSIX + 2, Word, 0);
+    assert!(hardware.register_write(Hpa(DISK_BAR + TABLE + 32 + 12), 4, 0));
+    driver.write(DISK, MSIX + 2, Word, ENABLE);
+    assert_eq!(hardware.with(DISK, |disk| disk.armed().len()), Some(1));
+}

@@ -1,5 +1,5 @@
 //! Any accesses at all. The machine asserts that nothing is armed but what is open, that nothing lies over memory, and that hidden functions are
-//! left alone; here is what dom0 must see.
+//! left alone; here is what dom0 must see, that tables are never in its reach, and that all sources come back.
 
 use std::collections::BTreeMap;
 
@@ -216,6 +216,7 @@ proptest! {
         let mut driver = Driver::new(&hardware);
         assert!(driver.filter.hide(HIDDEN));
         let mut written = Written::default();
+        driver.read(DISK, 0, Dword);
         for act in &acts {
             let before = driver.filter.generation();
             let tables: Vec<_> = driver.filter.tables().collect();
@@ -226,11 +227,19 @@ proptest! {
             for pages in now.iter().filter(|pages| !tables.contains(pages)) {
                 assert!(driver.withdrawn[withdrawn..].contains(pages), "{pages:?} were not withdrawn");
             }
+            driver.read(DISK, 0, Dword);
+            if let Some((_, base, _)) = hardware.with(DISK, |disk| disk.decoded()).and_then(|all| all.first().copied()) {
+                assert_eq!(driver.filter.table_at(Hpa(base + TABLE)), Some(DISK));
+            }
         }
         written.check(&mut driver);
         for (source, _) in hardware.open() {
             let _ = driver.filter.deliver(source);
         }
+        for function in FUNCTIONS {
+            driver.filter.hide(function);
+        }
+        assert_eq!(hardware.open(), [], "all sources come back");
     }
 
     #[test]
