@@ -18,8 +18,8 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  cargo xtask check")]
     Check,
     /// Build the kernel: target/basalt.elf
-    #[command(after_help = "Example:\n  cargo xtask build")]
-    Build,
+    #[command(after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --dom0")]
+    Build(BuildOptions),
     /// Make a bootable image: target/basalt.img
     #[command(after_help = IMAGE_EXAMPLES)]
     Image(ImageOptions),
@@ -92,6 +92,13 @@ Examples:
   cargo xtask fuzz all --seconds 60
   cargo xtask fuzz virtqueue virtio-net
   cargo xtask fuzz virtio-blk --input target/fuzz/found/virtio-blk/crash-...";
+
+#[derive(Args)]
+pub(crate) struct BuildOptions {
+    /// Build the management domain instead: target/guests/dom0/vmlinux and target/guests/dom0/initrd
+    #[arg(long)]
+    pub(crate) dom0: bool,
+}
 
 #[derive(Args)]
 pub(crate) struct FuzzOptions {
@@ -254,6 +261,7 @@ mod tests {
             "x fuzz virtio-blk --input file",
             "x image --output x.img --guest demo",
             "x image --pvh",
+            "x build --dom0",
             "x run --option -x --guest-append -y",
         ] {
             Cli::try_parse_from(call.split(' ')).map(drop).expect(call);

@@ -36,13 +36,16 @@ mod bootable;
 mod cpio;
 mod debian;
 mod debian_disk;
+mod dom0;
 mod drivers;
 mod elf;
 mod initramfs;
+mod module_info;
 mod programs;
 mod vmlinux;
 
 pub(crate) use cpio::Archive;
+pub(crate) use dom0::Dom0;
 pub(crate) use elf::compact;
 
 use std::path::{Path, PathBuf};

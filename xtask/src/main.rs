@@ -35,7 +35,9 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Build => build::kernel().map(|kernel| println!("{}", paths::shown(&kernel))),
+        Command::Build(options) if options.dom0 => guest::Dom0::make()
+            .map(|dom0| println!("{}\n{}", paths::shown(&dom0.kernel), paths::shown(&dom0.initrd))),
+        Command::Build(_) => build::kernel().map(|kernel| println!("{}", paths::shown(&kernel))),
         Command::Image(options) => run::write_image(&options),
         Command::Run(options) => run::run(&options),
         Command::Bench(options) => bench::run(&options),

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::cpio::Archive;
 use super::debian;
+use super::module_info::ModuleInfo;
 use crate::failure::{Context, Failure, Result};
 use crate::paths;
 
 const FOLDER: &str = "lib/drivers";
-/// Begins what a module says that it needs, between commas.
-const DEPENDS: &[u8] = b"\0depends=";
 
 /// Adds drivers of the kernel in a Debian package.
 pub(super) fn add(archive: &mut Archive, kernel: Option<&str>, drivers: &[String]) -> Result<()> {
@@ -40,7 +39,7 @@ pub(super) fn add(archive: &mut Archive, kernel: Option<&str>, drivers: &[String
 }
 
 /// All modules below a folder, by name.
-fn find(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+pub(super) fn find(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
     let entries = std::fs::read_dir(folder).context(format_args!("reading {}", paths::shown(folder)))?;
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.is_dir() && !path.is_symlink() {
@@ -63,33 +62,9 @@ fn load(name: &str, files: &BTreeMap<String, PathBuf>, order: &mut Vec<(String, 
     let file =
         files.get(&name).ok_or_else(|| Failure::new(format!("the kernel's package has no module {name}")))?;
     let bytes = paths::read_bytes(file)?;
-    for needed in needs(&bytes) {
-        load(&needed, files, order)?;
+    for needed in ModuleInfo::read(&bytes, &name)?.needs() {
+        load(needed, files, order)?;
     }
     order.push((name, bytes));
     Ok(())
-}
-
-/// What a module needs, as its information says.
-fn needs(module: &[u8]) -> Vec<String> {
-    let found = module.windows(DEPENDS.len()).position(|window| window == DEPENDS);
-    let text = found.and_then(|at| module.get(at + DEPENDS.len()..)).unwrap_or_default();
-    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-    let names = String::from_utf8_lossy(text);
-    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::needs;
-
-    #[test]
-    fn a_module_names_what_it_needs() {
-        assert_eq!(
-            needs(b"\x7fELF\0alias=x\0depends=virtio_ring,virtio\0retpoline=Y\0"),
-            ["virtio_ring", "virtio"]
-        );
-        assert!(needs(b"..\0depends=\0name=x\0").is_empty());
-        assert!(needs(b"nothing").is_empty());
-    }
 }

@@ -38,10 +38,7 @@ pub(super) fn build(
     contents: &Contents,
     kernel: Option<&str>,
 ) -> Result<PathBuf> {
-    let busybox = debian::unpack(BUSYBOX_PACKAGE)?.join(BUSYBOX);
-    let applets = process::text(Command::new(&busybox).arg("--list"))?;
-    let mut archive = Archive::default();
-    add_busybox(&mut archive, &paths::read_bytes(&busybox)?, &applets);
+    let mut archive = busybox()?;
     archive.program("init", &paths::read_bytes(&folder.join(&contents.init))?);
     if let Some(jobs) = &contents.jobs {
         add_jobs(&mut archive, &folder.join(jobs))?;
@@ -69,15 +66,20 @@ fn add_jobs(archive: &mut Archive, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn add_busybox(archive: &mut Archive, busybox: &[u8], applets: &str) {
+/// An archive with busybox and the folders that an initial file system begins with.
+pub(super) fn busybox() -> Result<Archive> {
+    let busybox = debian::unpack(BUSYBOX_PACKAGE)?.join(BUSYBOX);
+    let applets = process::text(Command::new(&busybox).arg("--list"))?;
+    let mut archive = Archive::default();
     for folder in FOLDERS {
         archive.folder(folder);
     }
     // The kernel opens these before /init can mount anything.
     archive.character_device("dev/console", 5, 1);
     archive.character_device("dev/null", 1, 3);
-    archive.program(BUSYBOX, busybox);
+    archive.program(BUSYBOX, &paths::read_bytes(&busybox)?);
     for applet in applets.lines().filter(|name| *name != "busybox") {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
+    Ok(archive)
 }

@@ -1,0 +1,100 @@
+//! The management domain's files: Debian's stock kernel, and an initial file system with `basaltd` as its first process, the modules of
+//! `guest-images/dom0/modules.list`, and busybox for people.
+
+mod modules;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{debian, initramfs};
+use crate::failure::{Context, Failure, Result};
+use crate::{build, packages, paths, process, progress};
+
+const KERNEL_PACKAGE: &str = "linux-image-amd64";
+const PROGRAM: &str = "basaltd";
+const MODULES: &str = "guest-images/dom0/modules.list";
+/// Folders beyond those that busybox brings.
+const FOLDERS: [&str; 4] = ["sbin", "data", "lib", "lib/modules"];
+/// The kernel asks this program for modules.
+const MODPROBE: &str = "sbin/modprobe";
+/// What kernel and initial file system may take at most, both packed: a node boots from small and slow sticks, too.
+const LARGEST: u64 = 32 << 20;
+/// The highest level makes the file 11 % smaller and takes thirty times as long.
+const COMPRESSION: &str = "-9";
+
+/// The files.
+pub(crate) struct Dom0 {
+    /// The kernel, unpacked: an ELF file.
+    pub(crate) kernel: PathBuf,
+    /// The initial file system, packed by zstd.
+    pub(crate) initrd: PathBuf,
+}
+
+impl Dom0 {
+    /// Makes them, unless they are there already and made from the same things.
+    ///
+    /// # Errors
+    /// A name in the list of modules that the kernel does not know; files that are too large together; what fetching and compiling may fail by.
+    pub(crate) fn make() -> Result<Self> {
+        let folder = paths::target().join("guests/dom0");
+        let dom0 = Self { kernel: folder.join("vmlinux"), initrd: folder.join("initrd") };
+        let unpacked = debian::kernel(KERNEL_PACKAGE)?;
+        paths::write(&dom0.kernel, &paths::read_bytes(&unpacked)?)?;
+        let archive = archive()?;
+        // What the file was packed from lies beside it, and tells whether that has changed.
+        let source = folder.join("initrd.cpio");
+        if !dom0.initrd.is_file()
+            || std::fs::read(&source).is_ok_and(|old| old != archive)
+            || !source.is_file()
+        {
+            packages::ensure(packages::ZSTD)?;
+            paths::write(&source, &archive)?;
+            progress::step(&format!("making {}", paths::shown(&dom0.initrd)), || {
+                pack(&source, &dom0.initrd)
+            })?;
+        }
+        dom0.weigh()?;
+        Ok(dom0)
+    }
+
+    /// Tells how large the files are, packed.
+    fn weigh(&self) -> Result<()> {
+        let length = |file: &Path| {
+            let metadata = std::fs::metadata(file);
+            metadata.map(|metadata| metadata.len()).context(format_args!("reading {}", paths::shown(file)))
+        };
+        let kernel = length(&debian::bzimage(KERNEL_PACKAGE)?)?;
+        let initrd = length(&self.initrd)?;
+        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let sum = kernel + initrd;
+        progress::note(&format!(
+            "dom0 has {:.1} MiB, packed: kernel {:.1}, initrd {:.1}; {:.0} are allowed",
+            mebibytes(sum),
+            mebibytes(kernel),
+            mebibytes(initrd),
+            mebibytes(LARGEST)
+        ));
+        if sum <= LARGEST {
+            return Ok(());
+        }
+        Err(Failure::new("dom0 is too large").next(format!("take modules out of {MODULES}")))
+    }
+}
+
+fn archive() -> Result<Vec<u8>> {
+    let program = paths::read_bytes(&build::linux_program(PROGRAM)?)?;
+    let mut archive = initramfs::busybox()?;
+    FOLDERS.iter().for_each(|folder| archive.folder(folder));
+    archive.program("init", &program);
+    archive.link(MODPROBE, "/init");
+    modules::add(&mut archive, &debian::unpack_kernel(KERNEL_PACKAGE)?, MODULES)?;
+    Ok(archive.finish())
+}
+
+fn pack(source: &Path, packed: &Path) -> Result<()> {
+    let new = packed.with_added_extension(format!("{}.tmp", std::process::id()));
+    let mut command = Command::new("zstd");
+    command.args(["--quiet", "--force", "--threads=0", COMPRESSION, "-o"]).arg(&new).arg(source);
+    process::output(&mut command)?;
+    std::fs::rename(&new, packed).context(format_args!("writing {}", paths::shown(packed)))
+}
