@@ -13,6 +13,8 @@ pub(crate) const FOLDER: &str = "/run/basalt";
 
 /// All devices that were there at the beginning have their drivers.
 pub(crate) const DRIVERS: &str = "drivers";
+/// The interfaces, as [`crate::network::report`] writes them.
+pub(crate) const NETWORK: &str = "network";
 
 /// Says it, in the place of what was said by that name before.
 pub(crate) fn write(name: &str, text: &str) -> Result<()> {

@@ -2,16 +2,19 @@
 //!
 //! * `init` (process 1): mounts, supervises, powers off; parses nothing that comes from outside.
 //! * `drivers`: loads the modules that the machine's devices ask for, now and when something is plugged in.
+//! * `network`: the node's own addresses, by DHCP.
 //! * `modprobe`: loads what the kernel itself asks for; `/sbin/modprobe` is a link to this program.
 //!
 //! A process tells the others what it found by a file below `/run/basalt` ([`facts`]); nothing else is shared, so each may die and come back.
 #![forbid(unsafe_code)]
 
 mod command_line;
+mod dhcp;
 mod drivers;
 mod facts;
 mod init;
 mod log;
+mod network;
 mod uevent;
 
 use std::io::Result;
@@ -30,9 +33,10 @@ fn main() -> ExitCode {
     // A job that has no end gives only errors.
     let result: Result<bool> = match role.rsplit('/').next() {
         Some("drivers") => drivers::run(),
+        Some("network") => network::run(),
         Some("modprobe") => drivers::modprobe(words),
         _ => {
-            eprintln!("{PROGRAM} is dom0's first process; its other jobs are drivers and modprobe");
+            eprintln!("{PROGRAM} is dom0's first process; its other jobs are drivers, network and modprobe");
             return ExitCode::from(2);
         }
     };
