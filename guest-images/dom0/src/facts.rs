@@ -15,6 +15,10 @@ pub(crate) const FOLDER: &str = "/run/basalt";
 pub(crate) const DRIVERS: &str = "drivers";
 /// The interfaces, as [`crate::network::report`] writes them.
 pub(crate) const NETWORK: &str = "network";
+/// The disks, as [`crate::storage::report`] writes them.
+pub(crate) const STORAGE: &str = "storage";
+/// The node was ready once.
+pub(crate) const READY: &str = "ready";
 
 /// Says it, in the place of what was said by that name before.
 pub(crate) fn write(name: &str, text: &str) -> Result<()> {

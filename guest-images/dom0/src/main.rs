@@ -1,20 +1,26 @@
 //! dom0's one program. The kernel starts it as the first process; that one starts copies of itself, each with one job and its own address space:
 //!
 //! * `init` (process 1): mounts, supervises, powers off; parses nothing that comes from outside.
+//! * `control`: gathers what the others tell, and shows it.
 //! * `drivers`: loads the modules that the machine's devices ask for, now and when something is plugged in.
 //! * `network`: the node's own addresses, by DHCP.
+//! * `storage`: the disks, and the file system with the node's data.
 //! * `modprobe`: loads what the kernel itself asks for; `/sbin/modprobe` is a link to this program.
 //!
 //! A process tells the others what it found by a file below `/run/basalt` ([`facts`]); nothing else is shared, so each may die and come back.
 #![forbid(unsafe_code)]
 
+mod clock;
 mod command_line;
+mod control;
 mod dhcp;
 mod drivers;
 mod facts;
 mod init;
 mod log;
 mod network;
+mod status;
+mod storage;
 mod uevent;
 
 use std::io::Result;
@@ -32,11 +38,15 @@ fn main() -> ExitCode {
     let role = if called_as.ends_with("modprobe") { called_as } else { words.next().unwrap_or_default() };
     // A job that has no end gives only errors.
     let result: Result<bool> = match role.rsplit('/').next() {
+        Some("control") => control::run(),
         Some("drivers") => drivers::run(),
         Some("network") => network::run(),
+        Some("storage") => storage::run(),
         Some("modprobe") => drivers::modprobe(words),
         _ => {
-            eprintln!("{PROGRAM} is dom0's first process; its other jobs are drivers, network and modprobe");
+            eprintln!(
+                "{PROGRAM} is dom0's first process; its other jobs are drivers, network, storage and modprobe"
+            );
             return ExitCode::from(2);
         }
     };

@@ -35,7 +35,8 @@ enum State {
 impl Children {
     /// Those that this boot is to have. None runs yet.
     pub(crate) fn new() -> Self {
-        let mut children: Vec<_> = ["drivers", "network"].into_iter().map(Child::of_ours).collect();
+        let mut children: Vec<_> =
+            ["control", "drivers", "network", "storage"].into_iter().map(Child::of_ours).collect();
         if command_line::has(RESCUE) {
             children.push(Child::new("the rescue shell", SHELL.to_vec(), true));
         }

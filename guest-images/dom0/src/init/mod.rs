@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::system::RebootCommand;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
-use crate::{command_line, log};
+use crate::{clock, command_line, log};
 use children::Children;
 
 /// The node's name, where the command line has no `basalt.name=`.
@@ -26,6 +26,7 @@ const NAME: &str = "basalt";
 pub(crate) fn run() -> ! {
     mounts::all();
     log::info("dom0 begins");
+    clock::set();
     name_node();
     let (ended, asked) = match (Ended::catch(), Asked::catch()) {
         (Ok(ended), Ok(asked)) => (ended, asked),

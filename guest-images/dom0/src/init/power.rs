@@ -10,11 +10,10 @@ use rustix::system::{RebootCommand, reboot};
 
 use super::Ended;
 use crate::log;
+use crate::storage::DATA;
 
 /// How long processes have to end by themselves.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Where the disk with the node's data is mounted.
-const DATA: &str = "/data";
 
 /// Ends everything. Does not come back, whatever fails.
 pub(crate) fn end(running: Vec<Pid>, ended: Option<&Ended>, command: RebootCommand) -> ! {
