@@ -17,6 +17,8 @@ pub(crate) const DRIVERS: &str = "drivers";
 pub(crate) const NETWORK: &str = "network";
 /// The disks, as [`crate::storage::report`] writes them.
 pub(crate) const STORAGE: &str = "storage";
+/// Processes of dom0 that die again and again, a line each.
+pub(crate) const FAILING: &str = "failing";
 /// The node was ready once.
 pub(crate) const READY: &str = "ready";
 

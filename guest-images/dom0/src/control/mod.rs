@@ -38,13 +38,14 @@ pub(crate) fn run() -> Result<bool> {
 
 fn gather(is_ready: bool) -> Status {
     let read = |name| facts::read(name).unwrap_or_default();
+    let failing = read(facts::FAILING);
     Status {
         node: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         is_ready,
         ports: report::read(&read(facts::NETWORK)),
         storage: storage::report::read(&read(facts::STORAGE)),
         vms: Vec::new(),
-        complaints: Vec::new(),
+        complaints: failing.lines().map(|name| format!("dom0's {name} dies again and again")).collect(),
         reach: vec![REACH.to_owned()],
     }
 }

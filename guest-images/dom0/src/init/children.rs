@@ -16,6 +16,9 @@ const RESCUE: &str = "basalt.rescue";
 /// A session of its own with the console as its terminal, so that Ctrl-C works.
 const SHELL: [&str; 5] = ["/bin/busybox", "setsid", "-c", "/bin/sh", "-l"];
 
+/// A process that has to wait so long for its next start is worth telling.
+const LONG: Duration = Duration::from_secs(4);
+
 /// All of them, running or waiting for their start.
 pub(crate) struct Children(Vec<Child>);
 
@@ -29,7 +32,7 @@ struct Child {
 
 enum State {
     Running { pid: Pid, since: Instant },
-    Waiting { until: Instant },
+    Waiting { until: Instant, wait: Duration },
 }
 
 impl Children {
@@ -46,7 +49,7 @@ impl Children {
     /// Starts those whose time has come.
     pub(crate) fn start_due(&mut self, now: Instant) {
         for child in &mut self.0 {
-            if matches!(child.state, State::Waiting { until } if until <= now) {
+            if matches!(child.state, State::Waiting { until, .. } if until <= now) {
                 child.start(now);
             }
         }
@@ -55,7 +58,7 @@ impl Children {
     /// When the next one is to be started.
     pub(crate) fn next_start(&self) -> Option<Instant> {
         let starts = self.0.iter().filter_map(|child| match child.state {
-            State::Waiting { until } => Some(until),
+            State::Waiting { until, .. } => Some(until),
             State::Running { .. } => None,
         });
         starts.min()
@@ -69,6 +72,12 @@ impl Children {
         }
     }
 
+    /// Names of those that die again and again, a line each.
+    pub(crate) fn failing(&self) -> String {
+        let failing = |child: &&Child| matches!(child.state, State::Waiting { wait, .. } if wait >= LONG);
+        self.0.iter().filter(failing).map(|child| format!("{}\n", child.name)).collect()
+    }
+
     /// Those that run.
     pub(crate) fn running(&self) -> Vec<Pid> {
         self.0.iter().filter_map(Child::pid).collect()
@@ -77,7 +86,7 @@ impl Children {
 
 impl Child {
     fn new(name: &'static str, words: Vec<&'static str>, has_terminal: bool) -> Self {
-        let state = State::Waiting { until: Instant::now() };
+        let state = State::Waiting { until: Instant::now(), wait: Duration::ZERO };
         Self { name, words, has_terminal, state, backoff: Backoff::default() }
     }
 
@@ -114,7 +123,7 @@ impl Child {
             Err(error) => {
                 let wait = self.backoff.after(Duration::ZERO).max(Duration::from_secs(1));
                 log::error(&format!("{} cannot be started: {error}", self.name));
-                self.state = State::Waiting { until: now + wait };
+                self.state = State::Waiting { until: now + wait, wait };
             }
         }
     }
@@ -128,6 +137,6 @@ impl Child {
             (None, None) => "ended".to_owned(),
         };
         log::warn(&format!("{} {how}, and is started again in {} s", self.name, wait.as_secs()));
-        self.state = State::Waiting { until: now + wait };
+        self.state = State::Waiting { until: now + wait, wait };
     }
 }

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::system::RebootCommand;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
-use crate::{clock, command_line, log};
+use crate::{clock, command_line, facts, log};
 use children::Children;
 
 /// The node's name, where the command line has no `basalt.name=`.
@@ -36,14 +36,24 @@ pub(crate) fn run() -> ! {
         }
     };
     let mut children = Children::new();
+    let mut told = String::new();
     loop {
         children.start_due(Instant::now());
+        tell(children.failing(), &mut told);
         let timeout = children.next_start().map(|start| start.saturating_duration_since(Instant::now()));
         ended.wait(&asked, timeout);
         children.reap(Instant::now());
         if let Some(command) = asked.command() {
             power::end(children.running(), Some(&ended), command);
         }
+    }
+}
+
+/// Tells the others, where something is new. The status page would show it; without that, the log has it.
+fn tell(failing: String, told: &mut String) {
+    if failing != *told {
+        let _ = facts::write(facts::FAILING, &failing);
+        *told = failing;
     }
 }
 

@@ -37,7 +37,10 @@ pub(crate) fn end(running: Vec<Pid>, ended: Option<&Ended>, command: RebootComma
 
 /// Asks the processes to end, and waits for that. Gives those that have not.
 fn stop(mut running: Vec<Pid>, ended: Option<&Ended>) -> Vec<Pid> {
-    running.iter().for_each(|pid| _ = kill_process(*pid, Signal::TERM));
+    // A shell in use takes no notice of TERM, but ends when its terminal is gone.
+    for signal in [Signal::TERM, Signal::HUP] {
+        running.iter().for_each(|pid| _ = kill_process(*pid, signal));
+    }
     let until = Instant::now() + PATIENCE;
     loop {
         while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
