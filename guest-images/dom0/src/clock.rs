@@ -12,28 +12,44 @@ const CLOCKS: &str = "/sys/class/rtc";
 
 /// Sets the system's clock, unless the kernel has done so while it started. Without the machine's clock the time stays that since 1970.
 pub(crate) fn set() {
-    match first_clock() {
-        Ok(None) => {}
-        Ok(Some(seconds)) => {
-            let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
-            match clock_settime(ClockId::Realtime, time) {
-                Ok(()) => {
-                    log::info(&format!("the time is set from the machine's clock: {seconds} s since 1970"))
-                }
-                Err(error) => log::error(&format!("the time cannot be set: {error}")),
-            }
-        }
-        Err(error) => log::warn(&format!("the machine's clock cannot be read: {error}")),
+    let result = seconds_to_set(&Path::new(CLOCKS).join("rtc0")).and_then(|seconds| {
+        let Some(seconds) = seconds else { return Ok(()) };
+        clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: 0 })?;
+        log::info(&format!("the time is set from the machine's clock: {seconds} s since 1970"));
+        Ok(())
+    });
+    if let Err(error) = result {
+        log::warn(&format!("the time cannot be set from the machine's clock: {error}"));
     }
 }
 
 /// What the machine's clock shows, in seconds since 1970, UTC. `None` where the kernel has taken its time from it.
-fn first_clock() -> Result<Option<i64>> {
-    let folder = Path::new(CLOCKS).join("rtc0");
+fn seconds_to_set(clock: &Path) -> Result<Option<i64>> {
     // Says that the kernel has.
-    if fs::read_to_string(folder.join("hctosys"))?.trim() == "1" {
+    if fs::read_to_string(clock.join("hctosys"))?.trim() == "1" {
         return Ok(None);
     }
-    let text = fs::read_to_string(folder.join("since_epoch"))?;
+    let text = fs::read_to_string(clock.join("since_epoch"))?;
     text.trim().parse().map(Some).map_err(|error| Error::new(ErrorKind::InvalidData, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_read_where_the_kernel_has_not() {
+        let clock = std::env::temp_dir().join(format!("basaltd-clock-{}", std::process::id()));
+        fs::create_dir_all(&clock).unwrap();
+        let shows = |taken: &str, time: &str| {
+            fs::write(clock.join("hctosys"), taken).unwrap();
+            fs::write(clock.join("since_epoch"), time).unwrap();
+            seconds_to_set(&clock).ok()
+        };
+        assert_eq!(shows("0\n", "1700000000\n"), Some(Some(1_700_000_000)));
+        assert_eq!(shows("1\n", "1700000000\n"), Some(None));
+        assert_eq!(shows("0\n", "soon\n"), None);
+        fs::remove_dir_all(&clock).unwrap();
+        assert!(seconds_to_set(&clock).is_err());
+    }
 }

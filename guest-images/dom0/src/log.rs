@@ -39,7 +39,8 @@ fn write(level: u8, text: &str) {
     let written =
         OpenOptions::new().write(true).open(DEVICE).and_then(|mut log| log.write_all(line.as_bytes()));
     if written.is_err() {
-        eprintln!("{PREFIX}{text}");
+        // The console may not take it either, and that is no reason to end.
+        let _ = writeln!(std::io::stderr(), "{PREFIX}{text}");
     }
 }
 

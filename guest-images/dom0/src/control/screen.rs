@@ -14,6 +14,8 @@ const CONSOLES: &str = "/sys/class/tty/console/active";
 /// Screens show what is new at most this often: a page is long for a serial line, and nobody reads faster.
 const SCREEN_PACE: Duration = Duration::from_secs(1);
 const CONSOLE_PACE: Duration = Duration::from_secs(10);
+/// The kernel's messages appear on the same screen, and push the page away: it is shown again after so long.
+const REFRESH: Duration = Duration::from_secs(30);
 /// To the upper left corner, and everything behind it away (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
@@ -26,6 +28,7 @@ struct Screen {
     before: &'static str,
     after: &'static str,
     shown: Vec<String>,
+    refresh: Option<Instant>,
     pace: Pace,
     /// What is on its way to a page is of no use here.
     is_log: bool,
@@ -71,12 +74,13 @@ impl Screen {
         let flags = rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK;
         // A machine without such a device shows it elsewhere.
         let file = OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
-        Some(Self { file, before, after, shown: Vec::new(), pace: Pace::new(pace), is_log })
+        Some(Self { file, before, after, shown: Vec::new(), refresh: None, pace: Pace::new(pace), is_log })
     }
 
     fn show(&mut self, page: &[String], now: Instant) -> Option<Duration> {
-        if self.shown == page {
-            return None;
+        let refresh = self.refresh.map(|refresh| refresh.saturating_duration_since(now));
+        if self.shown == page && refresh.is_none_or(|rest| !rest.is_zero()) {
+            return refresh;
         }
         if let Some(wait) = self.pace.wait(now) {
             return Some(wait);
@@ -85,7 +89,8 @@ impl Screen {
         // A terminal that takes nothing (its other end is gone) is not waited for; it gets the next page.
         let _ = self.file.write_all(text.as_bytes());
         self.shown = page.to_vec();
-        None
+        self.refresh = (!self.is_log).then_some(now + REFRESH);
+        self.refresh.map(|_| REFRESH)
     }
 }
 
