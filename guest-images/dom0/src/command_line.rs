@@ -1,5 +1,10 @@
 //! What the kernel's command line asks of dom0: words that begin with `basalt.`.
 
+/// Asks for a shell on dom0's console.
+pub(crate) const RESCUE: &str = "basalt.rescue";
+/// What is behind its `=` names the node.
+pub(crate) const NAME: &str = "basalt.name";
+
 const FILE: &str = "/proc/cmdline";
 
 /// Whether the word stands on the command line.
@@ -19,4 +24,17 @@ fn read() -> String {
 
 fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split_ascii_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn words_stand_between_spaces() {
+        assert_eq!(
+            words("  console=ttyS0\tbasalt.rescue\n").collect::<Vec<_>>(),
+            ["console=ttyS0", "basalt.rescue"]
+        );
+    }
 }

@@ -20,7 +20,7 @@ const REACH: &str = "at this screen; `basalt.rescue` on dom0's command line give
 /// The process: comes back only with an error.
 pub(crate) fn run() -> Result<bool> {
     let news = facts::watch()?;
-    let mut screens = Screens::find();
+    let mut screens = Screens::new();
     let mut is_ready = facts::read(facts::READY).is_some();
     loop {
         facts::forget(&news);

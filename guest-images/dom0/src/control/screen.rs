@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-use crate::command_line;
+use crate::command_line::{self, RESCUE};
 
 const SCREEN: &str = "/dev/tty1";
 const CONSOLE: &str = "/dev/console";
@@ -20,61 +20,69 @@ const REFRESH: Duration = Duration::from_secs(30);
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// All places.
-pub(super) struct Screens(Vec<Screen>);
+pub(super) struct Screens([Screen; 2]);
 
 /// One place.
 struct Screen {
-    file: File,
+    path: &'static str,
+    /// A machine may not have it, or only when its driver has been loaded.
+    file: Option<File>,
     before: &'static str,
     after: &'static str,
     shown: Vec<String>,
     refresh: Option<Instant>,
     pace: Pace,
-    /// What is on its way to a page is of no use here.
+    /// It keeps all that is written to it. What is on its way to a page is of no use here.
     is_log: bool,
 }
 
 impl Screens {
-    /// Those that this machine has. A shell on the console is not disturbed.
-    pub(super) fn find() -> Self {
-        let active = fs::read_to_string(CONSOLES).unwrap_or_default();
-        let console = active.split_ascii_whitespace().last().unwrap_or_default();
-        let is_screen =
-            console.starts_with("tty") && console[3..].starts_with(|first: char| first.is_ascii_digit());
-        let has_shell = command_line::has("basalt.rescue");
-        let mut screens = Vec::new();
-        if !(is_screen && has_shell) {
-            screens.extend(Screen::open(SCREEN, CLEAR, "", SCREEN_PACE, false));
-        }
-        if !is_screen && !has_shell {
-            screens.extend(Screen::open(CONSOLE, "\r\n", "\r\n", CONSOLE_PACE, true));
-        }
-        Self(screens)
+    /// Those that a machine may have.
+    pub(super) fn new() -> Self {
+        Self([
+            Screen::new(SCREEN, (CLEAR, ""), SCREEN_PACE, false),
+            Screen::new(CONSOLE, ("\r\n", "\r\n"), CONSOLE_PACE, true),
+        ])
     }
 
     /// Shows the page where it is new. Where that has to wait, it is to be called again after so long. A console that keeps all that is written
     /// to it gets the page of a node that is ready only.
     pub(super) fn show(&mut self, page: &[String], is_ready: bool, now: Instant) -> Option<Duration> {
-        self.0
-            .iter_mut()
-            .filter(|screen| is_ready || !screen.is_log)
-            .filter_map(|screen| screen.show(page, now))
-            .min()
+        let wanted = self.0.iter_mut().filter(|screen| is_ready || !screen.is_log);
+        wanted.filter_map(|screen| screen.show(page, now)).min()
     }
 }
 
+/// Whether the console is the machine's screen.
+fn console_is_screen() -> bool {
+    let active = fs::read_to_string(CONSOLES).unwrap_or_default();
+    let console = active.split_ascii_whitespace().last().unwrap_or_default();
+    console.strip_prefix("tty").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+}
+
 impl Screen {
-    fn open(
-        path: &str,
-        before: &'static str,
-        after: &'static str,
+    fn new(
+        path: &'static str,
+        (before, after): (&'static str, &'static str),
         pace: Duration,
         is_log: bool,
-    ) -> Option<Self> {
-        let flags = rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK;
-        // A machine without such a device shows it elsewhere.
-        let file = OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
-        Some(Self { file, before, after, shown: Vec::new(), refresh: None, pace: Pace::new(pace), is_log })
+    ) -> Self {
+        let (file, shown, refresh) = Default::default();
+        Self { path, file, before, after, shown, refresh, pace: Pace::new(pace), is_log }
+    }
+
+    /// The file, once it can be opened. A shell on the console is not disturbed, and a screen that is the console has the page once.
+    fn file(&mut self) -> Option<&File> {
+        if self.file.is_none() {
+            let has_shell = command_line::has(RESCUE) && (self.is_log || console_is_screen());
+            if has_shell || self.is_log && console_is_screen() {
+                return None;
+            }
+            let flags = rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK;
+            let mut options = OpenOptions::new();
+            self.file = options.write(true).custom_flags(flags.bits().cast_signed()).open(self.path).ok();
+        }
+        self.file.as_ref()
     }
 
     fn show(&mut self, page: &[String], now: Instant) -> Option<Duration> {
@@ -87,7 +95,7 @@ impl Screen {
         }
         let text = format!("{}{}\r\n{}", self.before, page.join("\r\n"), self.after);
         // A terminal that takes nothing (its other end is gone) is not waited for; it gets the next page.
-        let _ = self.file.write_all(text.as_bytes());
+        let _ = self.file()?.write_all(text.as_bytes());
         self.shown = page.to_vec();
         self.refresh = (!self.is_log).then_some(now + REFRESH);
         self.refresh.map(|_| REFRESH)

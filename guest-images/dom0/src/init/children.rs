@@ -1,9 +1,13 @@
 //! The processes that dom0 consists of. A new job is one more line in [`Children::new`] and one more in `main`.
 
+use std::fs::OpenOptions;
+use std::io::Result;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use super::backoff::Backoff;
@@ -11,8 +15,7 @@ use crate::{PROGRAM, command_line, log};
 
 /// Where programs are looked for.
 const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
-/// The word on the kernel's command line that asks for a shell on the console.
-const RESCUE: &str = "basalt.rescue";
+const CONSOLE: &str = "/dev/console";
 /// A session of its own with the console as its terminal, so that Ctrl-C works.
 const SHELL: [&str; 5] = ["/bin/busybox", "setsid", "-c", "/bin/sh", "-l"];
 
@@ -40,7 +43,7 @@ impl Children {
     pub(crate) fn new() -> Self {
         let mut children: Vec<_> =
             ["control", "drivers", "network", "storage"].into_iter().map(Child::of_ours).collect();
-        if command_line::has(RESCUE) {
+        if command_line::has(command_line::RESCUE) {
             children.push(Child::new("the rescue shell", SHELL.to_vec(), true));
         }
         Self(children)
@@ -113,10 +116,11 @@ impl Child {
             .env("TERM", "linux")
             .current_dir("/");
         if !self.has_terminal {
-            // Its errors still reach the console; Ctrl-C there is not for it.
+            // Ctrl-C on the console is not for it.
             command.stdin(Stdio::null()).process_group(0);
         }
-        let started = command.spawn();
+        let console = if self.has_terminal { on_console(&mut command) } else { Ok(()) };
+        let started = console.and_then(|()| command.spawn());
         let pid = started.map(|child| Pid::from_child(&child));
         match pid {
             Ok(pid) => self.state = State::Running { pid, since: now },
@@ -139,4 +143,15 @@ impl Child {
         log::warn(&format!("{} {how}, and is started again in {} s", self.name, wait.as_secs()));
         self.state = State::Waiting { until: now + wait, wait };
     }
+}
+
+/// Connects a program to the console. It may not be one of those that were there at the beginning: for some the driver is loaded later.
+fn on_console(command: &mut Command) -> Result<()> {
+    let console = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NOCTTY.bits().cast_signed())
+        .open(CONSOLE)?;
+    command.stdin(console.try_clone()?).stdout(console.try_clone()?).stderr(console);
+    Ok(())
 }

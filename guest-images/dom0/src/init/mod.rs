@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use crate::{clock, command_line, facts, log};
 use children::Children;
 
-/// The node's name, where the command line has no `basalt.name=`.
+/// The node's name, where the command line gives none.
 const NAME: &str = "basalt";
 
 /// The first process never ends: the kernel would panic.
@@ -58,7 +58,7 @@ fn tell(failing: String, told: &mut String) {
 }
 
 fn name_node() {
-    let name = command_line::value("basalt.name").unwrap_or_else(|| NAME.to_owned());
+    let name = command_line::value(command_line::NAME).unwrap_or_else(|| NAME.to_owned());
     if let Err(error) = rustix::system::sethostname(name.as_bytes()) {
         log::warn(&format!("the node cannot be named {name}: {error}"));
     }
