@@ -18,7 +18,8 @@ impl ModuleInfo {
         Ok(Self::parse(section.data().context(format_args!("the module {name}"))?))
     }
 
-    fn parse(section: &[u8]) -> Self {
+    /// Reads the content of the section.
+    pub(super) fn parse(section: &[u8]) -> Self {
         let texts = section.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         let pairs = texts.filter_map(|text| {
             let (key, value) = text.split_once('=')?;

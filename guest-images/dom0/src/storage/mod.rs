@@ -27,7 +27,7 @@ const MOUNTS: &str = "/proc/self/mounts";
 /// `size` in `/sys` counts these, whatever the disk's own blocks are.
 const SECTOR: u64 = 512;
 /// USB disks take a moment to start when their controller has its driver. Only then it is said that there is no data.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Block devices that are no disks.
 const OTHERS: [&str; 4] = ["loop", "ram", "sr", "zram"];
 

@@ -208,4 +208,24 @@ mod tests {
         assert_eq!(twice, []);
         assert!(names.len() > 50);
     }
+
+    #[test]
+    fn the_files_of_depmod() {
+        let module = |path: &str, section: &[u8]| {
+            let info = ModuleInfo::parse(section);
+            Module { name: name(path), path: path.to_owned(), bytes: Vec::new(), info }
+        };
+        let modules = [
+            module("kernel/pps-core.ko", b""),
+            module("kernel/ptp.ko", b"depends=pps_core\0"),
+            module(
+                "kernel/e1000e.ko",
+                b"alias=pci:v8086d*\0alias=x\0depends=ptp,absent\0softdep=pre: crc32c\0",
+            ),
+        ];
+        let text = "kernel/pps-core.ko:\nkernel/ptp.ko: kernel/pps-core.ko\nkernel/e1000e.ko: kernel/ptp.ko kernel/pps-core.ko\n";
+        assert_eq!(dependencies(&modules).as_deref(), Ok(text));
+        assert_eq!(aliases(&modules).as_deref(), Ok("alias pci:v8086d* e1000e\nalias x e1000e\n"));
+        assert_eq!(soft_dependencies(&modules).as_deref(), Ok("softdep e1000e pre: crc32c\n"));
+    }
 }
