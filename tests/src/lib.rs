@@ -10,6 +10,7 @@
 //! need no list, each of them is a group ([`selftest`]). Faults at boot have a table of their own ([`faults`]).
 #![forbid(unsafe_code)]
 
+pub mod dom0;
 pub mod exits;
 pub mod faults;
 pub mod footprint;
@@ -53,6 +54,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(exits::scenarios());
     scenarios.extend(many::scenarios());
     scenarios.extend(touches::scenarios());
+    scenarios.extend(dom0::scenarios());
     scenarios
 }
 

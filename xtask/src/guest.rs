@@ -169,6 +169,9 @@ pub(crate) fn prepare(name: &str) -> Result<Guest> {
             return from_description(&path);
         }
     }
+    if name == dom0::NAME {
+        return Dom0::make().map(Dom0::guest);
+    }
     if build::selftest_names()?.iter().any(|known| known == name) {
         return selftest(name);
     }
@@ -199,6 +202,7 @@ fn known_names() -> Result<Vec<String>> {
         let description = read_description(&path)?;
         names.push(format!("{} ({})", description.name, description.about));
     }
+    names.push(format!("{} (the management domain, which has the machine's own devices)", dom0::NAME));
     names.extend(build::selftest_names()?);
     Ok(names)
 }

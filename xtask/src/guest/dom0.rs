@@ -6,10 +6,13 @@ mod modules;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{debian, initramfs};
+use super::{Guest, debian, initramfs};
 use crate::failure::{Context, Failure, Result};
 use crate::{build, packages, paths, process, progress};
 
+/// The domain's name, as a guest and as a VM.
+pub(super) const NAME: &str = "dom0";
+const MEMORY: &str = "256M";
 const KERNEL_PACKAGE: &str = "linux-image-amd64";
 const PROGRAM: &str = "basaltd";
 const MODULES: &str = "guest-images/dom0/modules.list";
@@ -55,6 +58,21 @@ impl Dom0 {
         }
         dom0.weigh()?;
         Ok(dom0)
+    }
+
+    /// The domain as a guest: the VM that has the machine's own devices.
+    pub(crate) fn guest(self) -> Guest {
+        Guest {
+            name: NAME.to_owned(),
+            cpus: 1,
+            memory: MEMORY.to_owned(),
+            settings: "hardware".to_owned(),
+            kernel: self.kernel,
+            initrd: Some(self.initrd),
+            modules: Vec::new(),
+            cmdline: "console=ttyS0".to_owned(),
+            selftest: false,
+        }
     }
 
     /// Tells how large the files are, packed.

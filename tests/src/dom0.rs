@@ -1,0 +1,92 @@
+//! Scenarios of the management domain: stock Linux drives the machine's own devices, on Basalt.
+
+use crate::log::Log;
+use crate::scenario::{Check, Guest, Scenario, Step, Tier};
+
+/// The management domain, and the name of its VM.
+pub const DOM0: &str = "dom0";
+/// What it says when its devices have their drivers and its network cards an address.
+const READY: &str = "basaltd: ready";
+
+/// Machines with the devices that nodes have: UEFI, NVMe and PCI Express, and an old PC with lines instead of messages.
+const MACHINES: [&str; 2] = ["qemu-node-q35-uefi-nvme-e1000e", "bochs-node-vmx"];
+/// More of them: what one has, the others have not.
+const MORE_MACHINES: [&str; 4] = [
+    "qemu-node-q35-bios-ahci-virtio-net",
+    "qemu-node-i440fx-bios-virtio-virtio-net",
+    "qemu-node-i440fx-uefi-ide-e1000",
+    "qemu-node-q35-bios-nvme-e1000",
+];
+
+/// The scenarios of this module.
+#[must_use]
+pub fn scenarios() -> Vec<Scenario> {
+    let on = |name: &str, about: &str, tier, machines: &[&'static str]| Scenario {
+        name: name.to_owned(),
+        about: about.to_owned(),
+        tier,
+        machines: machines.to_vec(),
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest::new(DOM0).append("basalt.rescue")],
+        steps: vec![
+            Step::vm(DOM0, READY).within(200),
+            Step::vm(DOM0, "mounted at /data").within(60).anywhere().then_send("\rpoweroff\r"),
+            Step::end(DOM0).within(60),
+        ],
+        checks: vec![
+            Check { name: "a network card has an address", holds: has_address },
+            Check { name: "Linux has nothing to complain of", holds: complains_not },
+            Check { name: "the domain asks for power, and does not switch it", holds: was_asked },
+        ],
+    };
+    vec![
+        on(
+            "dom0",
+            "the management domain drives the machine's disk and network card, and powers off",
+            Tier::Ci,
+            &MACHINES,
+        ),
+        on(
+            "dom0-machines",
+            "the same on boards, firmwares, disks and cards of other kinds",
+            Tier::Full,
+            &MORE_MACHINES,
+        ),
+    ]
+}
+
+fn has_address(log: &Log) -> Result<(), String> {
+    // Emulators' networks are all the same.
+    match log.vm(DOM0).any(|line| line.contains("basaltd: network: eth0: address 10.0.2.15/24")) {
+        true => Ok(()),
+        false => Err("no line tells of it".to_owned()),
+    }
+}
+
+/// Signs of a fault in Linux, such as of an interrupt that nobody wants or a device that does not answer.
+const COMPLAINTS: [&str; 9] = [
+    "Call Trace",
+    "BUG:",
+    "WARNING: CPU",
+    "nobody cared",
+    "timed out",
+    "Spurious",
+    "firmware bug",
+    "failed to load",
+    "I/O error",
+];
+
+fn complains_not(log: &Log) -> Result<(), String> {
+    match log.vm(DOM0).find(|line| COMPLAINTS.iter().any(|sign| line.contains(sign))) {
+        Some(line) => Err(line.to_owned()),
+        None => Ok(()),
+    }
+}
+
+fn was_asked(log: &Log) -> Result<(), String> {
+    match log.kernel().any(|line| line.contains("vm dom0: stopped: ")) {
+        true => Ok(()),
+        false => Err("the machine went off without the kernel".to_owned()),
+    }
+}
