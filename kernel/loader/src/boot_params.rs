@@ -1,7 +1,7 @@
 //! `boot_params`, the page that tells Linux what it runs on (Linux documentation, "Zero Page" and "The
 //! Linux/x86 Boot Protocol").
 
-use vcpu::{Gpa, PAGE_SIZE};
+use vcpu::{Framebuffer, Gpa, PAGE_SIZE};
 
 use crate::entry::{BOOT_PARAMS_OFFSET, COMMAND_LINE_OFFSET};
 use crate::{E820Entry, Format, GuestMemory, LoadError, Plan, Range, Request, TextScreen, bzimage};
@@ -48,6 +48,21 @@ mod screen_info {
     pub(super) const ORIG_VIDEO_LINES: u64 = 0x0e;
     pub(super) const ORIG_VIDEO_IS_VGA: u64 = 0x0f;
     pub(super) const ORIG_VIDEO_POINTS: u64 = 0x10;
+    pub(super) const LFB_WIDTH: u64 = 0x12;
+    pub(super) const LFB_HEIGHT: u64 = 0x14;
+    pub(super) const LFB_DEPTH: u64 = 0x16;
+    pub(super) const LFB_BASE: u64 = 0x18;
+    pub(super) const LFB_SIZE: u64 = 0x1c;
+    pub(super) const LFB_LINELENGTH: u64 = 0x24;
+    /// Size and position of red, green, blue and what is reserved, a byte each.
+    pub(super) const COLOURS: u64 = 0x26;
+    pub(super) const CAPABILITIES: u64 = 0x36;
+    pub(super) const EXT_LFB_BASE: u64 = 0x3a;
+    /// `VIDEO_TYPE_VLFB`, and the unit of its size.
+    pub(super) const LINEAR: u8 = 0x23;
+    pub(super) const SIZE_UNIT: u64 = 64 << 10;
+    /// `VIDEO_CAPABILITY_64BIT_BASE`.
+    pub(super) const WIDE_BASE: u32 = 1 << 1;
     /// 80 × 25 characters in 16 colours.
     pub(super) const MODE_3: u8 = 3;
     /// Scan lines of a character.
@@ -124,6 +139,9 @@ pub(crate) fn write<M: GuestMemory + ?Sized>(
     if let Some(screen) = request.screen {
         put_screen(&mut page, screen)?;
     }
+    if let Some(framebuffer) = request.framebuffer {
+        put_framebuffer(&mut page, &framebuffer)?;
+    }
     page.put(header::SETUP_DATA, &[0; 8])?;
     page.put_halves(header::CMD_LINE_PTR, EXT_CMD_LINE_PTR, command_line)?;
     let (image, size) = initrd.map_or((0, 0), |range| (range.start, range.size()));
@@ -147,6 +165,32 @@ fn put_screen<M: GuestMemory + ?Sized>(
     page.put(screen_info::ORIG_VIDEO_LINES, &[screen.rows])?;
     page.put(screen_info::ORIG_VIDEO_IS_VGA, &[1])?;
     page.put(screen_info::ORIG_VIDEO_POINTS, &[screen_info::SCAN_LINES, 0])
+}
+
+/// `screen_info`: a linear framebuffer. One that is larger than the fields can say is not told of.
+fn put_framebuffer<M: GuestMemory + ?Sized>(
+    page: &mut Writer<'_, M>,
+    framebuffer: &Framebuffer,
+) -> Result<(), LoadError> {
+    let words = [framebuffer.width, framebuffer.height, framebuffer.bits.into(), framebuffer.pitch];
+    let [Ok(width), Ok(height), Ok(depth), Ok(pitch)] = words.map(u16::try_from) else { return Ok(()) };
+    let bytes = u64::from(framebuffer.pitch) * u64::from(framebuffer.height);
+    page.put(screen_info::ORIG_VIDEO_IS_VGA, &[screen_info::LINEAR])?;
+    for (offset, word) in [
+        (screen_info::LFB_WIDTH, width),
+        (screen_info::LFB_HEIGHT, height),
+        (screen_info::LFB_DEPTH, depth),
+        (screen_info::LFB_LINELENGTH, pitch),
+    ] {
+        page.put(offset, &word.to_le_bytes())?;
+    }
+    page.put_halves(screen_info::LFB_BASE, screen_info::EXT_LFB_BASE, framebuffer.address)?;
+    page.put_u32(screen_info::LFB_SIZE, bytes.div_ceil(screen_info::SIZE_UNIT))?;
+    page.put(screen_info::CAPABILITIES, &screen_info::WIDE_BASE.to_le_bytes())?;
+    for (offset, (position, size)) in (screen_info::COLOURS..).step_by(2).zip(framebuffer.fields) {
+        page.put(offset, &[size, position])?;
+    }
+    Ok(())
 }
 
 fn put_synthetic_header<M: GuestMemory + ?Sized>(page: &mut Writer<'_, M>) -> Result<(), LoadError> {

@@ -44,7 +44,7 @@ mod window;
 
 use core::fmt;
 
-use vcpu::Gpa;
+use vcpu::{Framebuffer, Gpa};
 
 use elf::EntryPoint;
 pub use elf::MAX_PROGRAM_HEADERS;
@@ -85,6 +85,8 @@ pub struct Request<'a> {
     pub identity_map: IdentityMap,
     /// The screen that the kernel is told of.
     pub screen: Option<TextScreen>,
+    /// Or the framebuffer; only Linux is told of one.
+    pub framebuffer: Option<Framebuffer>,
 }
 
 impl<'a> Request<'a> {
@@ -102,6 +104,7 @@ impl<'a> Request<'a> {
             low_area: LOW_AREA,
             identity_map: IdentityMap::FourGib,
             screen: None,
+            framebuffer: None,
         }
     }
 }

@@ -93,6 +93,39 @@ pub struct PowerPorts {
     pub reset: u16,
 }
 
+/// A linear framebuffer: rows of pixels of 15 to 32 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Framebuffer {
+    /// The upper left pixel.
+    pub address: u64,
+    /// Bytes from a row to the next.
+    pub pitch: u32,
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Bits that a pixel takes.
+    pub bits: u8,
+    /// Red, green and blue: the lowest bit of each in a pixel, and how many it has.
+    pub fields: [(u8, u8); 3],
+}
+
+/// The machine's screen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostScreen {
+    /// There is none, or none that is known.
+    None,
+    /// VGA text.
+    Text {
+        /// Characters in a row.
+        columns: u8,
+        /// Rows.
+        rows: u8,
+    },
+    /// Pixels.
+    Pixels(Framebuffer),
+}
+
 /// The machine's devices. All may be called by any CPU.
 pub trait Hardware: Sync {
     /// The machine's memory map for the management domain, in ascending order. Device memory is not in it.
@@ -108,6 +141,14 @@ pub trait Hardware: Sync {
 
     /// Source overrides of the MADT: ISA interrupt, its global system interrupt, and how it is wired.
     fn overrides(&self) -> [(u32, PinMode); 16];
+
+    /// The screen, as the boot loader has left it.
+    fn screen(&self) -> HostScreen {
+        HostScreen::None
+    }
+
+    /// The kernel draws nothing on the screen from here on, but for its last words; or it does again.
+    fn lend_screen(&self, _lent: bool) {}
 
     /// Where power is switched.
     fn power_ports(&self) -> PowerPorts;

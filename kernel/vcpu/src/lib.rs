@@ -32,7 +32,10 @@ pub use apic::{ApicAssists, ApicState, ApicView};
 pub use backend::{Backend, CpuidResult, CreateError, TscScaling, Vcpu, WithVcpu};
 pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
-pub use hardware::{Hardware, HostMemory, HostRange, Message, PciFunction, PinMode, PowerPorts, SourceId};
+pub use hardware::{
+    Framebuffer, Hardware, HostMemory, HostRange, HostScreen, Message, PciFunction, PinMode, PowerPorts,
+    SourceId,
+};
 pub use host::{BringUp, Host};
 pub use image::{Image, ImageError};
 pub use memory::{AddressSpace, CopyError, GuestMemory, Hole, MemoryError, NotRam, Shrink, Taken, WordSize};

@@ -1,9 +1,10 @@
 //! From cleared memory to a kernel's entry: firmware's tables, the kernel, and the state of all vCPUs.
 
-use loader::{EntryState, LOW_AREA_SIZE, OutOfRange, Progress, Request, SegmentState};
+use devices::Vga;
+use loader::{EntryState, LOW_AREA_SIZE, OutOfRange, Progress, Request, SegmentState, TextScreen};
 use vcpu::{
-    Backend, DescriptorTable, DescriptorTableName, Gpa, GuestMemory, NotRam, Segment, SegmentAccess,
-    SegmentName, SystemRegister, Vcpu, WithVcpu,
+    Backend, DescriptorTable, DescriptorTableName, Framebuffer, Gpa, GuestMemory, HostScreen, NotRam,
+    Segment, SegmentAccess, SegmentName, SystemRegister, Vcpu, WithVcpu,
 };
 
 use super::slot::Slot;
@@ -76,13 +77,15 @@ impl<B: Backend> Vm<'_, B> {
             Some(_) => (self.map.kernel_place(), self.map.low_place(LOW_AREA_SIZE).unwrap_or(usual.low_area)),
             None => (usual.load_address, usual.low_area),
         };
+        let (screen, framebuffer) = self.screen();
         let request = Request {
+            framebuffer,
             load_address,
             low_area,
             protocol: self.config.protocol,
             initrd: self.config.initrd,
             modules: &self.config.modules,
-            screen: self.config.devices.vga_text.then_some(screen::DESCRIPTION),
+            screen,
             command_line: self.config.command_line.as_bytes(),
             rsdp: Some(tables.rsdp()),
             ..usual
@@ -94,6 +97,18 @@ impl<B: Backend> Vm<'_, B> {
         Ok(progress)
     }
 
+    /// The screen that its kernel is told of: that of its VGA adapter, or the machine's.
+    fn screen(&self) -> (Option<TextScreen>, Option<Framebuffer>) {
+        let Some(hardware) = &self.hardware else {
+            return (self.config.devices.vga_text.then_some(screen::DESCRIPTION), None);
+        };
+        match hardware.machine().screen() {
+            HostScreen::None => (None, None),
+            HostScreen::Text { columns, rows } => (Some(TextScreen { base: Vga::TEXT, columns, rows }), None),
+            HostScreen::Pixels(framebuffer) => (None, Some(framebuffer)),
+        }
+    }
+
     /// Puts a vCPU in the state after power-up, and the first one at the kernel's entry. Its time began at `started`.
     pub(super) fn enter_at_power_up(
         &self,
@@ -103,6 +118,9 @@ impl<B: Backend> Vm<'_, B> {
         started: u64,
     ) {
         slot.inbox.clear();
+        if let Some(hardware) = &self.hardware {
+            hardware.machine().lend_screen(true);
+        }
         B::with_vcpu(vcpu, PowerUp { cpu, start, started });
         slot.inbox.publish(&cpu.apic);
         slot.publish(cpu);

@@ -234,6 +234,9 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Gives something back.
     fn destroy(&self, stage: Stage<B>) -> Result<(Stage<B>, Progress), StartError> {
+        if let Some(hardware) = &self.hardware {
+            hardware.machine().lend_screen(false);
+        }
         let next = match stage {
             Stage::Destroy => None,
             Stage::Quiet { next } => Some(next),

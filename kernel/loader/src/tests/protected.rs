@@ -142,6 +142,34 @@ fn a_text_screen_is_told() {
 }
 
 #[test]
+fn linux_is_told_of_a_framebuffer() {
+    let map = pc_map(64);
+    let file = BzImage::default().bytes();
+    let framebuffer = vcpu::Framebuffer {
+        address: 0x80_fd00_0000,
+        pitch: 5120,
+        width: 1280,
+        height: 800,
+        bits: 32,
+        fields: [(16, 8), (8, 8), (0, 8)],
+    };
+    let read = |framebuffer| {
+        let mut ram = Ram::new(&map);
+        let request = Request { framebuffer: Some(framebuffer), ..Request::new(&file, &map) };
+        let loaded = load(&request, &mut ram).unwrap();
+        ram.read(loaded.entry.rsi, 0x40)
+    };
+    let info = read(framebuffer);
+    let word = |offset: usize| u16::from_le_bytes([info[offset], info[offset + 1]]);
+    assert_eq!([0x12, 0x14, 0x16, 0x24].map(word), [1280, 800, 32, 5120]);
+    assert_eq!((info[0xf], word(0x18), word(0x1a), word(0x3a)), (0x23, 0, 0xfd00, 0x80));
+    assert_eq!((word(0x1c), word(0x36)), (63, 2));
+    assert_eq!(info[0x26..0x2c], [8, 16, 8, 8, 8, 0]);
+    let too_wide = read(vcpu::Framebuffer { width: 70_000, ..framebuffer });
+    assert_eq!(too_wide[0xf], 0, "nothing is told that would be wrong");
+}
+
+#[test]
 fn too_many_companions() {
     let (map, file) = (pc_map(64), kernel());
     let module = BootModule { bytes: b"x", command_line: &[b'y'; 2000] };

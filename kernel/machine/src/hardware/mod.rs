@@ -15,13 +15,14 @@ use core::ops::Range;
 use arrayvec::ArrayVec;
 use log::info;
 use spin::Once;
-use vcpu::{Hardware, HostRange, Hpa, Message, PciFunction, PinMode, PowerPorts, SourceId};
+use vcpu::{Hardware, HostRange, HostScreen, Hpa, Message, PciFunction, PinMode, PowerPorts, SourceId};
 use x86_64::instructions::port::Port;
 
 pub(crate) use self::kept::keeps;
 use crate::acpi::{Acpi, MAX_TABLES, Register};
 use crate::apic::{self, local};
 use crate::memory::aside;
+use crate::screen;
 
 /// The machine's devices.
 #[derive(Debug)]
@@ -81,6 +82,14 @@ impl Hardware for PcHardware {
 
     fn overrides(&self) -> [(u32, PinMode); 16] {
         self.overrides
+    }
+
+    fn screen(&self) -> HostScreen {
+        screen::told()
+    }
+
+    fn lend_screen(&self, lent: bool) {
+        screen::lend(lent);
     }
 
     fn power_ports(&self) -> PowerPorts {

@@ -20,7 +20,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use spin::{Mutex, Once};
-use vcpu::Hpa;
+use vcpu::{HostScreen, Hpa};
 
 use self::font::Row;
 use self::grid::{Cell, Colour, Grid, MAX_COLUMNS, MAX_LINES};
@@ -90,6 +90,8 @@ static GRID: Mutex<Grid> = Mutex::new(Grid::new());
 static CLEARED: AtomicBool = AtomicBool::new(false);
 /// Characters are drawn by [`refresh`] and not at once.
 static DEFERRED: AtomicBool = AtomicBool::new(false);
+/// Somebody else draws.
+static LENT: AtomicBool = AtomicBool::new(false);
 /// Where last words go on that found the grid locked: a cell's number on an imaginary endless screen.
 static LAST_WORDS: AtomicUsize = AtomicUsize::new(0);
 
@@ -168,6 +170,45 @@ pub fn heed_firmware(acpi: &Acpi) {
     }
 }
 
+/// What the screen is, for who is lent it.
+pub(crate) fn told() -> HostScreen {
+    let Some(output) = OUTPUT.get().filter(|_| !BASE.load(Ordering::Relaxed).is_null()) else {
+        return HostScreen::None;
+    };
+    match &output.surface {
+        Surface::Text { columns, lines } => match ((*columns).try_into(), (*lines).try_into()) {
+            (Ok(columns), Ok(rows)) => HostScreen::Text { columns, rows },
+            _ => HostScreen::None,
+        },
+        Surface::Pixels(Painter { framebuffer, .. }) => HostScreen::Pixels(vcpu::Framebuffer {
+            address: framebuffer.address.0,
+            pitch: framebuffer.pitch,
+            width: framebuffer.width,
+            height: framebuffer.height,
+            bits: framebuffer.bits,
+            fields: framebuffer.fields.map(|field| (field.position, field.size)),
+        }),
+    }
+}
+
+/// Draws nothing more, as somebody else does; or all of it anew. Last words are drawn in any case.
+pub(crate) fn lend(lent: bool) {
+    if LENT.swap(lent, Ordering::Relaxed) && !lent {
+        take_back();
+        let mut grid = GRID.lock();
+        if clear() {
+            grid.cleared();
+        }
+        draw(&mut grid, usize::MAX);
+    }
+}
+
+/// What somebody else has drawn is to be cleared away.
+fn take_back() {
+    LENT.store(false, Ordering::Relaxed);
+    CLEARED.store(false, Ordering::Relaxed);
+}
+
 /// From now on text waits for [`refresh`].
 pub(crate) fn defer() {
     DEFERRED.store(true, Ordering::Relaxed);
@@ -189,6 +230,9 @@ pub(crate) fn refresh() -> bool {
 
 /// Writes text in alarming colours at once, although the lock may be held.
 pub(crate) fn write_in_panic(text: &str) {
+    if LENT.load(Ordering::Relaxed) {
+        take_back();
+    }
     let cleared = clear();
     if let Some(mut grid) = GRID.try_lock() {
         if cleared {
@@ -263,6 +307,9 @@ fn clear() -> bool {
 }
 
 fn draw(grid: &mut Grid, budget: usize) -> bool {
+    if LENT.load(Ordering::Relaxed) {
+        return false;
+    }
     let (Some(output), Some(mut memory)) = (OUTPUT.get(), mapped()) else { return false };
     let is_ours = CLEARED.load(Ordering::Relaxed);
     grid.refresh(budget, |place, cell, shown| {
