@@ -8,6 +8,7 @@ mod bus;
 mod device;
 mod filter;
 mod guest;
+mod messages;
 mod queue;
 mod switch;
 mod switch_input;
@@ -40,6 +41,11 @@ pub const TARGETS: &[Target] = &[
         run: device::console,
     },
     Target { name: "virtio-net", about: "a network device, with another on its switch", run: device::net },
+    Target {
+        name: "messages",
+        about: "what the management domain and the kernel say to each other",
+        run: messages::run,
+    },
     Target {
         name: "pci-filter",
         about: "the machine's PCI functions, under a management domain that writes to them what it likes",

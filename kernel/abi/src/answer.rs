@@ -1,0 +1,118 @@
+//! What the kernel answers.
+
+use crate::codec::{Name, choices, messages};
+
+choices! {
+    /// What a VM does.
+    VmState: u16 {
+        /// It has not started, or has ended.
+        Stopped = 1,
+        /// It is being started, reset, or ended.
+        Changing = 2,
+        /// It runs.
+        Running = 3,
+        /// It is paused.
+        Paused = 4,
+    }
+}
+
+choices! {
+    /// Why a request was refused. Nothing has changed then.
+    Refusal: u16 {
+        /// The versions of both sides differ; `first` is the kernel's major one, `second` the domain's.
+        Version = 1,
+        /// The message could not be read; `first` is its kind.
+        Malformed = 2,
+        /// There is no such VM; `first` is its number.
+        NoVm = 3,
+        /// A VM has that name; `first` is its number.
+        NameTaken = 4,
+        /// There is no memory: `first` bytes were wanted, `second` are free.
+        NoMemory = 5,
+        /// There are as many VMs as there can be: `first`.
+        TooMany = 6,
+        /// A number is out of range; `first` is what it was, `second` the most.
+        Range = 7,
+        /// The VM is not in a state for that; `first` is its [`VmState`].
+        State = 8,
+        /// There is no memory of the VM's, or of the domain's own, at the address `first`.
+        Address = 9,
+        /// The kernel does not know how to do that yet.
+        Unsupported = 10,
+        /// The VM cannot start; the kernel's log says why.
+        Start = 11,
+    }
+}
+
+messages! {
+    /// An answer, with the request's id.
+    Answer<'a> {
+        /// The kernel's versions. What follows is in the words of the lower one.
+        Hello = 0x8001 {
+            /// The kernel's [`crate::MAJOR`].
+            major: u16,
+            /// The kernel's [`crate::MINOR`].
+            minor: u16,
+            /// Ticks of the time-stamp counter in a second.
+            tsc_hz: u64,
+            /// CPUs that run VMs.
+            cpus: u16,
+            /// Bytes that are free for VMs.
+            free: u64,
+        }
+        /// The cookie of a ping.
+        Pong = 0x8002 {
+            /// As it came.
+            cookie: u64,
+        }
+        /// It is done.
+        Done = 0x8003 {}
+        /// It was refused.
+        Refused = 0x8004 {
+            /// Why.
+            refusal: Refusal,
+            /// See [`Refusal`].
+            first: u64,
+            /// See [`Refusal`].
+            second: u64,
+        }
+        /// A VM.
+        Vm = 0x8100 {
+            /// Its number.
+            vm: u64,
+        }
+        /// What a VM is and does.
+        Status = 0x8140 {
+            /// Its number.
+            vm: u64,
+            /// Its name.
+            name: Name,
+            /// What it does.
+            state: VmState,
+            /// Virtual CPUs.
+            cpus: u16,
+            /// Bytes of memory.
+            memory: u64,
+            /// Ticks that its processors have run, and have waited for a CPU.
+            ticks: [u64; 2],
+            /// Exits in all.
+            exits: u64,
+        }
+        /// A VM's exits: port accesses, memory accesses, CPUID, MSR reads, MSR writes, control registers, halts, hypercalls, interrupts of the
+        /// host's, interrupt windows, pauses, all others.
+        Exits = 0x8141 {
+            /// How many of each.
+            counts: [u64; 12],
+        }
+        /// So many bytes were taken.
+        Taken = 0x8151 {
+            /// How many.
+            count: u32,
+        }
+        /// Bytes that were asked for.
+        Bytes = 0x8152 {
+            /// These.
+            bytes: &'a [u8],
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What the management domain asks the kernel for.
+
+use crate::codec::{Name, choices, messages};
+
+/// Bytes that a message can carry itself.
+pub const MAX_INLINE: usize = 8 << 10;
+
+choices! {
+    /// A device that a VM can be given before it starts.
+    DeviceKind: u16 {
+        /// A 16550A at 3F8H. `first` and `second` are 0.
+        Serial = 1,
+        /// A virtio console.
+        Console = 2,
+        /// A virtio entropy device.
+        Entropy = 3,
+        /// A virtio balloon.
+        Balloon = 4,
+        /// A virtio disk of which the domain does the requests. `first` is its size in sectors of 512 bytes, bit 0 of `second` says that it is
+        /// read-only.
+        Disk = 5,
+        /// A virtio network device. `first` is the number of the port of the kernel's switch.
+        Network = 6,
+    }
+}
+
+choices! {
+    /// What becomes of the machine.
+    PowerAction: u16 {
+        /// It goes off.
+        Off = 1,
+        /// It restarts.
+        Restart = 2,
+    }
+}
+
+messages! {
+    /// A request. VMs go by the number that [`Request::CreateVm`] was answered with; a number is never used again for another VM.
+    Request<'a> {
+        /// The first message. Answered by the kernel's [`crate::Answer::Hello`].
+        Hello = 0x0001 {
+            /// The sender's [`crate::MAJOR`].
+            major: u16,
+            /// The sender's [`crate::MINOR`].
+            minor: u16,
+        }
+        /// Nothing, to see whether the other side is there.
+        Ping = 0x0002 {
+            /// It comes back.
+            cookie: u64,
+        }
+        /// Makes a VM without memory and devices, which is stopped. Answered by [`crate::Answer::Vm`].
+        CreateVm = 0x0100 {
+            /// Its name, which no other VM has.
+            name: Name,
+            /// Virtual CPUs, 1 to 64.
+            cpus: u16,
+            /// Bytes of memory, whole pages.
+            memory: u64,
+        }
+        /// Gives back all that a VM has. One that runs is stopped first. The answer comes when nothing of it is left.
+        DestroyVm = 0x0101 {
+            /// The VM.
+            vm: u64,
+        }
+        /// Gives a VM that has not started a device.
+        AddDevice = 0x0102 {
+            /// The VM.
+            vm: u64,
+            /// What it is.
+            kind: DeviceKind,
+            /// See [`DeviceKind`].
+            first: u64,
+            /// See [`DeviceKind`].
+            second: u64,
+        }
+        /// Where a VM's first processor begins, in 64-bit or protected mode (`loader::EntryState`).
+        SetEntry = 0x0103 {
+            /// The VM.
+            vm: u64,
+            /// RIP, RAX, RBX, RSI, RSP.
+            registers: [u64; 5],
+            /// CR0, CR3, CR4, IA32_EFER.
+            control: [u64; 4],
+            /// Address of the descriptor table, which has code at 10H and data at 18H.
+            gdt: u64,
+            /// Its limit.
+            gdt_limit: u16,
+        }
+        /// Copies bytes of this message into a VM's memory. At most [`MAX_INLINE`].
+        WriteMemory = 0x0110 {
+            /// The VM.
+            vm: u64,
+            /// The first guest-physical address.
+            gpa: u64,
+            /// The bytes.
+            bytes: &'a [u8],
+        }
+        /// Copies from the domain's own memory into a VM's, in steps; the answer comes at the end.
+        CopyIn = 0x0111 {
+            /// The VM.
+            vm: u64,
+            /// The first guest-physical address there.
+            gpa: u64,
+            /// The first physical address of the domain's own.
+            from: u64,
+            /// Bytes.
+            length: u64,
+        }
+        /// Copies from a VM's memory into the domain's own.
+        CopyOut = 0x0112 {
+            /// The VM.
+            vm: u64,
+            /// The first guest-physical address there.
+            gpa: u64,
+            /// The first physical address of the domain's own.
+            to: u64,
+            /// Bytes.
+            length: u64,
+        }
+        /// Starts a VM at its entry. The answer comes when it runs.
+        Start = 0x0120 {
+            /// The VM.
+            vm: u64,
+        }
+        /// Stops a VM at once, as a power switch does.
+        Stop = 0x0121 {
+            /// The VM.
+            vm: u64,
+        }
+        /// Holds a VM's processors.
+        Pause = 0x0122 {
+            /// The VM.
+            vm: u64,
+        }
+        /// Lets them go on.
+        Resume = 0x0123 {
+            /// The VM.
+            vm: u64,
+        }
+        /// Resets a VM: its processors and devices begin anew. Its memory stays.
+        Reset = 0x0124 {
+            /// The VM.
+            vm: u64,
+        }
+        /// Presses a VM's power button.
+        PressPowerButton = 0x0125 {
+            /// The VM.
+            vm: u64,
+        }
+        /// A VM's share of the CPUs.
+        SetShare = 0x0130 {
+            /// The VM.
+            vm: u64,
+            /// Its weight.
+            weight: u16,
+            /// What it may have at most, in percent of a CPU; 0 for no limit.
+            cap: u32,
+            /// What it has in any case, in percent of a CPU.
+            reservation: u32,
+        }
+        /// The VM behind this number, or the next one: from 0 on, all of them. Answered by [`crate::Answer::Status`], or
+        /// [`crate::Refusal::NoVm`] behind the last.
+        NextVm = 0x0140 {
+            /// The number.
+            after: u64,
+        }
+        /// A VM's exits by reason. Answered by [`crate::Answer::Exits`].
+        ExitCounters = 0x0141 {
+            /// The VM.
+            vm: u64,
+        }
+        /// Has a VM's console come as [`crate::Event::ConsoleOutput`], or no longer.
+        WatchConsole = 0x0150 {
+            /// The VM.
+            vm: u64,
+            /// Whether it comes.
+            on: bool,
+        }
+        /// Types on a VM's console. Answered by [`crate::Answer::Taken`]: what had no room is to be sent again.
+        ConsoleInput = 0x0151 {
+            /// The VM.
+            vm: u64,
+            /// What is typed.
+            bytes: &'a [u8],
+        }
+        /// Has the kernel's log come as [`crate::Event::LogLine`], from its oldest line on, or no longer.
+        WatchLog = 0x0152 {
+            /// Whether it comes.
+            on: bool,
+        }
+        /// Switches the machine. VMs should have been shut down.
+        Power = 0x0160 {
+            /// How.
+            action: PowerAction,
+        }
+    }
+}
