@@ -124,6 +124,13 @@ impl Counters {
         }
     }
 
+    /// Begins at 0 again.
+    pub(crate) fn reset(&self) {
+        self.sent.reset();
+        self.received.reset();
+        self.drops.iter().for_each(|count| count.store(0, Relaxed));
+    }
+
     /// Frames lost for that reason.
     pub fn lost(&self, reason: Drop) -> u64 {
         self.drops.get(reason as usize).map_or(0, |count| count.load(Relaxed))

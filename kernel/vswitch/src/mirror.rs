@@ -118,6 +118,17 @@ impl Mirrors {
         self.watchers.store(watchers.bits(), SeqCst);
     }
 
+    /// A port was taken away: nobody watches it any more, and sessions for which it watched end.
+    pub(crate) fn forget_port(&self, port: PortId) {
+        self.change(|sessions| {
+            sessions.retain(|session| session.target != Target::Port(port));
+            for session in sessions {
+                (session.sent, session.received) =
+                    (session.sent.without(port), session.received.without(port));
+            }
+        });
+    }
+
     /// The sessions.
     pub fn list(&self) -> ArrayVec<Session, MOST_SESSIONS> {
         self.sessions.read().clone()

@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 
 use vswitch::{PortId, Switch, switch::Port};
 
-/// A port for one device.
-#[derive(Clone, Debug)]
+/// A port for one device, which goes with it.
+#[derive(Debug)]
 pub struct Plug {
     switch: Arc<Switch>,
     id: PortId,
@@ -42,5 +42,11 @@ impl Plug {
     #[inline]
     pub(super) fn has_frames(&self) -> bool {
         self.port().is_some_and(|port| !port.output.is_empty())
+    }
+}
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        self.switch.remove(self.id);
     }
 }

@@ -59,6 +59,8 @@ pub struct Room {
     blocks: u16,
     from: PortId,
     filled: u32,
+    /// Whose port it was when the blocks were taken.
+    era: u32,
 }
 
 /// The frame that is next. It stays so until it is [popped](Output::pop).
@@ -93,6 +95,8 @@ struct State {
     order: Order,
     /// The frame that is being received.
     current: Option<u16>,
+    /// How often the port has been taken away.
+    era: u32,
 }
 
 /// The frames that wait for a port's device.
@@ -118,6 +122,7 @@ impl Output {
                 held: [0; crate::MAX_PORTS],
                 order: Order::new(),
                 current: None,
+                era: 0,
             }),
             blocks: Blocks::default(),
             count: AtomicU32::new(0),
@@ -179,7 +184,7 @@ impl Output {
         if let Some(held) = state.held.get_mut(from.index()) {
             *held += wanted;
         }
-        Some(Room { first, blocks: wanted, from, filled: 0 })
+        Some(Room { first, blocks: wanted, from, filled: 0, era: state.era })
     }
 
     /// Appends bytes to a frame: `with` gets the places for them, one after the other, `length` bytes in all.
@@ -202,9 +207,13 @@ impl Output {
         self.state.lock().release(room.first, room.blocks, room.from);
     }
 
-    /// Puts a frame that was filled into its list.
+    /// Puts a frame that was filled into its list. It is lost where the port was taken away meanwhile.
     pub fn push(&self, room: &Room, frame: Waiting) {
         let mut state = self.state.lock();
+        if room.era != state.era {
+            state.release(room.first, room.blocks, room.from);
+            return;
+        }
         if let Some(block) = self.blocks.get(room.first) {
             block.lock().frame = Some(frame);
         }
@@ -265,6 +274,14 @@ impl Output {
         if passed {
             self.rate.take(front.frame.wire_bytes, now);
         }
+    }
+
+    /// Forgets all frames that wait, and those that are just being copied.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.era = state.era.wrapping_add(1);
+        drop(state);
+        self.clear();
     }
 
     /// Forgets all frames that wait.

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use super::{List, MOST_RULES, Rule, Rules};
 use crate::counters::Traffic;
+use crate::port::{PortId, PortSet};
 
 impl Rules {
     /// One more rule, behind all others. False, and nothing is changed, where there are [`MOST_RULES`].
@@ -35,6 +36,20 @@ impl Rules {
         }
         self.publish(&list);
         true
+    }
+
+    /// A port was taken away: rules are about it no longer. Those that were about nobody else stay, and fit nobody. What is for all ports is
+    /// for all that will be.
+    pub(crate) fn forget_port(&self, port: PortId) {
+        let mut list = self.list.write();
+        for fits in list.rules.iter_mut().map(|rule| &mut rule.fits) {
+            for set in [&mut fits.from, &mut fits.to] {
+                if *set != PortSet::ALL {
+                    *set = set.without(port);
+                }
+            }
+        }
+        self.publish(&list);
     }
 
     /// Says what holds where no rule fits.

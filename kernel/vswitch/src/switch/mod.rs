@@ -39,8 +39,10 @@ const SWEEP: Nanos = SECOND / 4;
 
 /// A switch.
 pub struct Switch {
-    /// Each is one, or none.
+    /// Each is one, or none yet.
     ports: Box<[Once<Box<[Port]>>]>,
+    /// Ports that are somebody's: the others were, and are there for the next.
+    taken: AtomicU64,
     /// Ports that take part: they are there and up.
     up: AtomicU64,
     isolated: AtomicU64,
@@ -84,6 +86,7 @@ impl Switch {
         reserve.fill();
         Some(Self {
             ports: ports.into_boxed_slice(),
+            taken: AtomicU64::new(0),
             up: AtomicU64::new(0),
             isolated: AtomicU64::new(0),
             guaranteed: AtomicU64::new(0),
@@ -101,14 +104,49 @@ impl Switch {
     /// One more port. `None` where all are taken, or there is no memory for it.
     pub fn add(&self, settings: Settings) -> Option<PortId> {
         let _changes = self.changes.lock();
-        let (number, place) = self.ports.iter().enumerate().find(|(_, port)| !port.is_completed())?;
-        let id = PortId::new(number)?;
-        let mut port = Vec::new();
-        port.try_reserve_exact(1).ok()?;
-        port.push(Port::new(settings.clone())?);
-        place.call_once(|| port.into_boxed_slice());
+        let taken = PortSet::from_bits(self.taken.load(SeqCst));
+        let id = PortSet::ALL.minus(taken).take_first()?;
+        match self.port(id) {
+            // What came while the last one was taken away.
+            Some(port) => {
+                self.forget(id);
+                port.renew(settings.clone());
+            }
+            None => {
+                let mut port = Vec::new();
+                port.try_reserve_exact(1).ok()?;
+                port.push(Port::new(settings.clone())?);
+                self.ports.get(id.index())?.call_once(|| port.into_boxed_slice());
+            }
+        }
+        self.taken.fetch_or(PortSet::one(id).bits(), SeqCst);
         self.apply(id, &settings);
         Some(id)
+    }
+
+    /// Takes a port away, whose device is no more: what waits for it is forgotten, and what is known of it. Rules are no longer about it.
+    /// Its number and its memory are the next one's: who sends to it just now may hold on to that for the moment.
+    pub fn remove(&self, id: PortId) {
+        let _changes = self.changes.lock();
+        let Some(port) = self.port(id) else { return };
+        let bit = PortSet::one(id).bits();
+        for set in [&self.up, &self.isolated, &self.guaranteed].into_iter().chain(&self.members) {
+            set.fetch_and(!bit, SeqCst);
+        }
+        port.renew(Settings { up: false, ..Settings::default() });
+        self.forget(id);
+        self.rules.forget_port(id);
+        self.mirrors.forget_port(id);
+        self.taken.fetch_and(!bit, SeqCst);
+    }
+
+    /// Forgets what was learnt of a port.
+    fn forget(&self, id: PortId) {
+        self.addresses.forget(id);
+        let mut next = Some(0);
+        while let Some(bucket) = next {
+            next = self.flows.forget_port(id, bucket);
+        }
     }
 
     /// A port, where it is there.
@@ -135,10 +173,7 @@ impl Switch {
 
     /// The ports that there are.
     pub fn ports(&self) -> impl Iterator<Item = (PortId, &Port)> {
-        (0..MAX_PORTS).filter_map(|number| {
-            let id = PortId::new(number)?;
-            Some((id, self.port(id)?))
-        })
+        PortSet::from_bits(self.taken.load(SeqCst)).filter_map(|id| Some((id, self.port(id)?)))
     }
 
     /// Changes a port's settings. What is on its way stays so.

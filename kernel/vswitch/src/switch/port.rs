@@ -155,6 +155,16 @@ impl Port {
         self.set_meters(Some(&before), now);
     }
 
+    /// It is another device's, or nobody's, from here on: nothing of before counts.
+    pub(super) fn renew(&self, settings: Settings) {
+        self.ready.store(false, SeqCst);
+        self.owner.store(NOBODY, SeqCst);
+        self.output.abandon();
+        self.counters.reset();
+        self.set(settings, 0);
+        self.set_meters(None, 0);
+    }
+
     /// Meters whose rates have not changed go on as they were.
     fn set_meters(&self, before: Option<&Settings>, now: Nanos) {
         let settings = self.settings.read();

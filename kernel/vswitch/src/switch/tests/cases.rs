@@ -16,16 +16,16 @@ use crate::{Frame, Nanos};
 const ALL: Mac = [0xff; 6];
 const SECOND: Nanos = 1_000_000_000;
 
-const fn port(number: usize) -> PortId {
+pub(super) const fn port(number: usize) -> PortId {
     PortId::new(number).expect("a port")
 }
 
-const fn mac(number: u8) -> Mac {
+pub(super) const fn mac(number: u8) -> Mac {
     [2, 0, 0, 0, 0, number]
 }
 
 /// A switch with ports of these settings, whose devices are ready.
-fn switch(ports: &[Settings]) -> Switch {
+pub(super) fn switch(ports: &[Settings]) -> Switch {
     let switch = Switch::new(1).expect("memory");
     for settings in ports {
         let id = switch.add(settings.clone()).expect("a port");
@@ -35,26 +35,26 @@ fn switch(ports: &[Settings]) -> Switch {
 }
 
 /// An IPv4 packet from one station to another, each behind the port of its number.
-fn packet(from: u8, to: u8, number: u8, rest: &[u8]) -> Vec<u8> {
+pub(super) fn packet(from: u8, to: u8, number: u8, rest: &[u8]) -> Vec<u8> {
     let packet = ipv4([10, 0, 0, from], [10, 0, 0, to], number, (1, 0), rest);
     ethernet(mac(to), mac(from), &[], 0x0800, &packet)
 }
 
 /// A port sends: who gets it, or why nobody.
-fn send(switch: &Switch, from: usize, bytes: &[u8], now: Nanos) -> Result<Vec<usize>, Drop> {
+pub(super) fn send(switch: &Switch, from: usize, bytes: &[u8], now: Nanos) -> Result<Vec<usize>, Drop> {
     let (sent, frame) = accept(switch, from, bytes, now)?;
     let admitted = sent.to.filter(|to| switch.admit(&sent, &frame, *to).is_ok());
     Ok(admitted.map(PortId::index).collect())
 }
 
-fn accept(switch: &Switch, from: usize, bytes: &[u8], now: Nanos) -> Result<(Sent, Frame), Drop> {
+pub(super) fn accept(switch: &Switch, from: usize, bytes: &[u8], now: Nanos) -> Result<(Sent, Frame), Drop> {
     let (frame, mut sent) = (frame(bytes), Sent::nothing());
     switch.accept(port(from), &frame, now, &mut sent)?;
     Ok((sent, frame))
 }
 
 /// Rules that allow these, and nothing else.
-fn allow_only(switch: &Switch, fits: &[Match]) {
+pub(super) fn allow_only(switch: &Switch, fits: &[Match]) {
     let rules: Vec<Rule> = fits.iter().map(|fits| Rule { allow: true, fits: fits.clone() }).collect();
     assert!(switch.rules.replace(&rules, false));
 }

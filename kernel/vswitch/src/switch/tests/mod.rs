@@ -7,6 +7,7 @@ mod frames;
 mod guard;
 mod model;
 mod reader;
+mod removed;
 mod rules;
 mod talks;
 mod wire;
