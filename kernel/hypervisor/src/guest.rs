@@ -48,7 +48,7 @@ impl<'m, B: Backend, V: Vcpu, H: Host> Guest<'_, 'm, B, V, H> {
 /// Bytes of a local APIC's register page.
 const APIC_PAGE: u64 = vcpu::PAGE_SIZE;
 
-impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
+impl<'a, 'm, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'a, 'm, B, V, H> {
     /// What devices need of the VM around them.
     #[inline]
     pub(crate) fn wiring(&mut self) -> Wiring<'_, 'm, B, H> {
@@ -232,8 +232,8 @@ impl<'m, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'_, 'm, B, V, H> {
     }
 
     /// The VM's name.
-    pub(crate) fn name(&self) -> &'m str {
-        self.vm.name
+    pub(crate) fn name(&self) -> &'a str {
+        &self.vm.name
     }
 
     /// Whether a line of `site` may be logged: how many were left out before.

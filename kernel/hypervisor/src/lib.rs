@@ -34,6 +34,7 @@ mod dispatch;
 mod firmware;
 mod guest;
 mod hardware;
+mod heap;
 mod instruction;
 mod linear;
 mod links;

@@ -6,12 +6,13 @@ mod show;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use arrayvec::{ArrayString, ArrayVec};
+use spin::{Mutex, Once};
 use virtio::net::Plug;
 use vswitch::{MAX_PORTS, PortId, PortSet, Switch};
 
 use crate::config::network::Place;
-use crate::config::{MAX_NAME, Nic};
+use crate::config::{Name, Nic};
+use crate::heap;
 use crate::vm::StartError;
 pub(crate) use show::{RuleText, SessionText};
 
@@ -20,97 +21,111 @@ pub(crate) const MAX_NETWORKS: usize = 16;
 
 /// The network device behind a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Device<'m> {
+pub(crate) struct Device {
     /// The VM's name.
-    pub(crate) vm: &'m str,
+    pub(crate) vm: Name,
     /// Which of the VM's network devices it is, from 0 on.
     pub(crate) number: usize,
 }
 
 /// A network.
 #[derive(Debug)]
-pub(crate) struct Network<'m> {
-    pub(crate) name: &'m str,
+pub(crate) struct Network {
+    pub(crate) name: Name,
     pub(crate) switch: Arc<Switch>,
-    /// The devices behind its ports, in the order of the ports.
-    pub(crate) devices: ArrayVec<Device<'m>, MAX_PORTS>,
+    /// The devices behind its ports, by port. What stands there of a port that is not there any more means nothing.
+    devices: Mutex<Vec<Option<Device>>>,
 }
 
-impl Network<'_> {
+impl Network {
+    /// `None` where there is no memory for it.
+    fn new(name: Name, seed: u64) -> Option<Self> {
+        let mut devices = Vec::new();
+        devices.try_reserve_exact(MAX_PORTS).ok()?;
+        devices.resize(MAX_PORTS, None);
+        let switch = heap::arc(Switch::new(seed)?)?;
+        Some(Self { name, switch, devices: Mutex::new(devices) })
+    }
+
+    /// The device behind a port that is there.
+    pub(crate) fn device(&self, port: PortId) -> Option<Device> {
+        let devices = self.devices.lock();
+        devices.get(port.index()).copied().flatten().filter(|_| self.switch.has(port))
+    }
+
+    /// The ports that are there, with their devices.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = (PortId, Device)> {
+        self.switch.ports().filter_map(|(id, _)| Some((id, self.device(id)?)))
+    }
+
     /// The ports of a VM's network devices, or of one of them; none where it has none on this network.
     pub(crate) fn ports_of(&self, place: Place<'_>) -> PortSet {
-        let is_of = |device: &Device<'_>| {
-            device.vm == place.vm && place.number.is_none_or(|number| number == device.number)
+        let is_of = |device: &Device| {
+            device.vm.as_str() == place.vm && place.number.is_none_or(|number| number == device.number)
         };
-        let ports = self.devices.iter().enumerate().filter(|(_, device)| is_of(device));
-        ports.filter_map(|(at, _)| PortId::new(at)).fold(PortSet::NONE, PortSet::with)
+        let ports = self.devices().filter(|(_, device)| is_of(device));
+        ports.map(|(id, _)| id).fold(PortSet::NONE, PortSet::with)
     }
 }
 
-/// All networks.
-#[derive(Debug, Default)]
-pub(crate) struct Networks<'m> {
-    list: Vec<Network<'m>>,
+/// All networks: as many as there can be, of which each comes to be with its first port and stays.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    list: [Once<Network>; MAX_NETWORKS],
     seed: u64,
 }
 
-impl<'m> Networks<'m> {
+impl Networks {
     /// None yet. Nobody outside knows `seed`.
     pub(crate) const fn new(seed: u64) -> Self {
-        Self { list: Vec::new(), seed }
+        Self { list: [const { Once::new() }; MAX_NETWORKS], seed }
     }
 
-    /// A new port of the network that a VM's line says, which comes to be with its first port.
-    pub(crate) fn plug(&mut self, nic: &Nic<'m>, device: Device<'m>) -> Result<Plug, StartError> {
-        let name = ArrayString::<MAX_NAME>::from(nic.network).unwrap_or_default();
-        let network = self.named(nic.network).ok_or(StartError::NoNetwork { name })?;
+    /// A new port of the network that a VM's line says, which comes to be with its first port. One at a time.
+    pub(crate) fn plug(&self, nic: &Nic, device: Device) -> Result<Plug, StartError> {
+        let name = nic.network;
+        let network = self.named(name).ok_or(StartError::NoNetwork { name })?;
         let full = StartError::NetworkFull { name };
-        if network.devices.is_full() {
-            return Err(full);
+        // Where there is no port left, nothing is written.
+        let mut devices = network.devices.lock();
+        let id = network.switch.add(nic.settings(nic.address(&device.vm, device.number))).ok_or(full)?;
+        if let Some(place) = devices.get_mut(id.index()) {
+            *place = Some(device);
         }
-        let id = network.switch.add(nic.settings(nic.address(device.vm, device.number))).ok_or(full)?;
-        // There is room: see above.
-        let _ = network.devices.try_push(device);
         Ok(Plug::new(Arc::clone(&network.switch), id))
     }
 
-    /// The network of that name, which is made where there is none. `None` where there is no place or memory for it.
-    pub(crate) fn named(&mut self, name: &'m str) -> Option<&mut Network<'m>> {
-        if let Some(at) = self.list.iter().position(|network| network.name == name) {
-            return self.list.get_mut(at);
+    /// The network of that name, which is made where there is none: one at a time. `None` where there is no place or memory for it.
+    pub(crate) fn named(&self, name: Name) -> Option<&Network> {
+        if let Some(network) = self.find(&name) {
+            return Some(network);
         }
-        if self.list.len() >= MAX_NETWORKS {
-            return None;
-        }
-        self.list.try_reserve(1).ok()?;
-        let mut one = Vec::new();
-        one.try_reserve_exact(1).ok()?;
-        one.push(Switch::new(self.seed.wrapping_add(self.list.len() as u64))?);
-        let switch = Arc::new(one.pop()?);
-        self.list.push(Network { name, switch, devices: ArrayVec::new() });
-        self.list.last_mut()
+        let (number, place) = self.list.iter().enumerate().find(|(_, place)| !place.is_completed())?;
+        let network = Network::new(name, self.seed.wrapping_add(number as u64))?;
+        Some(place.call_once(|| network))
     }
 
     /// Makes ready what busy ports need next.
     pub(crate) fn refill(&self) {
-        self.list.iter().for_each(|network| network.switch.refill());
+        self.iter().for_each(|network| network.switch.refill());
     }
 
     /// All of them.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Network<'m>> {
-        self.list.iter()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Network> {
+        self.list.iter().map_while(Once::get)
     }
 
     /// The one of that name.
-    pub(crate) fn find(&self, name: &str) -> Option<&Network<'m>> {
-        self.list.iter().find(|network| network.name == name)
+    pub(crate) fn find(&self, name: &str) -> Option<&Network> {
+        self.iter().find(|network| network.name.as_str() == name)
     }
 
     /// The port of a VM's network device, with its network.
-    pub(crate) fn port_of(&self, vm: &str, number: usize) -> Option<(&Network<'m>, PortId)> {
-        self.list.iter().find_map(|network| {
-            let at = network.devices.iter().position(|it| it.vm == vm && it.number == number)?;
-            Some((network, PortId::new(at)?))
+    pub(crate) fn port_of(&self, vm: &str, number: usize) -> Option<(&Network, PortId)> {
+        let is = |device: &Device| device.vm.as_str() == vm && device.number == number;
+        self.iter().find_map(|network| {
+            let (id, _) = network.devices().find(|(_, device)| is(device))?;
+            Some((network, id))
         })
     }
 }
@@ -119,31 +134,51 @@ impl<'m> Networks<'m> {
 mod tests {
     use super::*;
 
-    fn nic(network: &str) -> Nic<'_> {
+    fn nic(network: &str) -> Nic {
         Nic::on(network)
+    }
+
+    fn device(vm: &str, number: usize) -> Device {
+        Device { vm: crate::config::name(vm), number }
     }
 
     #[test]
     fn devices_of_one_name_are_on_one_switch() {
-        let mut networks = Networks::default();
-        let mut plug = |network, vm, number| networks.plug(&nic(network), Device { vm, number });
+        let networks = Networks::new(0);
+        let plug = |network, vm, number| networks.plug(&nic(network), device(vm, number));
         let a = plug("lan", "a", 0).expect("a port");
         let b = plug("lan", "b", 0).expect("a port");
         let other = plug("other", "a", 1).expect("a port");
         assert!(core::ptr::eq(a.switch(), b.switch()) && a.id() != b.id());
         assert!(!core::ptr::eq(a.switch(), other.switch()));
         let (network, id) = networks.port_of("a", 1).expect("it is there");
-        assert_eq!((network.name, id), ("other", other.id()));
+        assert_eq!((network.name.as_str(), id), ("other", other.id()));
         assert!(networks.port_of("b", 1).is_none() && networks.find("lan").is_some());
     }
 
     #[test]
     fn a_network_has_as_many_ports_as_it_has() {
-        let mut networks = Networks::default();
-        for number in 0..MAX_PORTS {
-            networks.plug(&nic("lan"), Device { vm: "a", number }).expect("a port");
-        }
-        let full = networks.plug(&nic("lan"), Device { vm: "b", number: 0 });
+        let networks = Networks::new(0);
+        let mut plugs: Vec<Plug> = (0..MAX_PORTS)
+            .map(|number| networks.plug(&nic("lan"), device("a", number)).expect("a port"))
+            .collect();
+        let full = networks.plug(&nic("lan"), device("b", 0));
         assert!(matches!(full, Err(StartError::NetworkFull { .. })));
+        let id = plugs.swap_remove(7).id();
+        assert!(networks.port_of("a", 7).is_none() && networks.port_of("a", 8).is_some());
+        let plug = networks.plug(&nic("lan"), device("b", 0)).expect("the port of a device that is gone");
+        let (network, found) = networks.port_of("b", 0).expect("it is there");
+        assert_eq!((found, plug.id(), network.device(id)), (id, id, Some(device("b", 0))));
+    }
+
+    #[test]
+    fn there_are_as_many_networks_as_there_can_be() {
+        let networks = Networks::new(0);
+        let names: Vec<_> = (0..MAX_NETWORKS).map(|number| std::format!("lan-{number}")).collect();
+        assert!(names.iter().all(|name| networks.plug(&nic(name), device("a", 0)).is_ok()));
+        let more = networks.plug(&nic("more"), device("a", 0));
+        assert!(matches!(more, Err(StartError::NoNetwork { name }) if name.as_str() == "more"));
+        assert!(networks.plug(&nic("lan-3"), device("a", 0)).is_ok());
+        assert_eq!(networks.iter().count(), MAX_NETWORKS);
     }
 }

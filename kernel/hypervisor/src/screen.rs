@@ -73,7 +73,7 @@ impl Screen {
     }
 
     /// Shows what has changed on the VM's screen, when it is time for it.
-    pub(crate) fn serve<B: Backend>(&mut self, vm: &Vm<'_, B>, console: &mut Console<'_>, now: Nanos) {
+    pub(crate) fn serve<B: Backend>(&mut self, vm: &Vm<'_, B>, console: &mut Console, now: Nanos) {
         let shown = console.shown(vm.number);
         if now < self.next && shown == self.shown {
             return;
@@ -102,7 +102,7 @@ impl Screen {
     }
 
     /// Writes out the rows that differ from what was shown, as far as there is room.
-    fn show(&mut self, cursor: usize, guest: usize, console: &mut Console<'_>) {
+    fn show(&mut self, cursor: usize, guest: usize, console: &mut Console) {
         let mut out = Output { console, guest };
         let shown = out.console.shown(guest);
         if shown == Shown::Alone && self.shown != Shown::Alone {
@@ -133,7 +133,7 @@ impl Screen {
 }
 
 /// A row with its colours, at its place.
-fn write_row(out: &mut Output<'_, '_>, number: usize, row: &[u8]) -> fmt::Result {
+fn write_row(out: &mut Output<'_>, number: usize, row: &[u8]) -> fmt::Result {
     write!(out, "\x1b[{};1H\x1b[0m", number + 1)?;
     let mut colours = PLAIN;
     for cell in row.as_chunks::<CELL>().0 {
@@ -150,7 +150,7 @@ fn write_row(out: &mut Output<'_, '_>, number: usize, row: &[u8]) -> fmt::Result
 }
 
 /// A row as a line, where its text has changed.
-fn write_line(out: &mut Output<'_, '_>, old: &[u8], new: &[u8]) -> fmt::Result {
+fn write_line(out: &mut Output<'_>, old: &[u8], new: &[u8]) -> fmt::Result {
     let text = |row| -> [u8; COLUMNS] {
         let mut text = [0; COLUMNS];
         let (cells, _): (&[[u8; CELL]], _) = <[u8]>::as_chunks(row);
@@ -171,12 +171,12 @@ fn write_line(out: &mut Output<'_, '_>, old: &[u8], new: &[u8]) -> fmt::Result {
 }
 
 /// Bytes of a guest for the console. There is room: it was asked before.
-struct Output<'a, 'm> {
-    console: &'a mut Console<'m>,
+struct Output<'a> {
+    console: &'a mut Console,
     guest: usize,
 }
 
-impl Write for Output<'_, '_> {
+impl Write for Output<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             self.console.put(self.guest, byte);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// What a look shows.
-    fn look(screen: &mut Screen, space: &FakeSpace, console: &mut Console<'_>, vga: &Vga) -> String {
+    fn look(screen: &mut Screen, space: &FakeSpace, console: &mut Console, vga: &Vga) -> String {
         let mut host = FakeHost::new(&Clock::new(1_000_000_000));
         host.output_room = usize::MAX;
         screen.look_at(vga, space).unwrap();
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn changed_rows_are_shown_as_lines_among_others() {
         let (space, vga) = (memory(), Vga::default());
-        let mut console = Console::new(["demo"].into_iter(), FirstView::Merged);
+        let mut console = Console::new([crate::config::name("demo")].into_iter(), FirstView::Merged);
         let mut screen = Screen::new();
         write(&space, 0, 2, b"Hello \xc9\xcd\x01!", 0x1f);
         write(&space, 24, 79, b"x", PLAIN);
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_vm_alone_has_colours_and_a_cursor() {
         let (space, vga) = (memory(), Vga::default());
-        let mut console = Console::new(["demo"].into_iter(), FirstView::Guest("demo"));
+        let mut console = Console::new([crate::config::name("demo")].into_iter(), FirstView::Guest("demo"));
         let mut screen = Screen::new();
         write(&space, 1, 0, b"ab", 0x1c);
         let shown = look(&mut screen, &space, &mut console, &vga);

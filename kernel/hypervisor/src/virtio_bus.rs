@@ -20,7 +20,7 @@ use virtio::net::Net;
 use virtio::pci::{BAR_BYTES, Configured, place};
 use virtio::{Function, Kind, Signals, VmSet, Wires};
 
-use crate::config::{MAX_PORTS, VmConfig};
+use crate::config::{MAX_PORTS, Name, VmConfig};
 use crate::links::Links;
 use crate::memory_map::PCI_MEMORY;
 use crate::networks::Device;
@@ -52,7 +52,7 @@ impl<I: Image> VirtioBus<I> {
     pub(crate) fn new<'m, B: Backend<Image<'m> = I>>(
         backend: &B,
         config: &VmConfig<'m>,
-        (links, vm, name): (&mut Links<'m>, usize, &'m str),
+        (links, vm, name): (&mut Links<'_>, usize, Name),
         terminal: Option<&Arc<SerialLine>>,
     ) -> Result<Self, StartError> {
         let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 3);
@@ -63,7 +63,7 @@ impl<I: Image> VirtioBus<I> {
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
         }
         for (number, nic) in config.nics.iter().enumerate() {
-            let mac = nic.address(name, number);
+            let mac = nic.address(&name, number);
             let plug = links.networks.plug(nic, Device { vm: name, number })?;
             let net = Net::new(plug, mac, nic.mtu(), config.cpus.min(NIC_PAIRS));
             let queues = net.queues();
@@ -222,15 +222,15 @@ impl<I: Image> VirtioBus<I> {
 }
 
 /// The console device of a VM, with its ports.
-fn console<'m>(
-    config: &VmConfig<'m>,
-    (links, vm): (&mut Links<'m>, usize),
+fn console(
+    config: &VmConfig<'_>,
+    (links, vm): (&mut Links<'_>, usize),
     terminal: Option<&Arc<SerialLine>>,
 ) -> Result<Console, StartError> {
     let mut ports: ArrayVec<(&str, Arc<dyn Line>), MAX_PORTS> = ArrayVec::new();
     for name in &config.ports {
         // There is room: the line has no more.
-        let _ = ports.try_push((*name, Arc::new(links.port(name, vm)?)));
+        let _ = ports.try_push((name.as_str(), Arc::new(links.lines.end(*name, vm)?)));
     }
     let line = terminal.map(|line| -> Arc<dyn Line> { Arc::<SerialLine>::clone(line) });
     Ok(Console::new(line, ports, TERMINAL_SIZE))

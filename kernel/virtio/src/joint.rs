@@ -97,17 +97,36 @@ pub(crate) struct Side<T> {
     second: bool,
 }
 
-/// Joins two ends.
-pub(crate) fn join<T>(ends: [T; 2], calls: &Arc<VmSet>) -> [Side<T>; 2] {
-    let owners = [const { AtomicUsize::new(NOBODY) }; 2];
-    let joint = Arc::new(Joint { ends, owners, calls: Arc::clone(calls) });
-    [false, true].map(|second| Side { joint: Arc::clone(&joint), second })
+/// Two ends that are joined, of which each is somebody's or free.
+#[derive(Debug)]
+pub(crate) struct Pair<T>(Arc<Joint<T>>);
+
+impl<T> Pair<T> {
+    /// Joins two ends.
+    pub(crate) fn new(ends: [T; 2], calls: &Arc<VmSet>) -> Self {
+        let owners = [const { AtomicUsize::new(NOBODY) }; 2];
+        Self(Arc::new(Joint { ends, owners, calls: Arc::clone(calls) }))
+    }
+
+    /// An end that is free is this VM's from here on.
+    pub(crate) fn take(&self, vm: usize) -> Option<Side<T>> {
+        let is_free = |second: &bool| {
+            pick(&self.0.owners, *second).compare_exchange(NOBODY, vm, SeqCst, SeqCst).is_ok()
+        };
+        let second = [false, true].into_iter().find(is_free)?;
+        Some(Side { joint: Arc::clone(&self.0), second })
+    }
+
+    /// Whether somebody has an end.
+    pub(crate) fn is_used(&self) -> bool {
+        self.0.owners.iter().any(|owner| owner.load(SeqCst) != NOBODY)
+    }
 }
 
 impl<T> Side<T> {
-    /// It is this VM's.
-    pub(crate) fn belongs_to(&self, vm: usize) {
-        pick(&self.joint.owners, self.second).store(vm, SeqCst);
+    /// The end is free. It is not used from here on.
+    pub(crate) fn give_up(&self) {
+        pick(&self.joint.owners, self.second).store(NOBODY, SeqCst);
     }
 
     pub(crate) fn own(&self) -> &T {

@@ -8,7 +8,7 @@ use vcpu::fake::{FakeImage, FakeRandom};
 use virtio::balloon::QUEUES;
 use virtio::block::Block;
 use virtio::console::Console;
-use virtio::console::pipe::{PipeEnd, pipe};
+use virtio::console::pipe::{Pipe, PipeEnd};
 use virtio::net::{Net, Plug};
 use virtio::{Kind, VmSet};
 use vswitch::Switch;
@@ -92,7 +92,8 @@ pub(crate) fn entropy(bytes: &[u8]) {
 /// A console device whose guest does anything; at the end of its line is one that behaves. Then both do, and bytes arrive. The driver here
 /// knows three queues, so the console stands in for a port.
 pub(crate) fn console(bytes: &[u8]) {
-    let [own, other] = pipe(&Arc::<VmSet>::default()).expect("there is memory");
+    let pipe = Pipe::new(&Arc::<VmSet>::default()).expect("there is memory");
+    let [own, other] = [0, 1].map(|vm| pipe.take(vm).expect("an end"));
     let guest = |line: PipeEnd| {
         let console = Console::new(Some(Arc::new(line)), [], (80, 25));
         let queues = console.queues();

@@ -11,13 +11,13 @@ use super::nic::{self, Nic};
 use super::share::{self, Restart, Share};
 use super::{
     DEFAULT_MEMORY, DeviceOptions, Fault, MAX_CPUS, MAX_MEMORY, MAX_NAME, MAX_PORTS, MAX_VMS, MIN_MEMORY,
-    TSC_KHZ, parse_size,
+    Name, TSC_KHZ, parse_size,
 };
 use crate::paravirtual::Features;
 
 /// What a kernel's line says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Settings<'a> {
+pub(super) struct Settings {
     /// How many VMs of this kind, where it says so.
     pub(super) count: Option<usize>,
     pub(super) cpus: usize,
@@ -26,8 +26,8 @@ pub(super) struct Settings<'a> {
     pub(super) firmware: bool,
     /// It has the machine's own devices.
     pub(super) hardware: bool,
-    pub(super) nics: Vec<Nic<'a>>,
-    pub(super) ports: ArrayVec<&'a str, MAX_PORTS>,
+    pub(super) nics: Vec<Nic>,
+    pub(super) ports: ArrayVec<Name, MAX_PORTS>,
     /// It has an entropy device.
     pub(super) rng: bool,
     /// It has a balloon.
@@ -41,7 +41,7 @@ pub(super) struct Settings<'a> {
     pub(super) tsc_khz: Option<u32>,
 }
 
-impl Default for Settings<'_> {
+impl Default for Settings {
     fn default() -> Self {
         Self {
             count: None,
@@ -64,9 +64,9 @@ impl Default for Settings<'_> {
     }
 }
 
-impl<'a> Settings<'a> {
+impl Settings {
     /// Whether there can be several of such VMs, where it says so.
-    fn check_count(&self, name: &'a str) -> Result<(), Fault<'a>> {
+    fn check_count<'a>(&self, name: &'a str) -> Result<(), Fault<'a>> {
         let Some(count) = self.count else { return Ok(()) };
         let most = MAX_NAME - 2 - count.ilog10() as usize;
         if name.len() > most {
@@ -85,9 +85,9 @@ impl<'a> Settings<'a> {
     }
 }
 
-impl<'a> Settings<'a> {
+impl Settings {
     /// Whether it can have the machine's devices with what else is said.
-    fn check_hardware(&self) -> Result<(), Fault<'a>> {
+    fn check_hardware(&self) -> Result<(), Fault<'static>> {
         let refused = [
             (self.firmware, "protocol=firmware"),
             (self.protocol.is_some_and(|protocol| protocol != Protocol::Linux), "protocol="),
@@ -105,8 +105,9 @@ impl<'a> Settings<'a> {
 
 /// What one module is.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one line at a time is read")]
 pub(super) enum Kind<'a> {
-    Kernel { settings: Settings<'a>, command_line: &'a str },
+    Kernel { settings: Settings, command_line: &'a str },
     Initrd,
     Module { command_line: &'a str },
     File { name: &'a str },
@@ -198,7 +199,7 @@ fn parse_settings<'a>(
 }
 
 /// Reads a word of a kernel's line.
-fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), Fault<'a>> {
+fn parse_setting<'a>(word: &'a str, settings: &mut Settings) -> Result<(), Fault<'a>> {
     if let Some(read) = share::parse(word, &mut settings.share) {
         return read;
     }
@@ -229,7 +230,7 @@ fn parse_setting<'a>(word: &'a str, settings: &mut Settings<'a>) -> Result<(), F
         Some(("console", "virtio")) => settings.devices.virtio_console = true,
         Some(("console", "serial")) => settings.devices.virtio_console = false,
         Some(("port", name)) if !is_name(name) => return Err(Fault::BadPortName(name)),
-        Some(("port", name)) => settings.ports.try_push(name).map_err(|_| Fault::ManyPorts)?,
+        Some(("port", name)) => settings.ports.try_push(super::name(name)).map_err(|_| Fault::ManyPorts)?,
         Some(("rng", "yes")) => settings.rng = true,
         Some(("rng", "no")) => settings.rng = false,
         Some(("balloon", "yes")) => settings.balloon = true,

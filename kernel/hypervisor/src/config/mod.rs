@@ -33,7 +33,7 @@ pub(crate) mod values;
 
 use alloc::vec::Vec;
 
-use arrayvec::ArrayVec;
+use arrayvec::{ArrayString, ArrayVec};
 
 use crate::paravirtual::Features;
 use loader::{BootModule, Protocol};
@@ -53,6 +53,14 @@ pub const MAX_VMS: usize = virtio::MAX_VMS;
 pub const MAX_CPUS: usize = crate::mailbox::MAX_VCPUS;
 /// Longest name of a VM.
 pub const MAX_NAME: usize = 31;
+/// A name of a VM, a network or a port.
+pub type Name = ArrayString<MAX_NAME>;
+
+/// A name that was looked at ([`is_name`]) to keep. What is too long for one is none.
+pub(crate) fn name(text: &str) -> Name {
+    Name::from(text).unwrap_or_default()
+}
+
 /// Least memory of a VM, in bytes: below it no kernel that we can load starts.
 pub const MIN_MEMORY: u64 = 16 << 20;
 /// Most memory of a VM, in bytes.
@@ -122,7 +130,7 @@ pub struct NamedFile<'a> {
 #[derive(Clone, Debug)]
 pub struct VmConfig<'a> {
     /// Its name, `[a-z0-9-]`, 1 to 31 characters; of several of a kind, what stands before their numbers.
-    pub name: &'a str,
+    pub name: Name,
     /// Virtual CPUs, 1 to [`MAX_CPUS`].
     pub cpus: usize,
     /// Bytes of memory.
@@ -146,9 +154,9 @@ pub struct VmConfig<'a> {
     /// Its disks, in the order of their lines.
     pub disks: ArrayVec<Disk<'a>, MAX_DISKS>,
     /// Its network devices, in the order of their words.
-    pub nics: Vec<Nic<'a>>,
+    pub nics: Vec<Nic>,
     /// Named ports of its virtio console device, each joined to that of another VM.
-    pub ports: ArrayVec<&'a str, MAX_PORTS>,
+    pub ports: ArrayVec<Name, MAX_PORTS>,
     /// It has an entropy device.
     pub rng: bool,
     /// It has a balloon: memory may be taken from it while it runs.

@@ -1,19 +1,17 @@
 //! All modules' lines together: which VMs there are to be.
 
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt::Write as _;
 
-use arrayvec::{ArrayString, ArrayVec};
+use arrayvec::ArrayVec;
 use loader::BootModule;
 use virtio::block::SECTOR;
 
 use super::line::{Kind, Settings, parse_line};
 use super::{
-    ConfigError, Disk, Fault, MAX_DISKS, MAX_FILES, MAX_MODULES, MAX_NAME, MAX_VMS, Module, NamedFile,
-    VmConfig,
+    ConfigError, Disk, Fault, MAX_DISKS, MAX_FILES, MAX_MODULES, MAX_VMS, Module, Name, NamedFile, VmConfig,
 };
 
 /// Bytes that firmware may have.
@@ -24,7 +22,7 @@ struct Draft<'a> {
     name: &'a str,
     /// The line of its kernel, or else its first one.
     line: &'a str,
-    kernel: Option<(&'a [u8], Settings<'a>, &'a str)>,
+    kernel: Option<(&'a [u8], Settings, &'a str)>,
     initrd: Option<&'a [u8]>,
     modules: ArrayVec<BootModule<'a>, MAX_MODULES>,
     files: ArrayVec<NamedFile<'a>, MAX_FILES>,
@@ -80,17 +78,17 @@ impl<'a> Plan<'a> {
         self.kinds().map(|settings| settings.count.unwrap_or(1) * settings.cpus).sum()
     }
 
-    fn kinds(&self) -> impl Iterator<Item = &Settings<'a>> {
+    fn kinds(&self) -> impl Iterator<Item = &Settings> {
         self.drafts.iter().filter_map(|draft| draft.kernel.as_ref().map(|(_, settings, _)| settings))
     }
 
     /// The VMs, in their order: `each(name, config)`. Those of a kind share their description.
-    pub fn each(self, mut each: impl FnMut(&'a str, &Arc<VmConfig<'a>>)) {
+    pub fn each(self, mut each: impl FnMut(Name, &Arc<VmConfig<'a>>)) {
         for draft in self.drafts {
             let (name, count) = (draft.name, draft.count());
             let Some(config) = draft.config().map(Arc::new) else { continue };
             for number in 1..=count.unwrap_or(1) {
-                each(if count.is_some() { numbered(name, number) } else { name }, &config);
+                each(if count.is_some() { numbered(name, number) } else { super::name(name) }, &config);
             }
         }
     }
@@ -208,7 +206,7 @@ impl<'a> Draft<'a> {
     fn config(self) -> Option<VmConfig<'a>> {
         let (kernel, settings, command_line) = self.kernel?;
         Some(VmConfig {
-            name: self.name,
+            name: super::name(self.name),
             cpus: settings.cpus,
             memory: settings.memory,
             kernel,
@@ -234,10 +232,10 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// A name with a number. It is there as long as the machine runs, as a VM is.
-fn numbered(name: &str, number: usize) -> &'static str {
-    let mut text = ArrayString::<MAX_NAME>::new();
+/// A name with a number.
+fn numbered(name: &str, number: usize) -> Name {
+    let mut text = Name::new();
     // There is room: see `Settings::check_count`.
     let _ = write!(text, "{name}-{number}");
-    String::from(text.as_str()).leak()
+    text
 }

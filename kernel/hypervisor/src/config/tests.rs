@@ -32,10 +32,10 @@ fn modules_come_in_any_order() {
     ]);
     assert!(errors.is_empty(), "{errors:?}");
     assert_eq!(vms.len(), 3);
-    assert_eq!((vms[0].name, vms[0].memory, vms[0].kernel), ("demo", 1 << 30, &b"kd"[..]));
+    assert_eq!((vms[0].name.as_str(), vms[0].memory, vms[0].kernel), ("demo", 1 << 30, &b"kd"[..]));
     assert_eq!(vms[0].command_line, "console=ttyS0 -- x=--y");
     assert_eq!(vms[0].initrd, Some(&b"i"[..]));
-    assert_eq!((vms[1].name, vms[1].memory, vms[1].command_line), ("b", 64 << 20, ""));
+    assert_eq!((vms[1].name.as_str(), vms[1].memory, vms[1].command_line), ("b", 64 << 20, ""));
     assert_eq!((vms[1].initrd, vms[1].protocol), (None, None));
     let modules = [(&b"m1"[..], &b"first -- line"[..]), (b"m2", b"")];
     let modules = modules.map(|(bytes, command_line)| BootModule { bytes, command_line });
@@ -173,13 +173,16 @@ fn a_line_makes_many_vms_that_share_their_modules() {
     ]);
     assert!(errors.is_empty(), "{errors:?}");
     let names: Vec<_> = vms.iter().map(|vm| vm.name).collect();
-    assert_eq!((names[0], names[8], names[11]), ("web-1", "web-9", "web-12"));
-    assert_eq!(names[12..], ["web-13", "one-1", "web-1-1", "web-1-2"]);
+    assert_eq!((names[0].as_str(), names[8].as_str(), names[11].as_str()), ("web-1", "web-9", "web-12"));
+    assert_eq!(
+        names[12..].iter().map(ArrayString::as_str).collect::<Vec<_>>(),
+        ["web-13", "one-1", "web-1-1", "web-1-2"]
+    );
     for vm in &vms[..12] {
         assert_eq!((vm.kernel, vm.initrd, vm.command_line), (&b"k"[..], Some(&b"i"[..]), "quiet"));
         assert_eq!((vm.cpus, vm.memory, vm.disks.len(), vm.nics.len()), (2, 32 << 20, 1, 1));
     }
-    let mut addresses: Vec<_> = vms[..12].iter().map(|vm| vm.nics[0].address(vm.name, 0)).collect();
+    let mut addresses: Vec<_> = vms[..12].iter().map(|vm| vm.nics[0].address(&vm.name, 0)).collect();
     addresses.sort_unstable();
     addresses.dedup();
     assert_eq!(addresses.len(), 12, "each has its own");
@@ -217,7 +220,7 @@ fn names_that_count_makes_are_taken() {
         module("vm=b count=256 kernel", b"k"),
         module("vm=c kernel", b"k"),
     ]);
-    assert_eq!(vms.iter().map(|vm| vm.name).collect::<Vec<_>>(), ["a-1", "a-2", "a-02", "c"]);
+    assert_eq!(vms.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["a-1", "a-2", "a-02", "c"]);
     let faults: Vec<_> = errors.iter().map(|error| error.fault).collect();
     assert_eq!(faults, [Fault::NameTaken("a"), Fault::TooMany]);
     assert_eq!(errors[1].line, "vm=b count=256 kernel");
@@ -244,7 +247,7 @@ proptest! {
             prop_assert!(!error.to_string().is_empty());
         }
         for vm in &vms {
-            prop_assert!(is_name(vm.name));
+            prop_assert!(is_name(&vm.name));
             prop_assert!((MIN_MEMORY..=MAX_MEMORY).contains(&vm.memory));
             prop_assert_eq!(vm.memory % vcpu::PAGE_SIZE, 0);
         }
@@ -264,6 +267,6 @@ proptest! {
         let line = format!("vm={name} memory={mib}M kernel -- {command}");
         let (vms, errors) = collect_all(&[module(&line, b"k")]);
         prop_assert!(errors.is_empty());
-        prop_assert_eq!((vms[0].name, vms[0].memory, vms[0].command_line), (&name[..], mib << 20, &command[..]));
+        prop_assert_eq!((vms[0].name.as_str(), vms[0].memory, vms[0].command_line), (&name[..], mib << 20, &command[..]));
     }
 }

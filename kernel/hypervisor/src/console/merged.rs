@@ -34,7 +34,7 @@ pub(super) struct PartialLine {
     quiet_since: Nanos,
 }
 
-impl Console<'_> {
+impl Console {
     /// Takes a byte of a guest; there is room for a line.
     pub(super) fn put_merged(&mut self, guest: usize, byte: u8) {
         let continues = self.writer == Writer::Guest(guest) && !self.line_start;

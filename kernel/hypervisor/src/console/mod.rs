@@ -83,8 +83,8 @@ enum Writer {
 }
 
 #[derive(Debug)]
-struct GuestConsole<'a> {
-    name: &'a str,
+struct GuestConsole {
+    name: Name,
     history: Ring,
     input: Ring,
     /// What the merged view does not show yet.
@@ -94,10 +94,10 @@ struct GuestConsole<'a> {
 
 /// The multiplexer.
 #[derive(Debug)]
-pub struct Console<'a> {
+pub struct Console {
     output: Ring,
     log: Ring,
-    guests: Vec<GuestConsole<'a>>,
+    guests: Vec<GuestConsole>,
     keys: Keys,
     prompt: Prompt,
     view: View,
@@ -112,9 +112,9 @@ pub struct Console<'a> {
     pub(crate) answers: bool,
 }
 
-impl<'a> Console<'a> {
+impl Console {
     /// A console for guests of these names; their numbers are the places in this list.
-    pub fn new(names: impl Iterator<Item = &'a str>, first: FirstView<'_>) -> Self {
+    pub fn new(names: impl Iterator<Item = Name>, first: FirstView<'_>) -> Self {
         let guests: Vec<_> = names
             .map(|name| GuestConsole {
                 name,
@@ -128,7 +128,7 @@ impl<'a> Console<'a> {
             FirstView::Merged => View::Merged,
             FirstView::Kernel => View::Kernel,
             FirstView::Guest(name) => {
-                guests.iter().position(|guest| guest.name == name).map_or(View::Merged, View::Guest)
+                guests.iter().position(|guest| guest.name.as_str() == name).map_or(View::Merged, View::Guest)
             }
         };
         Self {
@@ -284,9 +284,9 @@ impl<'a> Console<'a> {
             View::Merged => self.say("--- all VMs and the kernel ---\n"),
             View::Kernel => self.say("--- kernel log ---\n"),
             View::Guest(guest) => {
-                let name = self.guests.get(guest).map_or("", |guest| guest.name);
+                let name = self.guests.get(guest).map_or(Name::new(), |guest| guest.name);
                 self.say("--- console of ");
-                self.say(name);
+                self.say(&name);
                 self.say(" ---\n");
             }
         }
@@ -426,11 +426,11 @@ impl<'a> Console<'a> {
     }
 }
 
-struct Voice<'c, 'a> {
-    console: &'c mut Console<'a>,
+struct Voice<'c> {
+    console: &'c mut Console,
 }
 
-impl fmt::Write for Voice<'_, '_> {
+impl fmt::Write for Voice<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.console.say(text);
         Ok(())

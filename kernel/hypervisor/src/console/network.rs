@@ -4,10 +4,9 @@ use arrayvec::ArrayString;
 
 use super::Command;
 use super::command::{LINE_BYTES, Mistake, find, number};
-use crate::config::{MAX_NAME, MAX_NICS, is_name};
+use crate::config::{MAX_NICS, is_name};
 
-/// The name of a network.
-pub type Name = ArrayString<MAX_NAME>;
+pub use crate::config::Name;
 /// The rest of a line.
 pub type Words = ArrayString<LINE_BYTES>;
 

@@ -31,7 +31,7 @@ impl Prompt {
     }
 }
 
-impl Console<'_> {
+impl Console {
     /// Opens the prompt.
     pub(super) fn open_prompt(&mut self) {
         self.prompt.open = true;
@@ -91,7 +91,7 @@ impl Console<'_> {
             self.close_prompt();
             return None;
         }
-        match parse(text, self.guests.iter().map(|guest| guest.name)) {
+        match parse(text, self.guests.iter().map(|guest| guest.name.as_str())) {
             Ok(Command::Console(guest)) => {
                 self.close_prompt();
                 self.show(View::Guest(guest));

@@ -12,18 +12,18 @@ fn host() -> FakeHost {
     FakeHost::new(&Clock::new(1_000_000_000))
 }
 
-fn console<'a>(names: &[&'a str]) -> Console<'a> {
-    Console::new(names.iter().copied(), FirstView::Merged)
+fn console(names: &[&str]) -> Console {
+    Console::new(names.iter().map(|text| crate::config::name(text)), FirstView::Merged)
 }
 
-fn put(console: &mut Console<'_>, guest: usize, text: &str) {
+fn put(console: &mut Console, guest: usize, text: &str) {
     for byte in text.bytes() {
         assert!(console.put(guest, byte));
     }
 }
 
 /// Pumps until nothing moves any more: each time sends a piece.
-fn pump(console: &mut Console<'_>, host: &mut FakeHost) -> bool {
+fn pump(console: &mut Console, host: &mut FakeHost) -> bool {
     let mut more = true;
     for _ in 0..300 {
         more = console.pump(host);
@@ -31,19 +31,19 @@ fn pump(console: &mut Console<'_>, host: &mut FakeHost) -> bool {
     more
 }
 
-fn shown(console: &mut Console<'_>, host: &mut FakeHost) -> String {
+fn shown(console: &mut Console, host: &mut FakeHost) -> String {
     pump(console, host);
     String::from_utf8(core::mem::take(&mut host.output)).unwrap()
 }
 
 /// The same when all guests have been quiet for a while.
-fn settled(console: &mut Console<'_>, host: &mut FakeHost) -> String {
+fn settled(console: &mut Console, host: &mut FakeHost) -> String {
     pump(console, host);
     host.clock.pass(QUIET.0);
     shown(console, host)
 }
 
-fn type_keys(console: &mut Console<'_>, host: &mut FakeHost, keys: &[u8]) -> Option<Command> {
+fn type_keys(console: &mut Console, host: &mut FakeHost, keys: &[u8]) -> Option<Command> {
     host.input.extend(keys);
     console.read_keys(host)
 }
@@ -178,7 +178,7 @@ fn focus_replays_and_shows_raw_bytes_only() {
 #[test]
 fn any_of_many_consoles_can_be_shown() {
     let names: Vec<String> = (1..=125).map(|number| std::format!("web-{number}")).collect();
-    let (mut console, mut host) = (Console::new(names.iter().map(String::as_str), FirstView::Merged), host());
+    let (mut console, mut host) = (console(&names.iter().map(String::as_str).collect::<Vec<_>>()), host());
     let mut view = |keys: &[u8]| {
         assert_eq!(type_keys(&mut console, &mut host, keys), None);
         shown(&mut console, &mut host);
@@ -206,7 +206,7 @@ fn any_of_many_consoles_can_be_shown() {
 #[test]
 fn lines_of_many_guests_are_kept_until_there_is_room() {
     let names: Vec<String> = (0..125).map(|number| std::format!("{number:031}")).collect();
-    let (mut console, mut host) = (Console::new(names.iter().map(String::as_str), FirstView::Merged), host());
+    let (mut console, mut host) = (console(&names.iter().map(String::as_str).collect::<Vec<_>>()), host());
     for guest in 0..125 {
         put(&mut console, guest, &"x".repeat(200));
     }

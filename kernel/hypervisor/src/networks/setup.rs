@@ -57,7 +57,7 @@ impl About {
     }
 }
 
-impl Networks<'_> {
+impl Networks {
     /// Applies what the kernel's line says, and tells in the log how the networks are.
     pub(crate) fn set_up(&self, words: &[&str]) {
         let mut wrong = Wrong::default();
@@ -88,7 +88,7 @@ impl Networks<'_> {
             Some((name, words)) => (name, Some(network::words(words))),
             None => (text, None),
         };
-        let found = self.iter().enumerate().find(|(_, network)| network.name == name);
+        let found = self.iter().enumerate().find(|(_, network)| network.name.as_str() == name);
         let fault = match (found, words.clone()) {
             _ if !is_name(name) => NetworkFault::NoName(form),
             (None, _) => NetworkFault::NoNetwork(name),
@@ -120,7 +120,7 @@ fn may_close(about: About, fault: &NetworkFault<'_>) -> bool {
     }
 }
 
-impl Network<'_> {
+impl Network {
     fn apply<'a>(
         &self,
         about: About,
@@ -181,13 +181,13 @@ impl Network<'_> {
 }
 
 /// A network in a few words.
-struct Summary<'n, 'm>(&'n Network<'m>);
+struct Summary<'n>(&'n Network);
 
-impl fmt::Display for Summary<'_, '_> {
+impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let switch = &self.0.switch;
         let verdict = network::verdict_name(switch.rules.allows_by_default());
         let (rules, mirrors) = (switch.rules.count_of_rules(), switch.mirrors.list().len());
-        write!(f, "{} ports, default {verdict}, {rules} rules, {mirrors} mirrors", self.0.devices.len())
+        write!(f, "{} ports, default {verdict}, {rules} rules, {mirrors} mirrors", switch.ports().count())
     }
 }

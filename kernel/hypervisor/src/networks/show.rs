@@ -10,7 +10,7 @@ use super::{Device, Network};
 use crate::config::network::{ETHER_TYPES, PROTOCOLS, Place, verdict_name};
 use crate::config::values::{MacText, PrefixText, RangeText};
 
-impl fmt::Display for Device<'_> {
+impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A name and a number below 100.
         let mut text = arrayvec::ArrayString::<{ crate::config::MAX_NAME + 3 }>::new();
@@ -20,18 +20,18 @@ impl fmt::Display for Device<'_> {
 }
 
 /// A word for each place of a set of ports: a VM where it has several devices on the network, and all of them are in the set; else one device.
-struct Places<'n, 'm> {
+struct Places<'n> {
     key: &'static str,
-    network: &'n Network<'m>,
+    network: &'n Network,
     ports: PortSet,
 }
 
-impl fmt::Display for Places<'_, '_> {
+impl fmt::Display for Places<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut left = self.ports;
         while let Some(port) = left.take_first() {
-            let Some(device) = self.network.devices.get(port.index()) else { continue };
-            let all = self.network.ports_of(Place { vm: device.vm, number: None });
+            let Some(device) = self.network.device(port) else { continue };
+            let all = self.network.ports_of(Place { vm: &device.vm, number: None });
             if all.count() > 1 && all.minus(self.ports).is_empty() {
                 left = left.minus(all);
                 write!(f, " {}={}", self.key, device.vm)?;
@@ -44,9 +44,9 @@ impl fmt::Display for Places<'_, '_> {
 }
 
 /// A rule in words.
-pub(crate) struct RuleText<'n, 'm>(pub(crate) &'n Rule, pub(crate) &'n Network<'m>);
+pub(crate) struct RuleText<'n>(pub(crate) &'n Rule, pub(crate) &'n Network);
 
-impl fmt::Display for RuleText<'_, '_> {
+impl fmt::Display for RuleText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Rule { allow, fits }, network) = (self.0, self.1);
         f.write_str(verdict_name(*allow))?;
@@ -90,13 +90,13 @@ impl fmt::Display for RuleText<'_, '_> {
 }
 
 /// A mirror in words.
-pub(crate) struct SessionText<'n, 'm>(pub(crate) &'n Session, pub(crate) &'n Network<'m>);
+pub(crate) struct SessionText<'n>(pub(crate) &'n Session, pub(crate) &'n Network);
 
-impl fmt::Display for SessionText<'_, '_> {
+impl fmt::Display for SessionText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (session, network) = (self.0, self.1);
         match session.target {
-            Target::Port(port) => match network.devices.get(port.index()) {
+            Target::Port(port) => match network.device(port) {
                 Some(device) => write!(f, "to={device}")?,
                 None => write!(f, "to=port-{port}")?,
             },
@@ -119,6 +119,7 @@ mod tests {
     use std::vec::Vec;
 
     use proptest::prelude::*;
+    use virtio::net::Plug;
 
     use super::super::Networks;
     use super::*;
@@ -126,17 +127,18 @@ mod tests {
     use crate::config::network::{self, words};
 
     /// A network with web.0, web.2 and db.0.
-    fn networks() -> Networks<'static> {
-        let mut networks = Networks::default();
-        for (vm, number) in [("web", 0), ("web", 2), ("db", 0)] {
-            networks.plug(&Nic::on("lan"), Device { vm, number }).expect("a port");
-        }
-        networks
+    fn networks() -> (Networks, [Plug; 3]) {
+        let networks = Networks::new(0);
+        let plugs = [("web", 0), ("web", 2), ("db", 0)].map(|(vm, number)| {
+            let device = Device { vm: crate::config::name(vm), number };
+            networks.plug(&Nic::on("lan"), device).expect("a port")
+        });
+        (networks, plugs)
     }
 
     #[test]
     fn rules_and_mirrors_are_shown_in_their_words() {
-        let networks = networks();
+        let (networks, _plugs) = networks();
         let lan = networks.find("lan").expect("it is there");
         let find = |place: Place<'_>| lan.ports_of(place);
         for text in [
@@ -183,7 +185,7 @@ mod tests {
     proptest! {
         #[test]
         fn rules_read_back(allow: bool, chosen in prop::collection::vec(any_word(), 0..6)) {
-            let networks = networks();
+            let (networks, _plugs) = networks();
             let lan = networks.find("lan").expect("it is there");
             let find = |place: Place<'_>| lan.ports_of(place);
             let all: Vec<&str> = [verdict_name(allow)].into_iter().chain(chosen.iter().map(String::as_str)).collect();

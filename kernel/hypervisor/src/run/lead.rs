@@ -28,8 +28,8 @@ const FAREWELL: Nanos = Nanos::from_secs(2);
 const LAST_BYTES: Nanos = Nanos::from_millis(20);
 
 /// The first CPU's own affairs.
-pub(super) struct Lead<'m> {
-    pub(super) console: Console<'m>,
+pub(super) struct Lead {
+    pub(super) console: Console,
     pub(super) rates: Rates,
     end: End,
     /// All VMs have ended, and it was told.
@@ -58,9 +58,9 @@ struct Shown {
     screen: Option<Screen>,
 }
 
-impl<'m> Lead<'m> {
-    pub(super) fn new<B: Backend>(console: Console<'m>, end: End, vms: &[Vm<'m, B>], rates: Rates) -> Self {
-        let shown = |vm: &Vm<'m, B>| {
+impl Lead {
+    pub(super) fn new<B: Backend>(console: Console, end: End, vms: &[Vm<'_, B>], rates: Rates) -> Self {
+        let shown = |vm: &Vm<'_, B>| {
             let screen = vm.config.devices.vga_text.then(Screen::new);
             Shown { end: false, screen }
         };
@@ -91,7 +91,7 @@ impl<'m> Lead<'m> {
     }
 
     /// When it is time, looks at everything: bytes of guests, of the log, and keys; and whether the end has come.
-    pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+    pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
         if cpu.host.now() < self.next {
             return;
         }
@@ -123,7 +123,7 @@ impl<'m> Lead<'m> {
     }
 
     /// Bytes between the guests' serial ports and the console, both ways.
-    fn serve_lines<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+    fn serve_lines<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
         let node = cpu.node;
         for ((number, vm), shown) in node.vms.iter().enumerate().zip(&mut self.shown) {
             if number > 0 && number.is_multiple_of(VMS_AT_ONCE) {
@@ -175,7 +175,7 @@ impl<'m> Lead<'m> {
         cpu.rota.answer_calls(cpu.host);
     }
 
-    fn look_for_the_end<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, 'm, '_, B, H>) {
+    fn look_for_the_end<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
         let late = self.ending.is_some_and(|until| cpu.host.now() >= until);
         let alive = cpu.node.vms.iter().any(|vm| vm.life.is_alive());
         if alive && !late {

@@ -15,7 +15,7 @@ use crate::stop::StopReason;
 use crate::vm::Vm;
 use crate::vm::life::{Request, State};
 
-impl Lead<'_> {
+impl Lead {
     /// Carries a command out, and answers on the console.
     pub(super) fn execute<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, command: Command) {
         match command {

@@ -14,7 +14,7 @@ const fn pages(count: u32) -> Size {
     Size(count as u64 * PAGE_SIZE)
 }
 
-impl Lead<'_> {
+impl Lead {
     /// Lets a VM have so many bytes of its memory; its driver does the rest when it gets to it.
     pub(super) fn balloon<B: Backend, H: Host>(
         &mut self,

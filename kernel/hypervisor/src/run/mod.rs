@@ -23,13 +23,13 @@ use alloc::collections::TryReserveError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spin::Once;
+use spin::{Mutex, Once};
 use vcpu::{Backend, BringUp, Host, MemoryError, Nanos, Random};
 use virtio::VmSet;
 
-use crate::config::{self, End, Module, Options, Plan, Size, VmConfig};
+use crate::config::{self, End, Module, Name, Options, Plan, Size, VmConfig};
 use crate::console::Console;
-use crate::links::Links;
+use crate::links::{Lines, Links};
 use crate::mailbox::Mailboxes;
 use crate::networks::Networks;
 use crate::schedule::{self, Pool, VcpuId};
@@ -63,7 +63,9 @@ pub struct Node<'m, B: Backend> {
     /// The number of the VM that has the machine's own devices.
     domain: Option<usize>,
     /// The networks between VMs.
-    pub(crate) networks: Networks<'m>,
+    pub(crate) networks: Networks,
+    /// The lines between ports of VMs. Held while a VM is made or unmade.
+    lines: Mutex<Lines>,
     /// VMs for whose network devices something has come.
     calls: Arc<VmSet>,
     /// VMs of which something is asked.
@@ -104,12 +106,13 @@ impl<'m, B: Backend> Node<'m, B> {
                 log::error!("pool {pool}: {error}");
             }
         }
+        let calls = Arc::default();
         let mut node = Self {
-            backend,
             vms: Vec::new(),
             domain: None,
-            networks: Networks::default(),
-            calls: Arc::default(),
+            networks: Networks::new(seed(&backend, host)),
+            lines: Mutex::new(Lines::new(&calls)),
+            calls,
             asked: Arc::default(),
             promised: AtomicU64::new(0),
             mailboxes: Mailboxes::new(scheduler.cpus()),
@@ -121,11 +124,12 @@ impl<'m, B: Backend> Node<'m, B> {
                 poll: Nanos::from_micros(options.poll.into()),
             },
             ended: AtomicBool::new(false),
+            backend,
             tsc_hz: host.tsc_hz(),
             bring_up: Once::new(),
         };
         // VMs begin on different CPUs, and the vCPUs of each are spread.
-        let (mut first, mut links) = (0, Links::new(&node.calls, &node.asked, seed(&node.backend, host)));
+        let mut first = 0;
         let mut plan = config::collect(modules, |error| log::error!("{error}"));
         if node.make_room(&plan).is_err() {
             log::error!("no memory for {} VMs with {} vCPUs; leave some out", plan.vms(), plan.vcpus());
@@ -134,10 +138,10 @@ impl<'m, B: Backend> Node<'m, B> {
         plan.each(|name, config| {
             // A network is not its first VM's.
             for nic in &config.nics {
-                links.networks.named(nic.network);
+                node.networks.named(nic.network);
             }
             let taken = host.taken();
-            match node.add_vm(host, (name, config), first, &mut links) {
+            match node.add_vm(host, (name, config), first) {
                 Ok(vm) => {
                     vm.count_own(host.taken().wrapping_sub(taken));
                     first += config.cpus;
@@ -152,7 +156,6 @@ impl<'m, B: Backend> Node<'m, B> {
             }
         });
         node.domain = node.vms.iter().position(|vm| vm.hardware.is_some());
-        node.networks = links.networks;
         node.networks.set_up(&options.networks);
         node
     }
@@ -173,9 +176,8 @@ impl<'m, B: Backend> Node<'m, B> {
     fn add_vm<H: Host>(
         &mut self,
         host: &H,
-        (name, config): (&'m str, &Arc<VmConfig<'m>>),
+        (name, config): (Name, &Arc<VmConfig<'m>>),
         first: usize,
-        links: &mut Links<'m>,
     ) -> Result<&Vm<'m, B>, StartError> {
         let free = self.backend.free_memory();
         if free < ROOM_FOR_ONE {
@@ -188,6 +190,7 @@ impl<'m, B: Backend> Node<'m, B> {
                 *home = cpu;
             }
         })?;
+        let links = &mut Links { networks: &self.networks, lines: self.lines.get_mut(), asked: &self.asked };
         let vm = Vm::new(host, &self.backend, (name, config), id, links)
             .inspect_err(|_| self.scheduler.remove_vm(id, now))?;
         for (slot, home) in vm.slots.iter().zip(homes) {
@@ -240,7 +243,7 @@ impl<'m, B: Backend> Node<'m, B> {
 /// A CPU that is ready to run VMs; the first one with what it does beside.
 pub struct Prepared<'n, 'm, 'h, B: Backend, H: Host> {
     cpu: Cpu<'n, 'm, 'h, B, H>,
-    lead: Option<Lead<'m>>,
+    lead: Option<Lead>,
 }
 
 impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {

@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use arrayvec::ArrayString;
 use devices::PortTaken;
 use devices::acpi::AcpiError;
 use devices::fw_cfg::FileError;
@@ -10,7 +9,7 @@ use loader::LoadError;
 use vcpu::{CreateError, MemoryError, NotRam};
 use vswitch::MAX_PORTS;
 
-use crate::config::MAX_NAME;
+use crate::config::Name;
 use crate::networks::MAX_NETWORKS;
 use crate::schedule;
 
@@ -50,22 +49,22 @@ pub(crate) enum StartError {
     /// No memory for the line between two VMs' ports.
     NoLine {
         /// The ports' name.
-        name: ArrayString<MAX_NAME>,
+        name: Name,
     },
     /// Two VMs are joined by that already.
     LineFull {
         /// The ports' name.
-        name: ArrayString<MAX_NAME>,
+        name: Name,
     },
     /// No memory for a network, or too many.
     NoNetwork {
         /// Its name.
-        name: ArrayString<MAX_NAME>,
+        name: Name,
     },
     /// A network has no port left, or there is no memory for one.
     NetworkFull {
         /// Its name.
-        name: ArrayString<MAX_NAME>,
+        name: Name,
     },
     /// A vCPU is still in use: our error.
     Busy {

@@ -20,7 +20,7 @@ use spin::{Mutex, MutexGuard, RwLock};
 use vcpu::{AddressSpace, Backend, Host, Nanos, Random};
 use virtio::Progress;
 
-use crate::config::{Restart, VmConfig};
+use crate::config::{Name, Restart, VmConfig};
 use crate::firmware::add_devices;
 use crate::hardware::{Hardware, Interrupt};
 use crate::links::Links;
@@ -64,7 +64,7 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) number: usize,
     /// Its name for the scheduler.
     pub(crate) id: VmId,
-    pub(crate) name: &'m str,
+    pub(crate) name: Name,
     pub(crate) config: Arc<VmConfig<'m>>,
     pub(crate) map: MemoryMap,
     /// The machine's own devices, where it has them.
@@ -116,9 +116,9 @@ impl<'m, B: Backend> Vm<'m, B> {
     pub(crate) fn new<H: Host>(
         host: &H,
         backend: &B,
-        (name, config): (&'m str, &Arc<VmConfig<'m>>),
+        (name, config): (Name, &Arc<VmConfig<'m>>),
         id: VmId,
-        links: &mut Links<'m>,
+        links: &mut Links<'_>,
     ) -> Result<Self, StartError> {
         let hardware = match config.hardware {
             true => Some(Hardware::new(backend.hardware().ok_or(StartError::NoHardware)?)),
@@ -160,7 +160,7 @@ impl<'m, B: Backend> Vm<'m, B> {
                 None => task::tables(config.cpus, generation_id)?,
             },
             hardware,
-            life: Life::new(&links.asked, id.index()),
+            life: Life::new(links.asked, id.index()),
             virtio: VirtioBus::new(backend, config, (links, id.index(), name), terminal.as_ref())?,
             terminal,
             name,

@@ -8,7 +8,7 @@ use spin::Mutex;
 
 use super::Line;
 use crate::VmSet;
-use crate::joint::{Ring, Side, join};
+use crate::joint::{Pair, Ring, Side};
 
 /// Bytes that are on their way at most.
 const ROOM: usize = 16 << 10;
@@ -30,19 +30,41 @@ impl fmt::Debug for PipeEnd {
     }
 }
 
-/// Makes a line. `None` where there is no memory for it.
-pub fn pipe(calls: &Arc<VmSet>) -> Option<[PipeEnd; 2]> {
-    let end = || {
-        let incoming = Mutex::new(Ring::new(ROOM)?);
-        Some(End { incoming, has_some: AtomicBool::new(false), open: AtomicBool::new(false) })
-    };
-    Some(join([end()?, end()?], calls).map(PipeEnd))
+/// A line, whose ends go to ports and come back with the end of these.
+pub struct Pipe(Pair<End>);
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pipe")
+    }
 }
 
-impl PipeEnd {
-    /// The port is this VM's, which is called when something comes.
-    pub fn belongs_to(&self, vm: usize) {
-        self.0.belongs_to(vm);
+impl Pipe {
+    /// A line that nobody has. `None` where there is no memory for it.
+    pub fn new(calls: &Arc<VmSet>) -> Option<Self> {
+        let end = || {
+            let incoming = Mutex::new(Ring::new(ROOM)?);
+            Some(End { incoming, has_some: AtomicBool::new(false), open: AtomicBool::new(false) })
+        };
+        Some(Self(Pair::new([end()?, end()?], calls)))
+    }
+
+    /// An end for a port of this VM, which is called when something comes. `None` where two have them already.
+    pub fn take(&self, vm: usize) -> Option<PipeEnd> {
+        self.0.take(vm).map(PipeEnd)
+    }
+
+    /// Whether somebody has an end.
+    pub fn is_used(&self) -> bool {
+        self.0.is_used()
+    }
+}
+
+/// Who has the end next finds nothing in it, and the other side a port that is closed.
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        self.set_open(false);
+        self.0.give_up();
     }
 }
 

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use vcpu::fake::FakeImage;
 use vcpu::{Gpa, GuestMemory};
 
-use super::pipe::pipe;
+use super::pipe::Pipe;
 use super::{Console, Line, feature};
 use crate::VmSet;
 use crate::pci::{self, PAGE_SHIFT, page};
@@ -222,9 +222,8 @@ impl Bench {
 
 fn device(room: usize) -> (Bench, Arc<Terminal>, Arc<super::pipe::PipeEnd>, Arc<VmSet>) {
     let calls = Arc::new(VmSet::default());
-    let [own, other] = pipe(&calls).expect("memory");
-    own.belongs_to(0);
-    other.belongs_to(1);
+    let pipe = Pipe::new(&calls).expect("memory");
+    let [own, other] = [0, 1].map(|vm| pipe.take(vm).expect("an end"));
     let terminal = Terminal::with_room(room);
     let line: Arc<dyn Line> = Arc::new(own);
     let console = Console::new(Some(terminal.clone()), [("channel", line)], (80, 25));
@@ -326,6 +325,30 @@ fn messages_that_make_no_sense_say_nothing() {
     assert!(bench.is_broken(), "less than a message is none");
 }
 
+#[test]
+fn an_end_that_is_given_up_is_the_next_ones_with_nothing_in_it() {
+    let calls = Arc::new(VmSet::default());
+    let pipe = Pipe::new(&calls).expect("memory");
+    let (a, b) = (pipe.take(3).expect("an end"), pipe.take(4).expect("an end"));
+    assert!(pipe.take(5).is_none() && pipe.is_used());
+    a.set_open(true);
+    b.set_open(true);
+    assert_eq!((a.put(b"old"), b.has_input()), (3, true));
+    calls.take(|_| ());
+    drop(b);
+    let mut called = vec![];
+    calls.take(|vm| called.push(vm));
+    assert_eq!((called, a.is_open()), (vec![3], false));
+    a.set_open(true);
+    assert!(calls.is_empty(), "nobody is called for who is gone");
+    let b = pipe.take(5).expect("the same end");
+    assert_eq!((b.has_input(), b.take(&mut [0; 8])), (false, 0));
+    b.set_open(true);
+    assert_eq!((a.put(b"new"), b.take(&mut [0; 8])), (3, 3));
+    drop((a, b));
+    assert!(!pipe.is_used());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -333,7 +356,8 @@ proptest! {
     #[test]
     fn a_pipe_keeps_order(sizes in prop::collection::vec((1_usize..9000, 1_usize..9000), 1..30)) {
         let calls = Arc::new(VmSet::default());
-        let [a, b] = pipe(&calls).expect("memory");
+        let pipe = Pipe::new(&calls).expect("memory");
+        let [a, b] = [0, 1].map(|vm| pipe.take(vm).expect("an end"));
         a.set_open(true);
         b.set_open(true);
         let (mut sent, mut got, mut next): (Vec<u8>, Vec<u8>, u32) = (vec![], vec![], 0);

@@ -149,7 +149,12 @@ impl Switch {
         }
     }
 
-    /// A port, where it is there.
+    /// Whether a port is there.
+    pub fn has(&self, id: PortId) -> bool {
+        PortSet::from_bits(self.taken.load(SeqCst)).has(id)
+    }
+
+    /// A port, where it is there; or one that was, at which nothing arrives any more.
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.index())?.get()?.first()

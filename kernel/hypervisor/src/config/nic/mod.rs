@@ -10,7 +10,7 @@ use vswitch::port::is_group;
 use vswitch::settings::Settings;
 
 use super::line::is_name;
-use super::values;
+use super::{Name, name, values};
 pub use fault::NicFault;
 pub(crate) use words::{KEYS, Words, apply};
 
@@ -19,9 +19,9 @@ pub const MAX_NICS: usize = 8;
 
 /// A network device.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Nic<'a> {
+pub struct Nic {
     /// The network that it is on.
-    pub network: &'a str,
+    pub network: Name,
     /// Its address; `None` for one that its VM's name gives.
     pub mac: Option<Mac>,
     /// What its words say of its port. Where that lets in frames from one hardware address only, it is the device's own, whatever stands here:
@@ -29,12 +29,12 @@ pub struct Nic<'a> {
     words: Settings,
 }
 
-impl<'a> Nic<'a> {
+impl Nic {
     /// A device on that network of which no more is said.
-    pub(crate) fn on(network: &'a str) -> Self {
+    pub(crate) fn on(network: &str) -> Self {
         let mut words = Settings::default();
         words.guard.mac = Some(Mac::default());
-        Self { network, mac: None, words }
+        Self { network: name(network), mac: None, words }
     }
 
     /// The largest packet, without the Ethernet header, that it takes; `None` where it says nothing of that.
@@ -56,7 +56,7 @@ impl<'a> Nic<'a> {
 }
 
 /// Reads a word of a network device. `None` where it is none of these.
-pub(super) fn parse<'a>(word: &'a str, nics: &mut Vec<Nic<'a>>) -> Option<Result<(), NicFault<'a>>> {
+pub(super) fn parse<'a>(word: &'a str, nics: &mut Vec<Nic>) -> Option<Result<(), NicFault<'a>>> {
     let (key, value) = word.split_once('=')?;
     let is_full = nics.len() >= MAX_NICS;
     let last = nics.last_mut().ok_or(NicFault::NoNetwork(word));
@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    fn read(words: &str) -> Result<Vec<Nic<'_>>, NicFault<'_>> {
+    fn read(words: &str) -> Result<Vec<Nic>, NicFault<'_>> {
         let mut nics = Vec::new();
         for word in words.split_ascii_whitespace() {
             parse(word, &mut nics).unwrap_or(Err(NicFault::Unknown(word)))?;
@@ -112,9 +112,12 @@ mod tests {
     fn words_are_for_the_device_before_them() {
         let nics = read("net=lan vlan=7 net=other mac=02:00:00:00:00:01 mtu=9000").expect("two devices");
         let [lan, other] = nics.as_slice() else { panic!("two devices") };
-        assert_eq!((lan.network, lan.mac, lan.mtu()), ("lan", None, None));
+        assert_eq!((lan.network.as_str(), lan.mac, lan.mtu()), ("lan", None, None));
         assert_eq!(lan.settings([2; 6]).vlans, Vlans::Access(7));
-        assert_eq!((other.network, other.mac, other.mtu()), ("other", Some([2, 0, 0, 0, 0, 1]), Some(9000)));
+        assert_eq!(
+            (other.network.as_str(), other.mac, other.mtu()),
+            ("other", Some([2, 0, 0, 0, 0, 1]), Some(9000))
+        );
         assert_eq!(other.settings([2; 6]).vlans, Vlans::Access(1));
     }
 

@@ -17,12 +17,12 @@ use crate::run::lead::Lead;
 const MOST_ROWS: usize = 40;
 const MILLISECOND: u64 = 1_000_000;
 
-impl Lead<'_> {
+impl Lead {
     /// The conversations that go on, in no order.
     pub(super) fn list_flows<B: Backend, H: Host>(
         &mut self,
         cpu: &mut Cpu<'_, '_, '_, B, H>,
-        network: &Network<'_>,
+        network: &Network,
     ) {
         self.sweep(cpu, network);
         self.answer(format_args!("{FLOWS}"));
@@ -62,7 +62,7 @@ impl Lead<'_> {
     pub(super) fn take_records<B: Backend, H: Host>(
         &mut self,
         cpu: &mut Cpu<'_, '_, '_, B, H>,
-        network: &Network<'_>,
+        network: &Network,
     ) {
         self.sweep(cpu, network);
         self.answer(format_args!("{FLOWS}"));
@@ -88,7 +88,7 @@ impl Lead<'_> {
     }
 
     /// Ends the conversations whose time is over.
-    fn sweep<B: Backend, H: Host>(&self, cpu: &mut Cpu<'_, '_, '_, B, H>, network: &Network<'_>) {
+    fn sweep<B: Backend, H: Host>(&self, cpu: &mut Cpu<'_, '_, '_, B, H>, network: &Network) {
         let flows = &network.switch.flows;
         // Each bucket has several places.
         for _ in 0..flows.totals().capacity.div_ceil(STEP_BUCKETS) {
@@ -128,7 +128,7 @@ const fn reason(record: &Record) -> &'static str {
 }
 
 /// One line of either list.
-struct Row<'a>(&'a Ends, (PortId, Option<PortId>), [Count; 2], &'a Network<'a>, u64, &'static str);
+struct Row<'a>(&'a Ends, (PortId, Option<PortId>), [Count; 2], &'a Network, u64, &'static str);
 
 impl fmt::Display for Row<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,7 +138,7 @@ impl fmt::Display for Row<'_> {
         let _ = fmt::write(&mut text, format_args!("{}", Conversation(ends)));
         write!(f, "{text:<55}  {:>4}  ", ends.vlan)?;
         text.clear();
-        let device = |port: PortId| network.devices.get(port.index());
+        let device = |port: PortId| network.device(port);
         let _ = match (device(from), to.and_then(device)) {
             (Some(from), Some(to)) => fmt::write(&mut text, format_args!("{from} > {to}")),
             (Some(from), None) => fmt::write(&mut text, format_args!("{from} > several")),

@@ -14,7 +14,7 @@ use crate::config::nic;
 use crate::console::{Change, Command, Name, NetworkView};
 use crate::networks::{Network, RuleText, SessionText};
 
-impl Lead<'_> {
+impl Lead {
     /// Carries out a command about networks.
     pub(super) fn network<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, command: Command) {
         match command {
@@ -45,7 +45,7 @@ impl Lead<'_> {
     }
 
     /// The network of that name; where there is none, that is told.
-    fn named<'n, 'm, B: Backend>(&mut self, node: &'n Node<'m, B>, name: &Name) -> Option<&'n Network<'m>> {
+    fn named<'n, B: Backend>(&mut self, node: &'n Node<'_, B>, name: &Name) -> Option<&'n Network> {
         let network = node.networks.find(name);
         if network.is_none() {
             self.answer(format_args!("there is no network '{name}'; networks lists them"));
@@ -80,7 +80,7 @@ impl Lead<'_> {
                 return;
             }
         };
-        let found = vm.config.nics.get(number).zip(node.networks.port_of(name, number));
+        let found = vm.config.nics.get(number).zip(node.networks.port_of(&name, number));
         let port = found.and_then(|(nic, (network, id))| Some((nic, network, id, network.switch.port(id)?)));
         let Some((nic, network, id, port)) = port else {
             self.answer(format_args!(
@@ -89,7 +89,7 @@ impl Lead<'_> {
             ));
             return;
         };
-        let (mut settings, mac) = (port.settings(), nic.address(name, number));
+        let (mut settings, mac) = (port.settings(), nic.address(&name, number));
         for word in words.split_ascii_whitespace() {
             if let Err(fault) = nic::apply(word, &mut settings, mac) {
                 self.answer(format_args!("nothing has changed: {fault}"));
@@ -103,7 +103,7 @@ impl Lead<'_> {
         self.answer(format_args!("{name}.{number} on network {}: {}", network.name, nic::Words(&settings)));
     }
 
-    fn change_rules<B: Backend>(&mut self, node: &Node<'_, B>, network: &Network<'_>, change: Change) {
+    fn change_rules<B: Backend>(&mut self, node: &Node<'_, B>, network: &Network, change: Change) {
         let (name, rules) = (network.name, &network.switch.rules);
         match change {
             Change::Add(text) => {
@@ -134,7 +134,7 @@ impl Lead<'_> {
         }
     }
 
-    fn change_mirrors<B: Backend>(&mut self, node: &Node<'_, B>, network: &Network<'_>, change: Change) {
+    fn change_mirrors<B: Backend>(&mut self, node: &Node<'_, B>, network: &Network, change: Change) {
         let name = network.name;
         match change {
             Change::Add(text) => {
@@ -180,11 +180,11 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The ports of a place; at the prompt, a VM may also be its number in the list.
-fn ports_of<B: Backend>(node: &Node<'_, B>, network: &Network<'_>, place: Place<'_>) -> PortSet {
-    let is_name = node.vms.iter().any(|vm| vm.name == place.vm);
+fn ports_of<B: Backend>(node: &Node<'_, B>, network: &Network, place: Place<'_>) -> PortSet {
+    let is_name = node.vms.iter().any(|vm| vm.name.as_str() == place.vm);
     let number = place.vm.parse().ok().and_then(|number: usize| number.checked_sub(1));
     match number.and_then(|number| node.vms.get(number)).filter(|_| !is_name) {
-        Some(vm) => network.ports_of(Place { vm: vm.name, ..place }),
+        Some(vm) => network.ports_of(Place { vm: &vm.name, ..place }),
         None => network.ports_of(place),
     }
 }

@@ -28,7 +28,7 @@ pub(super) const fn by_default(allow: bool) -> &'static str {
     }
 }
 
-impl Lead<'_> {
+impl Lead {
     /// A row of a table, after which others get their turn. False where there is no room for it.
     pub(in crate::run) fn row<B: Backend, H: Host>(
         &mut self,
@@ -64,7 +64,7 @@ impl Lead<'_> {
             let row = format_args!(
                 "{:<16}  {:>5}  {known:>9}  {:<7}  {:>5}  {:>7}  {:>9} packets",
                 network.name,
-                network.devices.len(),
+                switch.ports().count(),
                 verdict_name(switch.rules.allows_by_default()),
                 switch.rules.count_of_rules(),
                 switch.mirrors.list().len(),
@@ -78,12 +78,12 @@ impl Lead<'_> {
     pub(super) fn list_ports<B: Backend, H: Host>(
         &mut self,
         cpu: &mut Cpu<'_, '_, '_, B, H>,
-        network: &Network<'_>,
+        network: &Network,
     ) {
         self.answer(format_args!("{PORTS}"));
         let mut left = 0;
         for (id, port) in network.switch.ports() {
-            let Some(device) = network.devices.get(id.index()) else { continue };
+            let Some(device) = network.device(id) else { continue };
             let ((sent, sent_bytes), (received, received_bytes)) =
                 (port.counters.sent.read(), port.counters.received.read());
             let row = format_args!(
@@ -107,16 +107,13 @@ impl Lead<'_> {
     pub(super) fn list_addresses<B: Backend, H: Host>(
         &mut self,
         cpu: &mut Cpu<'_, '_, '_, B, H>,
-        network: &Network<'_>,
+        network: &Network,
     ) {
         self.answer(format_args!("{ADDRESSES}"));
         let (addresses, second, mut left) = (&network.switch.addresses, second(cpu), 0);
-        for (at, device) in network.devices.iter().enumerate() {
-            if PortId::new(at).is_none_or(|port| addresses.count_of(port) == 0) {
-                continue;
-            }
+        for (at, device) in network.devices().filter(|(at, _)| addresses.count_of(*at) != 0) {
             addresses.list(second, |mac, vlan, port, age| {
-                if port.index() == at {
+                if port == at {
                     // Another CPU may be a second ahead.
                     let age = if age > i32::MAX as u32 { 0 } else { age };
                     let row = format_args!("{}  {vlan:>4}  {device:<16}  {age:>5} s", MacText(mac));
@@ -130,7 +127,7 @@ impl Lead<'_> {
     pub(super) fn list_rules<B: Backend, H: Host>(
         &mut self,
         cpu: &mut Cpu<'_, '_, '_, B, H>,
-        network: &Network<'_>,
+        network: &Network,
     ) {
         self.answer(format_args!("{RULES}"));
         let (rules, mut left) = (&network.switch.rules, 0);
@@ -153,7 +150,7 @@ impl Lead<'_> {
     pub(super) fn list_mirrors<B: Backend, H: Host>(
         &mut self,
         cpu: &mut Cpu<'_, '_, '_, B, H>,
-        network: &Network<'_>,
+        network: &Network,
     ) {
         let (name, mirrors) = (network.name, network.switch.mirrors.list());
         if mirrors.is_empty() {
@@ -181,7 +178,7 @@ fn second<B: Backend, H: Host>(cpu: &Cpu<'_, '_, '_, B, H>) -> u32 {
 }
 
 /// What a port's link is like.
-fn link(network: &Network<'_>, id: PortId, port: &Port) -> &'static str {
+fn link(network: &Network, id: PortId, port: &Port) -> &'static str {
     if !network.switch.has_link(id) {
         "down"
     } else if !port.is_ready() {
