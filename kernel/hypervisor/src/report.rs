@@ -49,9 +49,11 @@ pub(crate) fn counters<B: Backend>(vm: &Vm<'_, B>, scheduled: &Shared, mut look:
     let name = vm.name;
     let mut counters = Counters::default();
     for slot in &vm.slots {
-        if let Some(VirtualCpu { cpu, .. }) = slot.processor().as_deref().and_then(Option::as_ref) {
-            counters.add(&cpu.counters);
-        }
+        slot.with_processor(|processor| {
+            if let Some(VirtualCpu { cpu, .. }) = processor {
+                counters.add(&cpu.counters);
+            }
+        });
     }
     for &reason in ExitReason::ALL {
         let count = counters.exits(reason);

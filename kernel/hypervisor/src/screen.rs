@@ -85,9 +85,7 @@ impl Screen {
         }
         let Some(vga) = vm.vga() else { return };
         let cursor = usize::from(vga.cursor().wrapping_sub(vga.start()));
-        let Some(space) = vm.space.try_read() else { return };
-        let Some(space) = space.as_ref() else { return };
-        if self.look_at(&vga, space).is_ok() {
+        if vm.with_space(|space| self.look_at(&vga, space)).is_some_and(|looked| looked.is_ok()) {
             self.show(cursor, vm.number, console);
         }
     }

@@ -24,8 +24,10 @@ use crate::config::{MAX_PORTS, Name, VmConfig};
 use crate::links::Links;
 use crate::memory_map::PCI_MEMORY;
 use crate::networks::Device;
+use crate::run::places::Places;
+use crate::schedule::VmId;
 use crate::serial_line::SerialLine;
-use crate::vm::{StartError, Vm};
+use crate::vm::StartError;
 use crate::wiring::Wiring;
 
 /// The device on bus 0 that is the first of them; the host bridge is before it.
@@ -52,7 +54,7 @@ impl<I: Image> VirtioBus<I> {
     pub(crate) fn new<'m, B: Backend<Image<'m> = I>>(
         backend: &B,
         config: &VmConfig<'m>,
-        (links, vm, name): (&mut Links<'_>, usize, Name),
+        (links, vm, name): (&mut Links<'_>, VmId, Name),
         terminal: Option<&Arc<SerialLine>>,
     ) -> Result<Self, StartError> {
         let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 3);
@@ -72,7 +74,7 @@ impl<I: Image> VirtioBus<I> {
             );
         }
         if terminal.is_some() || !config.ports.is_empty() {
-            let console = console(config, (links, vm), terminal)?;
+            let console = console(config, (links, vm.index()), terminal)?;
             let queues = console.queues();
             let kind = Kind::Console(Box::new(console));
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
@@ -97,7 +99,7 @@ impl<I: Image> VirtioBus<I> {
         for (index, net) in functions.iter().enumerate().filter_map(|(index, it)| Some((index, it.as_net()?)))
         {
             if let Some(port) = net.plug().port() {
-                port.set_owner(owner(vm, index));
+                port.set_owner(Owner::number(vm, index));
             }
         }
         Ok(Self { functions, turn: AtomicUsize::new(0), deadline: AtomicU64::new(Nanos::NEVER.0) })
@@ -272,7 +274,7 @@ pub(crate) struct Exchange<'a, 'w, 'm, B: Backend, H: Host> {
 
 /// The VMs, and the calls for them.
 pub(crate) struct Others<'a, 'm, B: Backend> {
-    pub(crate) vms: &'a [Vm<'m, B>],
+    pub(crate) places: &'a Places<'m, B>,
     pub(crate) calls: &'a VmSet,
 }
 
@@ -296,22 +298,28 @@ impl<'m, B: Backend, H: Host> Wires<B::Image<'m>, B::Space> for Exchange<'_, '_,
         owner: usize,
         with: impl FnOnce(&Function<B::Image<'m>>, &B::Space, &mut dyn Signals) -> R,
     ) -> Option<R> {
-        let (vm, index) = device_of(owner);
-        let vm = self.others.vms.get(vm).filter(|vm| !vm.life.is_closed())?;
-        let function = vm.virtio.get(index)?;
-        // It is being taken down, or is not there yet.
-        let space = vm.space.try_read()?;
-        let (space, at) = (space.as_ref()?, address(index));
-        if core::ptr::eq(vm, self.wiring.vm) {
-            return Some(with(function, space, &mut Socket { at, wiring: self.wiring }));
-        }
-        let Wiring { mailboxes, host, .. } = &mut *self.wiring;
-        let mut wiring = Wiring { vm, own: None, mailboxes, host: &mut **host };
-        Some(with(function, space, &mut Socket { at, wiring: &mut wiring }))
+        let Owner { place, generation, index } = Owner::of(owner);
+        let reached = self.others.places.with(place, |vm| {
+            // Another VM may be there now.
+            if vm.id.generation() != generation || vm.life.is_closed() {
+                return None;
+            }
+            let (function, at) = (vm.virtio.get(index)?, address(index));
+            vm.with_space(|space| {
+                if core::ptr::eq(vm, self.wiring.vm) {
+                    return with(function, space, &mut Socket { at, wiring: self.wiring });
+                }
+                let Wiring { mailboxes, host, .. } = &mut *self.wiring;
+                let mut wiring = Wiring { vm, own: None, mailboxes, host: &mut **host };
+                with(function, space, &mut Socket { at, wiring: &mut wiring })
+            })
+        });
+        reached.flatten()
     }
 
     fn call(&mut self, owner: usize) {
-        self.others.calls.insert(device_of(owner).0);
+        // Should another VM be there now, it finds that there is nothing for it.
+        self.others.calls.insert(Owner::of(owner).place);
     }
 
     fn wake_at(&mut self, at: vswitch::Nanos) {
@@ -326,14 +334,25 @@ impl<'m, B: Backend, H: Host> Wires<B::Image<'m>, B::Space> for Exchange<'_, '_,
     }
 }
 
-/// A device of a VM, as the number by which a switch knows it.
-const fn owner(vm: usize, index: usize) -> usize {
-    vm << 8 | index
+/// A device of a VM, behind the number by which a switch knows it.
+struct Owner {
+    place: usize,
+    /// Tells the VM from another one in its place.
+    generation: u32,
+    /// Which of its devices.
+    index: usize,
 }
 
-/// The VM and the device that such a number says.
-const fn device_of(owner: usize) -> (usize, usize) {
-    (owner >> 8, owner & 0xff)
+impl Owner {
+    /// The number.
+    const fn number(vm: VmId, index: usize) -> usize {
+        (vm.generation() as usize) << 32 | vm.index() << 8 | index
+    }
+
+    /// What such a number says.
+    const fn of(number: usize) -> Self {
+        Self { place: number >> 8 & 0xff_ffff, generation: (number >> 32) as u32, index: number & 0xff }
+    }
 }
 
 /// The same for who holds it.

@@ -1,7 +1,8 @@
 //! The loop of a CPU: serve timers, take in who woke up, carry out what VMs are asked to do, let the scheduler choose a vCPU
 //! and run it for a slice, wait where nobody can run.
 
-use spin::{MutexGuard, RwLockReadGuard};
+use alloc::sync::Arc;
+
 use vcpu::{Backend, GuestMemory, Host, Nanos, Vcpu, WithVcpu};
 
 use super::Node;
@@ -14,7 +15,7 @@ use crate::schedule::{Decision, Ticks, VcpuId};
 use crate::stop::StopReason;
 use crate::vm::Vm;
 use crate::vm::life::{Request, State};
-use crate::vm::slot::{Place, Slot};
+use crate::vm::slot::{Place, Seat, Slot};
 
 /// Moves of vCPUs between CPUs at one decision at most.
 const MAX_MOVES: usize = 8;
@@ -23,11 +24,12 @@ const LAST_WORDS: Nanos = Nanos::from_millis(1);
 /// vCPUs of VMs that come to a halt, taken from the queue in one turn.
 const MAX_HALTED: usize = 64;
 
-/// A vCPU that is in a CPU's registers, with its lock and that of its VM's memory.
-struct Loaded<'n, B: Backend> {
+/// A vCPU that is in a CPU's registers, taken out of its slot, with shares of its VM and of that's memory.
+struct Loaded<'m, B: Backend> {
     id: VcpuId,
-    processor: MutexGuard<'n, Option<VirtualCpu<B>>>,
-    space: RwLockReadGuard<'n, Option<B::Space>>,
+    vm: Arc<Vm<'m, B>>,
+    processor: Seat<B>,
+    space: Arc<Option<B::Space>>,
 }
 
 /// What one CPU needs to run vCPUs.
@@ -36,7 +38,7 @@ pub(super) struct Cpu<'n, 'm, 'h, B: Backend, H: Host> {
     pub(super) host: &'h mut H,
     pub(super) rota: Rota<'n, 'm, B>,
     /// The vCPU in this CPU's registers.
-    loaded: Option<Loaded<'n, B>>,
+    loaded: Option<Loaded<'m, B>>,
     /// When the scheduler is to be asked again where it has nobody to run.
     idle_until: Ticks,
 }
@@ -62,13 +64,15 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let served = self.serve_requests();
         for _ in 0..MAX_HALTED {
             let Decision::Run { vcpu: id, .. } = self.decide() else { return served };
-            let Some((vm, slot)) = self.node.find(id) else { return served };
+            // The one share of it in this turn.
+            let Some(vm) = self.node.places.find(id.vm) else { return served };
+            let Some(slot) = vm.slots.get(usize::from(id.index)) else { return served };
             match vm.life.state() {
-                State::Running => self.run_vcpu(id, vm, slot),
-                State::Working(_) if id.index == 0 => self.work(id, vm, slot),
+                State::Running => self.run_vcpu(id, &vm, slot),
+                State::Working(_) if id.index == 0 => self.work(id, &vm, slot),
                 _ => {
-                    self.put_to_rest(vm, id, slot);
-                    self.tell_home(vm);
+                    self.put_to_rest(&vm, id, slot);
+                    self.tell_home(&vm);
                     continue;
                 }
             }
@@ -162,7 +166,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     }
 
     /// Loads a vCPU and marks it as running here.
-    fn load(&mut self, id: VcpuId, vm: &'n Vm<'m, B>, slot: &'n Slot<B>) -> Option<Loaded<'n, B>> {
+    fn load(&mut self, id: VcpuId, vm: &Arc<Vm<'m, B>>, slot: &Slot<B>) -> Option<Loaded<'m, B>> {
         self.forget_guests();
         if self.loaded.as_ref().is_some_and(|loaded| loaded.id != id) {
             self.release();
@@ -170,14 +174,13 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let loaded = match self.loaded.take() {
             Some(loaded) => loaded,
             None => {
-                let space = vm.space.try_read().filter(|space| space.is_some())?;
-                let mut processor = slot.processor()?;
-                let vcpu = processor.as_mut()?;
+                let space = vm.share_space()?;
+                let mut processor = slot.take()?;
                 self.node.scheduler.shared.set_loaded(id, true);
                 slot.set_loaded(Some(self.host.cpu()));
-                vcpu.load();
+                processor.iter_mut().for_each(VirtualCpu::load);
                 self.node.bring_up.call_once(|| self.host.bring_up());
-                Loaded { id, processor, space }
+                Loaded { id, vm: Arc::clone(vm), processor, space }
             }
         };
         slot.set_place(Place::Running(self.number()));
@@ -187,25 +190,24 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 
     /// Takes the loaded vCPU, if any, out of this CPU's registers.
     pub(super) fn release(&mut self) {
-        let Some(Loaded { id, mut processor, space }) = self.loaded.take() else { return };
-        if let Some(processor) = processor.as_mut() {
-            processor.unload();
-        }
-        drop((processor, space));
-        if let Some((_, slot)) = self.node.find(id) {
+        let Some(Loaded { id, vm, mut processor, space }) = self.loaded.take() else { return };
+        processor.iter_mut().for_each(VirtualCpu::unload);
+        drop(space);
+        if let Some(slot) = vm.slots.get(usize::from(id.index)) {
+            slot.put_back(processor);
             slot.set_loaded(None);
         }
         self.node.scheduler.shared.set_loaded(id, false);
     }
 
     /// Runs a vCPU for a slice.
-    fn run_vcpu(&mut self, id: VcpuId, vm: &'n Vm<'m, B>, slot: &'n Slot<B>) {
+    fn run_vcpu(&mut self, id: VcpuId, vm: &Arc<Vm<'m, B>>, slot: &Slot<B>) {
         let Some(mut loaded) = self.load(id, vm, slot) else {
             // Nobody else can have it. Whatever it is, others go first.
             self.rota.end_run(self.host, Some(None));
             return;
         };
-        let outcome = match (loaded.processor.as_mut(), loaded.space.as_ref()) {
+        let outcome = match (&mut *loaded.processor, &*loaded.space) {
             (Some(VirtualCpu { vcpu, cpu }), Some(space)) => {
                 B::with_vcpu(vcpu, Turn { on: self, id, vm, slot, cpu, space })
             }
@@ -219,8 +221,8 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     fn run_slice<V: Vcpu>(
         &mut self,
         id: VcpuId,
-        vm: &'n Vm<'m, B>,
-        slot: &'n Slot<B>,
+        vm: &Vm<'m, B>,
+        slot: &Slot<B>,
         (vcpu, cpu): (&mut V, &mut Processor),
         space: &B::Space,
     ) -> SliceEnd {
@@ -263,7 +265,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
     }
 
     /// What becomes of the vCPU after its turn.
-    fn end_turn(&mut self, id: VcpuId, vm: &'n Vm<'m, B>, slot: &'n Slot<B>, outcome: SliceEnd) {
+    fn end_turn(&mut self, id: VcpuId, vm: &Vm<'m, B>, slot: &Slot<B>, outcome: SliceEnd) {
         let waits = match outcome {
             SliceEnd::Over | SliceEnd::GivesWay(_) => false,
             SliceEnd::Waiting | SliceEnd::Halting => true,
@@ -335,8 +337,8 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
 struct Turn<'a, 'n, 'm, 'h, B: Backend, H: Host> {
     on: &'a mut Cpu<'n, 'm, 'h, B, H>,
     id: VcpuId,
-    vm: &'n Vm<'m, B>,
-    slot: &'n Slot<B>,
+    vm: &'a Vm<'m, B>,
+    slot: &'a Slot<B>,
     cpu: &'a mut Processor,
     space: &'a B::Space,
 }

@@ -6,6 +6,7 @@ use vcpu::{Backend, Host, Nanos};
 
 use super::Ended;
 use super::cpu::Cpu;
+use super::places::Places;
 use super::rates::Rates;
 use crate::config::End;
 use crate::console::Console;
@@ -59,13 +60,15 @@ struct Shown {
 }
 
 impl Lead {
-    pub(super) fn new<B: Backend>(console: Console, end: End, vms: &[Vm<'_, B>], rates: Rates) -> Self {
+    pub(super) fn new<B: Backend>(console: Console, end: End, places: &Places<'_, B>, rates: Rates) -> Self {
         let shown = |vm: &Vm<'_, B>| {
             let screen = vm.config.devices.vga_text.then(Screen::new);
             Shown { end: false, screen }
         };
+        let mut all = Vec::new();
+        places.each(|vm| all.push(shown(vm)));
         Self {
-            shown: vms.iter().map(shown).collect(),
+            shown: all,
             console,
             rates,
             end,
@@ -107,7 +110,7 @@ impl Lead {
         for _ in 0..PIECES {
             self.serve_lines(cpu);
             cpu.rota.look(cpu.host, "serial lines");
-            self.pending = self.console.pump(cpu.host) || cpu.node.vms.iter().any(Vm::has_output);
+            self.pending = self.console.pump(cpu.host) || cpu.node.places.any(Vm::has_output);
             cpu.rota.look(cpu.host, "the console's output");
             if !self.pending {
                 break;
@@ -125,7 +128,8 @@ impl Lead {
     /// Bytes between the guests' serial ports and the console, both ways.
     fn serve_lines<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
         let node = cpu.node;
-        for ((number, vm), shown) in node.vms.iter().enumerate().zip(&mut self.shown) {
+        for (number, shown) in self.shown.iter_mut().enumerate() {
+            let Some(vm) = node.places.get(number) else { continue };
             if number > 0 && number.is_multiple_of(VMS_AT_ONCE) {
                 cpu.rota.look(cpu.host, "serial lines of some VMs");
             }
@@ -148,9 +152,9 @@ impl Lead {
             }
             if vm.serial.take_refused() {
                 let stalled = vm.console_stalls();
-                cpu.rota.with_chipset(cpu.host, vm, |chipset, wiring| chipset.flush_console(wiring));
+                cpu.rota.with_chipset(cpu.host, &vm, |chipset, wiring| chipset.flush_console(wiring));
                 if stalled && !vm.console_stalls() {
-                    cpu.wake_all(vm);
+                    cpu.wake_all(&vm);
                 }
             }
             // Who types is heard by the virtio console where the guest has opened that.
@@ -165,11 +169,11 @@ impl Lead {
                 node.calls.insert(number);
             }
             if let Some(screen) = &mut shown.screen {
-                screen.serve(vm, &mut self.console, cpu.host.now());
+                screen.serve(&vm, &mut self.console, cpu.host.now());
             }
             if vm.serial.has_input() {
                 // Using it feeds it.
-                cpu.rota.with_chipset(cpu.host, vm, |_, _| ());
+                cpu.rota.with_chipset(cpu.host, &vm, |_, _| ());
             }
         }
         cpu.rota.answer_calls(cpu.host);
@@ -177,12 +181,12 @@ impl Lead {
 
     fn look_for_the_end<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
         let late = self.ending.is_some_and(|until| cpu.host.now() >= until);
-        let alive = cpu.node.vms.iter().any(|vm| vm.life.is_alive());
+        let alive = cpu.node.places.any(|vm| vm.life.is_alive());
         if alive && !late {
             self.all_ended = false;
             return;
         }
-        let unsaid = self.listed.is_some() || cpu.node.vms.iter().any(Vm::has_output);
+        let unsaid = self.listed.is_some() || cpu.node.places.any(Vm::has_output);
         if unsaid && !late {
             // What they said at last is still on its way; nobody waits for it for ever.
             if self.ending.is_none() && self.end == End::PowerOff {
@@ -208,9 +212,9 @@ impl Lead {
 
     /// The user ends everything.
     pub(super) fn end_all<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
-        for vm in &cpu.node.vms {
+        cpu.node.places.each(|vm| {
             vm.ask(Request::Stop(StopReason::Ended), cpu.host);
-        }
+        });
         self.user_ends = true;
         self.ending = Some(cpu.host.now() + FAREWELL);
     }

@@ -78,7 +78,7 @@ impl Lead {
     }
 
     fn ask<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize, request: Request) {
-        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let Some(vm) = cpu.node.places.get(vm) else { return };
         let name = vm.name;
         if vm.ask(request, cpu.host) {
             if request == Request::Start {
@@ -100,14 +100,14 @@ impl Lead {
     }
 
     fn resume<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize) {
-        if let Some(vm) = cpu.node.vms.get(vm) {
+        if let Some(vm) = cpu.node.places.get(vm) {
             if vm.life.state() == State::Paused {
                 vm.tell_pause();
             }
             self.ask(cpu, vm.number, Request::Resume);
             if vm.life.state() == State::Running {
                 cpu.node.mailboxes.be_due(vm.home(), vm.device_deadline());
-                cpu.wake_all(vm);
+                cpu.wake_all(&vm);
             }
         }
     }
@@ -118,7 +118,7 @@ impl Lead {
         vm: usize,
         (columns, rows): (u16, u16),
     ) {
-        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let Some(vm) = cpu.node.places.get(vm) else { return };
         let name = vm.name;
         if vm.terminal.is_none() {
             self.answer(format_args!(
@@ -132,13 +132,13 @@ impl Lead {
     }
 
     fn dump<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize) {
-        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let Some(vm) = cpu.node.places.get(vm) else { return };
         if vm.life.state() != State::Running {
             self.answer(format_args!("vm {} does not run", vm.name));
             return;
         }
         vm.slots.iter().for_each(crate::vm::slot::Slot::ask_for_dump);
-        cpu.wake_all(vm);
+        cpu.wake_all(&vm);
     }
 
     fn change_share<B: Backend, H: Host>(
@@ -147,7 +147,7 @@ impl Lead {
         vm: usize,
         command: Command,
     ) {
-        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let Some(vm) = cpu.node.places.get(vm) else { return };
         let (shared, id, now) = (&cpu.node.scheduler.shared, vm.id, ticks(cpu.host));
         let changed = match command {
             Command::Weight(_, weight) => shared.set_weight(id, weight),
@@ -160,7 +160,7 @@ impl Lead {
             }
             _ => Ok(()),
         };
-        self.answer_change(changed, format_args!("vm {}: {}", vm.name, Share { vm, shared }));
+        self.answer_change(changed, format_args!("vm {}: {}", vm.name, Share { vm: &vm, shared }));
         look_all(cpu);
     }
 
@@ -175,13 +175,15 @@ impl Lead {
         let Some(first) = self.listed else { return };
         let node = cpu.node;
         for number in first..first + LINES_AT_ONCE {
-            let Some(vm) = node.vms.get(number) else {
+            if number >= node.places.len() {
                 (self.listed, self.console.answers) = (None, false);
                 return;
-            };
-            let line = report::Line { vm, rate: self.rates.of(number) };
-            if !self.row(cpu, format_args!("{line}")) {
-                return;
+            }
+            if let Some(vm) = node.places.get(number) {
+                let line = report::Line { vm: &vm, rate: self.rates.of(number) };
+                if !self.row(cpu, format_args!("{line}")) {
+                    return;
+                }
             }
             self.listed = Some(number + 1);
         }
@@ -192,8 +194,8 @@ impl Lead {
         let scheduler = &node.scheduler;
         for which in scheduler.shared.cpus().iter() {
             let number = usize::from(which.0);
-            let vcpus = node.vms.iter().flat_map(|vm| &vm.slots).filter(|slot| slot.home() == number);
-            let (count, idle) = (vcpus.count(), self.rates.idle(number));
+            let here = |vm: &Vm<'_, B>| vm.slots.iter().filter(|slot| slot.home() == number).count() as u64;
+            let (count, idle) = (node.places.sum(here), self.rates.idle(number));
             let pool = scheduler.shared.pool_of(which).0;
             let (percent, tenths) = (idle / 10, idle % 10);
             self.row(

@@ -22,7 +22,7 @@ impl Lead {
         vm: usize,
         keeps: u64,
     ) {
-        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let Some(vm) = cpu.node.places.get(vm) else { return };
         let (name, all) = (vm.name, vm.config.memory);
         let Some(balloon) = vm.virtio.balloon() else {
             self.answer(format_args!("vm {name} has no balloon: its line says balloon=no"));
@@ -44,10 +44,9 @@ impl Lead {
 
     /// Tells what a VM has of its memory, and what its driver has said last; it is asked for more.
     pub(super) fn tell_usage<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize) {
-        let Some(vm) = cpu.node.vms.get(vm) else { return };
+        let Some(vm) = cpu.node.places.get(vm) else { return };
         let (name, all) = (vm.name, vm.config.memory);
-        let taken = vm.space.try_read().and_then(|space| space.as_ref().map(GuestMemory::taken_back));
-        let Some(taken) = taken else {
+        let Some(taken) = vm.with_space(GuestMemory::taken_back) else {
             self.answer(format_args!("vm {name} has no memory, as it does not run"));
             return;
         };

@@ -9,6 +9,7 @@ mod lead;
 mod manage;
 mod memory;
 mod network;
+pub(crate) mod places;
 pub(crate) mod poll;
 pub(crate) mod rates;
 mod rota;
@@ -24,21 +25,22 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use spin::{Mutex, Once};
-use vcpu::{Backend, BringUp, Host, MemoryError, Nanos, Random};
+use vcpu::{Backend, BringUp, Hardware, Host, MemoryError, Nanos, Random};
 use virtio::VmSet;
 
 use crate::config::{self, End, Module, Name, Options, Plan, Size, VmConfig};
 use crate::console::Console;
+use crate::heap;
 use crate::links::{Lines, Links};
 use crate::mailbox::Mailboxes;
 use crate::networks::Networks;
-use crate::schedule::{self, Pool, VcpuId};
+use crate::schedule::{self, Pool, VmId};
 use crate::scheduler::{Scheduler, ticks};
 use crate::vm::life::Request;
-use crate::vm::slot::Slot;
 use crate::vm::{StartError, Vm};
 use cpu::Cpu;
 use lead::Lead;
+use places::Places;
 use rates::Rates;
 
 /// How long the first CPU runs vCPUs at most before the console is looked at.
@@ -59,9 +61,9 @@ pub enum Ended {
 /// The VMs, and what CPUs share. Made by the first CPU; all of them then [`run`](Self::run) it.
 pub struct Node<'m, B: Backend> {
     backend: B,
-    vms: Vec<Vm<'m, B>>,
-    /// The number of the VM that has the machine's own devices.
-    domain: Option<usize>,
+    places: Places<'m, B>,
+    /// The VM that has the machine's own devices, and those.
+    domain: Option<(VmId, &'static dyn Hardware)>,
     /// The networks between VMs.
     pub(crate) networks: Networks,
     /// The lines between ports of VMs. Held while a VM is made or unmade.
@@ -108,7 +110,7 @@ impl<'m, B: Backend> Node<'m, B> {
         }
         let calls = Arc::default();
         let mut node = Self {
-            vms: Vec::new(),
+            places: Places::none(),
             domain: None,
             networks: Networks::new(seed(&backend, host)),
             lines: Mutex::new(Lines::new(&calls)),
@@ -143,6 +145,9 @@ impl<'m, B: Backend> Node<'m, B> {
             let taken = host.taken();
             match node.add_vm(host, (name, config), first) {
                 Ok(vm) => {
+                    if let Some(hardware) = &vm.hardware {
+                        node.domain = Some((vm.id, hardware.machine()));
+                    }
                     vm.count_own(host.taken().wrapping_sub(taken));
                     first += config.cpus;
                     if config.starts {
@@ -155,20 +160,14 @@ impl<'m, B: Backend> Node<'m, B> {
                 Err(error) => log::error!("vm {name}: not started: {error}"),
             }
         });
-        node.domain = node.vms.iter().position(|vm| vm.hardware.is_some());
         node.networks.set_up(&options.networks);
         node
-    }
-
-    /// The VM that has the machine's own devices.
-    fn domain(&self) -> Option<&Vm<'m, B>> {
-        self.vms.get(self.domain?)
     }
 
     /// Makes room for all these VMs in what is sized by their number.
     fn make_room(&mut self, plan: &Plan<'m>) -> Result<(), TryReserveError> {
         let vms = plan.vms();
-        self.vms.try_reserve_exact(vms)?;
+        self.places.make_room(vms)?;
         self.mailboxes.make_room(vms)?;
         self.scheduler.make_room(vms, plan.vcpus())
     }
@@ -178,7 +177,7 @@ impl<'m, B: Backend> Node<'m, B> {
         host: &H,
         (name, config): (Name, &Arc<VmConfig<'m>>),
         first: usize,
-    ) -> Result<&Vm<'m, B>, StartError> {
+    ) -> Result<Arc<Vm<'m, B>>, StartError> {
         let free = self.backend.free_memory();
         if free < ROOM_FOR_ONE {
             return Err(MemoryError::OutOfFrames { wanted: ROOM_FOR_ONE, free }.into());
@@ -196,25 +195,21 @@ impl<'m, B: Backend> Node<'m, B> {
         for (slot, home) in vm.slots.iter().zip(homes) {
             slot.set_home(home);
         }
-        self.vms.push(vm);
-        self.vms.last().ok_or(StartError::Schedule(schedule::Error::Full))
+        let vm = heap::arc(vm).ok_or(StartError::Schedule(schedule::Error::Full));
+        let vm = vm.inspect_err(|_| self.scheduler.remove_vm(id, now))?;
+        self.places.fill(Arc::clone(&vm));
+        Ok(vm)
     }
 
     /// Bytes of the kernel's that belong to VMs.
     pub fn own_bytes(&self) -> u64 {
-        self.vms.iter().map(Vm::own_bytes).sum()
+        self.places.sum(Vm::own_bytes)
     }
 
     /// Whether this holds for one of the VMs of which something is asked.
     #[inline]
-    fn any_asked<'n>(&'n self, mut is: impl FnMut(&'n Vm<'m, B>) -> bool) -> bool {
-        !self.asked.is_empty() && self.asked.any(|vm| self.vms.get(vm).is_some_and(&mut is))
-    }
-
-    /// A vCPU with its VM.
-    pub(crate) fn find(&self, id: VcpuId) -> Option<(&Vm<'m, B>, &Slot<B>)> {
-        let vm = self.vms.get(id.vm.index())?;
-        Some((vm, vm.slots.get(usize::from(id.index))?))
+    fn any_asked(&self, mut is: impl FnMut(&Vm<'m, B>) -> bool) -> bool {
+        !self.asked.is_empty() && self.asked.any(|vm| self.places.with(vm, &mut is) == Some(true))
     }
 
     /// Runs VMs on the calling CPU. The first CPU has the console and comes back when the machine did not power off; the
@@ -229,13 +224,14 @@ impl<'m, B: Backend> Node<'m, B> {
         if cpu.number() != 0 {
             return Prepared { cpu, lead: None };
         }
-        let names = self.vms.iter().map(|vm| vm.name);
-        let mut console = Console::new(names, self.options.view);
+        let mut names = Vec::new();
+        self.places.each(|vm| names.push(vm.name));
+        let mut console = Console::new(names.iter().copied(), self.options.view);
         console.remember(cpu.host);
-        let rates = Rates::new(cpu.host, self.vms.len(), self.scheduler.cpus(), self.options.times);
-        let lead = Lead::new(console, self.options.end, &self.vms, rates);
+        let rates = Rates::new(cpu.host, self.places.len(), self.scheduler.cpus(), self.options.times);
+        let lead = Lead::new(console, self.options.end, &self.places, rates);
         log::info!("{} KiB of memory are free for VMs", self.backend.free_memory() >> 10);
-        log::info!("console ready, {} VMs; Ctrl-A h helps", self.vms.len());
+        log::info!("console ready, {} VMs; Ctrl-A h helps", names.len());
         Prepared { cpu, lead: Some(lead) }
     }
 }

@@ -88,8 +88,8 @@ impl Rates {
         self.looked = tsc;
         let hz = node.tsc_hz;
         let share = |ticks: u64| (u128::from(ticks) * 1000 / u128::from(span)) as u64;
-        for (vm, (before, rate)) in node.vms.iter().zip(&mut self.vms) {
-            let counts = count(node, vm);
+        for (place, (before, rate)) in self.vms.iter_mut().enumerate() {
+            let Some(counts) = node.places.with(place, |vm| count(node, vm)) else { continue };
             let exits = u128::from(counts.exits.saturating_sub(before.exits));
             *rate = Rate {
                 exits: (exits * u128::from(hz) / u128::from(span)) as u64,
@@ -124,7 +124,8 @@ fn count<B: Backend>(node: &Node<'_, B>, vm: &Vm<'_, B>) -> Counts {
 
 /// One line a VM, each with its moment, and one that says that these were all.
 fn tell<B: Backend, H: Host>(node: &Node<'_, B>, host: &mut H, mut between: impl FnMut(&mut H)) {
-    for vm in &node.vms {
+    let mut told = 0;
+    node.places.each(|vm| {
         let (times, tsc) = (vm.times(&node.scheduler.shared), host.tsc());
         log::info!(
             "vm {}: at {tsc}: charged {} steal {} throttled {} exits {} wake-ups {}",
@@ -136,6 +137,7 @@ fn tell<B: Backend, H: Host>(node: &Node<'_, B>, host: &mut H, mut between: impl
             vm.slots.iter().map(Slot::wakes).sum::<u64>()
         );
         between(host);
-    }
-    log::info!("times of {} VMs told", node.vms.len());
+        told += 1;
+    });
+    log::info!("times of {told} VMs told");
 }

@@ -24,7 +24,7 @@ pub(super) struct Rota<'n, 'm, B: Backend> {
 impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     /// The rota of CPU number `here`.
     pub(super) fn new(node: &'n Node<'m, B>, here: usize) -> Self {
-        Self { node, here, sleepers: Sleepers::new(node.vms.len()), stretch: Stretch::default() }
+        Self { node, here, sleepers: Sleepers::new(node.places.len()), stretch: Stretch::default() }
     }
 
     fn cpu(&self) -> Cpu {
@@ -36,19 +36,15 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     pub(super) fn serve<H: Host>(&mut self, host: &mut H) {
         let node = self.node;
         node.mailboxes.take(self.here, |vm, vcpu| {
-            if let Some(vm) = node.vms.get(vm) {
-                self.wake(host, vm, vcpu);
-            }
+            node.places.with(vm, |vm| self.wake(host, vm, vcpu));
         });
         self.answer_calls(host);
-        if let Some(vm) = node.domain()
-            && vm.hardware.as_ref().is_some_and(|hardware| hardware.machine().has_interrupts())
+        if let Some((domain, hardware)) = node.domain
+            && hardware.has_interrupts()
         {
-            vm.take_machine_interrupts(&mut Wiring {
-                vm,
-                own: None,
-                mailboxes: &node.mailboxes,
-                host: &mut *host,
+            node.places.with(domain.index(), |vm| {
+                let mut wiring = Wiring { vm, own: None, mailboxes: &node.mailboxes, host: &mut *host };
+                vm.take_machine_interrupts(&mut wiring);
             });
         }
         let now = host.now();
@@ -64,7 +60,10 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     fn serve_devices<H: Host>(&self, host: &mut H, now: Nanos) {
         let (node, here) = (self.node, self.here);
         node.mailboxes.forget_due(here);
-        for vm in node.vms.iter().filter(|vm| vm.home() == here && !vm.life.is_closed()) {
+        node.places.each(|vm| {
+            if vm.home() != here || vm.life.is_closed() {
+                return;
+            }
             if vm.device_deadline() <= now {
                 let mut wiring = Wiring { vm, own: None, mailboxes: &node.mailboxes, host: &mut *host };
                 if vm.advance_devices(now, &mut wiring) {
@@ -72,7 +71,7 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
                 }
             }
             node.mailboxes.be_due(here, vm.device_deadline());
-        }
+        });
     }
 
     /// Takes in who was woken for this CPU just now, mostly by itself. True where there was somebody.
@@ -90,9 +89,11 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     #[inline]
     pub(super) fn answer_calls<H: Host>(&self, host: &mut H) {
         self.node.calls.take(|vm| {
-            if let Some(vm) = self.node.vms.get(vm).filter(|vm| !vm.life.is_closed()) {
-                self.nudge(host, vm);
-            }
+            self.node.places.with(vm, |vm| {
+                if !vm.life.is_closed() {
+                    self.nudge(host, vm);
+                }
+            });
         });
     }
 
@@ -106,7 +107,7 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
 
     /// The VMs, for devices that send to others.
     pub(super) fn others(&self) -> Others<'n, 'm, B> {
-        Others { vms: &self.node.vms, calls: &self.node.calls }
+        Others { places: &self.node.places, calls: &self.node.calls }
     }
 
     /// Between two pieces of work that take long together: lets interrupts in, serves what they tell of, and makes ready what networks need for the next.
@@ -123,19 +124,21 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         let (node, here) = (self.node, self.here);
         let mut sleepers = core::mem::replace(&mut self.sleepers, Sleepers::none());
         sleepers.look(now, |vm, vcpu| {
-            let vm = node.vms.get(vm)?;
-            let slot = vm.slots.get(vcpu)?;
-            if slot.place() != Place::Blocked || slot.home() != here || vm.life.is_at_rest() {
-                return None;
-            }
-            let deadline = slot.deadline();
-            if deadline > now {
-                return Some(deadline);
-            }
-            if slot.wake() {
-                self.wake(host, vm, vcpu);
-            }
-            None
+            let looked = node.places.with(vm, |vm| {
+                let slot = vm.slots.get(vcpu)?;
+                if slot.place() != Place::Blocked || slot.home() != here || vm.life.is_at_rest() {
+                    return None;
+                }
+                let deadline = slot.deadline();
+                if deadline > now {
+                    return Some(deadline);
+                }
+                if slot.wake() {
+                    self.wake(host, vm, vcpu);
+                }
+                None
+            });
+            looked.flatten()
         });
         self.sleepers = sleepers;
     }
@@ -184,12 +187,17 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
         let node = self.node;
         let to = usize::from(wanted.to.0);
         let moved = node.scheduler.transfer(wanted, ticks(host), |moved| {
-            if let Some((vm, slot)) = node.find(moved.vcpu) {
-                slot.set_home(to);
-                if moved.vcpu.index == 0 {
-                    node.mailboxes.be_due(to, vm.device_deadline());
+            let vcpu = moved.vcpu;
+            node.places.with(vcpu.vm.index(), |vm| {
+                if vm.id == vcpu.vm
+                    && let Some(slot) = vm.slots.get(usize::from(vcpu.index))
+                {
+                    slot.set_home(to);
+                    if vcpu.index == 0 {
+                        node.mailboxes.be_due(to, vm.device_deadline());
+                    }
                 }
-            }
+            });
         });
         let Ok(moved) = moved else { return false };
         // Who has the first vCPU looks after the VM's timers.

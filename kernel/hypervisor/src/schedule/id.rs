@@ -96,6 +96,11 @@ impl VmId {
     pub const fn index(self) -> usize {
         self.index as usize
     }
+
+    /// What tells it from others that are or were in its place.
+    pub const fn generation(self) -> u32 {
+        self.generation
+    }
 }
 
 /// A vCPU of a VM.

@@ -41,6 +41,11 @@ pub(crate) enum StartError {
         /// The host's, in Hz.
         host_hz: u64,
     },
+    /// No memory for its vCPUs.
+    NoProcessors {
+        /// How many.
+        vcpus: usize,
+    },
     /// No memory for a device's queues.
     NoQueues {
         /// How many.
@@ -88,6 +93,9 @@ impl fmt::Display for StartError {
                 "two files for the firmware have the same name, or one has that of a file of Basalt's; rename it",
             ),
             Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
+            Self::NoProcessors { vcpus } => {
+                write!(f, "no memory for {vcpus} vCPUs; start fewer VMs or give the machine more")
+            }
             Self::NoQueues { queues } => {
                 write!(f, "no memory for a device with {queues} queues; start fewer VMs or give the machine more")
             }

@@ -7,6 +7,7 @@ mod error;
 pub(crate) mod life;
 mod rom;
 pub(crate) mod slot;
+mod space;
 pub(crate) mod task;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -23,6 +24,7 @@ use virtio::Progress;
 use crate::config::{Name, Restart, VmConfig};
 use crate::firmware::add_devices;
 use crate::hardware::{Hardware, Interrupt};
+use crate::heap;
 use crate::links::Links;
 use crate::mailbox::Mailboxes;
 use crate::memory_map::{ACPI_TABLES, MemoryMap};
@@ -71,8 +73,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) hardware: Option<Hardware>,
     /// Its firmware's tables.
     tables: AcpiTables,
-    /// Its memory, from its start to its end. Who runs a vCPU holds the lock as long as the vCPU is loaded.
-    pub(crate) space: RwLock<Option<B::Space>>,
+    /// Its memory, from its start to its end. Who runs a vCPU has a share of it as long as the vCPU is loaded; it grows and shrinks when nobody has.
+    space: RwLock<Arc<Option<B::Space>>>,
     pub(crate) slots: Vec<Slot<B>>,
     pub(crate) serial: SerialLine,
     /// The line behind its virtio console, where it has one.
@@ -149,8 +151,12 @@ impl<'m, B: Backend> Vm<'m, B> {
             id
         });
         add_devices(&mut chipset, config, &map, generation_id)?;
-        let mut slots = Vec::with_capacity(config.cpus);
-        slots.resize_with(config.cpus, Slot::new);
+        let vcpus = config.cpus;
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(vcpus).map_err(|_| StartError::NoProcessors { vcpus })?;
+        for _ in 0..vcpus {
+            slots.push(Slot::new().ok_or(StartError::NoProcessors { vcpus })?);
+        }
         let terminal = config.devices.virtio_console.then(|| Arc::new(SerialLine::new()));
         Ok(Self {
             number: id.index(),
@@ -161,12 +167,12 @@ impl<'m, B: Backend> Vm<'m, B> {
             },
             hardware,
             life: Life::new(links.asked, id.index()),
-            virtio: VirtioBus::new(backend, config, (links, id.index(), name), terminal.as_ref())?,
+            virtio: VirtioBus::new(backend, config, (links, id, name), terminal.as_ref())?,
             terminal,
             name,
             config: Arc::clone(config),
             map,
-            space: RwLock::new(None),
+            space: RwLock::new(heap::arc(None).ok_or(StartError::NoProcessors { vcpus })?),
             slots,
             serial: SerialLine::new(),
             stage: Mutex::new(Stage::Begin),
@@ -245,7 +251,7 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Bytes of the nested tables that map its memory.
     pub(crate) fn table_bytes(&self) -> u64 {
-        self.space.read().as_ref().map_or(0, AddressSpace::table_bytes)
+        self.space.read().as_ref().as_ref().map_or(0, AddressSpace::table_bytes)
     }
 
     /// How many ticks its task has taken, which is done.
@@ -447,14 +453,15 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     /// Has its clocks say that it was paused. Its vCPUs stand still.
     pub(crate) fn tell_pause(&self) {
-        let space = self.space.read();
-        let Some(space) = space.as_ref() else { return };
-        for slot in &self.slots {
-            if let Some(VirtualCpu { cpu, .. }) = slot.processor().as_deref_mut().and_then(Option::as_mut) {
-                let tsc_at_zero = cpu.clock.guest_tsc(cpu.started);
-                cpu.paravirtual.clock.tell_pause(tsc_at_zero, space);
+        self.with_space(|space| {
+            for slot in &self.slots {
+                slot.with_processor(|processor| {
+                    let Some(VirtualCpu { cpu, .. }) = processor else { return };
+                    let tsc_at_zero = cpu.clock.guest_tsc(cpu.started);
+                    cpu.paravirtual.clock.tell_pause(tsc_at_zero, space);
+                });
             }
-        }
+        });
     }
 
     /// Its vCPU number `index`, for the scheduler.

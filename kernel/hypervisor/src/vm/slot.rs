@@ -3,10 +3,13 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use alloc::boxed::Box;
+
 use devices::Inbox;
-use spin::{Mutex, MutexGuard};
+use spin::Mutex;
 use vcpu::{Backend, Nanos};
 
+use crate::heap;
 use crate::processor::{Activity, Processor, VirtualCpu};
 
 const BLOCKED: u32 = 0;
@@ -44,14 +47,17 @@ pub(crate) struct Slot<B: Backend> {
     wakes: AtomicU64,
     /// The user wants to see its registers.
     dump: AtomicBool,
-    /// It is there while its VM is.
-    processor: Mutex<Option<VirtualCpu<B>>>,
+    /// It is there while its VM has something. Who runs it takes it away meanwhile.
+    processor: Mutex<Option<Seat<B>>>,
 }
 
+/// What a processor is in, on the heap as long as its VM is there: so it is handed on by its address.
+pub(crate) type Seat<B> = Box<Option<VirtualCpu<B>>>;
+
 impl<B: Backend> Slot<B> {
-    /// A slot without a vCPU.
-    pub(crate) fn new() -> Self {
-        Self {
+    /// A slot without a vCPU. `None` where there is no memory for one.
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self {
             inbox: Inbox::default(),
             place: AtomicU32::new(BLOCKED),
             home: AtomicU32::new(0),
@@ -61,14 +67,23 @@ impl<B: Backend> Slot<B> {
             exits: AtomicU64::new(0),
             wakes: AtomicU64::new(0),
             dump: AtomicBool::new(false),
-            processor: Mutex::new(None),
-        }
+            processor: Mutex::new(Some(heap::boxed(None)?)),
+        })
     }
 
-    /// The place of the processor, for the CPU that runs it, or that holds all vCPUs of a VM that does not run. `None` where another
-    /// has it.
-    pub(crate) fn processor(&self) -> Option<MutexGuard<'_, Option<VirtualCpu<B>>>> {
-        self.processor.try_lock()
+    /// Does something with the processor, or with the place for one, of a VM that does not run. `None` where a CPU has it.
+    pub(crate) fn with_processor<R>(&self, with: impl FnOnce(&mut Option<VirtualCpu<B>>) -> R) -> Option<R> {
+        self.processor.try_lock()?.as_deref_mut().map(with)
+    }
+
+    /// Takes the processor away to run it. `None` where another CPU has it, or there is none.
+    pub(crate) fn take(&self) -> Option<Seat<B>> {
+        self.processor.try_lock()?.take_if(|seat| seat.is_some())
+    }
+
+    /// Puts it back.
+    pub(crate) fn put_back(&self, seat: Seat<B>) {
+        *self.processor.lock() = Some(seat);
     }
 
     pub(crate) fn place(&self) -> Place {

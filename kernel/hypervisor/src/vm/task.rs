@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use devices::acpi::table_loader::{LoaderFiles, loader_files};
@@ -149,8 +150,13 @@ impl<'m, B: Backend> Vm<'m, B> {
                 *left = Stage::Memory { space, range, done };
                 return Err(error.into());
             }
-            *self.space.write() = Some(space);
-            return Ok(Stage::Processors { next: 0 });
+            return match self.set_space(space) {
+                Ok(()) => Ok(Stage::Processors { next: 0 }),
+                Err(space) => {
+                    *left = Stage::Memory { space, range, done };
+                    Err(StartError::Busy { index: 0 })
+                }
+            };
         };
         if self.hardware.is_some() {
             return match space.adopt(Hpa(ram.start.0), ram.length) {
@@ -186,11 +192,13 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     fn add_processor<H: Host>(&self, next: usize, backend: &B, host: &H) -> Result<Stage<B>, StartError> {
         let Some(slot) = self.slots.get(next) else { return Ok(Stage::Load { done: 0 }) };
-        let space = self.space.read();
-        let space = space.as_ref().ok_or(StartError::Busy { index: next })?;
-        let mut place = slot.processor().ok_or(StartError::Busy { index: next })?;
-        *place = Some(VirtualCpu::new(backend, space, host, next, self.slots.len(), &self.config)?);
-        Ok(Stage::Processors { next: next + 1 })
+        let made = self.with_space(|space| {
+            slot.with_processor(|place| {
+                *place = Some(VirtualCpu::new(backend, space, host, next, self.slots.len(), &self.config)?);
+                Ok(Stage::Processors { next: next + 1 })
+            })
+        });
+        made.flatten().unwrap_or(Err(StartError::Busy { index: next }))
     }
 
     /// Quiets a device before a reset.
@@ -203,18 +211,17 @@ impl<'m, B: Backend> Vm<'m, B> {
     }
 
     fn scrub(&self, mut scrub: Scrub) -> Result<Stage<B>, StartError> {
-        let space = self.space.read();
-        let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
-        Ok(if scrub.step(space, &self.map.ram)? { Stage::Load { done: 0 } } else { Stage::Scrub(scrub) })
+        let done = self.with_space(|space| scrub.step(space, &self.map.ram));
+        let done = done.ok_or(StartError::Busy { index: 0 })??;
+        Ok(if done { Stage::Load { done: 0 } } else { Stage::Scrub(scrub) })
     }
 
     fn load_kernel<H: Host>(&self, done: u64, host: &H) -> Result<Stage<B>, StartError> {
         if done == 0 {
             self.reset_chipset(host.now());
         }
-        let space = self.space.read();
-        let space = space.as_ref().ok_or(StartError::Busy { index: 0 })?;
-        Ok(match self.load(space, done)? {
+        let loaded = self.with_space(|space| self.load(space, done));
+        Ok(match loaded.ok_or(StartError::Busy { index: 0 })?? {
             Loading::Until(done) => Stage::Load { done },
             Loading::Done(start) => {
                 let started = host.tsc();
@@ -226,9 +233,10 @@ impl<'m, B: Backend> Vm<'m, B> {
 
     fn power_up(&self, next: usize, start: &Start, started: u64) -> Result<(Stage<B>, Progress), StartError> {
         let Some(slot) = self.slots.get(next) else { return Ok((Stage::Begin, Progress::Done)) };
-        let busy = StartError::Busy { index: next };
-        let mut place = slot.processor().ok_or(busy)?;
-        self.enter_at_power_up(slot, place.as_mut().ok_or(busy)?, start, started);
+        let entered = slot.with_processor(|place| {
+            place.as_mut().map(|processor| self.enter_at_power_up(slot, processor, start, started))
+        });
+        entered.flatten().ok_or(StartError::Busy { index: next })?;
         Ok((Stage::PowerUp { next: next + 1, start: *start, started }, Progress::More))
     }
 
@@ -240,10 +248,10 @@ impl<'m, B: Backend> Vm<'m, B> {
         let next = match stage {
             Stage::Destroy => None,
             Stage::Quiet { next } => Some(next),
-            Stage::Memory { space, .. } => {
-                *self.space.write() = Some(space);
-                Some(0)
-            }
+            Stage::Memory { space, range, done } => match self.set_space(space) {
+                Ok(()) => Some(0),
+                Err(space) => return Ok((Stage::Memory { space, range, done }, Progress::Waiting)),
+            },
             _ => Some(0),
         };
         // Nothing is left to its devices, and who is at the other end of a cable hears of it.
@@ -253,12 +261,15 @@ impl<'m, B: Backend> Vm<'m, B> {
             return Ok((Stage::Quiet { next: next + 1 }, Progress::More));
         }
         for (index, slot) in self.slots.iter().enumerate().rev() {
-            let mut place = slot.processor().ok_or(StartError::Busy { index })?;
-            if place.take().is_some() {
+            let gone = slot.with_processor(Option::take).ok_or(StartError::Busy { index })?;
+            if gone.is_some() {
                 return Ok((Stage::Destroy, Progress::More));
             }
         }
-        let mut place = self.space.write();
+        let waits = Ok((Stage::Destroy, Progress::Waiting));
+        // Who is at it, for another VM's device or the console, is so for a moment.
+        let Some(mut place) = self.space.try_write() else { return waits };
+        let Some(place) = Arc::get_mut(&mut place) else { return waits };
         let progress = match place.as_mut().map_or(Shrink::Done, AddressSpace::shrink) {
             Shrink::More => Progress::More,
             Shrink::Waiting => Progress::Waiting,

@@ -61,7 +61,7 @@ impl Lead {
         words: &str,
     ) {
         let node = cpu.node;
-        let Some(vm) = node.vms.get(vm) else { return };
+        let Some(vm) = node.places.get(vm) else { return };
         let (name, count) = (vm.name, vm.config.nics.len());
         let number = match (device, count) {
             (_, 0) => {
@@ -181,9 +181,9 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// The ports of a place; at the prompt, a VM may also be its number in the list.
 fn ports_of<B: Backend>(node: &Node<'_, B>, network: &Network, place: Place<'_>) -> PortSet {
-    let is_name = node.vms.iter().any(|vm| vm.name.as_str() == place.vm);
+    let is_name = node.places.any(|vm| vm.name.as_str() == place.vm);
     let number = place.vm.parse().ok().and_then(|number: usize| number.checked_sub(1));
-    match number.and_then(|number| node.vms.get(number)).filter(|_| !is_name) {
+    match number.and_then(|number| node.places.get(number)).filter(|_| !is_name) {
         Some(vm) => network.ports_of(Place { vm: &vm.name, ..place }),
         None => network.ports_of(place),
     }
