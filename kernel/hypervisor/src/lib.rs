@@ -13,7 +13,7 @@
 //! Not its job: VMCS and VMCB, frames, interrupts of the machine (`machine`); devices' registers (`devices`).
 //!
 //! A guest can only hurt itself: whatever it does ends in an architectural effect or in a stop of its VM ([`StopReason`])
-//! with a dump. Memory is allocated while VMs are made and when one is restarted (its ACPI tables), never on an exit. Log
+//! with a dump. Memory is allocated while VMs are made, never on an exit. Log
 //! lines that a guest can cause are limited ([`ratelimit`]). Locks, in order: a vCPU's (held by the CPU that runs it, never
 //! waited for), the chipset's, and below it the serial line's, the rate limits' and the state of the VM's life.
 #![no_std]
@@ -61,5 +61,6 @@ mod wiring;
 
 pub use config::hardware_memory;
 pub use config::{End, FirstView, Module, Options};
-pub use run::{Ended, Node, Prepared};
+pub use run::{CreateVmError, Ended, ManageError, Node, Prepared, VmState};
 pub use stop::StopReason;
+pub use vm::StartError;

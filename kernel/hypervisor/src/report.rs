@@ -187,12 +187,13 @@ impl<B: Backend> fmt::Display for Line<'_, '_, B> {
         let state = vm.life.state();
         let word = match state {
             State::Halting(_) => "halting",
-            State::Working(Task::Start) => "starting",
+            State::Working(Task::Start | Task::Enter) => "starting",
             State::Working(Task::Reset) => "restarting",
             State::Working(Task::End(_)) => "ending",
             State::Running if vm.slots.iter().all(|slot| slot.place() == Place::Blocked) => "waiting",
             State::Running => "running",
             State::Paused => "paused",
+            State::Held => "held",
             State::Stopped(_) => "stopped",
         };
         let tenths = |value: u64| (value / 10, value % 10);

@@ -12,6 +12,9 @@ use crate::schedule::{
     self, Cpu, CpuSet, Error, Moved, Pool, RunQueue, Shared, Ticks, Timing, Transfer, VcpuId, VmId, transfer,
 };
 
+/// How often a vCPU that is to be removed is looked for.
+const LOOKS: usize = 4;
+
 /// The scheduler of a node.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
@@ -104,10 +107,13 @@ impl Scheduler {
     pub(crate) fn remove_vm(&self, vm: VmId, now: Ticks) {
         for index in 0..MAX_CPUS {
             let vcpu = VcpuId { vm, index: index as u8 };
-            let Ok(home) = self.shared.home(vcpu) else { continue };
-            if let Some(mut queue) = self.queue(usize::from(home.0)) {
-                // It is there, as none of the VM changes the CPU now.
-                let _ = queue.remove(&self.shared, vcpu, now);
+            // Nearly always in the first queue that is looked at: who sleeps stays where it is, unless another CPU has just begun to move it.
+            for _ in 0..LOOKS {
+                let Ok(home) = self.shared.home(vcpu) else { break };
+                let Some(mut queue) = self.queue(usize::from(home.0)) else { break };
+                if queue.remove(&self.shared, vcpu, now).is_ok() {
+                    break;
+                }
             }
         }
         let _ = self.shared.remove_vm(vm);

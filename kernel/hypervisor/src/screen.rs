@@ -8,7 +8,7 @@
 
 use core::fmt::{self, Write};
 
-use alloc::vec;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use devices::Vga;
@@ -16,6 +16,7 @@ use loader::TextScreen;
 use vcpu::{Backend, Gpa, GuestMemory, Nanos};
 
 use crate::console::{Console, Shown};
+use crate::heap;
 use crate::vm::Vm;
 
 const COLUMNS: usize = Vga::COLUMNS as usize;
@@ -62,14 +63,15 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    pub(crate) fn new() -> Self {
-        Self {
-            cells: vec![0; SCREEN_BYTES],
-            look: vec![0; SCREEN_BYTES],
+    /// `None` where there is no memory for it.
+    pub(crate) fn new() -> Option<Box<Self>> {
+        heap::boxed(Self {
+            cells: heap::row(SCREEN_BYTES, || 0)?,
+            look: heap::row(SCREEN_BYTES, || 0)?,
             shown: Shown::Not,
             cursor: 0,
             next: Nanos::ZERO,
-        }
+        })
     }
 
     /// Shows what has changed on the VM's screen, when it is time for it.
@@ -187,6 +189,7 @@ impl Write for Output<'_> {
 mod tests {
     use super::*;
     use crate::config::FirstView;
+    use crate::console::GuestConsole;
     use std::string::String;
     use vcpu::AddressSpace;
     use vcpu::fake::{Clock, FakeHost, FakeSpace};
@@ -204,6 +207,13 @@ mod tests {
         }
     }
 
+    fn console(first: FirstView<'_>) -> Console {
+        let mut console = Console::new(1);
+        console.add(0, GuestConsole::new(crate::config::name("demo")).expect("memory"));
+        console.begin_with(first);
+        console
+    }
+
     /// What a look shows.
     fn look(screen: &mut Screen, space: &FakeSpace, console: &mut Console, vga: &Vga) -> String {
         let mut host = FakeHost::new(&Clock::new(1_000_000_000));
@@ -217,8 +227,8 @@ mod tests {
     #[test]
     fn changed_rows_are_shown_as_lines_among_others() {
         let (space, vga) = (memory(), Vga::default());
-        let mut console = Console::new([crate::config::name("demo")].into_iter(), FirstView::Merged);
-        let mut screen = Screen::new();
+        let mut console = console(FirstView::Merged);
+        let mut screen = Screen::new().expect("memory");
         write(&space, 0, 2, b"Hello \xc9\xcd\x01!", 0x1f);
         write(&space, 24, 79, b"x", PLAIN);
         let shown = look(&mut screen, &space, &mut console, &vga);
@@ -232,8 +242,8 @@ mod tests {
     #[test]
     fn a_vm_alone_has_colours_and_a_cursor() {
         let (space, vga) = (memory(), Vga::default());
-        let mut console = Console::new([crate::config::name("demo")].into_iter(), FirstView::Guest("demo"));
-        let mut screen = Screen::new();
+        let mut console = console(FirstView::Guest("demo"));
+        let mut screen = Screen::new().expect("memory");
         write(&space, 1, 0, b"ab", 0x1c);
         let shown = look(&mut screen, &space, &mut console, &vga);
         assert!(shown.starts_with("\x1b[0m\x1b[2J\x1b[2;1H\x1b[0m\x1b[1;31;44mab"), "{shown:?}");

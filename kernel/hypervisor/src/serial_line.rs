@@ -32,14 +32,15 @@ pub(crate) struct SerialLine {
 }
 
 impl SerialLine {
-    pub(crate) fn new() -> Self {
-        Self {
-            output: Mutex::new(Ring::new(OUTPUT_BYTES)),
-            input: Mutex::new(Ring::new(INPUT_BYTES)),
+    /// `None` where there is no memory for it.
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self {
+            output: Mutex::new(Ring::new(OUTPUT_BYTES)?),
+            input: Mutex::new(Ring::new(INPUT_BYTES)?),
             typed: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             opened: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Whether the guest listens, where this is a virtio console's line.
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_goes_on_sending_holds_nobody_up() {
-        let line = SerialLine::new();
+        let line = SerialLine::new().expect("memory");
         line.put(0);
         let mut shown = 0;
         line.drain(|_| {
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_full_line_makes_the_guest_wait_until_a_little_of_it_is_shown() {
-        let line = SerialLine::new();
+        let line = SerialLine::new().expect("memory");
         let mut sent = 0u32;
         while line.put(sent as u8) {
             sent += 1;

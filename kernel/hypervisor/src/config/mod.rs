@@ -19,6 +19,7 @@
 //! an error that names the line, the culprit and what to write instead; the other VMs start. Not its job: what is in the
 //! modules ([`loader`]).
 
+mod description;
 mod fault;
 mod line;
 pub(crate) mod network;
@@ -38,6 +39,7 @@ use arrayvec::{ArrayString, ArrayVec};
 use crate::paravirtual::Features;
 use loader::{BootModule, Protocol};
 
+pub use description::Description;
 pub use fault::{ConfigError, Fault};
 pub use line::hardware_memory;
 pub(crate) use line::is_name;
@@ -139,6 +141,8 @@ pub struct VmConfig<'a> {
     pub kernel: &'a [u8],
     /// It is firmware: a ROM, in which the VM begins as at power-up.
     pub firmware: bool,
+    /// Nobody loads a kernel: what is in its memory comes from outside, and where its first vCPU begins.
+    pub held: bool,
     /// It has the machine's own devices, and memory where the machine has it.
     pub hardware: bool,
     /// How the kernel is started; `None` for what its file suggests.

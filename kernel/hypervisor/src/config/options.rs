@@ -44,6 +44,8 @@ pub struct Options<'a> {
     /// `network=`, `rule=` and `mirror=`: these words as they are, in their order, which is that of the rules. [`Node::new`](crate::Node::new) reads
     /// them, when it knows the networks.
     pub networks: Vec<&'a str>,
+    /// VMs for which there is room beside those of the boot modules; `None` for some where there is a management domain, which makes them, and else none.
+    pub later: Option<usize>,
 }
 
 /// `poll=` where it is not given.

@@ -78,6 +78,11 @@ impl<'a> Plan<'a> {
         self.kinds().map(|settings| settings.count.unwrap_or(1) * settings.cpus).sum()
     }
 
+    /// Whether one of them is the management domain, which makes others.
+    pub fn has_domain(&self) -> bool {
+        self.drafts.iter().any(Draft::drives)
+    }
+
     fn kinds(&self) -> impl Iterator<Item = &Settings> {
         self.drafts.iter().filter_map(|draft| draft.kernel.as_ref().map(|(_, settings, _)| settings))
     }
@@ -211,6 +216,7 @@ impl<'a> Draft<'a> {
             memory: settings.memory,
             kernel,
             firmware: settings.firmware,
+            held: false,
             hardware: settings.hardware,
             protocol: settings.protocol,
             command_line,

@@ -235,10 +235,12 @@ fn full_word(typed: &str) -> Option<(&'static str, &'static str)> {
 
 /// A VM's number, by its name or by what stands before it in the list.
 pub(super) fn find<'n>(name: &str, mut names: impl Iterator<Item = &'n str> + Clone) -> Option<usize> {
-    let count = names.clone().count();
-    let by_name = names.position(|other| other == name);
+    let mut by_number = names.clone();
+    let by_name = names.position(|other| other == name && !other.is_empty());
     by_name.or_else(|| {
-        name.parse().ok().and_then(|number: usize| number.checked_sub(1)).filter(|at| *at < count)
+        let at = name.parse().ok().and_then(|number: usize| number.checked_sub(1))?;
+        // Where there is no name, there is no VM.
+        by_number.nth(at).filter(|name| !name.is_empty()).map(|_| at)
     })
 }
 

@@ -38,7 +38,7 @@ impl Console {
     /// Takes a byte of a guest; there is room for a line.
     pub(super) fn put_merged(&mut self, guest: usize, byte: u8) {
         let continues = self.writer == Writer::Guest(guest) && !self.line_start;
-        let Some(line) = self.guests.get_mut(guest).map(|guest| &mut guest.line) else { return };
+        let Some(line) = self.guest_mut(guest).map(|guest| &mut guest.line) else { return };
         if byte == b'\r' && line.bytes.is_empty() && !continues {
             return;
         }
@@ -52,14 +52,14 @@ impl Console {
 
     /// Says whether a guest could run now, or all of it sleeps.
     pub fn set_awake(&mut self, guest: usize, awake: bool) {
-        if let Some(guest) = self.guests.get_mut(guest) {
+        if let Some(guest) = self.guest_mut(guest) {
             guest.line.awake = awake;
         }
     }
 
     /// Shows what a guest has sent of its line.
     pub(super) fn show_line(&mut self, number: usize) {
-        let Some(guest) = self.guests.get_mut(number) else { return };
+        let Some(guest) = self.guest_mut(number) else { return };
         let (name, bytes) = (guest.name, core::mem::take(&mut guest.line.bytes));
         if bytes.is_empty() {
             return;
@@ -97,7 +97,7 @@ impl Console {
         let mut kept = false;
         for number in 0..self.guests.len() {
             let has_room = self.has_room();
-            let Some(line) = self.guests.get_mut(number).map(|guest| &mut guest.line) else { continue };
+            let Some(line) = self.guest_mut(number).map(|guest| &mut guest.line) else { continue };
             if core::mem::take(&mut line.fresh) {
                 line.quiet_since = now;
             }

@@ -6,12 +6,13 @@
 //! - **Kernel**: the log.
 //!
 //! Changing the view replays the last bytes of what is shown next. Ctrl-A and a key commands; Ctrl-A h tells the keys.
-//! Nothing here blocks, and all room is taken at first: a byte that does not fit stays on the guest's line and is offered again.
+//! Nothing here blocks, and all room is taken with the console, or with a VM: a byte that does not fit stays on the guest's line and is offered again.
 //! Bytes of a shown guest are never lost.
 //!
 //! Not its job: how the machine sends bytes ([`vcpu::Host`]), the UART's registers ([`devices`]).
 
 mod command;
+mod guest;
 mod keys;
 mod merged;
 mod network;
@@ -20,15 +21,16 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
 use vcpu::Host;
 
-use crate::config::FirstView;
 pub use command::{Command, LINE_BYTES, help};
+pub use guest::GuestConsole;
 use keys::{Key, Keys, View};
-use merged::{MOST_FOR_ONE_LINE, PartialLine};
+use merged::MOST_FOR_ONE_LINE;
 pub use network::{Change, Name, View as NetworkView, Words};
 use prompt::Prompt;
 pub(crate) use ring::Ring;
@@ -37,12 +39,8 @@ pub(crate) use ring::Ring;
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// Guests leave this much of them free for replays and for the kernel.
 const KERNEL_SHARE: usize = 6 * 1024;
-/// Bytes of each guest's history.
-const HISTORY_BYTES: usize = 4 * 1024;
 /// Bytes of the log's, in which there is room for the lines of the kernel's start.
 const LOG_HISTORY_BYTES: usize = 12 * 1024;
-/// Typed bytes that wait for a guest.
-const INPUT_BYTES: usize = 512;
 /// Typed bytes that are looked at in one go.
 const INPUT_BATCH: usize = 64;
 /// How often in a row a guest's full input makes the rest wait. Looks are some milliseconds apart.
@@ -82,22 +80,13 @@ enum Writer {
     Guest(usize),
 }
 
-#[derive(Debug)]
-struct GuestConsole {
-    name: Name,
-    history: Ring,
-    input: Ring,
-    /// What the merged view does not show yet.
-    line: PartialLine,
-    ended: bool,
-}
-
 /// The multiplexer.
 #[derive(Debug)]
 pub struct Console {
     output: Ring,
     log: Ring,
-    guests: Vec<GuestConsole>,
+    /// By their places; where there is none, there is no VM.
+    guests: Vec<Option<Box<GuestConsole>>>,
     keys: Keys,
     prompt: Prompt,
     view: View,
@@ -113,32 +102,18 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console for guests of these names; their numbers are the places in this list.
-    pub fn new(names: impl Iterator<Item = Name>, first: FirstView<'_>) -> Self {
-        let guests: Vec<_> = names
-            .map(|name| GuestConsole {
-                name,
-                history: Ring::new(HISTORY_BYTES),
-                input: Ring::new(INPUT_BYTES),
-                line: PartialLine::default(),
-                ended: false,
-            })
-            .collect();
-        let view = match first {
-            FirstView::Merged => View::Merged,
-            FirstView::Kernel => View::Kernel,
-            FirstView::Guest(name) => {
-                guests.iter().position(|guest| guest.name.as_str() == name).map_or(View::Merged, View::Guest)
-            }
-        };
+    /// A console for so many guests, of which none is there yet; their numbers are their places.
+    pub fn new(places: usize) -> Self {
+        let mut guests = Vec::new();
+        guests.resize_with(places, || None);
         Self {
-            output: Ring::new(OUTPUT_BYTES),
-            log: Ring::new(LOG_HISTORY_BYTES),
+            output: Ring::of_console(OUTPUT_BYTES),
+            log: Ring::of_console(LOG_HISTORY_BYTES),
             guests,
             keys: Keys::default(),
             prompt: Prompt::default(),
-            view,
-            target: if let View::Guest(guest) = view { guest } else { 0 },
+            view: View::Merged,
+            target: 0,
             writer: Writer::Kernel,
             line_start: true,
             after_return: false,
@@ -149,7 +124,7 @@ impl Console {
 
     /// Takes a byte that guest number `guest` sent; false where it has no room now.
     pub fn put(&mut self, guest: usize, byte: u8) -> bool {
-        if guest >= self.guests.len() {
+        if self.guest(guest).is_none() {
             return true;
         }
         let shown = match self.view {
@@ -169,7 +144,7 @@ impl Console {
                 self.emit(byte);
             }
         }
-        if let Some(guest) = self.guests.get_mut(guest) {
+        if let Some(guest) = self.guest_mut(guest) {
             guest.history.push_over(byte);
         }
         true
@@ -178,32 +153,14 @@ impl Console {
     /// A typed byte for guest number `guest` that it has not got yet.
     #[inline]
     pub fn input(&self, guest: usize) -> Option<u8> {
-        self.guests.get(guest)?.input.first()
+        self.guest(guest)?.input.first()
     }
 
     /// The guest has got that byte.
     #[inline]
     pub fn input_taken(&mut self, guest: usize) {
-        if let Some(guest) = self.guests.get_mut(guest) {
+        if let Some(guest) = self.guest_mut(guest) {
             guest.input.pop();
-        }
-    }
-
-    /// The guest has ended: its console is no longer where typed bytes go, and if it was shown alone, all are.
-    pub fn end_guest(&mut self, guest: usize) {
-        if let Some(guest) = self.guests.get_mut(guest) {
-            guest.ended = true;
-        }
-        self.show_line(guest);
-        if self.target == guest {
-            self.target = self.guests.iter().position(|guest| !guest.ended).unwrap_or(guest);
-        }
-        if self.view == View::Guest(guest) {
-            self.view = View::Merged;
-        }
-        if self.writer == Writer::Guest(guest) {
-            self.break_line();
-            self.writer = Writer::Kernel;
         }
     }
 
@@ -241,7 +198,7 @@ impl Console {
     }
 
     fn type_byte(&mut self, byte: u8) {
-        if let Some(guest) = self.guests.get_mut(self.target) {
+        if let Some(guest) = self.guest_mut(self.target) {
             guest.input.push(byte);
         }
     }
@@ -249,7 +206,7 @@ impl Console {
     /// Whether the machine should keep what was typed, because the guest has not read what it has. But a guest that
     /// never reads must not make the commands unreachable: after a while, its oldest byte is given up.
     fn must_wait(&mut self) -> bool {
-        let Some(guest) = self.guests.get_mut(self.target) else { return false };
+        let Some(guest) = self.guests.get_mut(self.target).and_then(Option::as_mut) else { return false };
         if guest.input.free() > 0 {
             self.stalled = 0;
             return false;
@@ -265,13 +222,14 @@ impl Console {
     /// The guest behind the one that is shown alone, or before it; going round. Where none is, the one that typed bytes go to.
     fn step(&self, back: bool) -> usize {
         let View::Guest(shown) = self.view else { return self.target };
-        let count = self.guests.len().max(1);
-        (shown + if back { count - 1 } else { 1 }) % count
+        let count = self.guests.len();
+        let step = |step: usize| (shown + if back { count - step } else { step }) % count;
+        (1..=count).map(step).find(|place| self.guest(*place).is_some()).unwrap_or(shown)
     }
 
     fn show(&mut self, view: View) {
         if let View::Guest(guest) = view {
-            if guest >= self.guests.len() {
+            if self.guest(guest).is_none() {
                 self.say("there is no such VM; Ctrl-A l lists them\n");
                 return;
             }
@@ -284,7 +242,7 @@ impl Console {
             View::Merged => self.say("--- all VMs and the kernel ---\n"),
             View::Kernel => self.say("--- kernel log ---\n"),
             View::Guest(guest) => {
-                let name = self.guests.get(guest).map_or(Name::new(), |guest| guest.name);
+                let name = self.guest(guest).map_or(Name::new(), |guest| guest.name);
                 self.say("--- console of ");
                 self.say(&name);
                 self.say(" ---\n");
@@ -298,11 +256,11 @@ impl Console {
         let length = match view {
             View::Merged => return,
             View::Kernel => self.log.len(),
-            View::Guest(guest) => self.guests.get(guest).map_or(0, |guest| guest.history.len()),
+            View::Guest(guest) => self.guest(guest).map_or(0, |guest| guest.history.len()),
         };
         for at in length.saturating_sub(self.output.free())..length {
             let byte = match view {
-                View::Guest(guest) => self.guests.get(guest).and_then(|guest| guest.history.get(at)),
+                View::Guest(guest) => self.guest(guest).and_then(|guest| guest.history.get(at)),
                 _ => self.log.get(at),
             };
             if let Some(byte) = byte {

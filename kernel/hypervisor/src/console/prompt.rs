@@ -91,7 +91,7 @@ impl Console {
             self.close_prompt();
             return None;
         }
-        match parse(text, self.guests.iter().map(|guest| guest.name.as_str())) {
+        match parse(text, self.names()) {
             Ok(Command::Console(guest)) => {
                 self.close_prompt();
                 self.show(View::Guest(guest));

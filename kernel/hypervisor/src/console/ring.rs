@@ -3,6 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::heap;
+
 /// Bytes in the order they came.
 #[derive(Clone, Debug)]
 pub(crate) struct Ring {
@@ -12,8 +14,13 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// An empty ring with room for `capacity` bytes.
-    pub(crate) fn new(capacity: usize) -> Self {
+    /// An empty ring with room for `capacity` bytes. `None` where there is no memory for it.
+    pub(crate) fn new(capacity: usize) -> Option<Self> {
+        Some(Self { bytes: heap::row(capacity, || 0)?, start: 0, length: 0 })
+    }
+
+    /// The same of the console itself, without which there is no machine.
+    pub(super) fn of_console(capacity: usize) -> Self {
         Self { bytes: vec![0; capacity], start: 0, length: 0 }
     }
 
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn pieces_from_the_front_are_the_bytes_in_their_order() {
-        let (mut ring, mut model) = (Ring::new(7), VecDeque::new());
+        let (mut ring, mut model) = (Ring::new(7).expect("memory"), VecDeque::new());
         for round in 0..50_u8 {
             for byte in 0..round % 9 {
                 let fits = model.len() < 7;

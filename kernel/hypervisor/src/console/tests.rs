@@ -8,15 +8,23 @@ use vcpu::fake::{Clock, FakeHost};
 use super::merged::{QUIET, QUIET_AWAKE};
 use super::*;
 
-fn host() -> FakeHost {
+pub(super) fn host() -> FakeHost {
     FakeHost::new(&Clock::new(1_000_000_000))
 }
 
-fn console(names: &[&str]) -> Console {
-    Console::new(names.iter().map(|text| crate::config::name(text)), FirstView::Merged)
+pub(super) fn guest(name: &str) -> Box<GuestConsole> {
+    GuestConsole::new(crate::config::name(name)).expect("memory")
 }
 
-fn put(console: &mut Console, guest: usize, text: &str) {
+fn console(names: &[&str]) -> Console {
+    let mut console = Console::new(names.len());
+    for (place, text) in names.iter().enumerate() {
+        console.add(place, guest(text));
+    }
+    console
+}
+
+pub(super) fn put(console: &mut Console, guest: usize, text: &str) {
     for byte in text.bytes() {
         assert!(console.put(guest, byte));
     }
@@ -31,7 +39,7 @@ fn pump(console: &mut Console, host: &mut FakeHost) -> bool {
     more
 }
 
-fn shown(console: &mut Console, host: &mut FakeHost) -> String {
+pub(super) fn shown(console: &mut Console, host: &mut FakeHost) -> String {
     pump(console, host);
     String::from_utf8(core::mem::take(&mut host.output)).unwrap()
 }
@@ -43,7 +51,7 @@ fn settled(console: &mut Console, host: &mut FakeHost) -> String {
     shown(console, host)
 }
 
-fn type_keys(console: &mut Console, host: &mut FakeHost, keys: &[u8]) -> Option<Command> {
+pub(super) fn type_keys(console: &mut Console, host: &mut FakeHost, keys: &[u8]) -> Option<Command> {
     host.input.extend(keys);
     console.read_keys(host)
 }
@@ -198,7 +206,7 @@ fn any_of_many_consoles_can_be_shown() {
     type_keys(&mut console, &mut host, b"console web-126\r\r");
     assert!(shown(&mut console, &mut host).contains("there is no VM 'web-126'"));
     // Where there is none, nothing happens.
-    let mut none = Console::new(core::iter::empty(), FirstView::Merged);
+    let mut none = Console::new(0);
     type_keys(&mut none, &mut host, b"\x01n\x01p");
     assert!(shown(&mut none, &mut host).contains("there is no such VM"));
 }

@@ -1,16 +1,17 @@
 //! What the first CPU does beside running vCPUs: the console, its keys, and the end of the machine.
 
+use core::sync::atomic::Ordering::SeqCst;
+
 use alloc::vec::Vec;
 
 use vcpu::{Backend, Host, Nanos};
 
 use super::Ended;
 use super::cpu::Cpu;
-use super::places::Places;
+use super::presence::Shown;
 use super::rates::Rates;
 use crate::config::End;
 use crate::console::Console;
-use crate::screen::Screen;
 use crate::stop::StopReason;
 use crate::vm::Vm;
 use crate::vm::life::Request;
@@ -48,27 +49,17 @@ pub(super) struct Lead {
     tells_bring_up: bool,
     /// The VM whose line of the list is next, while that is told.
     pub(super) listed: Option<usize>,
-    shown: Vec<Shown>,
-}
-
-/// What of a VM was shown.
-struct Shown {
-    /// The console knows that it has ended.
-    end: bool,
-    /// What was shown of its VGA screen, where it has one.
-    screen: Option<Screen>,
+    /// By their places; where there is none, there is no VM.
+    pub(super) shown: Vec<Option<Shown>>,
 }
 
 impl Lead {
-    pub(super) fn new<B: Backend>(console: Console, end: End, places: &Places<'_, B>, rates: Rates) -> Self {
-        let shown = |vm: &Vm<'_, B>| {
-            let screen = vm.config.devices.vga_text.then(Screen::new);
-            Shown { end: false, screen }
-        };
-        let mut all = Vec::new();
-        places.each(|vm| all.push(shown(vm)));
+    /// For so many places as the console has, of whose VMs none is shown yet.
+    pub(super) fn new(console: Console, end: End, rates: Rates) -> Self {
+        let mut shown = Vec::new();
+        shown.resize_with(console.places(), || None);
         Self {
-            shown: all,
+            shown,
             console,
             rates,
             end,
@@ -95,9 +86,10 @@ impl Lead {
 
     /// When it is time, looks at everything: bytes of guests, of the log, and keys; and whether the end has come.
     pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
-        if cpu.host.now() < self.next {
+        if cpu.host.now() < self.next && !cpu.node.changed.load(SeqCst) {
             return;
         }
+        self.meet(cpu);
         if self.tells_bring_up
             && let Some(bring_up) = cpu.node.bring_up.get()
         {
@@ -121,14 +113,15 @@ impl Lead {
         }
         self.go_on_listing(cpu);
         self.look_for_the_end(cpu);
-        self.next =
-            cpu.host.now() + if self.pending || self.listed.is_some() { CONSOLE_DRAIN } else { CONSOLE_POLL };
+        let soon = self.pending || self.listed.is_some() || !cpu.node.leaving.is_empty();
+        self.next = cpu.host.now() + if soon { CONSOLE_DRAIN } else { CONSOLE_POLL };
     }
 
     /// Bytes between the guests' serial ports and the console, both ways.
     fn serve_lines<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
         let node = cpu.node;
         for (number, shown) in self.shown.iter_mut().enumerate() {
+            let Some(shown) = shown else { continue };
             let Some(vm) = node.places.get(number) else { continue };
             if number > 0 && number.is_multiple_of(VMS_AT_ONCE) {
                 cpu.rota.look(cpu.host, "serial lines of some VMs");

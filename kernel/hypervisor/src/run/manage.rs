@@ -79,8 +79,18 @@ impl Lead {
 
     fn ask<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize, request: Request) {
         let Some(vm) = cpu.node.places.get(vm) else { return };
+        if vm.life.state() == State::Held && request == Request::Start && !vm.has_entry() {
+            self.answer(format_args!("vm {} waits to be told where it begins", vm.name));
+            return;
+        }
+        let asked = vm.ask(request, cpu.host);
+        self.answer_asked(&vm, request, asked);
+    }
+
+    /// Tells what comes of what a VM was asked.
+    fn answer_asked<B: Backend>(&mut self, vm: &Vm<'_, B>, request: Request, asked: bool) {
         let name = vm.name;
-        if vm.ask(request, cpu.host) {
+        if asked {
             if request == Request::Start {
                 log::info!(
                     "vm {name}: starting with {} of memory, {} vCPUs",
@@ -94,6 +104,7 @@ impl Lead {
         match vm.life.state() {
             State::Stopped(_) => self.answer(format_args!("vm {name} does not run; start {name} starts it")),
             State::Running => self.answer(format_args!("vm {name} runs already")),
+            State::Held => self.answer(format_args!("vm {name} is held; start {name} lets it begin")),
             State::Paused => self.answer(format_args!("vm {name} is paused; resume {name} lets it go on")),
             _ => self.answer(format_args!("vm {name} is starting or ending; list shows when it is done")),
         }
@@ -101,14 +112,8 @@ impl Lead {
 
     fn resume<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, vm: usize) {
         if let Some(vm) = cpu.node.places.get(vm) {
-            if vm.life.state() == State::Paused {
-                vm.tell_pause();
-            }
-            self.ask(cpu, vm.number, Request::Resume);
-            if vm.life.state() == State::Running {
-                cpu.node.mailboxes.be_due(vm.home(), vm.device_deadline());
-                cpu.wake_all(&vm);
-            }
+            let goes_on = cpu.node.go_on(cpu.host, &vm);
+            self.answer_asked(&vm, Request::Resume, goes_on);
         }
     }
 

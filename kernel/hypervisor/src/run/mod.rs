@@ -5,12 +5,15 @@
 
 mod bring_back;
 mod cpu;
+mod create;
 mod lead;
 mod manage;
 mod memory;
 mod network;
+mod orders;
 pub(crate) mod places;
 pub(crate) mod poll;
+pub(crate) mod presence;
 pub(crate) mod rates;
 mod rota;
 mod sleepers;
@@ -18,28 +21,28 @@ mod slice;
 mod stretch;
 mod work;
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use alloc::collections::TryReserveError;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use spin::{Mutex, Once};
-use vcpu::{Backend, BringUp, Hardware, Host, MemoryError, Nanos, Random};
+use vcpu::{Backend, BringUp, Hardware, Host, Nanos, Random};
 use virtio::VmSet;
 
-use crate::config::{self, End, Module, Name, Options, Plan, Size, VmConfig};
+use crate::config::{self, End, Module, Options, Plan, Size};
 use crate::console::Console;
-use crate::heap;
 use crate::links::{Lines, Links};
 use crate::mailbox::Mailboxes;
 use crate::networks::Networks;
-use crate::schedule::{self, Pool, VmId};
-use crate::scheduler::{Scheduler, ticks};
+use crate::schedule::{Pool, VmId};
+use crate::scheduler::Scheduler;
+use crate::vm::Vm;
 use crate::vm::life::Request;
-use crate::vm::{StartError, Vm};
 use cpu::Cpu;
+pub use create::CreateVmError;
 use lead::Lead;
+pub use orders::{ManageError, VmState};
 use places::Places;
 use rates::Rates;
 
@@ -48,6 +51,10 @@ pub(crate) const SLICE: Nanos = Nanos::from_millis(10);
 
 /// What is to be free where a VM is made: its devices and its console take less, and nothing of that may fail half-way.
 const ROOM_FOR_ONE: u64 = 2 << 20;
+
+/// VMs for which there is room beside those of the boot modules, where there is a management domain that makes some, and vCPUs of each on average.
+const MADE_LATER: usize = 64;
+const VCPUS_EACH: usize = 4;
 
 /// How everything ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +79,14 @@ pub struct Node<'m, B: Backend> {
     calls: Arc<VmSet>,
     /// VMs of which something is asked.
     asked: Arc<VmSet>,
+    /// VMs that are to be unmade.
+    leaving: VmSet,
+    /// VMs have come, or are to go: the first CPU is to look.
+    changed: AtomicBool,
+    /// The CPU on which the next one that is made begins.
+    next_home: AtomicUsize,
+    /// vCPUs that there is room for.
+    room_for_vcpus: usize,
     /// Bytes that VMs which are starting will take yet.
     promised: AtomicU64,
     mailboxes: Mailboxes,
@@ -116,6 +131,10 @@ impl<'m, B: Backend> Node<'m, B> {
             lines: Mutex::new(Lines::new(&calls)),
             calls,
             asked: Arc::default(),
+            leaving: VmSet::default(),
+            changed: AtomicBool::new(false),
+            next_home: AtomicUsize::new(0),
+            room_for_vcpus: 0,
             promised: AtomicU64::new(0),
             mailboxes: Mailboxes::new(scheduler.cpus()),
             scheduler,
@@ -131,9 +150,8 @@ impl<'m, B: Backend> Node<'m, B> {
             bring_up: Once::new(),
         };
         // VMs begin on different CPUs, and the vCPUs of each are spread.
-        let mut first = 0;
         let mut plan = config::collect(modules, |error| log::error!("{error}"));
-        if node.make_room(&plan).is_err() {
+        if node.make_room(&plan, options.later).is_err() {
             log::error!("no memory for {} VMs with {} vCPUs; leave some out", plan.vms(), plan.vcpus());
             plan = Plan::default();
         }
@@ -143,13 +161,21 @@ impl<'m, B: Backend> Node<'m, B> {
                 node.networks.named(nic.network);
             }
             let taken = host.taken();
-            match node.add_vm(host, (name, config), first) {
+            let first = node.next_home.load(SeqCst);
+            let (networks, asked) = (&node.networks, &node.asked);
+            let made = node.add_vm(
+                host,
+                (name, config),
+                first,
+                &mut Links { networks, lines: &mut node.lines.lock(), asked },
+            );
+            match made {
                 Ok(vm) => {
                     if let Some(hardware) = &vm.hardware {
                         node.domain = Some((vm.id, hardware.machine()));
                     }
                     vm.count_own(host.taken().wrapping_sub(taken));
-                    first += config.cpus;
+                    node.next_home.store(first + config.cpus, SeqCst);
                     if config.starts {
                         vm.life.ask(Request::Start);
                         vm.birth.asked(host.tsc());
@@ -164,41 +190,14 @@ impl<'m, B: Backend> Node<'m, B> {
         node
     }
 
-    /// Makes room for all these VMs in what is sized by their number.
-    fn make_room(&mut self, plan: &Plan<'m>) -> Result<(), TryReserveError> {
-        let vms = plan.vms();
+    /// Makes room for all these VMs, and for some that are made later, in what is sized by their number.
+    fn make_room(&mut self, plan: &Plan<'m>, later: Option<usize>) -> Result<(), TryReserveError> {
+        let later = later.unwrap_or(if plan.has_domain() { MADE_LATER } else { 0 });
+        let vms = (plan.vms() + later).min(config::MAX_VMS);
+        self.room_for_vcpus = plan.vcpus() + later * VCPUS_EACH;
         self.places.make_room(vms)?;
         self.mailboxes.make_room(vms)?;
-        self.scheduler.make_room(vms, plan.vcpus())
-    }
-
-    fn add_vm<H: Host>(
-        &mut self,
-        host: &H,
-        (name, config): (Name, &Arc<VmConfig<'m>>),
-        first: usize,
-    ) -> Result<Arc<Vm<'m, B>>, StartError> {
-        let free = self.backend.free_memory();
-        if free < ROOM_FOR_ONE {
-            return Err(MemoryError::OutOfFrames { wanted: ROOM_FOR_ONE, free }.into());
-        }
-        let now = ticks(host);
-        let mut homes = [0; config::MAX_CPUS];
-        let id = self.scheduler.add_vm(&config.share, config.cpus, first, now, |index, cpu| {
-            if let Some(home) = homes.get_mut(index) {
-                *home = cpu;
-            }
-        })?;
-        let links = &mut Links { networks: &self.networks, lines: self.lines.get_mut(), asked: &self.asked };
-        let vm = Vm::new(host, &self.backend, (name, config), id, links)
-            .inspect_err(|_| self.scheduler.remove_vm(id, now))?;
-        for (slot, home) in vm.slots.iter().zip(homes) {
-            slot.set_home(home);
-        }
-        let vm = heap::arc(vm).ok_or(StartError::Schedule(schedule::Error::Full));
-        let vm = vm.inspect_err(|_| self.scheduler.remove_vm(id, now))?;
-        self.places.fill(Arc::clone(&vm));
-        Ok(vm)
+        self.scheduler.make_room(vms, self.room_for_vcpus)
     }
 
     /// Bytes of the kernel's that belong to VMs.
@@ -224,14 +223,18 @@ impl<'m, B: Backend> Node<'m, B> {
         if cpu.number() != 0 {
             return Prepared { cpu, lead: None };
         }
-        let mut names = Vec::new();
-        self.places.each(|vm| names.push(vm.name));
-        let mut console = Console::new(names.iter().copied(), self.options.view);
+        let mut console = Console::new(self.places.len());
         console.remember(cpu.host);
         let rates = Rates::new(cpu.host, self.places.len(), self.scheduler.cpus(), self.options.times);
-        let lead = Lead::new(console, self.options.end, &self.places, rates);
+        let mut lead = Lead::new(console, self.options.end, rates);
+        let mut vms = 0;
+        self.places.each(|vm| {
+            lead.welcome(vm);
+            vms += 1;
+        });
+        lead.console.begin_with(self.options.view);
         log::info!("{} KiB of memory are free for VMs", self.backend.free_memory() >> 10);
-        log::info!("console ready, {} VMs; Ctrl-A h helps", names.len());
+        log::info!("console ready, {vms} VMs; Ctrl-A h helps");
         Prepared { cpu, lead: Some(lead) }
     }
 }
@@ -253,26 +256,35 @@ impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
         self.cpu.turn()
     }
 
+    /// A turn with what the CPU does beside, and a rest where there was nothing to do.
+    pub fn round(&mut self) {
+        let Self { cpu, lead } = self;
+        if let Some(lead) = lead {
+            lead.look(cpu);
+            cpu.rota.look(cpu.host, "a look at the console");
+        }
+        if !cpu.turn() && (lead.is_none() || !cpu.node.changed.load(SeqCst)) {
+            cpu.rest(lead.as_ref().map_or(Nanos::NEVER, Lead::next_look));
+        }
+    }
+
+    /// Whether the CPU has nothing more to do.
+    fn is_done(&self) -> bool {
+        let (cpu, node) = (self.cpu.number(), self.cpu.node);
+        self.lead.as_ref().map_or(cpu >= node.scheduler.cpus() || node.ended.load(SeqCst), Lead::is_done)
+    }
+
     /// See [`Node::run`].
     pub fn run(&mut self) -> Ended {
+        while !self.is_done() {
+            self.round();
+        }
         let Self { cpu, lead } = self;
         let node = cpu.node;
         let Some(lead) = lead else {
-            while cpu.number() < node.scheduler.cpus() && !node.ended.load(SeqCst) {
-                if !cpu.turn() {
-                    cpu.rest(Nanos::NEVER);
-                }
-            }
             cpu.release();
             return Ended::Dismissed;
         };
-        while !lead.is_done() {
-            lead.look(cpu);
-            cpu.rota.look(cpu.host, "a look at the console");
-            if !cpu.turn() {
-                cpu.rest(lead.next_look());
-            }
-        }
         node.ended.store(true, SeqCst);
         (1..node.mailboxes.len()).for_each(|other| cpu.host.kick(other));
         cpu.release();

@@ -71,6 +71,12 @@ impl<'m, B: Backend> Places<'m, B> {
         (0..self.0.len()).filter_map(|place| self.with(place, &mut of)).sum()
     }
 
+    /// Takes a VM out of its place. `None` where it is not there any more, somebody has a share of it, or looks at it just now.
+    pub(crate) fn take(&self, id: VmId) -> Option<Arc<Vm<'m, B>>> {
+        let mut place = self.0.get(id.index())?.try_write()?;
+        place.take_if(|vm| vm.id == id && Arc::strong_count(vm) == 1)
+    }
+
     /// Puts a VM into its place, which is empty.
     pub(crate) fn fill(&self, vm: Arc<Vm<'m, B>>) {
         if let Some(place) = self.0.get(vm.number) {

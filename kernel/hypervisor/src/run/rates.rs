@@ -105,6 +105,13 @@ impl Rates {
         }
     }
 
+    /// The VM in that place is gone.
+    pub(super) fn forget(&mut self, place: usize) {
+        if let Some(vm) = self.vms.get_mut(place) {
+            *vm = Default::default();
+        }
+    }
+
     /// What a VM did in the last period.
     pub(super) fn of(&self, vm: usize) -> Rate {
         self.vms.get(vm).map_or(Rate::default(), |(_, rate)| *rate)

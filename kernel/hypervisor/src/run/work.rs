@@ -44,7 +44,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
                 vm.life.pass(state, State::Working(Task::Reset));
             }
             State::Working(_) => {}
-            State::Running | State::Paused | State::Stopped(_) => return false,
+            State::Running | State::Paused | State::Held | State::Stopped(_) => return false,
         }
         // The task is done in its turns.
         self.wake_first(vm);
@@ -79,6 +79,10 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
                     self.finish(vm, task);
                     break Progress::Done;
                 }
+                Ok(Progress::Held) => {
+                    self.hold(vm, task);
+                    break Progress::Done;
+                }
                 Ok(Progress::Waiting) => break Progress::Waiting,
                 Ok(Progress::More) => {}
                 Err(error) => self.give_up(vm, task, error),
@@ -104,13 +108,17 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
     }
 
     /// A VM's task is done.
-    fn finish(&self, vm: &Vm<'m, B>, task: Task) {
+    fn finish(&mut self, vm: &Vm<'m, B>, task: Task) {
         let (name, work) = (vm.name, vm.take_work());
         let next = match task {
             Task::Start => {
                 log::info!("vm {name}: started, {work} ticks of work");
                 let (own, tables) = (vm.own_bytes().div_ceil(1024), vm.table_bytes() / 1024);
                 log::info!("vm {name}: {own} KiB of its own, {tables} KiB nested tables");
+                State::Running
+            }
+            Task::Enter => {
+                log::info!("vm {name}: begins");
                 State::Running
             }
             Task::Reset => {
@@ -128,13 +136,22 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
         };
         vm.life.pass(State::Working(task), next);
         self.node.mailboxes.be_due(vm.home(), vm.device_deadline());
+        if vm.life.is_condemned() {
+            self.node.tell_lead(self.host);
+        }
+    }
+
+    /// A VM's task is done up to where something from outside is wanted.
+    fn hold(&self, vm: &Vm<'m, B>, task: Task) {
+        log::info!("vm {}: held, {} ticks of work", vm.name, vm.take_work());
+        vm.life.pass(State::Working(task), State::Held);
     }
 
     /// A VM's task has failed: what the VM has is given back.
     fn give_up(&self, vm: &Vm<'m, B>, task: Task, error: StartError) {
         let name = vm.name;
         let reason = match task {
-            Task::Start => {
+            Task::Start | Task::Enter => {
                 log::error!("vm {name}: not started: {error}");
                 StopReason::NotStarted
             }

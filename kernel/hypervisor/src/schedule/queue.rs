@@ -200,6 +200,12 @@ impl RunQueue {
         Ok(())
     }
 
+    /// How many vCPUs it has, those asleep included.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.entries.len() == self.entries.capacity()
     }

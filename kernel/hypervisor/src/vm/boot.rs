@@ -35,6 +35,8 @@ pub(super) enum Loading {
     Until(u64),
     /// All is in place.
     Done(Start),
+    /// What is ours is; the rest comes from outside.
+    Held,
 }
 
 /// Bytes cleared or copied in one step.
@@ -57,6 +59,10 @@ impl Scrub {
 impl<B: Backend> Vm<'_, B> {
     /// Puts firmware, or tables and kernel, into cleared memory: a piece, after the first `done` bytes.
     pub(super) fn load(&self, space: &B::Space, done: u64) -> Result<Loading, StartError> {
+        if self.config.held {
+            space.write(self.tables.base, &self.tables.bytes)?;
+            return Ok(Loading::Held);
+        }
         if self.config.firmware {
             let placed = rom::place(space, self.config.kernel, done, STEP_BYTES)?;
             return Ok(placed.map_or(Loading::Done(Start::PowerUp), Loading::Until));

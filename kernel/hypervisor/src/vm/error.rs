@@ -15,7 +15,7 @@ use crate::schedule;
 
 /// Why a VM could not be made or started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum StartError {
+pub enum StartError {
     /// No address space or vCPU.
     Create(CreateError),
     /// No memory for it.
@@ -46,6 +46,8 @@ pub(crate) enum StartError {
         /// How many.
         vcpus: usize,
     },
+    /// No memory for its console.
+    NoConsole,
     /// No memory for a device's queues.
     NoQueues {
         /// How many.
@@ -96,6 +98,7 @@ impl fmt::Display for StartError {
             Self::NoProcessors { vcpus } => {
                 write!(f, "no memory for {vcpus} vCPUs; start fewer VMs or give the machine more")
             }
+            Self::NoConsole => f.write_str("no memory for its console; start fewer VMs or give the machine more"),
             Self::NoQueues { queues } => {
                 write!(f, "no memory for a device with {queues} queues; start fewer VMs or give the machine more")
             }

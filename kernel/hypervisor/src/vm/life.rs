@@ -32,6 +32,8 @@ pub(crate) enum Task {
     Start,
     /// Memory is cleared, the kernel is loaded.
     Reset,
+    /// vCPUs begin where it was told.
+    Enter,
     /// vCPUs and memory are given back.
     End(StopReason),
 }
@@ -47,6 +49,8 @@ pub(crate) enum State {
     Working(Task),
     /// They stand still, and keep what they have.
     Paused,
+    /// Its memory and its vCPUs are there, and begin when it is asked to start again: it is told from outside what is in the one and where the others begin.
+    Held,
     /// It has ended, or was not started: nothing belongs to it.
     Stopped(StopReason),
 }
@@ -56,6 +60,8 @@ pub(crate) enum State {
 pub(crate) struct Life {
     state: Mutex<State>,
     closed: AtomicBool,
+    /// It is unmade when it has ended, and starts no more.
+    condemned: AtomicBool,
     /// The VMs of which something is asked, among which this one is while that is so, with its number.
     asked: (Arc<VmSet>, usize),
 }
@@ -64,7 +70,8 @@ impl Life {
     /// Of a VM that is not started.
     pub(crate) fn new(asked: &Arc<VmSet>, vm: usize) -> Self {
         let state = Mutex::new(State::Stopped(StopReason::NotStarted));
-        Self { state, closed: AtomicBool::new(true), asked: (Arc::clone(asked), vm) }
+        let (closed, condemned) = (AtomicBool::new(true), AtomicBool::new(false));
+        Self { state, closed, condemned, asked: (Arc::clone(asked), vm) }
     }
 
     /// Goes to another state.
@@ -112,13 +119,28 @@ impl Life {
             (State::Running, Request::Reset | Request::Stop(_) | Request::Pause)
             | (State::Halting(Request::Reset), Request::Stop(_))
             | (State::Halting(Request::Pause) | State::Paused, Request::Reset | Request::Stop(_))
-            | (State::Working(Task::Start | Task::Reset), Request::Stop(_)) => State::Halting(request),
-            (State::Stopped(_), Request::Start) => State::Working(Task::Start),
+            | (State::Working(Task::Start | Task::Reset | Task::Enter) | State::Held, Request::Stop(_)) => {
+                State::Halting(request)
+            }
+            (State::Stopped(_), Request::Start) if !self.is_condemned() => State::Working(Task::Start),
+            (State::Held, Request::Start) if !self.is_condemned() => State::Working(Task::Enter),
             (State::Halting(Request::Pause) | State::Paused, Request::Resume) => State::Running,
             _ => return false,
         };
         self.set(&mut state, next);
         true
+    }
+
+    /// It starts no more: it is to be unmade when it has ended.
+    pub(crate) fn condemn(&self) {
+        // Nobody finds it not condemned and starts it then.
+        let _state = self.state.lock();
+        self.condemned.store(true, SeqCst);
+    }
+
+    /// Whether it is to be unmade.
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.condemned.load(SeqCst)
     }
 
     /// True until it has ended.
@@ -154,6 +176,21 @@ mod tests {
         assert!(life.pass(end, State::Stopped(StopReason::TripleFault)));
         assert!(!life.is_alive() && life.is_closed() && life.ask(Request::Start));
         assert!(life.ask(Request::Stop(StopReason::Ended)), "a start is broken off");
+    }
+
+    #[test]
+    fn who_is_held_begins_or_ends_and_who_is_condemned_does_not_begin() {
+        let life = Life::new(&Arc::default(), 0);
+        life.ask(Request::Start);
+        assert!(life.pass(State::Working(Task::Start), State::Held) && life.is_closed() && life.is_at_rest());
+        assert!(!life.ask(Request::Reset) && !life.ask(Request::Pause) && !life.ask(Request::Resume));
+        assert!(life.ask(Request::Start) && life.state() == State::Working(Task::Enter));
+        assert!(life.ask(Request::Stop(StopReason::Ended)));
+        life.pass(life.state(), State::Held);
+        life.condemn();
+        assert!(!life.ask(Request::Start) && life.ask(Request::Stop(StopReason::Ended)));
+        life.pass(life.state(), State::Stopped(StopReason::Ended));
+        assert!(life.is_condemned() && !life.ask(Request::Start) && !life.is_alive());
     }
 
     #[test]

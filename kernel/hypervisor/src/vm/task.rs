@@ -65,6 +65,8 @@ pub(crate) enum Progress {
     Waiting,
     /// The task is done.
     Done,
+    /// It is, up to where the VM waits for what comes from outside.
+    Held,
 }
 
 impl<'m, B: Backend> Vm<'m, B> {
@@ -95,7 +97,8 @@ impl<'m, B: Backend> Vm<'m, B> {
                 self.settle(0, promised);
                 self.destroy(stage)?
             }
-            Task::Start | Task::Reset => match stage {
+            Task::Start | Task::Reset | Task::Enter => match stage {
+                Stage::Begin if task == Task::Enter => self.begin_at_entry(host),
                 Stage::Begin if task == Task::Reset => (Stage::Quiet { next: 0 }, Progress::More),
                 Stage::Quiet { next } if task == Task::Reset => (self.quiet(next), Progress::More),
                 Stage::Begin | Stage::Quiet { .. } | Stage::Destroy => {
@@ -111,7 +114,7 @@ impl<'m, B: Backend> Vm<'m, B> {
                 Stage::Scrub(scrub) => (self.scrub(scrub)?, Progress::More),
                 Stage::Load { done } => {
                     self.settle(0, promised);
-                    (self.load_kernel(done, host)?, Progress::More)
+                    self.load_kernel(done, host)?
                 }
                 Stage::PowerUp { next, start, started } => self.power_up(next, &start, started)?,
             },
@@ -216,19 +219,31 @@ impl<'m, B: Backend> Vm<'m, B> {
         Ok(if done { Stage::Load { done: 0 } } else { Stage::Scrub(scrub) })
     }
 
-    fn load_kernel<H: Host>(&self, done: u64, host: &H) -> Result<Stage<B>, StartError> {
+    fn load_kernel<H: Host>(&self, done: u64, host: &H) -> Result<(Stage<B>, Progress), StartError> {
         if done == 0 {
             self.reset_chipset(host.now());
         }
         let loaded = self.with_space(|space| self.load(space, done));
         Ok(match loaded.ok_or(StartError::Busy { index: 0 })?? {
-            Loading::Until(done) => Stage::Load { done },
-            Loading::Done(start) => {
-                let started = host.tsc();
-                self.birth.began(started);
-                Stage::PowerUp { next: 0, start, started }
-            }
+            Loading::Until(done) => (Stage::Load { done }, Progress::More),
+            Loading::Done(start) => (self.begin_at(start, host), Progress::More),
+            Loading::Held => (Stage::Begin, Progress::Held),
         })
+    }
+
+    /// Its own time begins.
+    fn begin_at<H: Host>(&self, start: Start, host: &H) -> Stage<B> {
+        let started = host.tsc();
+        self.birth.began(started);
+        Stage::PowerUp { next: 0, start, started }
+    }
+
+    /// The same where it was told.
+    fn begin_at_entry<H: Host>(&self, host: &H) -> (Stage<B>, Progress) {
+        match *self.entry.lock() {
+            Some(entry) => (self.begin_at(Start::Entry(entry), host), Progress::More),
+            None => (Stage::Begin, Progress::Held),
+        }
     }
 
     fn power_up(&self, next: usize, start: &Start, started: u64) -> Result<(Stage<B>, Progress), StartError> {

@@ -111,6 +111,7 @@ pub struct FakeHost {
     /// CPUs that were kicked.
     pub kicks: Vec<usize>,
     cpus: usize,
+    cpu: usize,
 }
 
 impl FakeHost {
@@ -131,6 +132,7 @@ impl FakeHost {
             restarted: false,
             kicks: Vec::new(),
             cpus: 1,
+            cpu: 0,
         }
     }
 
@@ -138,11 +140,16 @@ impl FakeHost {
     pub fn with_cpus(self, cpus: usize) -> Self {
         Self { cpus, ..self }
     }
+
+    /// Another CPU of the same machine, which has a host of its own on the same clock.
+    pub fn as_cpu(self, cpu: usize) -> Self {
+        Self { cpu, ..self }
+    }
 }
 
 impl Host for FakeHost {
     fn cpu(&self) -> usize {
-        0
+        self.cpu
     }
 
     fn cpus(&self) -> usize {

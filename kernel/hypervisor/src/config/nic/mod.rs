@@ -31,7 +31,7 @@ pub struct Nic {
 
 impl Nic {
     /// A device on that network of which no more is said.
-    pub(crate) fn on(network: &str) -> Self {
+    pub fn on(network: &str) -> Self {
         let mut words = Settings::default();
         words.guard.mac = Some(Mac::default());
         Self { network: name(network), mac: None, words }

@@ -1,0 +1,172 @@
+//! A machine on which VMs come and go. What a guest does stands in RBX where it begins, so any vCPU can be any VM's.
+
+use std::rc::Rc;
+use std::vec::Vec;
+
+use loader::{EntryState, SegmentState};
+use vcpu::fake::{Bank, Clock, FakeBackend, FakeHost, Guest};
+use vcpu::{Exit, Gpa, GuestMemory};
+
+use super::bench::{Bench, Step, halt, power_off};
+use crate::config::Description;
+use crate::schedule::VmId;
+use crate::{Node, Options, Prepared, VmState};
+
+/// Where guests begin.
+pub(super) const ENTRY: u64 = 0x20_0000;
+/// What a guest does: it switches itself off,
+pub(super) const ENDS: u64 = 1;
+/// halts for ever,
+pub(super) const HALTS: u64 = 2;
+/// or loops.
+pub(super) const LOOPS: u64 = 3;
+
+/// Rounds after which something should have happened that does.
+const ROUNDS: usize = 20_000;
+
+/// A machine before its node is made.
+pub(super) struct Yard {
+    backend: FakeBackend,
+    pub(super) host: FakeHost,
+    pub(super) bank: Rc<Bank>,
+    pub(super) clock: Rc<Clock>,
+}
+
+/// What a guest of another kind does, step by step.
+pub(super) type Role = (u64, fn() -> Vec<Step>);
+
+impl Yard {
+    /// With so many CPUs, and vCPUs for so many VMs at once.
+    pub(super) fn new(cpus: usize, vcpus: usize, roles: &'static [Role]) -> Self {
+        let Bench { backend, host, .. } = Bench::new();
+        let (bank, clock) = (Rc::clone(&backend.bank), Rc::clone(&host.clock));
+        for _ in 0..vcpus {
+            let (mut role, mut steps) = (0, Vec::new());
+            backend.add_program(move |guest| {
+                if guest.step == 0 {
+                    role = guest.cpu.registers.rbx();
+                    steps = roles
+                        .iter()
+                        .find(|(number, _)| *number == role)
+                        .map_or(Vec::new(), |(_, steps)| steps());
+                }
+                act(guest, role, &mut steps)
+            });
+        }
+        Self { backend, host: host.with_cpus(cpus), bank, clock }
+    }
+
+    /// With so much memory.
+    pub(super) fn set_memory(&mut self, bytes: u64) {
+        self.bank = Bank::new(bytes);
+        self.backend.bank = Rc::clone(&self.bank);
+    }
+
+    /// Makes the node, with so many places, and runs its first CPU's part.
+    pub(super) fn run(self, places: usize, test: impl FnOnce(&mut Place<'_, '_>)) {
+        let Self { backend, mut host, bank, clock } = self;
+        let options = Options { later: Some(places), ..Options::default() };
+        let node = Node::new(backend, &host, &[], &options);
+        let first = node.prepare(&mut host);
+        test(&mut Place { node: &node, first, bank, clock });
+    }
+}
+
+/// One exit of a guest.
+fn act(guest: &mut Guest<'_>, role: u64, steps: &mut [Step]) -> Exit {
+    match (steps.get_mut(guest.step), role) {
+        (Some(step), _) => step(guest),
+        (_, HALTS) => halt(guest),
+        (_, LOOPS) => {
+            guest.clock.pass(10_000);
+            Exit::Pause
+        }
+        _ => power_off(guest),
+    }
+}
+
+/// The machine, running.
+pub(super) struct Place<'n, 'h> {
+    pub(super) node: &'n Node<'static, FakeBackend>,
+    pub(super) first: Prepared<'n, 'static, 'h, FakeBackend, FakeHost>,
+    pub(super) bank: Rc<Bank>,
+    pub(super) clock: Rc<Clock>,
+}
+
+/// A VM of that name with 16 MiB.
+pub(super) fn small(name: &str) -> Description {
+    Description { memory: 16 << 20, ..Description::new(name) }
+}
+
+/// The 64-bit entry at [`ENTRY`] of a guest that does that.
+pub(super) fn entry(role: u64) -> EntryState {
+    let segment = |selector, attributes| SegmentState { selector, base: 0, limit: 0xffff_ffff, attributes };
+    EntryState {
+        rip: ENTRY,
+        rax: 0,
+        rbx: role,
+        rsi: 0,
+        rsp: 0,
+        rflags: 2,
+        cr0: 0x11,
+        cr3: 0,
+        cr4: 0,
+        efer: 0,
+        gdt_base: 0,
+        gdt_limit: 0,
+        code: segment(8, 0xc09b),
+        data: segment(16, 0xc093),
+    }
+}
+
+impl Place<'_, '_> {
+    /// Runs until that is so.
+    #[track_caller]
+    pub(super) fn until(&mut self, what: &str, mut is: impl FnMut(&Node<'static, FakeBackend>) -> bool) {
+        for _ in 0..ROUNDS {
+            if is(self.node) {
+                return;
+            }
+            self.first.round();
+        }
+        panic!("not in {ROUNDS} rounds: {what}");
+    }
+
+    #[track_caller]
+    pub(super) fn until_state(&mut self, id: VmId, state: VmState) {
+        self.until("a state", |node| node.state(id) == Some(state));
+    }
+
+    #[track_caller]
+    pub(super) fn until_gone(&mut self, id: VmId) {
+        self.until("it is gone", |node| node.state(id).is_none());
+    }
+
+    #[track_caller]
+    pub(super) fn create(&mut self, description: Description) -> VmId {
+        self.node.create(self.first.host(), description).expect("it can be made")
+    }
+
+    #[track_caller]
+    pub(super) fn start(&mut self, id: VmId) {
+        self.node.start(self.first.host(), id).expect("it can be started");
+    }
+
+    #[track_caller]
+    pub(super) fn destroy(&mut self, id: VmId) {
+        self.node.destroy(self.first.host(), id).expect("it can be destroyed");
+    }
+
+    /// Makes a VM, puts something into its memory, and has it do that.
+    #[track_caller]
+    pub(super) fn begin(&mut self, description: Description, role: u64) -> VmId {
+        let id = self.create(description);
+        self.start(id);
+        self.until_state(id, VmState::Held);
+        let written = self.node.with_memory(id, |space| space.write(Gpa(ENTRY), b"a kernel"));
+        assert_eq!(written, Ok(Ok(())));
+        self.node.set_entry(id, entry(role)).expect("it has no kernel");
+        self.start(id);
+        id
+    }
+}
