@@ -17,5 +17,7 @@ mod many;
 mod network_prompt;
 mod networks;
 mod paravirtual;
+mod random;
 mod registers;
+mod unplugged;
 mod yard;

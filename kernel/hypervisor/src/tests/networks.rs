@@ -18,13 +18,13 @@ use crate::msr::number;
 use crate::networks::RuleText;
 use crate::{End, Node, Options};
 
-const WEB: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const DB: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(super) const WEB: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const DB: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// Before a frame, in a driver's memory.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 
 /// A UDP packet for a port.
-fn frame(to: [u8; 6], from: [u8; 6], port: u16) -> Vec<u8> {
+pub(super) fn frame(to: [u8; 6], from: [u8; 6], port: u16) -> Vec<u8> {
     let mut bytes = [&to[..], &from, &[8, 0]].concat();
     bytes.extend([0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     bytes.extend([0x30, 0x39].into_iter().chain(port.to_be_bytes()).chain([0, 26, 0, 0]));
@@ -33,7 +33,7 @@ fn frame(to: [u8; 6], from: [u8; 6], port: u16) -> Vec<u8> {
 }
 
 /// As a driver takes a network device into use that has one of its queues only.
-fn driver(queue: u64) -> Vec<Step> {
+pub(super) fn driver(queue: u64) -> Vec<Step> {
     stores(&[
         (BAR + 0x14, 1, 3),
         (BAR + 0x08, 4, 1),
@@ -50,7 +50,7 @@ fn driver(queue: u64) -> Vec<Step> {
 }
 
 /// Offers the buffers from 0 to `count`, each in a chain of its own, and tells.
-fn offer(guest: &mut Guest<'_>, count: u16, queue: u64) -> Exit {
+pub(super) fn offer(guest: &mut Guest<'_>, count: u16, queue: u64) -> Exit {
     for index in 0..count {
         guest.memory.write(Gpa(DRIVER + 4 + 2 * u64::from(index)), &index.to_le_bytes()).unwrap();
     }
@@ -58,7 +58,7 @@ fn offer(guest: &mut Guest<'_>, count: u16, queue: u64) -> Exit {
     store(guest, NOTIFY + 4 * queue, 2, queue)
 }
 
-fn buffer(index: u64) -> u64 {
+pub(super) fn buffer(index: u64) -> u64 {
     BUFFER + 0x400 * index
 }
 
@@ -94,7 +94,7 @@ fn add_guest(bench: &mut Bench, line: &str, mut acts: Vec<Act>) {
     });
 }
 
-fn used(guest: &mut Guest<'_>) -> u16 {
+pub(super) fn used(guest: &mut Guest<'_>) -> u16 {
     let mut count = [0; 2];
     guest.memory.read(Gpa(DEVICE + 2), &mut count).unwrap();
     u16::from_le_bytes(count)

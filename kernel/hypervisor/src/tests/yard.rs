@@ -8,6 +8,7 @@ use vcpu::fake::{Bank, Clock, FakeBackend, FakeHost, Guest};
 use vcpu::{Exit, Gpa, GuestMemory};
 
 use super::bench::{Bench, Step, halt, power_off};
+use super::disks::told;
 use crate::config::Description;
 use crate::schedule::VmId;
 use crate::{Node, Options, Prepared, VmState};
@@ -74,8 +75,16 @@ impl Yard {
 
 /// One exit of a guest.
 fn act(guest: &mut Guest<'_>, role: u64, steps: &mut [Step]) -> Exit {
-    match (steps.get_mut(guest.step), role) {
-        (Some(step), _) => step(guest),
+    // The last step of a role is all that comes.
+    let at = guest.step.min(steps.len().saturating_sub(1));
+    match (steps.get_mut(at), role) {
+        (Some(step), _) => {
+            let exit = step(guest);
+            if !matches!(exit, Exit::NestedFault(_)) {
+                told(guest);
+            }
+            exit
+        }
         (_, HALTS) => halt(guest),
         (_, LOOPS) => {
             guest.clock.pass(10_000);
