@@ -130,13 +130,15 @@ impl<'m, B: Backend> Node<'m, B> {
         let presence = Presence::new(name, &config).ok_or_else(short)?;
         let first = self.next_home.fetch_add(cpus, SeqCst);
         let mut links = Links { networks: &self.networks, lines: &mut lines, asked: &self.asked };
-        let made = self.add_vm(host, (name, &config), first, &mut links);
+        let made = self.make_vm(host, (name, &config), first, &mut links);
         let vm = made.inspect_err(|_| lines.tidy())?;
         vm.leave_presence(presence);
         vm.count_own(host.taken().wrapping_sub(taken));
+        let id = vm.id;
+        self.places.fill(vm);
         log::info!("vm {name}: is made, with {} of memory to come and {cpus} vCPUs", Size(config.memory));
         self.tell_lead(host);
-        Ok(vm.id)
+        Ok(id)
     }
 
     /// Bytes that are free and not promised to anybody.
@@ -144,8 +146,8 @@ impl<'m, B: Backend> Node<'m, B> {
         self.backend.free_memory().saturating_sub(self.promised.load(SeqCst))
     }
 
-    /// Makes a VM, and puts it into the place that the scheduler has for it.
-    pub(super) fn add_vm<H: Host>(
+    /// Makes a VM for the place that the scheduler has for it.
+    pub(super) fn make_vm<H: Host>(
         &self,
         host: &H,
         (name, config): (Name, &Arc<VmConfig<'m>>),
@@ -172,7 +174,6 @@ impl<'m, B: Backend> Node<'m, B> {
         for (slot, home) in vm.slots.iter().zip(homes) {
             slot.set_home(home);
         }
-        self.places.fill(Arc::clone(&vm));
         Ok(vm)
     }
 

@@ -155,27 +155,35 @@ impl<'m, B: Backend> Node<'m, B> {
             log::error!("no memory for {} VMs with {} vCPUs; leave some out", plan.vms(), plan.vcpus());
             plan = Plan::default();
         }
+        node.make_planned(host, plan);
+        node.networks.set_up(&options.networks);
+        node
+    }
+
+    /// Makes the VMs that the boot modules describe.
+    fn make_planned<H: Host>(&mut self, host: &H, plan: Plan<'m>) {
         plan.each(|name, config| {
             // A network is not its first VM's.
             for nic in &config.nics {
-                node.networks.named(nic.network);
+                self.networks.named(nic.network);
             }
             let taken = host.taken();
-            let first = node.next_home.load(SeqCst);
-            let (networks, asked) = (&node.networks, &node.asked);
-            let made = node.add_vm(
+            let first = self.next_home.load(SeqCst);
+            let (networks, asked) = (&self.networks, &self.asked);
+            let made = self.make_vm(
                 host,
                 (name, config),
                 first,
-                &mut Links { networks, lines: &mut node.lines.lock(), asked },
+                &mut Links { networks, lines: &mut self.lines.lock(), asked },
             );
             match made {
                 Ok(vm) => {
                     if let Some(hardware) = &vm.hardware {
-                        node.domain = Some((vm.id, hardware.machine()));
+                        self.domain = Some((vm.id, hardware.machine()));
                     }
                     vm.count_own(host.taken().wrapping_sub(taken));
-                    node.next_home.store(first + config.cpus, SeqCst);
+                    self.places.fill(Arc::clone(&vm));
+                    self.next_home.store(first + config.cpus, SeqCst);
                     if config.starts {
                         vm.life.ask(Request::Start);
                         vm.birth.asked(host.tsc());
@@ -186,8 +194,6 @@ impl<'m, B: Backend> Node<'m, B> {
                 Err(error) => log::error!("vm {name}: not started: {error}"),
             }
         });
-        node.networks.set_up(&options.networks);
-        node
     }
 
     /// Makes room for all these VMs, and for some that are made later, in what is sized by their number.

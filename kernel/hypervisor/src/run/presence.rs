@@ -82,7 +82,7 @@ impl Lead {
                 // It has just begun anew.
                 vm.ask(Request::Stop(StopReason::Ended), cpu.host);
             }
-            (!vm.life.is_alive()).then_some((vm.id, vm.name))
+            vm.has_nothing().then_some((vm.id, vm.name))
         });
         let Some((id, name)) = gone.flatten() else { return };
         // Another one may come and go in this place from there on.

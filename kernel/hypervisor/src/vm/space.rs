@@ -19,6 +19,11 @@ impl<B: Backend> Vm<'_, B> {
         self.space.try_read()?.as_ref().as_ref().map(with)
     }
 
+    /// Whether it has ended, and all that its start took is back.
+    pub(crate) fn has_nothing(&self) -> bool {
+        !self.life.is_alive() && self.space.try_read().is_some_and(|space| space.is_none())
+    }
+
     /// It has this memory from here on. Gives that back where somebody is at what was before: nobody has a share of nothing, so only for a moment.
     pub(super) fn set_space(&self, space: B::Space) -> Result<(), B::Space> {
         let mut place = self.space.write();
