@@ -107,9 +107,9 @@ impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
 impl<B: Backend, H: Host> Wiring<'_, '_, B, H> {
     /// Takes device memory from the VM. This CPU forgets it before it enters a guest again, others when they next leave theirs, which they do at once.
     fn withdraw(&mut self, pages: Pages) {
-        let space = self.vm.space.read();
-        let Some(space) = space.as_ref() else { return };
-        space.unmap_device(pages.start.0..pages.start.0.saturating_add(pages.bytes));
+        let range = pages.start.0..pages.start.0.saturating_add(pages.bytes);
+        // Who has none has nothing to lose.
+        let _ = self.vm.with_space(|space| space.unmap_device(range));
         if let Some(own) = &mut self.own {
             *own.attention |= Attention::HOST;
         }
