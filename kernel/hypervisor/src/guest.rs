@@ -10,7 +10,7 @@ use crate::local_apic;
 use crate::mailbox::Mailboxes;
 use crate::processor::{Attention, Processor};
 use crate::ratelimit::Site;
-use crate::virtio_bus::{Socket, address, index_of};
+use crate::virtio_bus::Socket;
 use crate::vm::Vm;
 use crate::wiring::{Own, Wiring};
 
@@ -187,7 +187,9 @@ impl<'a, 'm, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'a, 'm, B, V, H> {
     /// The same for an access to configuration space in memory.
     #[inline]
     fn window_in_memory(&mut self, gpa: Gpa, width: Width) -> Option<(usize, u64, Width)> {
-        let offset = gpa.0.checked_sub(Ecam::BASE.0).filter(|offset| *offset < Ecam::SIZE)?;
+        // The machine's own is where the machine has it.
+        let is_here = |offset: &u64| *offset < Ecam::SIZE && self.vm.hardware.is_none();
+        let offset = gpa.0.checked_sub(Ecam::BASE.0).filter(is_here)?;
         self.window(PciBus::ecam_target(offset, width)?)
     }
 
@@ -195,7 +197,7 @@ impl<'a, 'm, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'a, 'm, B, V, H> {
         if !virtio::pci::is_window(register) {
             return None;
         }
-        let index = index_of(function).filter(|index| self.vm.virtio.get(*index).is_some())?;
+        let index = self.vm.virtio.index_of(function)?;
         let shown = self.with_chipset(|chipset, _| {
             chipset.pci().function(function).map(|space| virtio::pci::window(space))
         });
@@ -206,13 +208,18 @@ impl<'a, 'm, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'a, 'm, B, V, H> {
     fn virtio_read(&mut self, index: usize, offset: u64, width: Width) -> u64 {
         let vm = self.vm;
         let Some(function) = vm.virtio.get(index) else { return width.mask() };
-        function.read(offset, width, &mut Socket { at: address(index), wiring: &mut self.wiring() })
+        function.read(offset, width, &mut Socket { at: vm.virtio.address(index), wiring: &mut self.wiring() })
     }
 
     fn virtio_write(&mut self, index: usize, offset: u64, width: Width, value: u64) {
         let vm = self.vm;
         let Some(function) = vm.virtio.get(index) else { return };
-        function.write(offset, width, value, &mut Socket { at: address(index), wiring: &mut self.wiring() });
+        function.write(
+            offset,
+            width,
+            value,
+            &mut Socket { at: vm.virtio.address(index), wiring: &mut self.wiring() },
+        );
         if function.is_rung() {
             self.cpu.attention |= Attention::DEVICES;
         }

@@ -7,10 +7,11 @@
 
 use core::ops::Range;
 
+use arrayvec::ArrayVec;
 use devices::acpi::{AcpiTables, machine_tables};
 use devices::pci::FunctionAddress;
 use devices::{ApicMessage, IoApic, PinSetting, Width};
-use passthrough::pci::{Answer, Filter, Withdraw};
+use passthrough::pci::{Answer, Filter, MAX_SLOTS, Withdraw};
 use passthrough::{PortWrite, Ports};
 use spin::Mutex;
 use vcpu::{Gpa, Hpa, PAGE_SIZE, PciFunction, PinMode, SourceId};
@@ -120,19 +121,33 @@ impl Hardware {
         let _ = self.filter.lock().write(on_machine(function), register, width, value, withdraw);
     }
 
-    /// Maps device memory around an address, where that may be: `map` gets what may be mapped together.
-    pub(crate) fn map(&self, gpa: Gpa, map: impl FnOnce(Range<u64>) -> bool) -> bool {
+    /// Places on bus 0 for so many functions of the kernel's own, as far as there are some.
+    pub(crate) fn slots(&self, count: usize) -> ArrayVec<u8, MAX_SLOTS> {
+        let mut filter = self.filter.lock();
+        filter.reserve_slots(count);
+        (0..count.min(MAX_SLOTS)).map_while(|index| filter.virtual_slot(index)).collect()
+    }
+
+    /// Maps device memory around an address, where that may be: `map` gets what may be mapped together. `is_own` tells of a range whether it has
+    /// registers of the kernel's own functions.
+    pub(crate) fn map(
+        &self,
+        gpa: Gpa,
+        is_own: impl Fn(&Range<u64>) -> bool,
+        map: impl FnOnce(Range<u64>) -> bool,
+    ) -> bool {
         // No table comes to be here meanwhile.
         let filter = self.filter.lock();
-        if filter.table_at(Hpa(gpa.0)).is_some() {
+        let page = gpa.page().0..gpa.page().0 + PAGE_SIZE;
+        if filter.table_at(Hpa(gpa.0)).is_some() || is_own(&page) {
             return false;
         }
         let start = gpa.0 & !(LARGE_PAGE - 1);
         let has_table = filter.tables().any(|pages| {
             pages.start.0 < start + LARGE_PAGE && start < pages.start.0.saturating_add(pages.bytes)
         });
-        let page = gpa.page().0;
-        map(if has_table { page..page + PAGE_SIZE } else { start..start + LARGE_PAGE })
+        let large = start..start + LARGE_PAGE;
+        map(if has_table || is_own(&large) { page } else { large })
     }
 
     /// Reads from the page of a table of message interrupts; `None` where there is none.

@@ -6,18 +6,20 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use arrayvec::ArrayVec;
 use devices::pci::FunctionAddress;
 use devices::{ApicBus, Chipset, msi};
+use passthrough::pci::MAX_SLOTS;
 use spin::Mutex;
 use vcpu::{Backend, Gpa, Host, Image, Nanos};
 use virtio::balloon::{self, Balloon};
 use virtio::block::Block;
 use virtio::console::{Console, Line};
 use virtio::net::Net;
-use virtio::pci::{BAR_BYTES, Configured, place};
+use virtio::pci::{BAR_BYTES, Configured, place, without_line};
 use virtio::{Function, Kind, Signals, VmSet, Wires};
 
 use crate::config::{MAX_PORTS, Name, VmConfig};
@@ -43,6 +45,8 @@ const NIC_PAIRS: usize = 4;
 /// The devices.
 pub(crate) struct VirtioBus<I> {
     functions: Vec<Function<I>>,
+    /// Where they are among the machine's own: a device number of bus 0 each.
+    slots: Option<ArrayVec<u8, MAX_SLOTS>>,
     /// Which has the next turn, so that none is passed over for long.
     turn: AtomicUsize,
     /// When one of them wants [`Self::advance`].
@@ -102,7 +106,47 @@ impl<I: Image> VirtioBus<I> {
                 port.set_owner(Owner::number(vm, index));
             }
         }
-        Ok(Self { functions, turn: AtomicUsize::new(0), deadline: AtomicU64::new(Nanos::NEVER.0) })
+        Ok(Self {
+            functions,
+            slots: None,
+            turn: AtomicUsize::new(0),
+            deadline: AtomicU64::new(Nanos::NEVER.0),
+        })
+    }
+
+    /// The same among the machine's own devices, in the places that these leave free. What finds none is not there.
+    pub(crate) fn among(mut self, slots: impl FnOnce(usize) -> ArrayVec<u8, MAX_SLOTS>) -> Self {
+        let slots = slots(self.functions.len());
+        self.functions.truncate(slots.len());
+        self.slots = Some(slots);
+        self
+    }
+
+    /// Where a device is on the bus.
+    #[inline]
+    pub(crate) fn address(&self, index: usize) -> FunctionAddress {
+        let device = match &self.slots {
+            Some(slots) => slots.get(index).copied().unwrap_or_default(),
+            None => (FIRST_DEVICE + index) as u8,
+        };
+        FunctionAddress::new(0, device, 0)
+    }
+
+    /// The device at that place on the bus, where there is one.
+    pub(crate) fn index_of(&self, at: FunctionAddress) -> Option<usize> {
+        if at.bus() != 0 || at.function() != 0 {
+            return None;
+        }
+        let index = match &self.slots {
+            Some(slots) => slots.iter().position(|slot| *slot == at.device())?,
+            None => usize::from(at.device()).checked_sub(FIRST_DEVICE)?,
+        };
+        (index < self.functions.len()).then_some(index)
+    }
+
+    /// Whether a range has registers of one of them.
+    pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
+        self.functions.iter().any(|it| it.overlaps(range))
     }
 
     /// Which device's registers are there, and the offset into them.
@@ -208,16 +252,22 @@ impl<I: Image> VirtioBus<I> {
     pub(crate) fn plug(&self, chipset: &mut Chipset<'_>) {
         for (index, function) in self.functions.iter().enumerate() {
             let mut space = function.config_space();
-            let base = PCI_MEMORY.first as u32 + index as u32 * BAR_BYTES;
-            place(&mut space, base, Chipset::pci_irq(address(index)));
+            let at = self.address(index);
+            if self.slots.is_some() {
+                // The machine's firmware knows nothing of it: Linux finds it a place, and there is no line.
+                without_line(&mut space);
+            } else {
+                let base = PCI_MEMORY.first as u32 + index as u32 * BAR_BYTES;
+                place(&mut space, base, Chipset::pci_irq(at));
+            }
             // There are fewer devices than the bus holds, and their places are free.
-            let _ = chipset.add_pci_function(address(index), space);
+            let _ = chipset.add_pci_function(at, space);
         }
     }
 
     /// The guest has configured a function of the bus.
     pub(crate) fn configure(&self, at: FunctionAddress, configured: &Configured, signals: &mut impl Signals) {
-        if let Some(function) = index_of(at).and_then(|index| self.functions.get(index)) {
+        if let Some(function) = self.index_of(at).and_then(|index| self.functions.get(index)) {
             function.configure(configured, signals);
         }
     }
@@ -236,16 +286,6 @@ fn console(
     }
     let line = terminal.map(|line| -> Arc<dyn Line> { Arc::<SerialLine>::clone(line) });
     Ok(Console::new(line, ports, TERMINAL_SIZE))
-}
-
-/// Where a device is on the bus.
-pub(crate) const fn address(index: usize) -> FunctionAddress {
-    FunctionAddress::new(0, (FIRST_DEVICE + index) as u8, 0)
-}
-
-/// The device at that place on the bus, where it may be one.
-pub(crate) fn index_of(at: FunctionAddress) -> Option<usize> {
-    usize::from(at.device()).checked_sub(FIRST_DEVICE)
 }
 
 /// A device's wires, for who does not hold the chipset.
@@ -304,7 +344,7 @@ impl<'m, B: Backend, H: Host> Wires<B::Image<'m>, B::Space> for Exchange<'_, '_,
             if vm.id.generation() != generation || vm.life.is_closed() {
                 return None;
             }
-            let (function, at) = (vm.virtio.get(index)?, address(index));
+            let (function, at) = (vm.virtio.get(index)?, vm.virtio.address(index));
             vm.with_space(|space| {
                 if core::ptr::eq(vm, self.wiring.vm) {
                     return with(function, space, &mut Socket { at, wiring: self.wiring });

@@ -1,6 +1,8 @@
 //! The wires between a VM's devices: interrupt messages to its local APICs, console bytes to its serial line, and what a
 //! chipset access asks of the rest of the VM. Made for one access by the CPU that does it.
 
+use core::ops::Range;
+
 use devices::pci::FunctionAddress;
 use devices::{
     ApicBus, ApicEffect, ApicMessage, ConsoleSink, DeliveryMode, LocalApic, Outside, PinSetting, Width,
@@ -31,6 +33,11 @@ pub(crate) struct Wiring<'a, 'm, B: Backend, H: Host> {
     pub(crate) own: Option<Own<'a>>,
     pub(crate) mailboxes: &'a Mailboxes,
     pub(crate) host: &'a mut H,
+}
+
+/// The addresses of pages.
+const fn addresses(pages: Pages) -> Range<u64> {
+    pages.start.0..pages.start.0.saturating_add(pages.bytes)
 }
 
 impl<B: Backend, H: Host> ApicBus for Wiring<'_, '_, B, H> {
@@ -78,16 +85,17 @@ impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
 
     fn outside_config_read(&mut self, function: FunctionAddress, register: u16, width: Width) -> u32 {
         match &self.vm.hardware {
-            Some(hardware) => {
-                hardware.config_read((function, register, width), &mut |pages| self.withdraw(pages))
-            }
+            Some(hardware) => hardware
+                .config_read((function, register, width), &mut |pages| self.withdraw(addresses(pages))),
             None => width.mask() as u32,
         }
     }
 
     fn outside_config_write(&mut self, function: FunctionAddress, register: u16, width: Width, value: u32) {
         if let Some(hardware) = &self.vm.hardware {
-            hardware.config_write((function, register, width), value, &mut |pages| self.withdraw(pages));
+            hardware.config_write((function, register, width), value, &mut |pages| {
+                self.withdraw(addresses(pages))
+            });
         }
     }
 
@@ -106,8 +114,7 @@ impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
 
 impl<B: Backend, H: Host> Wiring<'_, '_, B, H> {
     /// Takes device memory from the VM. This CPU forgets it before it enters a guest again, others when they next leave theirs, which they do at once.
-    fn withdraw(&mut self, pages: Pages) {
-        let range = pages.start.0..pages.start.0.saturating_add(pages.bytes);
+    pub(crate) fn withdraw(&mut self, range: Range<u64>) {
         // Who has none has nothing to lose.
         let _ = self.vm.with_space(|space| space.unmap_device(range));
         if let Some(own) = &mut self.own {

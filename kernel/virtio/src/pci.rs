@@ -153,6 +153,11 @@ pub fn place(space: &mut ConfigSpace, base: u32, irq: u8) {
     space.write(register::INTERRUPT_LINE, Width::Byte, irq.into());
 }
 
+/// There is no pin: the function sends messages alone.
+pub fn without_line(space: &mut ConfigSpace) {
+    space.set(INTERRUPT_PIN, Width::Byte, 0, 0);
+}
+
 /// What it says now.
 pub fn configured(space: &ConfigSpace) -> Configured {
     let command = space.read(register::COMMAND, Width::Word);

@@ -226,7 +226,7 @@ impl<'a> Draft<'a> {
             disks: self.disks,
             nics: settings.nics,
             ports: settings.ports,
-            rng: settings.rng && !settings.hardware,
+            rng: settings.rng,
             balloon: settings.balloon && !settings.hardware,
             devices: settings.devices,
             share: settings.share,

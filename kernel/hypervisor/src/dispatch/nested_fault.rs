@@ -65,7 +65,11 @@ fn other<B: Backend, V: Vcpu, H: Host>(guest: &mut Guest<'_, '_, B, V, H>, fault
 #[cold]
 fn pass_on<B: Backend, V: Vcpu, H: Host>(guest: &Guest<'_, '_, B, V, H>, gpa: Gpa) -> bool {
     let map = |clear| guest.space.map_device(gpa, clear).unwrap_or(false);
-    guest.vm.hardware.as_ref().is_some_and(|hardware| hardware.map(gpa, map))
+    guest
+        .vm
+        .hardware
+        .as_ref()
+        .is_some_and(|hardware| hardware.map(gpa, |range| guest.vm.virtio.overlaps(range), map))
 }
 
 /// An access to a device's registers.

@@ -12,7 +12,7 @@ use super::life::Request;
 use crate::hardware::Interrupt;
 use crate::processor::Attention;
 use crate::stop::StopReason;
-use crate::virtio_bus::{Exchange, OnBoard, Others, address};
+use crate::virtio_bus::{Exchange, OnBoard, Others};
 use crate::wiring::Wiring;
 use devices::ApicBus;
 
@@ -132,6 +132,10 @@ impl<'m, B: Backend> Vm<'m, B> {
             let configured = virtio::pci::configured(space);
             let mut signals = OnBoard { at, chipset: &mut chipset, wiring: &mut *wiring };
             self.virtio.configure(at, &configured, &mut signals);
+            if let (Some(_), Some(base)) = (&self.hardware, configured.base) {
+                // What lay there as the machine's does not hide it.
+                wiring.withdraw(base..base.saturating_add(virtio::pci::BAR_BYTES.into()));
+            }
             // What waited for bus mastering goes on at once.
             if let Some(own) = &mut wiring.own
                 && self.virtio.is_rung()
@@ -203,7 +207,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         others: &Others<'_, 'm, B>,
     ) -> Option<Progress> {
         let (index, function) = self.virtio.rung()?;
-        Some(function.step(space, &mut Exchange { at: address(index), wiring, others }))
+        Some(function.step(space, &mut Exchange { at: self.virtio.address(index), wiring, others }))
     }
 
     /// Interrupts of the machine have come for it.

@@ -75,6 +75,11 @@ impl<'m, B: Backend> Vm<'m, B> {
             true => Some(line().and_then(|line| heap::arc(line).ok_or(StartError::NoConsole))?),
             false => None,
         };
+        let virtio = VirtioBus::new(backend, config, (links, id, name), terminal.as_ref())?;
+        let virtio = match &hardware {
+            Some(hardware) => virtio.among(|count| hardware.slots(count)),
+            None => virtio,
+        };
         Ok(Self {
             number: id.index(),
             id,
@@ -84,7 +89,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             },
             hardware,
             life: Life::new(links.asked, id.index()),
-            virtio: VirtioBus::new(backend, config, (links, id, name), terminal.as_ref())?,
+            virtio,
             terminal,
             name,
             config: Arc::clone(config),

@@ -158,6 +158,12 @@ impl<I: Image> Function<I> {
         (offset < pci::BAR_BYTES.into()).then_some(offset)
     }
 
+    /// Whether the BAR has an address of this range.
+    pub fn overlaps(&self, range: &core::ops::Range<u64>) -> bool {
+        let base = self.base.load(SeqCst);
+        base < range.end && range.start < base.saturating_add(pci::BAR_BYTES.into())
+    }
+
     /// Whether there may be something to do.
     #[inline(always)]
     pub fn is_rung(&self) -> bool {
