@@ -13,6 +13,8 @@ choices! {
         Running = 3,
         /// It is paused.
         Paused = 4,
+        /// Its memory is there, and it is to be told where it begins.
+        Held = 5,
     }
 }
 

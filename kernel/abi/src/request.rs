@@ -118,7 +118,8 @@ messages! {
             /// Bytes.
             length: u64,
         }
-        /// Starts a VM at its entry. The answer comes when it runs.
+        /// Starts a VM. One that is stopped gets its memory, cleared, and is held then; one that is held begins at its entry. The answer comes when it is
+        /// there.
         Start = 0x0120 {
             /// The VM.
             vm: u64,

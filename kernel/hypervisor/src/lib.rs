@@ -23,6 +23,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod channel;
 pub mod clock;
 pub mod config;
 pub mod console;

@@ -13,6 +13,8 @@ use super::line::{Kind, Settings, parse_line};
 use super::{
     ConfigError, Disk, Fault, MAX_DISKS, MAX_FILES, MAX_MODULES, MAX_VMS, Module, Name, NamedFile, VmConfig,
 };
+use super::{MAX_PORTS, name};
+use crate::channel::PORT;
 
 /// Bytes that firmware may have.
 const ROM_BYTES: core::ops::RangeInclusive<usize> = 64 << 10..=8 << 20;
@@ -97,6 +99,15 @@ impl<'a> Plan<'a> {
             }
         }
     }
+}
+
+/// The management domain has a port to the kernel, before all others.
+fn with_channel(mut ports: ArrayVec<Name, MAX_PORTS>, hardware: bool) -> ArrayVec<Name, MAX_PORTS> {
+    if hardware {
+        ports.truncate(MAX_PORTS - 1);
+        ports.insert(0, name(PORT));
+    }
+    ports
 }
 
 /// Whether these can be the bytes of a ROM: whole pages, at least those below 1 MiB.
@@ -225,7 +236,7 @@ impl<'a> Draft<'a> {
             files: self.files,
             disks: self.disks,
             nics: settings.nics,
-            ports: settings.ports,
+            ports: with_channel(settings.ports, settings.hardware),
             rng: settings.rng,
             balloon: settings.balloon && !settings.hardware,
             devices: settings.devices,

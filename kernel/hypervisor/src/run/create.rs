@@ -142,7 +142,7 @@ impl<'m, B: Backend> Node<'m, B> {
     }
 
     /// Bytes that are free and not promised to anybody.
-    pub(super) fn free_memory(&self) -> u64 {
+    pub(crate) fn free_memory(&self) -> u64 {
         self.backend.free_memory().saturating_sub(self.promised.load(SeqCst))
     }
 

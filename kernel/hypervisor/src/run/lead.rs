@@ -10,6 +10,7 @@ use super::Ended;
 use super::cpu::Cpu;
 use super::presence::Shown;
 use super::rates::Rates;
+use crate::channel::Channel;
 use crate::config::End;
 use crate::console::Console;
 use crate::stop::StopReason;
@@ -49,16 +50,19 @@ pub(super) struct Lead {
     tells_bring_up: bool,
     /// The VM whose line of the list is next, while that is told.
     pub(super) listed: Option<usize>,
+    /// To the management domain, where there is one.
+    channel: Option<Channel>,
     /// By their places; where there is none, there is no VM.
     pub(super) shown: Vec<Option<Shown>>,
 }
 
 impl Lead {
     /// For so many places as the console has, of whose VMs none is shown yet.
-    pub(super) fn new(console: Console, end: End, rates: Rates) -> Self {
+    pub(super) fn new(console: Console, end: End, rates: Rates, channel: Option<Channel>) -> Self {
         let mut shown = Vec::new();
         shown.resize_with(console.places(), || None);
         Self {
+            channel,
             shown,
             console,
             rates,
@@ -112,8 +116,10 @@ impl Lead {
             self.execute(cpu, command);
         }
         self.go_on_listing(cpu);
+        let talks = self.channel.as_mut().is_some_and(|channel| channel.serve(cpu.node, cpu.host));
+        cpu.rota.look(cpu.host, "the management domain's requests");
         self.look_for_the_end(cpu);
-        let soon = self.pending || self.listed.is_some() || !cpu.node.leaving.is_empty();
+        let soon = talks || self.pending || self.listed.is_some() || !cpu.node.leaving.is_empty();
         self.next = cpu.host.now() + if soon { CONSOLE_DRAIN } else { CONSOLE_POLL };
     }
 

@@ -30,6 +30,7 @@ use spin::{Mutex, Once};
 use vcpu::{Backend, BringUp, Hardware, Host, Nanos, Random};
 use virtio::VmSet;
 
+use crate::channel::{self, Channel};
 use crate::config::{self, End, Module, Options, Plan, Size};
 use crate::console::Console;
 use crate::links::{Lines, Links};
@@ -196,6 +197,18 @@ impl<'m, B: Backend> Node<'m, B> {
         });
     }
 
+    /// The kernel's end of the line to the management domain, where there is one.
+    fn open_channel(&self) -> Option<Channel> {
+        let domain = self.domain_id()?;
+        // The domain itself is called when something comes for the kernel: so it hears of it, who must look anyway.
+        let line = self.lines.lock().end(config::name(channel::PORT), domain.index());
+        let channel = line.ok().and_then(Channel::new);
+        if channel.is_none() {
+            log::error!("no memory for the channel to the management domain");
+        }
+        channel
+    }
+
     /// Makes room for all these VMs, and for some that are made later, in what is sized by their number.
     fn make_room(&mut self, plan: &Plan<'m>, later: Option<usize>) -> Result<(), TryReserveError> {
         let later = later.unwrap_or(if plan.has_domain() { MADE_LATER } else { 0 });
@@ -232,7 +245,7 @@ impl<'m, B: Backend> Node<'m, B> {
         let mut console = Console::new(self.places.len());
         console.remember(cpu.host);
         let rates = Rates::new(cpu.host, self.places.len(), self.scheduler.cpus(), self.options.times);
-        let mut lead = Lead::new(console, self.options.end, rates);
+        let mut lead = Lead::new(console, self.options.end, rates, self.open_channel());
         let mut vms = 0;
         self.places.each(|vm| {
             lead.welcome(vm);

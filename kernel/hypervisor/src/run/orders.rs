@@ -8,10 +8,12 @@ use loader::EntryState;
 use vcpu::{Backend, Host};
 
 use super::Node;
+use crate::config::Name;
 use crate::schedule::VmId;
 use crate::stop::StopReason;
 use crate::vm::Vm;
 use crate::vm::life::{Request, State};
+use crate::vm::slot::Slot;
 
 /// Why nothing comes of what was asked of a VM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +43,25 @@ impl fmt::Display for ManageError {
             Self::NotNow(state) => write!(f, "that cannot be while it is {state}"),
         }
     }
+}
+
+/// What a VM is and has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// Its name.
+    pub name: Name,
+    /// What it does.
+    pub state: VmState,
+    /// Virtual CPUs.
+    pub cpus: usize,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Ticks that its vCPUs have run.
+    pub ran: u64,
+    /// Ticks that they wanted to run and could not.
+    pub waited: u64,
+    /// Its exits, as of when each vCPU last stopped running.
+    pub exits: u64,
 }
 
 /// What a VM does, for who manages it.
@@ -97,6 +118,26 @@ impl<'m, B: Backend> Node<'m, B> {
     /// What a VM does. `None` where it is gone.
     pub fn state(&self, id: VmId) -> Option<VmState> {
         self.places.find(id).map(|vm| vm.life.state().into())
+    }
+
+    /// The management domain, where there is one.
+    pub fn domain_id(&self) -> Option<VmId> {
+        self.domain.map(|(domain, _)| domain)
+    }
+
+    /// What a VM is and has done so far. `None` where it is gone.
+    pub fn status(&self, id: VmId) -> Option<Status> {
+        let vm = self.places.find(id)?;
+        let times = vm.times(&self.scheduler.shared);
+        Some(Status {
+            name: vm.name,
+            state: vm.life.state().into(),
+            cpus: vm.slots.len(),
+            memory: vm.config.memory,
+            ran: times.charged.0,
+            waited: times.steal.0,
+            exits: vm.slots.iter().map(Slot::exits).fold(0, u64::wrapping_add),
+        })
     }
 
     /// Each VM with its name, in the order of their places.

@@ -1,0 +1,211 @@
+//! What becomes of a request.
+
+use abi::{Answer, Refusal, Request};
+use loader::{CODE_SELECTOR, DATA_SELECTOR, EntryState, SegmentState};
+use vcpu::{Backend, Gpa, GuestMemory, Host};
+
+use super::refused;
+use super::waits::{Copy, Wait, Waits};
+use crate::config::Description;
+use crate::run::Node;
+use crate::schedule::VmId;
+use crate::{CreateVmError, ManageError, VmState};
+
+/// The segments that an entry has (Intel SDM vol. 3, "Guest Register State": access rights): 64-bit code, 32-bit code, data.
+const LONG_CODE: u32 = 0xa09b;
+const CODE: u32 = 0xc09b;
+const DATA: u32 = 0xc093;
+/// RFLAGS with its constant bit and nothing else.
+const RFLAGS: u64 = 2;
+const LONG_MODE_ACTIVE: u64 = 1 << 10;
+
+/// A VM's number in messages: its place, and what tells it from others that were there.
+pub(super) const fn number(id: VmId) -> u64 {
+    (id.generation() as u64) << 16 | id.index() as u64
+}
+
+/// The VM of a number.
+fn vm_of<B: Backend>(node: &Node<'_, B>, wanted: u64) -> Result<VmId, Answer<'static>> {
+    let mut found = None;
+    node.each_vm(|id, _| found = found.or((number(id) == wanted).then_some(id)));
+    found.ok_or(refused(Refusal::NoVm, wanted, 0))
+}
+
+/// Carries a request out. `None` where the answer comes later.
+pub(super) fn carry_out<B: Backend, H: Host>(
+    node: &Node<'_, B>,
+    host: &mut H,
+    waits: &mut Waits,
+    id: u64,
+    request: &Request<'_>,
+) -> Option<Answer<'static>> {
+    let done = match *request {
+        Request::Ping { cookie } => Ok(Answer::Pong { cookie }),
+        Request::CreateVm { name, cpus, memory } => create(node, host, name.as_str(), cpus, memory),
+        Request::NextVm { after } => next(node, after),
+        Request::WriteMemory { vm, gpa, bytes } => vm_of(node, vm).and_then(|vm| write(node, vm, gpa, bytes)),
+        Request::SetEntry { vm, .. } => vm_of(node, vm).and_then(|vm| {
+            let entry = entry(request).ok_or(refused(Refusal::Malformed, request.kind().into(), 0))?;
+            manage(node.set_entry(vm, entry))
+        }),
+        Request::Pause { vm } => vm_of(node, vm).and_then(|vm| manage(node.pause(host, vm))),
+        Request::Resume { vm } => vm_of(node, vm).and_then(|vm| manage(node.resume(host, vm))),
+        Request::Reset { vm } => vm_of(node, vm).and_then(|vm| manage(node.reset(host, vm))),
+        Request::Stop { vm } => {
+            return later(waits, id, vm_of(node, vm), |vm| {
+                Ok(node.stop(host, vm).map(|()| Wait::Settled(vm)))
+            });
+        }
+        Request::Start { vm } => {
+            return later(waits, id, vm_of(node, vm), |vm| {
+                Ok(node.start(host, vm).map(|()| Wait::Settled(vm)))
+            });
+        }
+        Request::DestroyVm { vm } => {
+            return later(waits, id, vm_of(node, vm), |vm| {
+                Ok(node.destroy(host, vm).map(|()| Wait::Gone(vm)))
+            });
+        }
+        Request::CopyIn { vm, gpa, from, length } => {
+            return later(waits, id, vm_of(node, vm), |vm| {
+                let domain = node.domain_id().ok_or(refused(Refusal::Unsupported, 0, 0))?;
+                Ok(Ok(Wait::Copy(Copy { to: (vm, gpa), from: (domain, from), length })))
+            });
+        }
+        Request::CopyOut { vm, gpa, to, length } => {
+            return later(waits, id, vm_of(node, vm), |vm| {
+                let domain = node.domain_id().ok_or(refused(Refusal::Unsupported, 0, 0))?;
+                Ok(Ok(Wait::Copy(Copy { to: (domain, to), from: (vm, gpa), length })))
+            });
+        }
+        _ => Err(refused(Refusal::Unsupported, request.kind().into(), 0)),
+    };
+    Some(done.unwrap_or_else(|refusal| refusal))
+}
+
+/// A request whose answer comes later, unless it is refused now.
+fn later(
+    waits: &mut Waits,
+    id: u64,
+    vm: Result<VmId, Answer<'static>>,
+    begin: impl FnOnce(VmId) -> Result<Result<Wait, ManageError>, Answer<'static>>,
+) -> Option<Answer<'static>> {
+    match vm.and_then(begin).and_then(|begun| begun.map_err(why_not)) {
+        Ok(wait) => {
+            waits.add(id, wait);
+            None
+        }
+        Err(refusal) => Some(refusal),
+    }
+}
+
+fn manage(done: Result<(), ManageError>) -> Result<Answer<'static>, Answer<'static>> {
+    done.map(|()| Answer::Done {}).map_err(why_not)
+}
+
+fn why_not(error: ManageError) -> Answer<'static> {
+    match error {
+        ManageError::NoSuchVm(vm) => refused(Refusal::NoVm, number(vm), 0),
+        ManageError::NotNow(state) => refused(Refusal::State, told(state) as u64, 0),
+        ManageError::NoMemory(_) | ManageError::NoEntry(_) | ManageError::HasKernel(_) => {
+            refused(Refusal::State, 0, 0)
+        }
+        ManageError::IsDomain(_) => refused(Refusal::Unsupported, 0, 0),
+    }
+}
+
+fn create<B: Backend, H: Host>(
+    node: &Node<'_, B>,
+    host: &mut H,
+    name: &str,
+    cpus: u16,
+    memory: u64,
+) -> Result<Answer<'static>, Answer<'static>> {
+    let description = Description { cpus: cpus.into(), memory, ..Description::new(name) };
+    node.create(host, description).map(|vm| Answer::Vm { vm: number(vm) }).map_err(|error| match error {
+        CreateVmError::NameTaken(_) => refused(Refusal::NameTaken, node.named(name).map_or(0, number), 0),
+        CreateVmError::NoMemory { wanted, free } => refused(Refusal::NoMemory, wanted, free),
+        CreateVmError::NoPlace => refused(Refusal::TooMany, 0, 0),
+        CreateVmError::Cpus { asked, most } => refused(Refusal::Range, asked as u64, most as u64),
+        CreateVmError::Memory { asked, most, .. } => refused(Refusal::Range, asked, most),
+        other => {
+            log::warn!("vm {name}: not made: {other}");
+            refused(Refusal::Unsupported, 0, 0)
+        }
+    })
+}
+
+fn write<B: Backend>(
+    node: &Node<'_, B>,
+    vm: VmId,
+    gpa: u64,
+    bytes: &[u8],
+) -> Result<Answer<'static>, Answer<'static>> {
+    if bytes.len() > abi::MAX_INLINE {
+        return Err(refused(Refusal::Range, bytes.len() as u64, abi::MAX_INLINE as u64));
+    }
+    match node.with_memory(vm, |space| space.write(Gpa(gpa), bytes)) {
+        Ok(Ok(())) => Ok(Answer::Done {}),
+        Ok(Err(missing)) => Err(refused(Refusal::Address, missing.gpa.0, 0)),
+        Err(error) => Err(why_not(error)),
+    }
+}
+
+/// The VM behind a number, in the order of their places.
+fn next<B: Backend>(node: &Node<'_, B>, after: u64) -> Result<Answer<'static>, Answer<'static>> {
+    // Places go up; 0 stands for before the first one, whatever its generation.
+    let place = |number: u64| number & 0xffff;
+    let mut found = None;
+    node.each_vm(|id, _| {
+        let behind = after == 0 || id.index() as u64 > place(after);
+        found = found.or(behind.then_some(id));
+    });
+    let vm = found.ok_or(refused(Refusal::NoVm, after, 0))?;
+    node.status(vm).ok_or(refused(Refusal::NoVm, after, 0)).and_then(|status| {
+        let name = abi::Name::new(&status.name).ok_or(refused(Refusal::NoVm, after, 0))?;
+        Ok(Answer::Status {
+            vm: number(vm),
+            name,
+            state: told(status.state),
+            cpus: status.cpus as u16,
+            memory: status.memory,
+            ticks: [status.ran, status.waited],
+            exits: status.exits,
+        })
+    })
+}
+
+fn told(state: VmState) -> abi::VmState {
+    match state {
+        VmState::Stopped(_) => abi::VmState::Stopped,
+        VmState::Changing => abi::VmState::Changing,
+        VmState::Held => abi::VmState::Held,
+        VmState::Running => abi::VmState::Running,
+        VmState::Paused => abi::VmState::Paused,
+    }
+}
+
+/// The entry that a request says. What a CPU would not accept is found by the hypervisor's own checks when the VM starts.
+fn entry(request: &Request<'_>) -> Option<EntryState> {
+    let Request::SetEntry { registers, control, gdt, gdt_limit, .. } = *request else { return None };
+    let [rip, rax, rbx, rsi, rsp] = registers;
+    let [cr0, cr3, cr4, efer] = control;
+    let segment = |selector, attributes| SegmentState { selector, base: 0, limit: u32::MAX, attributes };
+    let code = if efer & LONG_MODE_ACTIVE != 0 { LONG_CODE } else { CODE };
+    Some(EntryState {
+        rip,
+        rax,
+        rbx,
+        rsi,
+        rsp,
+        rflags: RFLAGS,
+        cr0,
+        cr3,
+        cr4,
+        efer,
+        gdt_base: gdt,
+        gdt_limit,
+        code: segment(CODE_SELECTOR, code),
+        data: segment(DATA_SELECTOR, DATA),
+    })
+}

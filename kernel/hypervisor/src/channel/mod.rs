@@ -1,0 +1,215 @@
+//! The channel to the management domain: its requests are read, carried out and answered. `docs/abi.md` says what they are.
+//!
+//! The first CPU serves it beside the console: a few messages a look, and of what takes long a piece. Nothing here allocates but what making a VM
+//! takes. What the domain sends is read by `abi`, which bounds all of it; a request names a VM by a number that no other VM ever has.
+
+mod carry_out;
+mod waits;
+
+use abi::{Answer, HEADER_BYTES, MAX_MESSAGE, Refusal, Request, Stream};
+use alloc::boxed::Box;
+use vcpu::{Backend, Host};
+use virtio::console::Line;
+use virtio::console::pipe::PipeEnd;
+
+use crate::heap;
+use crate::run::Node;
+use waits::Waits;
+
+/// The name of the port, in the domain and of the line.
+pub(crate) const PORT: &str = "basalt-control";
+/// Bytes that are taken from the line at a time.
+const PIECE: usize = 512;
+/// Messages that are carried out in one look.
+const MESSAGES: usize = 8;
+
+/// Bytes on their way.
+struct Buffer<const N: usize> {
+    bytes: [u8; N],
+    /// From here
+    at: usize,
+    /// to here.
+    end: usize,
+}
+
+impl<const N: usize> Buffer<N> {
+    const fn new() -> Self {
+        Self { bytes: [0; N], at: 0, end: 0 }
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.at..self.end).unwrap_or_default()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rest().is_empty()
+    }
+
+    fn clear(&mut self) {
+        (self.at, self.end) = (0, 0);
+    }
+}
+
+/// How far the two sides have come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Talk {
+    /// Nobody has opened the port.
+    Closed,
+    /// Hello is to come.
+    Open,
+    /// The versions fit.
+    Greeted,
+    /// What came was no message, or of another version: nothing more is read until the port is opened anew.
+    Broken,
+}
+
+/// The kernel's end.
+pub(crate) struct Channel {
+    line: PipeEnd,
+    talk: Talk,
+    stream: Box<Stream>,
+    input: Buffer<PIECE>,
+    output: Box<Buffer<MAX_MESSAGE>>,
+    waits: Waits,
+}
+
+impl Channel {
+    /// At an end of the line whose other one is the domain's port. `None` where there is no memory for it.
+    pub(crate) fn new(line: PipeEnd) -> Option<Self> {
+        line.set_open(true);
+        Some(Self {
+            line,
+            talk: Talk::Closed,
+            stream: heap::boxed(Stream::new())?,
+            input: Buffer::new(),
+            output: heap::boxed(Buffer::new())?,
+            waits: Waits::default(),
+        })
+    }
+
+    /// Goes on with what is in hand. True where there is more to do at once.
+    pub(crate) fn serve<B: Backend, H: Host>(&mut self, node: &Node<'_, B>, host: &mut H) -> bool {
+        self.look_who_is_there();
+        if self.talk == Talk::Closed {
+            return false;
+        }
+        for _ in 0..MESSAGES {
+            if !self.flush() {
+                return false;
+            }
+            if let Some((id, answer)) = self.waits.next(node) {
+                self.say(id, &answer);
+                continue;
+            }
+            if self.waits.is_full() || !self.read_one(node, host) {
+                return self.waits.is_working();
+            }
+        }
+        true
+    }
+
+    /// A port that was closed and opened again is another conversation.
+    fn look_who_is_there(&mut self) {
+        let open = self.line.is_open();
+        if open == (self.talk != Talk::Closed) {
+            return;
+        }
+        self.talk = if open { Talk::Open } else { Talk::Closed };
+        *self.stream = Stream::new();
+        self.input.clear();
+        self.output.clear();
+        self.waits = Waits::default();
+    }
+
+    /// Gives what was said to the line. False where not all has room.
+    fn flush(&mut self) -> bool {
+        let output = &mut self.output;
+        output.at += self.line.put(output.rest());
+        output.is_empty()
+    }
+
+    /// Reads a message and carries it out. False where there is none yet.
+    fn read_one<B: Backend, H: Host>(&mut self, node: &Node<'_, B>, host: &mut H) -> bool {
+        loop {
+            if self.input.is_empty() {
+                self.input.clear();
+                self.input.end = self.line.take(&mut self.input.bytes);
+                if self.input.is_empty() {
+                    return false;
+                }
+            }
+            if self.talk == Talk::Broken {
+                self.input.clear();
+                continue;
+            }
+            let (taken, whole) = match self.stream.take(self.input.rest()) {
+                Ok(read) => read,
+                Err(error) => {
+                    log::error!("the management domain's channel is closed: {error}");
+                    self.talk = Talk::Broken;
+                    continue;
+                }
+            };
+            self.input.at += taken;
+            let Some((header, body)) = whole else { continue };
+            let (talk, answer) = match Request::read(header.kind, body) {
+                Err(error) => {
+                    log::warn!("the management domain: {error}");
+                    (self.talk, Some(refused(Refusal::Malformed, header.kind.into(), 0)))
+                }
+                Ok(request) => match (self.talk, &request) {
+                    (_, Request::Hello { major, minor }) => greet(node, host, *major, *minor),
+                    (Talk::Greeted, _) => (
+                        Talk::Greeted,
+                        carry_out::carry_out(node, host, &mut self.waits, header.id, &request),
+                    ),
+                    (talk, _) => (talk, Some(refused(Refusal::Version, abi::MAJOR.into(), 0))),
+                },
+            };
+            self.talk = talk;
+            if let Some(answer) = answer {
+                self.say(header.id, &answer);
+            }
+            return true;
+        }
+    }
+
+    /// Says something, where nothing else waits to be said.
+    fn say(&mut self, id: u64, answer: &Answer<'_>) {
+        self.output.clear();
+        // Answers are short: they fit.
+        self.output.end = answer.write(id, &mut self.output.bytes).unwrap_or_default();
+        self.flush();
+    }
+}
+
+/// Whether there may be anything in a message of the kernel's that is longer than its own buffer: never.
+const _: () = assert!(HEADER_BYTES < MAX_MESSAGE);
+
+fn greet<'a, B: Backend, H: Host>(
+    node: &Node<'_, B>,
+    host: &H,
+    major: u16,
+    minor: u16,
+) -> (Talk, Option<Answer<'a>>) {
+    if major != abi::MAJOR {
+        log::error!(
+            "the management domain speaks version {major}.{minor}, the kernel {}.{}: update the older one",
+            abi::MAJOR,
+            abi::MINOR
+        );
+        return (Talk::Broken, Some(refused(Refusal::Version, abi::MAJOR.into(), major.into())));
+    }
+    let answer = Answer::Hello {
+        major: abi::MAJOR,
+        minor: abi::MINOR,
+        tsc_hz: host.tsc_hz(),
+        cpus: host.cpus() as u16,
+        free: node.free_memory(),
+    };
+    (Talk::Greeted, Some(answer))
+}
+
+fn refused<'a>(refusal: Refusal, first: u64, second: u64) -> Answer<'a> {
+    Answer::Refused { refusal, first, second }
+}
