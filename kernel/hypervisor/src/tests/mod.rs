@@ -5,6 +5,7 @@
 static ALLOCATOR: assert_no_alloc::AllocDisabler = assert_no_alloc::AllocDisabler;
 
 mod bench;
+mod channel;
 mod devices;
 mod disks;
 mod ends;

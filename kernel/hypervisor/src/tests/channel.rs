@@ -1,0 +1,237 @@
+//! What the management domain asks, and what it is answered.
+
+use std::sync::Arc;
+use std::vec::Vec;
+
+use abi::{Answer, Event, HEADER_BYTES, MAX_MESSAGE, Name, Refusal, Request, Stream, VmState};
+use vcpu::{Gpa, GuestMemory};
+use virtio::VmSet;
+use virtio::console::Line;
+use virtio::console::pipe::{Pipe, PipeEnd};
+
+use super::yard::{ENDS, ENTRY, LOOPS, Place, Yard};
+use crate::channel::Channel;
+
+/// The domain's side.
+struct Domain {
+    line: PipeEnd,
+    channel: Channel,
+    stream: Stream,
+    next: u64,
+}
+
+/// What is asserted of an answer: the answers themselves borrow what they were read from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    Hello(u16, u16),
+    Pong(u64),
+    Done,
+    Vm(u64),
+    Status(u64, VmState),
+    Refused(Refusal, u64, u64),
+    Other,
+}
+
+impl Domain {
+    /// With an open port, on a line of its own.
+    fn new() -> Self {
+        let pipe = Pipe::new(&Arc::<VmSet>::default()).expect("memory");
+        let (line, end) = (pipe.take(0).expect("free"), pipe.take(1).expect("free"));
+        let channel = Channel::new(end).expect("memory");
+        line.set_open(true);
+        Self { line, channel, stream: Stream::new(), next: 1 }
+    }
+
+    /// And with the versions told.
+    fn greeted(place: &mut Place<'_, '_>) -> Self {
+        let mut domain = Self::new();
+        let told = domain.ask(place, &Request::Hello { major: abi::MAJOR, minor: abi::MINOR });
+        assert_eq!(told, Told::Hello(abi::MAJOR, abi::MINOR));
+        domain
+    }
+
+    fn send(&mut self, request: &Request<'_>) -> u64 {
+        let mut buffer = [0; MAX_MESSAGE];
+        let length = request.write(self.next, &mut buffer).expect("it fits");
+        assert_eq!(self.line.put(&buffer[..length]), length);
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// What has been said, if a whole message.
+    fn hear(&mut self) -> Option<(u64, Told)> {
+        let mut byte = [0; 1];
+        while self.line.take(&mut byte) == 1 {
+            let (_, whole) = self.stream.take(&byte).expect("messages");
+            let Some((header, body)) = whole else { continue };
+            assert!(Event::read(header.kind, body).is_err(), "nothing comes unasked yet");
+            let told = match Answer::read(header.kind, body).expect("an answer") {
+                Answer::Hello { major, minor, .. } => Told::Hello(major, minor),
+                Answer::Pong { cookie } => Told::Pong(cookie),
+                Answer::Done {} => Told::Done,
+                Answer::Vm { vm } => Told::Vm(vm),
+                Answer::Status { vm, state, .. } => Told::Status(vm, state),
+                Answer::Refused { refusal, first, second } => Told::Refused(refusal, first, second),
+                _ => Told::Other,
+            };
+            return Some((header.id, told));
+        }
+        None
+    }
+
+    /// Runs the machine until an answer comes.
+    #[track_caller]
+    fn answer(&mut self, place: &mut Place<'_, '_>) -> (u64, Told) {
+        for _ in 0..20_000 {
+            self.channel.serve(place.node, place.first.host());
+            if let Some(heard) = self.hear() {
+                return heard;
+            }
+            place.first.round();
+        }
+        panic!("no answer comes");
+    }
+
+    #[track_caller]
+    fn ask(&mut self, place: &mut Place<'_, '_>, request: &Request<'_>) -> Told {
+        let id = self.send(request);
+        let (answered, told) = self.answer(place);
+        assert_eq!(answered, id);
+        told
+    }
+
+    #[track_caller]
+    fn create(&mut self, place: &mut Place<'_, '_>, name: &str) -> u64 {
+        let name = Name::new(name).expect("a name");
+        match self.ask(place, &Request::CreateVm { name, cpus: 1, memory: 16 << 20 }) {
+            Told::Vm(vm) => vm,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// An entry in 32-bit mode, of a guest that does that.
+fn entry(vm: u64, role: u64) -> Request<'static> {
+    Request::SetEntry {
+        vm,
+        registers: [ENTRY, 0, role, 0, 0],
+        control: [0x11, 0, 0, 0],
+        gdt: 0,
+        gdt_limit: 0,
+    }
+}
+
+#[test]
+fn a_vm_is_made_filled_started_and_unmade_by_messages() {
+    Yard::new(1, 2, &[]).run(2, |place| {
+        let free = place.bank.free();
+        let mut domain = Domain::greeted(place);
+        let vm = domain.create(place, "web");
+        assert_eq!(domain.ask(place, &Request::NextVm { after: 0 }), Told::Status(vm, VmState::Stopped));
+        assert_eq!(domain.ask(place, &Request::Start { vm }), Told::Done, "its memory is there");
+        assert_eq!(domain.ask(place, &Request::NextVm { after: 0 }), Told::Status(vm, VmState::Held));
+        let bytes = b"a kernel";
+        assert_eq!(domain.ask(place, &Request::WriteMemory { vm, gpa: ENTRY, bytes }), Told::Done);
+        assert_eq!(domain.ask(place, &entry(vm, LOOPS)), Told::Done);
+        assert_eq!(domain.ask(place, &Request::Start { vm }), Told::Done);
+        assert_eq!(domain.ask(place, &Request::NextVm { after: 0 }), Told::Status(vm, VmState::Running));
+        let id = place.node.named("web").expect("it is there");
+        let mut found = [0; 8];
+        place.node.with_memory(id, |space| space.read(Gpa(ENTRY), &mut found)).unwrap().unwrap();
+        assert_eq!(&found, bytes);
+        assert_eq!(domain.ask(place, &Request::NextVm { after: vm }), Told::Refused(Refusal::NoVm, vm, 0));
+        assert_eq!(domain.ask(place, &Request::DestroyVm { vm }), Told::Done, "when all of it is back");
+        assert_eq!((place.bank.free(), place.node.holdings()), (free, [0; 4]));
+        assert_eq!(domain.ask(place, &Request::DestroyVm { vm }), Told::Refused(Refusal::NoVm, vm, 0));
+        let again = domain.create(place, "web");
+        assert_ne!(again, vm, "a number is one VM's for ever");
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    Yard::new(1, 2, &[]).run(2, |place| {
+        let mut domain = Domain::greeted(place);
+        let vm = domain.create(place, "web");
+        let (name, before) = (Name::new("web").unwrap(), place.node.holdings());
+        let refused = [
+            (Request::CreateVm { name, cpus: 1, memory: 16 << 20 }, Refusal::NameTaken),
+            (Request::CreateVm { name: Name::new("b").unwrap(), cpus: 65, memory: 16 << 20 }, Refusal::Range),
+            (Request::CreateVm { name: Name::new("b").unwrap(), cpus: 1, memory: 1 }, Refusal::Range),
+            (Request::Resume { vm }, Refusal::State),
+            (Request::Pause { vm }, Refusal::State),
+            (Request::WriteMemory { vm, gpa: 0, bytes: b"x" }, Refusal::State),
+            (Request::Start { vm: vm + 1 }, Refusal::NoVm),
+            (Request::CopyIn { vm, gpa: 0, from: 0, length: 1 }, Refusal::Unsupported),
+            (Request::WatchLog { on: true }, Refusal::Unsupported),
+        ];
+        for (request, wanted) in refused {
+            match domain.ask(place, &request) {
+                Told::Refused(refusal, ..) => assert_eq!(refusal, wanted, "{request:?}"),
+                other => panic!("{request:?}: {other:?}"),
+            }
+        }
+        assert_eq!(place.node.holdings(), before);
+        assert_eq!(domain.ask(place, &Request::Start { vm }), Told::Done);
+        let beyond = Request::WriteMemory { vm, gpa: 16 << 20, bytes: b"x" };
+        assert_eq!(domain.ask(place, &beyond), Told::Refused(Refusal::Address, 16 << 20, 0));
+        let empty = Request::Start { vm };
+        assert_eq!(domain.ask(place, &empty), Told::Refused(Refusal::State, 0, 0), "it has no entry");
+        assert_eq!(domain.ask(place, &entry(vm, ENDS)), Told::Done);
+        assert_eq!(domain.ask(place, &Request::Start { vm }), Told::Done);
+    });
+}
+
+#[test]
+fn versions_come_first_and_another_one_is_refused() {
+    Yard::new(1, 1, &[]).run(1, |place| {
+        let mut domain = Domain::new();
+        let ping = Request::Ping { cookie: 7 };
+        let version = u64::from(abi::MAJOR);
+        assert_eq!(domain.ask(place, &ping), Told::Refused(Refusal::Version, version, 0));
+        let other = Request::Hello { major: abi::MAJOR + 1, minor: 0 };
+        assert_eq!(domain.ask(place, &other), Told::Refused(Refusal::Version, version, version + 1));
+        // Nothing more is heard, until the port is opened anew.
+        domain.send(&ping);
+        for _ in 0..50 {
+            domain.channel.serve(place.node, place.first.host());
+        }
+        assert_eq!(domain.hear(), None);
+        domain.line.set_open(false);
+        domain.channel.serve(place.node, place.first.host());
+        domain.line.set_open(true);
+        let hello = Request::Hello { major: abi::MAJOR, minor: 0 };
+        assert_eq!(domain.ask(place, &hello), Told::Hello(abi::MAJOR, abi::MINOR));
+        assert_eq!(domain.ask(place, &ping), Told::Pong(7));
+    });
+}
+
+#[test]
+fn what_is_no_message_closes_the_channel_and_what_cannot_be_read_does_not() {
+    Yard::new(1, 1, &[]).run(1, |place| {
+        let mut domain = Domain::greeted(place);
+        let mut unknown = [0; HEADER_BYTES];
+        unknown[0] = HEADER_BYTES as u8;
+        (unknown[4], unknown[8]) = (0x77, 9);
+        assert_eq!(domain.line.put(&unknown), HEADER_BYTES);
+        assert_eq!(domain.answer(place), (9, Told::Refused(Refusal::Malformed, 0x77, 0)));
+        assert_eq!(domain.ask(place, &Request::Ping { cookie: 1 }), Told::Pong(1));
+        domain.line.put(&[0xff; HEADER_BYTES]);
+        domain.send(&Request::Ping { cookie: 2 });
+        for _ in 0..50 {
+            domain.channel.serve(place.node, place.first.host());
+        }
+        assert_eq!(domain.hear(), None);
+    });
+}
+
+#[test]
+fn many_requests_at_once_are_all_answered() {
+    Yard::new(1, 1, &[]).run(1, |place| {
+        let mut domain = Domain::greeted(place);
+        let ids: Vec<u64> = (0..300).map(|cookie| domain.send(&Request::Ping { cookie })).collect();
+        for (cookie, id) in (0..).zip(ids) {
+            assert_eq!(domain.answer(place), (id, Told::Pong(cookie)));
+        }
+    });
+}
