@@ -31,6 +31,7 @@ pub fn scenarios() -> Vec<Scenario> {
         guests: vec![Guest::new(DOM0).append("basalt.rescue")],
         steps: vec![
             Step::vm(DOM0, READY).within(200),
+            Step::vm(DOM0, "Basalt's kernel answers").within(60).anywhere(),
             Step::vm(DOM0, "mounted at /data").within(60).anywhere().then_send("\rpoweroff\r"),
             Step::end(DOM0).within(60),
         ],

@@ -44,6 +44,8 @@ impl fmt::Display for Error {
     }
 }
 
+impl core::error::Error for Error {}
+
 /// A name: 1 to 31 of `a-z`, `0-9` and `-`, with zeros behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Name([u8; Self::BYTES]);

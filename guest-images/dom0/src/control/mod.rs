@@ -1,6 +1,7 @@
-//! Knows the state of the node: gathers what the other processes tell, says when the node is ready, and shows the status page. VMs and their
-//! management will come from the channel to Basalt's kernel, which this process will hold.
+//! Knows the state of the node: gathers what the other processes tell and what Basalt's kernel says of VMs, says when the node is ready, and shows
+//! the status page.
 
+mod channel;
 mod screen;
 
 use std::io::Result;
@@ -10,10 +11,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::network::{report, seen};
-use crate::status::Status;
+use crate::status::{Status, Vm};
 use crate::{facts, log, storage};
+use channel::Channel;
 use screen::Screens;
 
+/// Between two looks at VMs.
+const LOOK: Duration = Duration::from_secs(10);
 /// How the node is reached today.
 const REACH: &str = "at this screen; `basalt.rescue` on dom0's command line gives a shell";
 
@@ -22,9 +26,11 @@ pub(crate) fn run() -> Result<bool> {
     let news = facts::watch()?;
     let mut screens = Screens::new();
     let mut is_ready = facts::read(facts::READY).is_some();
+    let mut kernel = Kernel::default();
     loop {
         facts::forget(&news);
         let mut status = gather(is_ready);
+        kernel.tell(&mut status);
         if !is_ready && everything_is_settled(&status) {
             is_ready = true;
             status.is_ready = true;
@@ -32,7 +38,46 @@ pub(crate) fn run() -> Result<bool> {
             facts::write(facts::READY, "")?;
         }
         let again = screens.show(&status.lines(), is_ready, Instant::now());
-        wait(&news, again)?;
+        // What VMs do is asked for; the kernel does not tell of it yet.
+        wait(&news, Some(again.unwrap_or(LOOK).min(LOOK)))?;
+    }
+}
+
+/// Basalt's kernel, as far as it can be heard.
+#[derive(Default)]
+struct Kernel {
+    channel: Option<Channel>,
+    /// Why it cannot be heard, as it was said last.
+    trouble: Option<String>,
+}
+
+impl Kernel {
+    /// Adds what the kernel says of VMs, or why it cannot be asked.
+    fn tell(&mut self, status: &mut Status) {
+        match self.ask() {
+            Ok(vms) => {
+                status.vms = vms;
+                self.trouble = None;
+            }
+            Err(error) => {
+                let trouble = format!("Basalt's kernel cannot be asked: {error}");
+                if self.trouble.as_ref() != Some(&trouble) {
+                    log::error(&trouble);
+                }
+                status.complaints.push(trouble.clone());
+                (self.channel, self.trouble) = (None, Some(trouble));
+            }
+        }
+    }
+
+    fn ask(&mut self) -> Result<Vec<Vm>> {
+        if self.channel.is_none() {
+            self.channel = Channel::open()?;
+            if self.channel.is_some() {
+                log::info("Basalt's kernel answers");
+            }
+        }
+        self.channel.as_mut().map_or(Ok(Vec::new()), Channel::vms)
     }
 }
 
