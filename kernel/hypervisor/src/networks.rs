@@ -105,9 +105,13 @@ impl Networks {
         Some(place.call_once(|| network))
     }
 
-    /// Makes ready what busy ports need next.
+    /// Makes ready what busy ports need next. Each turn asks for it.
+    #[inline]
     pub(crate) fn refill(&self) {
-        self.iter().for_each(|network| network.switch.refill());
+        for place in &self.list {
+            let Some(network) = place.get() else { return };
+            network.switch.refill();
+        }
     }
 
     /// All of them.

@@ -3,7 +3,7 @@
 
 use alloc::sync::Arc;
 
-use vcpu::{Backend, GuestMemory, Host, Nanos, Vcpu, WithVcpu};
+use vcpu::{Backend, Host, Nanos, Vcpu, WithVcpu};
 
 use super::Node;
 use super::rota::Rota;
@@ -30,6 +30,18 @@ struct Loaded<'m, B: Backend> {
     vm: Arc<Vm<'m, B>>,
     processor: Seat<B>,
     space: Arc<Option<B::Space>>,
+}
+
+/// What has become of a vCPU whose turn it is.
+enum BroughtIn {
+    /// It is loaded, and runs.
+    Loaded,
+    /// Its turn is over: its VM's work was done, or it cannot be had.
+    Worked,
+    /// It is not to run: its VM comes to a halt.
+    PutToRest,
+    /// There is no such vCPU.
+    Nobody,
 }
 
 /// What one CPU needs to run vCPUs.
@@ -64,21 +76,49 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         let served = self.serve_requests();
         for _ in 0..MAX_HALTED {
             let Decision::Run { vcpu: id, .. } = self.decide() else { return served };
-            // The one share of it in this turn.
-            let Some(vm) = self.node.places.find(id.vm) else { return served };
-            let Some(slot) = vm.slots.get(usize::from(id.index)) else { return served };
-            match vm.life.state() {
-                State::Running => self.run_vcpu(id, &vm, slot),
-                State::Working(_) if id.index == 0 => self.work(id, &vm, slot),
-                _ => {
-                    self.put_to_rest(&vm, id, slot);
-                    self.tell_home(&vm);
-                    continue;
+            // Mostly it is the one that is in the registers already, and runs on.
+            let runs_on =
+                self.loaded.as_ref().is_some_and(|it| it.id == id && it.vm.life.state() == State::Running);
+            if runs_on {
+                self.forget_guests();
+            }
+            if !runs_on || self.loaded.is_none() {
+                match self.bring_in(id) {
+                    BroughtIn::Loaded => {}
+                    BroughtIn::Worked => break,
+                    BroughtIn::PutToRest => continue,
+                    BroughtIn::Nobody => return served,
                 }
             }
+            self.run_loaded();
             break;
         }
         true
+    }
+
+    /// Sees to a vCPU whose turn it is, where that is not to run on.
+    #[inline(never)]
+    fn bring_in(&mut self, id: VcpuId) -> BroughtIn {
+        // The one share of it in this turn.
+        let Some(vm) = self.node.places.find(id.vm) else { return BroughtIn::Nobody };
+        let Some(slot) = vm.slots.get(usize::from(id.index)) else { return BroughtIn::Nobody };
+        match vm.life.state() {
+            State::Running if self.load(id, &vm, slot).is_some() => BroughtIn::Loaded,
+            State::Running => {
+                // Nobody else can have it. Whatever it is, others go first.
+                self.rota.end_run(self.host, Some(None));
+                BroughtIn::Worked
+            }
+            State::Working(_) if id.index == 0 => {
+                self.work(id, &vm, slot);
+                BroughtIn::Worked
+            }
+            _ => {
+                self.put_to_rest(&vm, id, slot);
+                self.tell_home(&vm);
+                BroughtIn::PutToRest
+            }
+        }
     }
 
     /// Who runs next here. vCPUs change the CPU where the scheduler wants it.
@@ -165,27 +205,18 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         }
     }
 
-    /// Loads a vCPU and marks it as running here.
-    fn load(&mut self, id: VcpuId, vm: &Arc<Vm<'m, B>>, slot: &Slot<B>) -> Option<Loaded<'m, B>> {
+    /// Loads a vCPU. `None` where it cannot be had.
+    fn load(&mut self, id: VcpuId, vm: &Arc<Vm<'m, B>>, slot: &Slot<B>) -> Option<()> {
         self.forget_guests();
-        if self.loaded.as_ref().is_some_and(|loaded| loaded.id != id) {
-            self.release();
-        }
-        let loaded = match self.loaded.take() {
-            Some(loaded) => loaded,
-            None => {
-                let space = vm.share_space()?;
-                let mut processor = slot.take()?;
-                self.node.scheduler.shared.set_loaded(id, true);
-                slot.set_loaded(Some(self.host.cpu()));
-                processor.iter_mut().for_each(VirtualCpu::load);
-                self.node.bring_up.call_once(|| self.host.bring_up());
-                Loaded { id, vm: Arc::clone(vm), processor, space }
-            }
-        };
-        slot.set_place(Place::Running(self.number()));
-        slot.rouse();
-        Some(loaded)
+        self.release();
+        let space = vm.share_space()?;
+        let mut processor = slot.take()?;
+        self.node.scheduler.shared.set_loaded(id, true);
+        slot.set_loaded(Some(self.host.cpu()));
+        processor.iter_mut().for_each(VirtualCpu::load);
+        self.node.bring_up.call_once(|| self.host.bring_up());
+        self.loaded = Some(Loaded { id, vm: Arc::clone(vm), processor, space });
+        Some(())
     }
 
     /// Takes the loaded vCPU, if any, out of this CPU's registers.
@@ -200,22 +231,24 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         self.node.scheduler.shared.set_loaded(id, false);
     }
 
-    /// Runs a vCPU for a slice.
-    fn run_vcpu(&mut self, id: VcpuId, vm: &Arc<Vm<'m, B>>, slot: &Slot<B>) {
-        let Some(mut loaded) = self.load(id, vm, slot) else {
-            // Nobody else can have it. Whatever it is, others go first.
-            self.rota.end_run(self.host, Some(None));
-            return;
-        };
-        let outcome = match (&mut *loaded.processor, &*loaded.space) {
-            (Some(VirtualCpu { vcpu, cpu }), Some(space)) => {
-                B::with_vcpu(vcpu, Turn { on: self, id, vm, slot, cpu, space })
-            }
-            // Who loads it has seen both.
-            _ => SliceEnd::Halting,
-        };
+    /// Runs the vCPU that is loaded for a slice.
+    #[inline(always)]
+    fn run_loaded(&mut self) {
+        let Some(mut loaded) = self.loaded.take() else { return };
+        let (id, vm) = (loaded.id, &*loaded.vm);
+        if let Some(slot) = vm.slots.get(usize::from(id.index)) {
+            slot.set_place(Place::Running(self.number()));
+            slot.rouse();
+            let outcome = match (&mut *loaded.processor, &*loaded.space) {
+                (Some(VirtualCpu { vcpu, cpu }), Some(space)) => {
+                    B::with_vcpu(vcpu, Turn { on: self, id, vm, slot, cpu, space })
+                }
+                // Who loads it has seen both.
+                _ => SliceEnd::Halting,
+            };
+            self.end_turn(id, vm, slot, outcome);
+        }
         self.loaded = Some(loaded);
-        self.end_turn(id, vm, slot, outcome);
     }
 
     fn run_slice<V: Vcpu>(
@@ -350,31 +383,5 @@ impl<B: Backend, H: Host> WithVcpu for Turn<'_, '_, '_, '_, B, H> {
         let outcome = self.on.run_slice(self.id, self.vm, self.slot, (vcpu, self.cpu), self.space);
         self.slot.publish(self.cpu);
         outcome
-    }
-}
-
-impl Processor {
-    /// It begins to run at this TSC value, and has been kept from it so long since its VM's start. Returns for how many ticks
-    /// it slept, if it did. It is loaded.
-    fn begin_turn(
-        &mut self,
-        vcpu: &mut (impl Vcpu + ?Sized),
-        tsc: u64,
-        kept: Nanos,
-        space: &impl GuestMemory,
-    ) -> Option<u64> {
-        let slept = (self.activity != Activity::Running).then(|| tsc.wrapping_sub(self.waiting_since));
-        self.counters.ticks.idle += slept.unwrap_or_default();
-        self.counters.wakes += u64::from(slept.is_some());
-        if self.paravirtual.begin_turn(kept, space) {
-            vcpu.flush_tlb();
-        }
-        slept
-    }
-
-    /// It stops running at this TSC value.
-    fn end_turn(&mut self, tsc: u64, space: &impl GuestMemory) {
-        self.waiting_since = tsc;
-        self.paravirtual.end_turn(space);
     }
 }

@@ -19,6 +19,7 @@ mod rota;
 mod sleepers;
 mod slice;
 mod stretch;
+mod turn;
 mod work;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -277,37 +278,48 @@ impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
 
     /// A turn with what the CPU does beside, and a rest where there was nothing to do.
     pub fn round(&mut self) {
-        let Self { cpu, lead } = self;
-        if let Some(lead) = lead {
-            lead.look(cpu);
-            cpu.rota.look(cpu.host, "a look at the console");
+        match &mut self.lead {
+            Some(lead) => lead_round(&mut self.cpu, lead),
+            None => crew_round(&mut self.cpu),
         }
-        if !cpu.turn() && (lead.is_none() || !cpu.node.changed.load(SeqCst)) {
-            cpu.rest(lead.as_ref().map_or(Nanos::NEVER, Lead::next_look));
-        }
-    }
-
-    /// Whether the CPU has nothing more to do.
-    fn is_done(&self) -> bool {
-        let (cpu, node) = (self.cpu.number(), self.cpu.node);
-        self.lead.as_ref().map_or(cpu >= node.scheduler.cpus() || node.ended.load(SeqCst), Lead::is_done)
     }
 
     /// See [`Node::run`].
     pub fn run(&mut self) -> Ended {
-        while !self.is_done() {
-            self.round();
-        }
         let Self { cpu, lead } = self;
         let node = cpu.node;
         let Some(lead) = lead else {
+            while cpu.number() < node.scheduler.cpus() && !node.ended.load(SeqCst) {
+                crew_round(cpu);
+            }
             cpu.release();
             return Ended::Dismissed;
         };
+        while !lead.is_done() {
+            lead_round(cpu, lead);
+        }
         node.ended.store(true, SeqCst);
         (1..node.mailboxes.len()).for_each(|other| cpu.host.kick(other));
         cpu.release();
         lead.power_off(cpu.host)
+    }
+}
+
+/// A round of the first CPU.
+#[inline(always)]
+fn lead_round<B: Backend, H: Host>(cpu: &mut Cpu<'_, '_, '_, B, H>, lead: &mut Lead) {
+    lead.look(cpu);
+    cpu.rota.look(cpu.host, "a look at the console");
+    if !cpu.turn() && !cpu.node.changed.load(SeqCst) {
+        cpu.rest(lead.next_look());
+    }
+}
+
+/// A round of another one.
+#[inline(always)]
+fn crew_round<B: Backend, H: Host>(cpu: &mut Cpu<'_, '_, '_, B, H>) {
+    if !cpu.turn() {
+        cpu.rest(Nanos::NEVER);
     }
 }
 
