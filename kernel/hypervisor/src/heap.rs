@@ -26,11 +26,11 @@ pub(crate) fn boxed<T>(value: T) -> Option<Box<T>> {
     Some(Box::new(value))
 }
 
-/// So many values in a row. `None` where there is no memory for them.
-pub(crate) fn row<T>(count: usize, make: impl FnMut() -> T) -> Option<Vec<T>> {
+/// So many equal values in a row. `None` where there is no memory for them.
+pub(crate) fn row<T: Clone>(count: usize, value: T) -> Option<Vec<T>> {
     let mut values = Vec::new();
     values.try_reserve_exact(count).ok()?;
-    values.resize_with(count, make);
+    values.resize(count, value);
     Some(values)
 }
 
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn what_there_is_no_memory_for_is_refused() {
         assert_eq!((arc(7).as_deref(), boxed(8).as_deref()), (Some(&7), Some(&8)));
-        assert_eq!(row(3, || 1), Some(std::vec![1, 1, 1]));
-        assert!(row(usize::MAX / 16, || 0_u64).is_none());
+        assert_eq!(row(3, 1), Some(std::vec![1, 1, 1]));
+        assert!(row(usize::MAX / 16, 0_u64).is_none());
     }
 }

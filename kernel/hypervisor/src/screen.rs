@@ -66,8 +66,8 @@ impl Screen {
     /// `None` where there is no memory for it.
     pub(crate) fn new() -> Option<Box<Self>> {
         heap::boxed(Self {
-            cells: heap::row(SCREEN_BYTES, || 0)?,
-            look: heap::row(SCREEN_BYTES, || 0)?,
+            cells: heap::row(SCREEN_BYTES, 0)?,
+            look: heap::row(SCREEN_BYTES, 0)?,
             shown: Shown::Not,
             cursor: 0,
             next: Nanos::ZERO,

@@ -16,7 +16,7 @@ pub(crate) struct Ring {
 impl Ring {
     /// An empty ring with room for `capacity` bytes. `None` where there is no memory for it.
     pub(crate) fn new(capacity: usize) -> Option<Self> {
-        Some(Self { bytes: heap::row(capacity, || 0)?, start: 0, length: 0 })
+        Some(Self { bytes: heap::row(capacity, 0)?, start: 0, length: 0 })
     }
 
     /// The same of the console itself, without which there is no machine.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use devices::{Chipset, ChipsetConfig};
 use spin::{Mutex, RwLock};
-use vcpu::{Backend, Host, Random};
+use vcpu::{Backend, Gpa, Host, Random};
 
 use super::board::Signals;
 use super::life::Life;
@@ -35,22 +35,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         id: VmId,
         links: &mut Links<'_>,
     ) -> Result<Self, StartError> {
-        let hardware = match config.hardware {
-            true => Some(Hardware::new(backend.hardware().ok_or(StartError::NoHardware)?)),
-            false => None,
-        };
-        let (mut map, tables_at) = match &hardware {
-            Some(hardware) => {
-                MemoryMap::of_machine(hardware.machine().memory_map()).ok_or(StartError::NoHardware)?
-            }
-            None => (MemoryMap::new(config.memory), ACPI_TABLES),
-        };
-        if config.devices.vga_text {
-            map = map.with_text_memory();
-        }
-        if config.firmware {
-            map = map.with_rom(config.kernel.len() as u64);
-        }
+        let Layout { hardware, map, tables_at } = Layout::new(backend, config)?;
         let mut chipset = Chipset::new(&ChipsetConfig {
             memory: map.size,
             wall_clock: host.wall_clock_s(),
@@ -66,11 +51,6 @@ impl<'m, B: Backend> Vm<'m, B> {
         add_devices(&mut chipset, config, &map, generation_id)?;
         let line = || SerialLine::new().ok_or(StartError::NoConsole);
         let vcpus = config.cpus;
-        let mut slots = Vec::new();
-        slots.try_reserve_exact(vcpus).map_err(|_| StartError::NoProcessors { vcpus })?;
-        for _ in 0..vcpus {
-            slots.push(Slot::new().ok_or(StartError::NoProcessors { vcpus })?);
-        }
         let terminal = match config.devices.virtio_console {
             true => Some(line().and_then(|line| heap::arc(line).ok_or(StartError::NoConsole))?),
             false => None,
@@ -95,7 +75,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             config: Arc::clone(config),
             map,
             space: RwLock::new(heap::arc(None).ok_or(StartError::NoProcessors { vcpus })?),
-            slots,
+            slots: slots(vcpus)?,
             serial: line()?,
             stage: Mutex::new(Stage::Begin),
             entry: Mutex::new(None),
@@ -113,4 +93,45 @@ impl<'m, B: Backend> Vm<'m, B> {
             rotor: AtomicUsize::new(0),
         })
     }
+}
+
+/// Where what is in its memory, and what of the machine it has.
+struct Layout {
+    hardware: Option<Hardware>,
+    map: MemoryMap,
+    /// Its firmware's tables.
+    tables_at: Gpa,
+}
+
+impl Layout {
+    fn new<B: Backend>(backend: &B, config: &VmConfig<'_>) -> Result<Self, StartError> {
+        let hardware = match config.hardware {
+            true => Some(Hardware::new(backend.hardware().ok_or(StartError::NoHardware)?)),
+            false => None,
+        };
+        let (mut map, tables_at) = match &hardware {
+            Some(hardware) => {
+                MemoryMap::of_machine(hardware.machine().memory_map()).ok_or(StartError::NoHardware)?
+            }
+            None => (MemoryMap::new(config.memory), ACPI_TABLES),
+        };
+        if config.devices.vga_text {
+            map = map.with_text_memory();
+        }
+        if config.firmware {
+            map = map.with_rom(config.kernel.len() as u64);
+        }
+        Ok(Self { hardware, map, tables_at })
+    }
+}
+
+/// Places for so many vCPUs.
+fn slots<B: Backend>(vcpus: usize) -> Result<Vec<Slot<B>>, StartError> {
+    let none = StartError::NoProcessors { vcpus };
+    let mut slots = Vec::new();
+    slots.try_reserve_exact(vcpus).map_err(|_| none)?;
+    for _ in 0..vcpus {
+        slots.push(Slot::new().ok_or(none)?);
+    }
+    Ok(slots)
 }

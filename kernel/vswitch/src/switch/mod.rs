@@ -131,7 +131,9 @@ impl Switch {
         let Some(port) = self.port(id) else { return };
         let bit = PortSet::one(id).bits();
         for set in [&self.up, &self.isolated, &self.guaranteed].into_iter().chain(&self.members) {
-            set.fetch_and(!bit, SeqCst);
+            if set.load(SeqCst) & bit != 0 {
+                set.fetch_and(!bit, SeqCst);
+            }
         }
         port.renew(Settings { up: false, ..Settings::default() });
         self.forget(id);
@@ -201,11 +203,10 @@ impl Switch {
     /// Has the sets of ports say what a port's settings are.
     fn apply(&self, id: PortId, settings: &Settings) {
         let bit = PortSet::one(id).bits();
+        // Nearly all are as they are to be, and only this changes them.
         let put = |set: &AtomicU64, is: bool| {
-            if is {
-                set.fetch_or(bit, SeqCst);
-            } else {
-                set.fetch_and(!bit, SeqCst);
+            if (set.load(SeqCst) & bit != 0) != is {
+                set.fetch_xor(bit, SeqCst);
             }
         };
         put(&self.isolated, settings.isolated);
