@@ -3,6 +3,7 @@
 
 use crate::cpu::flag;
 use crate::exception::Frame;
+use crate::platform;
 use crate::smp::MAX_CPUS;
 use crate::{PerCpu, TestResult, apic, cpu, pic, smp, verdict};
 
@@ -140,7 +141,8 @@ pub(crate) fn dispatch(frame: &mut Frame) {
             state.stray.get_or_insert(vector);
         }
         // What nobody acknowledges may be an INT instruction's.
-        if acknowledge != Acknowledge::Nothing && frame.rflags & flag::IF == 0 {
+        let is_masked = frame.rflags & flag::IF == 0 && acknowledge != Acknowledge::Nothing;
+        if is_masked && !platform::delivers_masked() {
             state.masked.get_or_insert(vector);
         }
         (acknowledge, state.hooks[usize::from(vector)])
