@@ -5,7 +5,7 @@ use core::fmt;
 
 use crate::{
     AddressSpace, ApicAssists, ApicState, ApicView, DescriptorTable, DescriptorTableName, Event, Exit, Gpr,
-    Hardware, Image, MemoryError, Random, Registers, Segment, SegmentAccess, SegmentName, SystemRegister,
+    Image, MemoryError, Random, Registers, Segment, SegmentAccess, SegmentName, SystemRegister,
 };
 
 /// The four registers that CPUID returns.
@@ -83,11 +83,6 @@ pub trait Backend: Sized + 'static {
 
     /// Makes a source of random bytes, which shares nothing with others. `None` where this CPU has nothing to begin one with.
     fn create_random(&self) -> Option<Self::Random>;
-
-    /// The machine's own devices, where they can be handed to a management domain.
-    fn hardware(&self) -> Option<&'static dyn Hardware> {
-        None
-    }
 
     /// Bytes of host memory that are free for guests now.
     fn free_memory(&self) -> u64;

@@ -17,7 +17,6 @@ mod event;
 mod exit;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
-mod hardware;
 mod host;
 mod image;
 mod memory;
@@ -32,7 +31,6 @@ pub use apic::{ApicAssists, ApicState, ApicView};
 pub use backend::{Backend, CpuidResult, CreateError, TscScaling, Vcpu, WithVcpu};
 pub use event::{Event, PendingEvents, SoftwareKind, vector};
 pub use exit::{Access, ControlRegisterAccess, EntryFailure, Exit, IoExit, NestedFault};
-pub use hardware::{Hardware, HostMemory, HostRange, Message, PciFunction, PinMode, PowerPorts, SourceId};
 pub use host::{BringUp, Host};
 pub use image::{Image, ImageError};
 pub use memory::{AddressSpace, CopyError, GuestMemory, Hole, MemoryError, NotRam, Shrink, Taken, WordSize};

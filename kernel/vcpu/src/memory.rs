@@ -215,24 +215,6 @@ pub trait AddressSpace: GuestMemory {
     /// Bytes that were taken from the host for a page that has not come into being yet.
     fn coming(&self) -> u64;
 
-    /// Gives the guest memory that was set aside for it at its own address: RAM that does not come out of the host's free memory, and does not go there.
-    /// It is as it was, not cleared.
-    ///
-    /// # Errors
-    /// [`MemoryError::BadRange`] where not all of it was set aside.
-    fn adopt(&mut self, start: Hpa, length: u64) -> Result<(), MemoryError> {
-        Err(MemoryError::BadRange { gpa: Gpa(start.0), length })
-    }
-
-    /// Maps a page of device memory at its own address, and as much around it as lies within `clear`: what is neither RAM nor a register of the
-    /// kernel's. It is not RAM for [`GuestMemory`]. False where the page cannot be given.
-    fn map_device(&self, _gpa: Gpa, _clear: core::ops::Range<u64>) -> Result<bool, MemoryError> {
-        Ok(false)
-    }
-
-    /// Takes device memory out again. CPUs may know it until they have passed an epoch.
-    fn unmap_device(&self, _range: core::ops::Range<u64>) {}
-
     /// Has accesses to the page at [`crate::APIC_PAGE`] reach the CPU's virtual local APIC, where it has one. To be called once,
     /// before vCPUs are made. The page is not RAM.
     fn add_apic_page(&mut self) -> Result<(), MemoryError>;
