@@ -246,6 +246,8 @@ const WAYS: [(&str, &str, Tier); 8] = [
 
 /// The local APIC's tests with all of it and with less give the same results.
 fn apic(way: &str, without: &str, tier: Tier) -> Scenario {
+    // Where its CPU delivers virtual interrupts itself, Bochs delivers one now and then that the guest has masked.
+    let masked = if without.contains("virtual-interrupts") { "" } else { "masked=delivered" };
     Scenario {
         name: format!("time-apic-{way}"),
         about: format!(
@@ -255,10 +257,9 @@ fn apic(way: &str, without: &str, tier: Tier) -> Scenario {
         machines: if tier == Tier::Ci { vec![BOCHS_VMX] } else { vec![BOCHS_VMX, BOCHS_SVM] },
         cpus: None,
         options: format!("without=nothing without={without}"),
-        // With virtual interrupts Bochs delivers one now and then that the guest has masked.
         guests: vec![
-            Guest::new(APIC[0]).append("masked=delivered"),
-            Guest::new(APIC[1]).cpus(4).append("cpus=4 masked=delivered"),
+            Guest::new(APIC[0]).append(masked),
+            Guest::new(APIC[1]).cpus(4).append(&format!("cpus=4 {masked}")),
         ],
         steps: vec![
             Step::results(APIC[0]).within(240),

@@ -8,8 +8,8 @@
 //! On COM1 it prints `ok NAME`, `FAILED NAME: reason` or `skipped NAME: reason` for each test, then
 //! `selftest GROUP done: N passed, M failed, K skipped`, and powers the machine off through ACPI. The command line
 //! selects tests: `test=NAME,OTHER*`. `emulator=tcg` or `emulator=bochs` says what the processor below is, whose known
-//! deviations from the manuals (and `masked=delivered`, another one) then skip a test, or a part of it, instead of failing it. Without it the processor counts as
-//! real.
+//! deviations from the manuals then skip a test, or a part of it, instead of failing it; `masked=delivered` names one that
+//! only some set-ups have. Without them the processor counts as real.
 //!
 //! It runs on one processor, with interrupts off but where a test asks for them; tests start others by [`smp`]. The first 4 GiB are mapped one to
 //! one. A test's exceptions are caught ([`exception::catch`]); what nobody expects fails the test with its registers,

@@ -226,7 +226,7 @@ impl Net {
         let buffers = self.hand_over(&mut parcel, port, &mut source, (way.now, wires))?;
         if buffers.is_none() {
             self.enqueue(&parcel, port, &mut source, wires)?;
-            // Between two steps there is room made for the next frame.
+            // It took some of the switch's reserve, which is filled between two steps: the next frame finds it full.
             if self.plug.switch().is_low() {
                 return Ok(STEP_BYTES.max(length));
             }

@@ -311,6 +311,15 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     prop::collection::vec(act, 1..40)
 }
 
+/// The receivers need more of the switch's reserve than that has at once.
+#[test]
+fn large_frames_sent_at_once_reach_all_who_keep_up() {
+    let mut world = World::new(&[0; 5], false);
+    let frames = [(ALL, 8139, false), (3, 7115, true), (ALL, 56_267, true)];
+    world.send(0, &frames.map(|(to, payload, large)| Letter { to, payload, large, cuts: vec![] }));
+    world.finish();
+}
+
 proptest! {
     #[test]
     fn everybody_receives_what_is_theirs(

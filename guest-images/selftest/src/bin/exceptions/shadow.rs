@@ -151,10 +151,13 @@ fn interrupt_waits_for_if() -> TestResult {
     Ok(())
 }
 
-fn start_timer(count: u32) {
+/// Between two interrupts, in ns: a slow CPU that clears its L1 cache by reading at each entry must get on in between.
+const PERIOD: u32 = 100_000;
+
+fn start_timer() {
     interrupt::expect(VECTOR, Acknowledge::LocalApic);
     apic::write(apic::register::LVT_TIMER, u32::from(VECTOR) | apic::PERIODIC);
-    apic::write(apic::register::INITIAL_COUNT, count);
+    apic::write(apic::register::INITIAL_COUNT, PERIOD);
 }
 
 fn interrupt_in_long_string_move() -> TestResult {
@@ -163,7 +166,7 @@ fn interrupt_in_long_string_move() -> TestResult {
     for i in 0..SIZE / 8 {
         cpu::write64(source + 8 * i, i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
-    start_timer(100_000);
+    start_timer();
     for _ in 0..10 {
         selftest::memory::fill(source + SIZE, 0, SIZE);
         interrupt::enabled(|| {
@@ -181,7 +184,7 @@ fn interrupt_in_long_string_move() -> TestResult {
 
 fn interrupts_during_exits() -> TestResult {
     let leaf = cpu::cpuid(0, 0);
-    start_timer(100_000);
+    start_timer();
     let good = interrupt::enabled(|| {
         tsc::wait_us(20_000, || {
             cpu::cpuid(0, 0) != leaf || cpu::inb(0x0e50) != 0xff || cpu::rflags() & 0x200 == 0
