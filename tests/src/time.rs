@@ -22,7 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
         busy(2, Tier::Ci, vec![QEMU_SVM_COUNTED, BOCHS_VMX]),
         busy(60, Tier::Full, vec![BOCHS_VMX]),
     ];
-    scenarios.extend([scaled(), unscaled(), idle(), nmis()]);
+    scenarios.extend([scaled(), unscaled(), idle(), nmis("exceptions"), nmis("exits")]);
     scenarios.push(linux(8, Tier::Ci, QEMU_SVM_COUNTED));
     scenarios.push(linux(60, Tier::Full, BOCHS_VMX));
     scenarios.extend(WAYS.into_iter().map(|(way, without, tier)| apic(way, without, tier)));
@@ -200,23 +200,24 @@ fn is_idle(log: &Log) -> Result<(), String> {
     Ok(())
 }
 
-/// Non-maskable interrupts of the host's come at every point of the kernel and of its guests, which do not notice.
-fn nmis() -> Scenario {
-    let guests = ["exceptions", "exits"];
+/// Non-maskable interrupts of the host's come at every point of the kernel and of its guest, which does not notice. Each guest has the machine to
+/// itself: an entry of Bochs' leaves virtual NMIs blocked where the VM before was in its handler, though this VM's state says that they are not.
+fn nmis(guest: &str) -> Scenario {
     Scenario {
-        name: "time-nmis".to_owned(),
-        about: "a thousand NMIs a second of the host's harm no guest, and are told of in reason".to_owned(),
+        name: format!("time-nmis-{guest}"),
+        about: format!(
+            "a thousand NMIs a second of the host's do not harm the guest {guest}, and are told of in reason"
+        ),
         tier: Tier::Ci,
         machines: vec![QEMU_SVM_COUNTED, BOCHS_VMX],
         cpus: None,
         options: "fault=nmi-storm".to_owned(),
-        guests: guests.map(Guest::new).into(),
-        steps: guests
-            .iter()
-            .map(|guest| Step::results(guest).within(240))
-            .chain(guests.iter().map(|guest| Step::end(guest)))
-            .collect(),
-        checks: vec![Check { name: "there were hundreds, told at most a dozen times", holds: nmis_are_told }],
+        guests: vec![Guest::new(guest)],
+        steps: vec![Step::results(guest).within(240), Step::end(guest)],
+        checks: vec![Check {
+            name: "there were more than a hundred, told at most a dozen times",
+            holds: nmis_are_told,
+        }],
     }
 }
 
@@ -226,8 +227,9 @@ fn nmis_are_told(log: &Log) -> Result<(), String> {
         .filter_map(|line| line.split_once(" non-maskable interrupts that Basalt did not send"))
         .filter_map(|(before, _)| before.rsplit_once(' ')?.1.parse().ok())
         .collect();
+    // Between two tellings their number doubles.
     match told.iter().max() {
-        Some(most) if *most >= 400 && told.len() <= 12 => Ok(()),
+        Some(most) if *most >= 100 && told.len() <= 12 => Ok(()),
         _ => Err(format!("told at {told:?}")),
     }
 }
