@@ -83,6 +83,13 @@ messages! {
             /// Its number.
             vm: u64,
         }
+        /// A VM's memory.
+        MemoryMap = 0x8113 {
+            /// Where the root pointer of its ACPI tables is, which are there once its memory is.
+            rsdp: u64,
+            /// Address, bytes and type of up to eight ranges, as firmware tells of them (ACPI, "System Address Map Interfaces"); zeros behind the last.
+            ranges: [u64; 24],
+        }
         /// What a VM is and does.
         Status = 0x8140 {
             /// Its number.

@@ -6,21 +6,17 @@ use crate::codec::{Name, choices, messages};
 pub const MAX_INLINE: usize = 8 << 10;
 
 choices! {
-    /// A device that a VM can be given before it starts.
+    /// A device of a VM that is to be made. Each VM has a 16550A at 3F8H besides.
     DeviceKind: u16 {
-        /// A 16550A at 3F8H. `first` and `second` are 0.
-        Serial = 1,
-        /// A virtio console.
-        Console = 2,
+        /// A virtio console. `first` and `second` are 0, here and where nothing else is said.
+        Console = 1,
         /// A virtio entropy device.
-        Entropy = 3,
+        Entropy = 2,
         /// A virtio balloon.
-        Balloon = 4,
-        /// A virtio disk of which the domain does the requests. `first` is its size in sectors of 512 bytes, bit 0 of `second` says that it is
-        /// read-only.
-        Disk = 5,
-        /// A virtio network device. `first` is the number of the port of the kernel's switch.
-        Network = 6,
+        Balloon = 3,
+        /// A virtio disk in the machine's memory, of zeros until [`Request::FillDisk`] says otherwise. `first` is its size in sectors of 512 bytes,
+        /// bit 0 of `second` says that it is read-only to the VM. The first disk that is added is number 0.
+        MemoryDisk = 4,
     }
 }
 
@@ -49,7 +45,7 @@ messages! {
             /// It comes back.
             cookie: u64,
         }
-        /// Makes a VM without memory and devices, which is stopped. Answered by [`crate::Answer::Vm`].
+        /// Makes a VM without memory, with the devices that were added since the last one was made, which is stopped. Answered by [`crate::Answer::Vm`].
         CreateVm = 0x0100 {
             /// Its name, which no other VM has.
             name: Name,
@@ -63,16 +59,24 @@ messages! {
             /// The VM.
             vm: u64,
         }
-        /// Gives a VM that has not started a device.
+        /// Adds a device to those of the VM that [`Self::CreateVm`] makes next. Whether there can be such a device is said there.
         AddDevice = 0x0102 {
-            /// The VM.
-            vm: u64,
             /// What it is.
             kind: DeviceKind,
             /// See [`DeviceKind`].
             first: u64,
             /// See [`DeviceKind`].
             second: u64,
+        }
+        /// Adds a virtio network device to them.
+        AddNetwork = 0x0104 {
+            /// The network that it is on. Those that have a network's name in common are on it; it is made for the first of them.
+            network: Name,
+            /// Its hardware address in the lower 48 bits, the first byte in the lowest; 0 for one that comes of the VM's name.
+            mac: u64,
+        }
+        /// Forgets the devices that were added.
+        ForgetDevices = 0x0105 {
         }
         /// Where a VM's first processor begins, in 64-bit or protected mode (`loader::EntryState`).
         SetEntry = 0x0103 {
@@ -115,6 +119,24 @@ messages! {
             gpa: u64,
             /// The first physical address of the domain's own.
             to: u64,
+            /// Bytes.
+            length: u64,
+        }
+        /// Where a VM's memory is and what is in it before anything is copied there. Answered by [`crate::Answer::MemoryMap`].
+        MemoryMap = 0x0113 {
+            /// The VM.
+            vm: u64,
+        }
+        /// Copies from the domain's own memory onto a disk of a VM's that is stopped or held, in steps; the answer comes at the end.
+        FillDisk = 0x0114 {
+            /// The VM.
+            vm: u64,
+            /// The disk's number.
+            disk: u16,
+            /// The first byte there.
+            offset: u64,
+            /// The first physical address of the domain's own.
+            from: u64,
             /// Bytes.
             length: u64,
         }

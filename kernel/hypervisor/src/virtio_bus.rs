@@ -63,7 +63,7 @@ impl<I: Image> VirtioBus<I> {
     ) -> Result<Self, StartError> {
         let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 3);
         for disk in &config.disks {
-            let image = backend.create_image(disk.bytes)?;
+            let image = backend.create_image(disk.bytes, disk.size)?;
             let kind = Kind::Block(Block::new(image, disk.read_only, disk.serial));
             let queues = config.cpus.min(DISK_QUEUES);
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
@@ -215,6 +215,12 @@ impl<I: Image> VirtioBus<I> {
     /// The VM's console has a window of that size.
     pub(crate) fn resize(&self, columns: u16, rows: u16) {
         self.functions.iter().for_each(|function| function.resize(columns, rows));
+    }
+
+    /// A disk of the VM's, by its number.
+    pub(crate) fn disk(&self, number: usize) -> Option<&Block<I>> {
+        // They come first.
+        self.functions.get(number)?.as_block()
     }
 
     /// The VM's balloon, where it has one.

@@ -64,8 +64,8 @@ impl Backend for Extensions {
         }
     }
 
-    fn create_image<'m>(&self, module: &'m [u8]) -> Result<ModuleImage<'m>, CreateError> {
-        Ok(ModuleImage::new(module)?)
+    fn create_image<'m>(&self, module: &'m [u8], bytes: u64) -> Result<ModuleImage<'m>, CreateError> {
+        Ok(ModuleImage::new(module, bytes)?)
     }
 
     fn create_random(&self) -> Option<Generator> {

@@ -1,5 +1,5 @@
-//! Disks of boot modules. The module itself stays as it is (the kernel maps it read-only); what is written goes to memory of its
-//! own, taken where it is first written to. It is kept as long as the image, which is as long as its VM is on the list.
+//! Disks in memory, which begin with a boot module's bytes, or with none. The module itself stays as it is (the kernel maps it read-only); what is
+//! written goes to memory of its own, taken where it is first written to. It is kept as long as the image, which is as long as its VM is on the list.
 
 // UNSAFETY: frames as slices, by address.
 #![allow(unsafe_code)]
@@ -7,6 +7,7 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::{ptr, slice};
 
 use spin::Mutex;
@@ -19,10 +20,15 @@ use crate::memory::frames::{Block, FrameKind};
 const ORDER: u8 = 4;
 const BLOCK_BYTES: usize = (PAGE_SIZE as usize) << ORDER;
 
-/// A boot module that can be written to.
+/// What is read where nothing is.
+static ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
+
+/// A boot module that can be written to, with zeros behind it.
 #[derive(Debug)]
 pub struct ModuleImage<'m> {
     base: &'m [u8],
+    /// How many bytes there are in all.
+    bytes: usize,
     /// What was written: a block for each stretch of [`BLOCK_BYTES`].
     written: Mutex<Vec<Option<Block>>>,
 }
@@ -49,27 +55,46 @@ fn pieces(offset: usize, length: usize) -> impl Iterator<Item = Piece> {
 impl<'m> ModuleImage<'m> {
     /// # Errors
     /// [`MemoryError::OutOfFrames`] where there is no memory for the list of blocks.
-    pub(crate) fn new(base: &'m [u8]) -> Result<Self, MemoryError> {
-        let count = base.len().div_ceil(BLOCK_BYTES);
+    pub(crate) fn new(base: &'m [u8], bytes: u64) -> Result<Self, MemoryError> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let count = bytes.div_ceil(BLOCK_BYTES);
         let mut written = Vec::new();
         written.try_reserve_exact(count).map_err(|_| MemoryError::OutOfFrames {
-            wanted: (count * size_of::<Option<Block>>()) as u64,
+            wanted: (count as u64).saturating_mul(size_of::<Option<Block>>() as u64),
             free: 0,
         })?;
         written.resize_with(count, || None);
-        Ok(Self { base, written: Mutex::new(written) })
+        Ok(Self { base, bytes, written: Mutex::new(written) })
     }
 
-    /// The range inside the module, where it is.
+    /// The range inside the image, where it is.
     fn range(&self, offset: u64, length: usize) -> Result<usize, ImageError> {
         let start = usize::try_from(offset).map_err(|_| ImageError::OutOfImage)?;
         let end = start.checked_add(length).ok_or(ImageError::OutOfImage)?;
-        if end > self.base.len() { Err(ImageError::OutOfImage) } else { Ok(start) }
+        if end > self.bytes { Err(ImageError::OutOfImage) } else { Ok(start) }
+    }
+
+    /// Shows a part in which nothing was written: the module's bytes, and zeros behind them.
+    fn show_unwritten(
+        &self,
+        range: Range<usize>,
+        each: &mut impl FnMut(&[u8]) -> Result<(), NotRam>,
+    ) -> Result<(), NotRam> {
+        let middle = self.base.len().clamp(range.start, range.end);
+        if let Some(bytes) = self.base.get(range.start..middle).filter(|bytes| !bytes.is_empty()) {
+            each(bytes)?;
+        }
+        let mut left = range.end - middle;
+        while let Some(zeros) = ZEROS.get(..left.min(ZEROS.len())).filter(|zeros| !zeros.is_empty()) {
+            each(zeros)?;
+            left -= zeros.len();
+        }
+        Ok(())
     }
 
     /// A block with what the module has there.
     fn copied(&self, block: usize) -> Option<Block> {
-        let from = self.base.get(block * BLOCK_BYTES..)?;
+        let from = self.base.get(block * BLOCK_BYTES..).unwrap_or_default();
         let length = from.len().min(BLOCK_BYTES);
         let fresh = Block::unfilled(ORDER, FrameKind::Kernel).ok()?;
         let start = direct_map(fresh.start());
@@ -84,7 +109,7 @@ impl<'m> ModuleImage<'m> {
 
 impl Image for ModuleImage<'_> {
     fn bytes(&self) -> u64 {
-        self.base.len() as u64
+        self.bytes as u64
     }
 
     fn kept(&self) -> u64 {
@@ -107,7 +132,7 @@ impl Image for ModuleImage<'_> {
                 Some(Some(block)) => each(unsafe {
                     slice::from_raw_parts(direct_map(block.start()).add(piece.at), piece.length)
                 })?,
-                _ => each(self.base.get(from..from + piece.length).ok_or(ImageError::OutOfImage)?)?,
+                _ => self.show_unwritten(from..from + piece.length, &mut each)?,
             }
             from += piece.length;
         }
@@ -148,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_outside_is_refused() {
-        let image = ModuleImage::new(&[7; 1000]).expect("memory");
+        let image = ModuleImage::new(&[7; 1000], 1000).expect("memory");
         let mut seen = Vec::new();
         let shown = image.read(990, 10, |bytes| {
             seen.extend_from_slice(bytes);
@@ -162,6 +187,23 @@ mod tests {
         }
         let no_ram = NotRam { gpa: vcpu::Gpa(5) };
         assert_eq!(image.read(0, 1, |_| Err(no_ram)), Err(ImageError::NotRam(no_ram)));
+    }
+
+    #[test]
+    fn behind_the_module_are_zeros() {
+        let (zeros, whole) = (3 * PAGE_SIZE as usize + 5, 100_000);
+        let image = ModuleImage::new(&[7; 1000], whole).expect("memory");
+        let mut seen = Vec::new();
+        let length = 10 + zeros;
+        let shown = image.read(990, length as u32, |bytes| {
+            seen.extend_from_slice(bytes);
+            Ok(())
+        });
+        assert_eq!(shown, Ok(()));
+        assert_eq!((&seen[..10], seen.len()), (&[7; 10][..], length));
+        assert!(seen[10..].iter().all(|byte| *byte == 0));
+        assert_eq!(image.read(whole, 1, |_| panic!("nothing is there")), Err(ImageError::OutOfImage));
+        assert_eq!(image.bytes(), whole);
     }
 
     proptest! {

@@ -72,11 +72,11 @@ pub trait Backend: Sized + 'static {
     type Vcpu;
     /// A guest-physical address space.
     type Space: AddressSpace;
-    /// A boot module that can be written to.
+    /// Bytes that can be written to.
     type Image<'m>: Image;
 
-    /// Makes an image of a boot module, whose bytes it begins with.
-    fn create_image<'m>(&self, module: &'m [u8]) -> Result<Self::Image<'m>, CreateError>;
+    /// Makes an image of so many bytes, which begins with those of a boot module; behind them are zeros.
+    fn create_image<'m>(&self, module: &'m [u8], bytes: u64) -> Result<Self::Image<'m>, CreateError>;
 
     /// A source of random bytes.
     type Random: Random + 'static;

@@ -3,7 +3,7 @@
 //! Source: VIRTIO 1.2, "Block Device".
 
 use arrayvec::ArrayVec;
-use vcpu::{GuestMemory, Image};
+use vcpu::{Gpa, GuestMemory, Image, ImageError};
 
 use crate::STEP_BYTES;
 use crate::image;
@@ -104,6 +104,25 @@ impl<I: Image> Block<I> {
         let mut padded = [0; SERIAL_BYTES];
         padded.iter_mut().zip(serial.bytes()).for_each(|(place, byte)| *place = byte);
         Self { image, read_only, serial: padded }
+    }
+
+    /// Puts bytes of somebody's memory into its content, as who makes the disk may. Returns how many bytes that has moved in all.
+    ///
+    /// # Errors
+    /// See [`Image::write`].
+    pub fn fill<M: GuestMemory>(
+        &self,
+        offset: u64,
+        memory: &M,
+        gpa: Gpa,
+        length: u32,
+    ) -> Result<u32, ImageError> {
+        image::from_guest(&self.image, offset, memory, gpa, length)
+    }
+
+    /// Bytes of its content.
+    pub fn bytes(&self) -> u64 {
+        self.image.bytes()
     }
 
     fn sectors(&self) -> u64 {

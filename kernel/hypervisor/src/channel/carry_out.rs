@@ -4,8 +4,9 @@ use abi::{Answer, Refusal, Request};
 use loader::{CODE_SELECTOR, DATA_SELECTOR, EntryState, SegmentState};
 use vcpu::{Backend, Gpa, GuestMemory, Host};
 
-use super::refused;
-use super::waits::{Copy, Wait, Waits};
+use super::draft::Draft;
+use super::waits::{Copy, Fill, Wait, Waits};
+use super::{Refused, refused};
 use crate::config::Description;
 use crate::run::Node;
 use crate::schedule::VmId;
@@ -25,7 +26,7 @@ pub(super) const fn number(id: VmId) -> u64 {
 }
 
 /// The VM of a number.
-fn vm_of<B: Backend>(node: &Node<'_, B>, wanted: u64) -> Result<VmId, Answer<'static>> {
+fn vm_of<B: Backend>(node: &Node<'_, B>, wanted: u64) -> Result<VmId, Refused> {
     let mut found = None;
     node.each_vm(|id, _| found = found.or((number(id) == wanted).then_some(id)));
     found.ok_or(refused(Refusal::NoVm, wanted, 0))
@@ -35,13 +36,22 @@ fn vm_of<B: Backend>(node: &Node<'_, B>, wanted: u64) -> Result<VmId, Answer<'st
 pub(super) fn carry_out<B: Backend, H: Host>(
     node: &Node<'_, B>,
     host: &mut H,
-    waits: &mut Waits,
+    (waits, draft): (&mut Waits, &mut Draft),
     id: u64,
     request: &Request<'_>,
 ) -> Option<Answer<'static>> {
     let done = match *request {
         Request::Ping { cookie } => Ok(Answer::Pong { cookie }),
-        Request::CreateVm { name, cpus, memory } => create(node, host, name.as_str(), cpus, memory),
+        Request::AddDevice { kind, first, second } => draft.add(kind, first, second),
+        Request::AddNetwork { network, mac } => draft.add_network(network.as_str(), mac),
+        Request::ForgetDevices {} => {
+            *draft = Draft::default();
+            Ok(Answer::Done {})
+        }
+        Request::CreateVm { name, cpus, memory } => {
+            create(node, host, name.as_str(), draft.take(name.as_str(), cpus, memory))
+        }
+        Request::MemoryMap { vm } => vm_of(node, vm).and_then(|vm| memory_map(node, vm)),
         Request::NextVm { after } => next(node, after),
         Request::WriteMemory { vm, gpa, bytes } => vm_of(node, vm).and_then(|vm| write(node, vm, gpa, bytes)),
         Request::SetEntry { vm, .. } => vm_of(node, vm).and_then(|vm| {
@@ -72,6 +82,12 @@ pub(super) fn carry_out<B: Backend, H: Host>(
                 Ok(Ok(Wait::Copy(Copy { to: (vm, gpa), from: (domain, from), length })))
             });
         }
+        Request::FillDisk { vm, disk, offset, from, length } => {
+            return later(waits, id, vm_of(node, vm), |vm| {
+                let domain = node.domain_id().ok_or(refused(Refusal::Unsupported, 0, 0))?;
+                Ok(Ok(Wait::Fill(Fill { disk: (vm, disk.into(), offset), from: (domain, from), length })))
+            });
+        }
         Request::CopyOut { vm, gpa, to, length } => {
             return later(waits, id, vm_of(node, vm), |vm| {
                 let domain = node.domain_id().ok_or(refused(Refusal::Unsupported, 0, 0))?;
@@ -80,30 +96,30 @@ pub(super) fn carry_out<B: Backend, H: Host>(
         }
         _ => Err(refused(Refusal::Unsupported, request.kind().into(), 0)),
     };
-    Some(done.unwrap_or_else(|refusal| refusal))
+    Some(done.unwrap_or_else(Refused::answer))
 }
 
 /// A request whose answer comes later, unless it is refused now.
 fn later(
     waits: &mut Waits,
     id: u64,
-    vm: Result<VmId, Answer<'static>>,
-    begin: impl FnOnce(VmId) -> Result<Result<Wait, ManageError>, Answer<'static>>,
+    vm: Result<VmId, Refused>,
+    begin: impl FnOnce(VmId) -> Result<Result<Wait, ManageError>, Refused>,
 ) -> Option<Answer<'static>> {
     match vm.and_then(begin).and_then(|begun| begun.map_err(why_not)) {
         Ok(wait) => {
             waits.add(id, wait);
             None
         }
-        Err(refusal) => Some(refusal),
+        Err(refusal) => Some(refusal.answer()),
     }
 }
 
-fn manage(done: Result<(), ManageError>) -> Result<Answer<'static>, Answer<'static>> {
+fn manage(done: Result<(), ManageError>) -> Result<Answer<'static>, Refused> {
     done.map(|()| Answer::Done {}).map_err(why_not)
 }
 
-fn why_not(error: ManageError) -> Answer<'static> {
+pub(super) fn why_not(error: ManageError) -> Refused {
     match error {
         ManageError::NoSuchVm(vm) => refused(Refusal::NoVm, number(vm), 0),
         ManageError::NotNow(state) => refused(Refusal::State, told(state) as u64, 0),
@@ -118,16 +134,16 @@ fn create<B: Backend, H: Host>(
     node: &Node<'_, B>,
     host: &mut H,
     name: &str,
-    cpus: u16,
-    memory: u64,
-) -> Result<Answer<'static>, Answer<'static>> {
-    let description = Description { cpus: cpus.into(), memory, ..Description::new(name) };
+    description: Description,
+) -> Result<Answer<'static>, Refused> {
     node.create(host, description).map(|vm| Answer::Vm { vm: number(vm) }).map_err(|error| match error {
         CreateVmError::NameTaken(_) => refused(Refusal::NameTaken, node.named(name).map_or(0, number), 0),
         CreateVmError::NoMemory { wanted, free } => refused(Refusal::NoMemory, wanted, free),
         CreateVmError::NoPlace => refused(Refusal::TooMany, 0, 0),
         CreateVmError::Cpus { asked, most } => refused(Refusal::Range, asked as u64, most as u64),
-        CreateVmError::Memory { asked, most, .. } => refused(Refusal::Range, asked, most),
+        CreateVmError::Memory { asked, most, .. } | CreateVmError::Disk { asked, most } => {
+            refused(Refusal::Range, asked, most)
+        }
         other => {
             log::warn!("vm {name}: not made: {other}");
             refused(Refusal::Unsupported, 0, 0)
@@ -135,12 +151,27 @@ fn create<B: Backend, H: Host>(
     })
 }
 
+/// Where a VM's memory is, as its kernel will be told.
+fn memory_map<B: Backend>(node: &Node<'_, B>, vm: VmId) -> Result<Answer<'static>, Refused> {
+    let mut ranges = [0; 24];
+    let (rsdp, fits) = node
+        .with_map(vm, |map, rsdp| {
+            let (places, _) = ranges.as_chunks_mut::<3>();
+            for (place, entry) in places.iter_mut().zip(&map.e820) {
+                *place = [entry.base.0, entry.length, entry.kind.0.into()];
+            }
+            (rsdp.0, map.e820.len() <= places.len())
+        })
+        .map_err(why_not)?;
+    if fits { Ok(Answer::MemoryMap { rsdp, ranges }) } else { Err(refused(Refusal::Unsupported, 0, 0)) }
+}
+
 fn write<B: Backend>(
     node: &Node<'_, B>,
     vm: VmId,
     gpa: u64,
     bytes: &[u8],
-) -> Result<Answer<'static>, Answer<'static>> {
+) -> Result<Answer<'static>, Refused> {
     if bytes.len() > abi::MAX_INLINE {
         return Err(refused(Refusal::Range, bytes.len() as u64, abi::MAX_INLINE as u64));
     }
@@ -152,7 +183,7 @@ fn write<B: Backend>(
 }
 
 /// The VM behind a number, in the order of their places.
-fn next<B: Backend>(node: &Node<'_, B>, after: u64) -> Result<Answer<'static>, Answer<'static>> {
+fn next<B: Backend>(node: &Node<'_, B>, after: u64) -> Result<Answer<'static>, Refused> {
     // Places go up; 0 stands for before the first one, whatever its generation.
     let place = |number: u64| number & 0xffff;
     let mut found = None;

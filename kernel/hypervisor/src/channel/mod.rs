@@ -4,6 +4,7 @@
 //! takes. What the domain sends is read by `abi`, which bounds all of it; a request names a VM by a number that no other VM ever has.
 
 mod carry_out;
+mod draft;
 mod waits;
 
 use abi::{Answer, HEADER_BYTES, MAX_MESSAGE, Refusal, Request, Stream};
@@ -14,6 +15,7 @@ use virtio::console::pipe::PipeEnd;
 
 use crate::heap;
 use crate::run::Node;
+use draft::Draft;
 use waits::Waits;
 
 /// The name of the port, in the domain and of the line.
@@ -71,6 +73,7 @@ pub(crate) struct Channel {
     input: Buffer<PIECE>,
     output: Box<Buffer<MAX_MESSAGE>>,
     waits: Waits,
+    draft: Draft,
 }
 
 impl Channel {
@@ -84,6 +87,7 @@ impl Channel {
             input: Buffer::new(),
             output: heap::boxed(Buffer::new())?,
             waits: Waits::default(),
+            draft: Draft::default(),
         })
     }
 
@@ -119,6 +123,7 @@ impl Channel {
         self.input.clear();
         self.output.clear();
         self.waits = Waits::default();
+        self.draft = Draft::default();
     }
 
     /// Gives what was said to the line. False where not all has room.
@@ -155,15 +160,21 @@ impl Channel {
             let (talk, answer) = match Request::read(header.kind, body) {
                 Err(error) => {
                     log::warn!("the management domain: {error}");
-                    (self.talk, Some(refused(Refusal::Malformed, header.kind.into(), 0)))
+                    (self.talk, Some(refused(Refusal::Malformed, header.kind.into(), 0).answer()))
                 }
                 Ok(request) => match (self.talk, &request) {
                     (_, Request::Hello { major, minor }) => greet(node, host, *major, *minor),
                     (Talk::Greeted, _) => (
                         Talk::Greeted,
-                        carry_out::carry_out(node, host, &mut self.waits, header.id, &request),
+                        carry_out::carry_out(
+                            node,
+                            host,
+                            (&mut self.waits, &mut self.draft),
+                            header.id,
+                            &request,
+                        ),
                     ),
-                    (talk, _) => (talk, Some(refused(Refusal::Version, abi::MAJOR.into(), 0))),
+                    (talk, _) => (talk, Some(refused(Refusal::Version, abi::MAJOR.into(), 0).answer())),
                 },
             };
             self.talk = talk;
@@ -198,7 +209,7 @@ fn greet<'a, B: Backend, H: Host>(
             abi::MAJOR,
             abi::MINOR
         );
-        return (Talk::Broken, Some(refused(Refusal::Version, abi::MAJOR.into(), major.into())));
+        return (Talk::Broken, Some(refused(Refusal::Version, abi::MAJOR.into(), major.into()).answer()));
     }
     let answer = Answer::Hello {
         major: abi::MAJOR,
@@ -210,6 +221,20 @@ fn greet<'a, B: Backend, H: Host>(
     (Talk::Greeted, Some(answer))
 }
 
-fn refused<'a>(refusal: Refusal, first: u64, second: u64) -> Answer<'a> {
-    Answer::Refused { refusal, first, second }
+/// Why nothing comes of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Refused {
+    refusal: Refusal,
+    first: u64,
+    second: u64,
+}
+
+impl Refused {
+    const fn answer<'a>(self) -> Answer<'a> {
+        Answer::Refused { refusal: self.refusal, first: self.first, second: self.second }
+    }
+}
+
+const fn refused(refusal: Refusal, first: u64, second: u64) -> Refused {
+    Refused { refusal, first, second }
 }

@@ -4,8 +4,9 @@ use abi::{Answer, Refusal};
 use arrayvec::ArrayVec;
 use vcpu::{Backend, CopyError, Gpa, GuestMemory};
 
-use super::refused;
-use crate::run::Node;
+use super::carry_out::why_not;
+use super::{Refused, refused};
+use crate::run::{FillError, Node};
 use crate::schedule::VmId;
 use crate::{StopReason, VmState};
 
@@ -23,12 +24,22 @@ pub(super) enum Wait {
     Settled(VmId),
     /// All is copied.
     Copy(Copy),
+    /// All is on the disk.
+    Fill(Fill),
 }
 
 /// A copy between the domain's memory and a VM's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Copy {
     pub(super) to: (VmId, u64),
+    pub(super) from: (VmId, u64),
+    pub(super) length: u64,
+}
+
+/// A copy from the domain's memory to a disk of a VM's: the VM, the disk's number and the offset there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Fill {
+    pub(super) disk: (VmId, usize, u64),
     pub(super) from: (VmId, u64),
     pub(super) length: u64,
 }
@@ -44,7 +55,7 @@ impl Waits {
 
     /// Whether one of them goes on by being asked.
     pub(super) fn is_working(&self) -> bool {
-        self.0.iter().any(|(_, wait)| matches!(wait, Wait::Copy(_)))
+        self.0.iter().any(|(_, wait)| matches!(wait, Wait::Copy(_) | Wait::Fill(_)))
     }
 
     /// One more; there is room, as no request is read where there is none.
@@ -67,12 +78,13 @@ impl Wait {
             Self::Settled(vm) => match node.state(*vm) {
                 Some(VmState::Changing) => None,
                 Some(VmState::Stopped(StopReason::NotStarted | StopReason::ReloadFailed)) => {
-                    Some(refused(Refusal::Start, 0, 0))
+                    Some(refused(Refusal::Start, 0, 0).answer())
                 }
                 Some(_) => Some(Answer::Done {}),
-                None => Some(refused(Refusal::NoVm, 0, 0)),
+                None => Some(refused(Refusal::NoVm, 0, 0).answer()),
             },
             Self::Copy(copy) => copy.step(node),
+            Self::Fill(fill) => fill.step(node),
         }
     }
 }
@@ -94,9 +106,40 @@ impl Copy {
                 (self.length == 0).then_some(Answer::Done {})
             }
             Ok(Ok(Err(CopyError::Source(missing) | CopyError::Target(missing)))) => {
-                Some(refused(Refusal::Address, missing.gpa.0, 0))
+                Some(refused(Refusal::Address, missing.gpa.0, 0).answer())
             }
-            Ok(Err(_)) | Err(_) => Some(refused(Refusal::State, 0, 0)),
+            Ok(Err(_)) | Err(_) => Some(refused(Refusal::State, 0, 0).answer()),
         }
+    }
+}
+
+impl Fill {
+    /// Copies a piece. What came of it, once that is known.
+    fn step<B: Backend>(&mut self, node: &Node<'_, B>) -> Option<Answer<'static>> {
+        let bytes = PIECE.min(self.length);
+        let (vm, disk, offset) = self.disk;
+        let done = node.with_memory(self.from.0, |from| {
+            node.fill_disk(vm, (disk, offset), (from, Gpa(self.from.1)), bytes as u32)
+        });
+        match done {
+            Ok(Ok(())) => {
+                self.length -= bytes;
+                self.disk.2 = offset.saturating_add(bytes);
+                self.from.1 = self.from.1.saturating_add(bytes);
+                (self.length == 0).then_some(Answer::Done {})
+            }
+            Ok(Err(error)) => Some(unfilled(error, (bytes, node.free_memory())).answer()),
+            Err(_) => Some(refused(Refusal::State, 0, 0).answer()),
+        }
+    }
+}
+
+/// Why so many bytes were not put on a disk, while so many are free.
+fn unfilled(error: FillError, (bytes, free): (u64, u64)) -> Refused {
+    match error {
+        FillError::Manage(error) => why_not(error),
+        FillError::Address(gpa) => refused(Refusal::Address, gpa.0, 0),
+        FillError::Range { asked, most } => refused(Refusal::Range, asked, most),
+        FillError::NoMemory => refused(Refusal::NoMemory, bytes, free),
     }
 }

@@ -3,13 +3,36 @@
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
+use virtio::block::SECTOR;
 
 use super::{
-    DEFAULT_MEMORY, DeviceOptions, MAX_CPUS, MAX_MEMORY, MAX_NICS, MAX_PORTS, MIN_MEMORY, Name, Nic, Restart,
-    Share, VmConfig, is_name, name,
+    DEFAULT_MEMORY, DeviceOptions, Disk, MAX_CPUS, MAX_DISKS, MAX_MEMORY, MAX_NICS, MAX_PORTS, MIN_MEMORY,
+    Name, Nic, Restart, Share, VmConfig, is_name, name,
 };
 use crate::paravirtual::Features;
 use crate::run::CreateVmError;
+
+/// A disk of zeros in the machine's memory, which it takes where something is put there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlankDisk {
+    /// Bytes, whole sectors.
+    pub size: u64,
+    /// Its VM cannot write to it.
+    pub read_only: bool,
+}
+
+impl BlankDisk {
+    /// What of a disk's size is kept in a list, so much at most.
+    pub const MAX_SIZE: u64 = 64 << 30;
+
+    const fn to_disk<'m>(self) -> Disk<'m> {
+        Disk { bytes: &[], size: self.size, read_only: self.read_only, serial: "" }
+    }
+
+    fn can_be(&self) -> bool {
+        (SECTOR..=Self::MAX_SIZE).contains(&self.size) && self.size.is_multiple_of(SECTOR)
+    }
+}
 
 /// A VM without files: what is in its memory is put there from outside, once that is there, and where its first vCPU begins is told then.
 #[derive(Clone, Debug)]
@@ -20,6 +43,8 @@ pub struct Description {
     pub cpus: usize,
     /// Bytes of memory, in whole pages.
     pub memory: u64,
+    /// Its disks, whose content is put there from outside.
+    pub disks: ArrayVec<BlankDisk, MAX_DISKS>,
     /// Its network devices, up to [`MAX_NICS`].
     pub nics: Vec<Nic>,
     /// Named ports of its virtio console device, each joined to that of another VM.
@@ -47,6 +72,7 @@ impl Description {
             name: name(text),
             cpus: 1,
             memory: DEFAULT_MEMORY,
+            disks: ArrayVec::new(),
             nics: Vec::new(),
             ports: ArrayVec::new(),
             rng: true,
@@ -70,6 +96,9 @@ impl Description {
         }
         if !(MIN_MEMORY..=MAX_MEMORY).contains(&asked) || !asked.is_multiple_of(vcpu::PAGE_SIZE) {
             return Err(CreateVmError::Memory { asked, least: MIN_MEMORY, most: MAX_MEMORY });
+        }
+        if let Some(disk) = self.disks.iter().find(|disk| !disk.can_be()) {
+            return Err(CreateVmError::Disk { asked: disk.size, most: BlankDisk::MAX_SIZE });
         }
         if self.nics.len() > MAX_NICS {
             return Err(CreateVmError::Nics { asked: self.nics.len(), most: MAX_NICS });
@@ -99,7 +128,7 @@ impl Description {
             initrd: None,
             modules: ArrayVec::new(),
             files: ArrayVec::new(),
-            disks: ArrayVec::new(),
+            disks: self.disks.into_iter().map(BlankDisk::to_disk).collect(),
             nics: self.nics,
             ports: self.ports,
             rng: self.rng,

@@ -39,7 +39,7 @@ use arrayvec::{ArrayString, ArrayVec};
 use crate::paravirtual::Features;
 use loader::{BootModule, Protocol};
 
-pub use description::Description;
+pub use description::{BlankDisk, Description};
 pub use fault::{ConfigError, Fault};
 pub use line::hardware_memory;
 pub(crate) use line::is_name;
@@ -96,8 +96,10 @@ pub const MAX_DISKS: usize = 8;
 /// A disk of a VM: a boot module's bytes, and what the VM writes over them until the machine is switched off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Disk<'a> {
-    /// Its content at first.
+    /// Its content at first; zeros are behind it.
     pub bytes: &'a [u8],
+    /// How many bytes it has in all.
+    pub size: u64,
     /// Nothing can be written to it.
     pub read_only: bool,
     /// Its serial number, which guests show, printable ASCII.

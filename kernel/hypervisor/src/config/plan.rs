@@ -166,7 +166,8 @@ impl<'a> Draft<'a> {
             }
             Ok(Kind::Disk { .. }) if (bytes.len() as u64) < SECTOR => Some(Fault::SmallDisk),
             Ok(Kind::Disk { read_only, serial }) => {
-                self.disks.try_push(Disk { bytes, read_only, serial }).err().map(|_| Fault::ManyDisks)
+                let disk = Disk { bytes, size: bytes.len() as u64, read_only, serial };
+                self.disks.try_push(disk).err().map(|_| Fault::ManyDisks)
             }
         };
         match too_many {

@@ -43,6 +43,13 @@ pub enum CreateVmError {
         /// and the most.
         most: u64,
     },
+    /// It asks for a disk that is not of whole sectors, has none, or is too large.
+    Disk {
+        /// How many bytes.
+        asked: u64,
+        /// How many are the most.
+        most: u64,
+    },
     /// It asks for too many network devices.
     Nics {
         /// How many.
@@ -83,6 +90,9 @@ impl fmt::Display for CreateVmError {
                     Size(*least),
                     Size(*most)
                 )
+            }
+            Self::Disk { asked, most } => {
+                write!(f, "a disk of {asked} bytes: there are those of whole sectors up to {}", Size(*most))
             }
             Self::Nics { asked, most } => write!(f, "{asked} network devices: a VM has up to {most}"),
             Self::TscRate { khz } => write!(f, "a TSC of {khz} kHz: there is none with that rate"),
@@ -186,6 +196,12 @@ impl<'m, B: Backend> Node<'m, B> {
         lines.tidy();
         self.scheduler.remove_vm(id, now);
         true
+    }
+
+    /// How many virtio devices a VM has, for tests.
+    #[cfg(test)]
+    pub(crate) fn devices(&self, id: VmId) -> Option<usize> {
+        Some(self.places.find(id)?.virtio.len())
     }
 
     /// What there is now, for tests: VMs, vCPUs that queues have, lines between ports, and bytes that are promised.

@@ -44,6 +44,7 @@ use crate::vm::life::Request;
 use cpu::Cpu;
 pub use create::CreateVmError;
 use lead::Lead;
+pub(crate) use orders::FillError;
 pub use orders::{ManageError, VmState};
 use places::Places;
 use rates::Rates;

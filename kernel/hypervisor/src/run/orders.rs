@@ -5,10 +5,11 @@ use core::fmt;
 use alloc::sync::Arc;
 
 use loader::EntryState;
-use vcpu::{Backend, Host};
+use vcpu::{Backend, Gpa, GuestMemory, Host, ImageError};
 
 use super::Node;
 use crate::config::Name;
+use crate::memory_map::MemoryMap;
 use crate::schedule::VmId;
 use crate::stop::StopReason;
 use crate::vm::Vm;
@@ -43,6 +44,24 @@ impl fmt::Display for ManageError {
             Self::NotNow(state) => write!(f, "that cannot be while it is {state}"),
         }
     }
+}
+
+/// Why nothing more was put on a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FillError {
+    /// The VM is not there, or runs.
+    Manage(ManageError),
+    /// There is no memory to read at that address.
+    Address(Gpa),
+    /// There is no such disk, or it ends before.
+    Range {
+        /// What was named.
+        asked: u64,
+        /// What there is.
+        most: u64,
+    },
+    /// There is no memory for it.
+    NoMemory,
 }
 
 /// What a VM is and has done.
@@ -210,6 +229,49 @@ impl<'m, B: Backend> Node<'m, B> {
     /// It is gone, or has none.
     pub fn with_memory<R>(&self, id: VmId, with: impl FnOnce(&B::Space) -> R) -> Result<R, ManageError> {
         self.of(id)?.with_space(with).ok_or(ManageError::NoMemory(id))
+    }
+
+    /// Does something with a VM's memory map, and where the root pointer of its ACPI tables is.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) fn with_map<R>(
+        &self,
+        id: VmId,
+        with: impl FnOnce(&MemoryMap, Gpa) -> R,
+    ) -> Result<R, ManageError> {
+        let vm = self.of(id)?;
+        Ok(with(&vm.map, vm.rsdp()))
+    }
+
+    /// Puts bytes of somebody's memory on a disk of a VM's that does not run: a piece of work that is bounded. The disk is named by its number; what
+    /// is put there begins at an offset.
+    ///
+    /// # Errors
+    /// It is gone, or runs; there is no such place, or no memory for it.
+    pub(crate) fn fill_disk<M: GuestMemory>(
+        &self,
+        id: VmId,
+        (disk, offset): (usize, u64),
+        (from, gpa): (&M, Gpa),
+        length: u32,
+    ) -> Result<(), FillError> {
+        let vm = self.of(id).map_err(FillError::Manage)?;
+        let state = VmState::from(vm.life.state());
+        if !matches!(state, VmState::Stopped(_) | VmState::Held) {
+            return Err(FillError::Manage(ManageError::NotNow(state)));
+        }
+        let most = vm.config.disks.len() as u64;
+        let image = vm.virtio.disk(disk).ok_or(FillError::Range { asked: disk as u64, most })?;
+        let end = offset.saturating_add(length.into());
+        if end > image.bytes() {
+            return Err(FillError::Range { asked: end, most: image.bytes() });
+        }
+        match image.fill(offset, from, gpa, length) {
+            Ok(_) => Ok(()),
+            Err(ImageError::NotRam(missing)) => Err(FillError::Address(missing.gpa)),
+            Err(ImageError::OutOfImage) => Err(FillError::NoMemory),
+        }
     }
 
     /// Ends a VM, where it has not, and unmakes it. It starts no more from here on. Its name and its place are free when

@@ -13,7 +13,7 @@ use super::yard::{ENDS, ENTRY, LOOPS, Place, Yard};
 use crate::channel::Channel;
 
 /// The domain's side.
-struct Domain {
+pub(super) struct Domain {
     line: PipeEnd,
     channel: Channel,
     stream: Stream,
@@ -22,12 +22,13 @@ struct Domain {
 
 /// What is asserted of an answer: the answers themselves borrow what they were read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Told {
+pub(super) enum Told {
     Hello(u16, u16),
     Pong(u64),
     Done,
     Vm(u64),
     Status(u64, VmState),
+    MemoryMap { rsdp: u64, ranges: [u64; 24] },
     Refused(Refusal, u64, u64),
     Other,
 }
@@ -43,7 +44,7 @@ impl Domain {
     }
 
     /// And with the versions told.
-    fn greeted(place: &mut Place<'_, '_>) -> Self {
+    pub(super) fn greeted(place: &mut Place<'_, '_>) -> Self {
         let mut domain = Self::new();
         let told = domain.ask(place, &Request::Hello { major: abi::MAJOR, minor: abi::MINOR });
         assert_eq!(told, Told::Hello(abi::MAJOR, abi::MINOR));
@@ -71,6 +72,7 @@ impl Domain {
                 Answer::Done {} => Told::Done,
                 Answer::Vm { vm } => Told::Vm(vm),
                 Answer::Status { vm, state, .. } => Told::Status(vm, state),
+                Answer::MemoryMap { rsdp, ranges } => Told::MemoryMap { rsdp, ranges },
                 Answer::Refused { refusal, first, second } => Told::Refused(refusal, first, second),
                 _ => Told::Other,
             };
@@ -93,7 +95,7 @@ impl Domain {
     }
 
     #[track_caller]
-    fn ask(&mut self, place: &mut Place<'_, '_>, request: &Request<'_>) -> Told {
+    pub(super) fn ask(&mut self, place: &mut Place<'_, '_>, request: &Request<'_>) -> Told {
         let id = self.send(request);
         let (answered, told) = self.answer(place);
         assert_eq!(answered, id);
@@ -101,7 +103,7 @@ impl Domain {
     }
 
     #[track_caller]
-    fn create(&mut self, place: &mut Place<'_, '_>, name: &str) -> u64 {
+    pub(super) fn create(&mut self, place: &mut Place<'_, '_>, name: &str) -> u64 {
         let name = Name::new(name).expect("a name");
         match self.ask(place, &Request::CreateVm { name, cpus: 1, memory: 16 << 20 }) {
             Told::Vm(vm) => vm,

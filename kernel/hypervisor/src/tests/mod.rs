@@ -6,6 +6,7 @@ static ALLOCATOR: assert_no_alloc::AllocDisabler = assert_no_alloc::AllocDisable
 
 mod bench;
 mod channel;
+mod channel_devices;
 mod devices;
 mod disks;
 mod ends;

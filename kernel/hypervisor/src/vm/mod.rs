@@ -21,7 +21,7 @@ use devices::acpi::AcpiTables;
 use devices::{ApicMessage, Chipset, DeliveryMode};
 use loader::EntryState;
 use spin::{Mutex, RwLock};
-use vcpu::{AddressSpace, Backend, Host, Nanos};
+use vcpu::{AddressSpace, Backend, Gpa, Host, Nanos};
 
 use crate::config::{Name, Restart, VmConfig};
 use crate::hardware::Hardware;
@@ -103,6 +103,11 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// Whether that was said.
     pub(crate) fn has_entry(&self) -> bool {
         self.entry.lock().is_some()
+    }
+
+    /// Where the root pointer of its firmware's tables is.
+    pub(crate) fn rsdp(&self) -> Gpa {
+        self.tables.rsdp()
     }
 
     /// Leaves what shows it to the first CPU.

@@ -194,8 +194,10 @@ impl Backend for FakeBackend {
         work.call(vcpu)
     }
 
-    fn create_image(&self, module: &[u8]) -> Result<FakeImage, CreateError> {
-        Ok(FakeImage::new(module))
+    fn create_image(&self, module: &[u8], bytes: u64) -> Result<FakeImage, CreateError> {
+        let mut content = module.to_vec();
+        content.resize(bytes as usize, 0);
+        Ok(FakeImage::new(&content))
     }
 
     type Random = FakeRandom;

@@ -18,7 +18,7 @@ pub(crate) use receive::Receiver;
 
 use crate::MAX_QUEUES;
 use crate::balloon::{self, Balloon};
-use crate::block;
+use crate::block::{self, Block};
 use crate::interrupts::{Interrupts, NO_VECTOR, Signal, Signals};
 use crate::net::Net;
 use crate::pci::{self, Configured};
@@ -228,6 +228,11 @@ impl<I: Image> Function<I> {
         if let Kind::Console(console) = &self.kind {
             console.resize(columns, rows);
         }
+    }
+
+    /// The disk, where it is one.
+    pub const fn as_block(&self) -> Option<&Block<I>> {
+        if let Kind::Block(block) = &self.kind { Some(block) } else { None }
     }
 
     /// The balloon, where it is one.
