@@ -116,15 +116,29 @@ pub(crate) struct FuzzOptions {
 /// What an image holds.
 #[derive(Args)]
 pub(crate) struct Contents {
-    /// A guest: `demo`, a selftest, or the path of a guest.toml (repeat for several VMs)
+    /// A guest that the boot line starts: `demo`, a selftest, or the path of a guest.toml (repeat for several VMs); `dom0+NAME` for one that the
+    /// management domain starts. Without any: `dom0+demo`
     #[arg(long, value_name = "NAME")]
     pub(crate) guest: Vec<String>,
+    /// Start the demo guest by the boot line, without a management domain
+    #[arg(long, conflicts_with = "guest")]
+    pub(crate) no_dom0: bool,
     /// Added to the command line of every guest
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) guest_append: Option<String>,
     /// Options for Basalt itself
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) option: Vec<String>,
+}
+
+impl Contents {
+    /// Whether the management domain is among the guests.
+    pub(crate) fn has_dom0(&self) -> bool {
+        match self.guest.as_slice() {
+            [] => !self.no_dom0,
+            names => names.iter().any(|name| crate::guest::is_dom0(name)),
+        }
+    }
 }
 
 #[derive(Args)]

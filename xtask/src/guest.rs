@@ -1,7 +1,7 @@
 //! Guests: read from their descriptions (`guest-images/*/guest.toml`), made ready to be put into an image.
 //!
 //! A guest is named on the command line by the `name` of its description, by the name of a selftest, or by
-//! the path of a description. To add one, write a `guest.toml`:
+//! the path of a description; `dom0+NAME` is the management domain, which makes that guest a VM. To add one, write a `guest.toml`:
 //!
 //! ```toml
 //! name = "demo"
@@ -58,8 +58,15 @@ use debian_disk::DebianDisk;
 use crate::failure::{Context, Failure, Result};
 use crate::{build, machine, paths};
 
-/// The guest that is run when none is named.
+/// The guest that is run when none is named,
 pub(crate) const DEFAULT: &str = "demo";
+/// by the management domain.
+pub(crate) const DEFAULT_NODE: &str = "dom0+demo";
+
+/// Whether that is the management domain, with or without VMs.
+pub(crate) fn is_dom0(name: &str) -> bool {
+    name.split('+').next() == Some(dom0::NAME)
+}
 
 const SELFTEST_MEMORY: &str = "64M";
 
@@ -172,6 +179,9 @@ pub(crate) fn prepare(name: &str) -> Result<Guest> {
     if name == dom0::NAME {
         return Dom0::make().map(Dom0::guest);
     }
+    if let Some(vms) = vms_of_dom0(name) {
+        return node(vms, "");
+    }
     if build::selftest_names()?.iter().any(|known| known == name) {
         return selftest(name);
     }
@@ -179,11 +189,23 @@ pub(crate) fn prepare(name: &str) -> Result<Guest> {
         .next(format!("one of these, or the path of a guest.toml: {}", known_names()?.join(", "))))
 }
 
-/// Makes several guests ready. A guest named more than once gets a number behind its name.
-pub(crate) fn prepare_all(names: &[String]) -> Result<Vec<Guest>> {
+/// The management domain with VMs, which are named with `+` between them. `append` is added to the VMs' command lines.
+fn node(names: &str, append: &str) -> Result<Guest> {
+    let names: Vec<_> = names.split('+').map(str::to_owned).collect();
+    let vms = prepare_all(&names, append)?;
+    Ok(Dom0::make()?.with(&vms)?.guest())
+}
+
+/// Makes several guests ready, and adds to the command lines of all, of VMs that the management domain starts as well. A guest named more than once
+/// gets a number behind its name.
+pub(crate) fn prepare_all(names: &[String], append: &str) -> Result<Vec<Guest>> {
     let mut guests: Vec<Guest> = Vec::new();
     for name in names {
-        let mut guest = prepare(name)?;
+        let mut guest = match vms_of_dom0(name) {
+            Some(vms) => node(vms, append)?,
+            None => prepare(name)?,
+        };
+        guest.append(append);
         let same = guests
             .iter()
             .filter(|other| other.kernel == guest.kernel && other.initrd == guest.initrd)
@@ -196,6 +218,11 @@ pub(crate) fn prepare_all(names: &[String]) -> Result<Vec<Guest>> {
     Ok(guests)
 }
 
+/// The VMs that the management domain is to start, with `+` between them, where that is what is named.
+fn vms_of_dom0(name: &str) -> Option<&str> {
+    name.strip_prefix(dom0::NAME)?.strip_prefix('+')
+}
+
 fn known_names() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for path in descriptions()? {
@@ -203,6 +230,7 @@ fn known_names() -> Result<Vec<String>> {
         names.push(format!("{} ({})", description.name, description.about));
     }
     names.push(format!("{} (the management domain, which has the machine's own devices)", dom0::NAME));
+    names.push(format!("{0}+{DEFAULT} ({0}, which starts that VM, or several: {0}+NAME+NAME)", dom0::NAME));
     names.extend(build::selftest_names()?);
     Ok(names)
 }

@@ -11,7 +11,7 @@ mod node;
 mod profiles;
 mod qemu;
 
-pub(crate) use profiles::{Profile, all, print_list, profile};
+pub(crate) use profiles::{Profile, all, print_list, profile, profile_for};
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

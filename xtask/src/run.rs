@@ -28,7 +28,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         return machine::print_list();
     }
     let sends = options.send.iter().map(|rule| parse_send(rule)).collect::<Result<Vec<_>>>()?;
-    let profile = machine::profile(&options.machine)?;
+    let profile = machine::profile_for(&options.machine, options.contents.has_dom0())?;
     profile.ensure()?;
     let mut recipe = recipe(&options.contents)?;
     recipe.suit(&profile);
@@ -51,15 +51,11 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
 pub(crate) fn recipe(contents: &crate::cli::Contents) -> Result<Recipe> {
     let kernel = build::kernel()?;
     let names = match contents.guest.as_slice() {
-        [] => vec![guest::DEFAULT.to_owned()],
+        [] if contents.no_dom0 => vec![guest::DEFAULT.to_owned()],
+        [] => vec![guest::DEFAULT_NODE.to_owned()],
         names => names.to_vec(),
     };
-    let mut guests = guest::prepare_all(&names)?;
-    if let Some(append) = &contents.guest_append {
-        for guest in &mut guests {
-            guest.append(append);
-        }
-    }
+    let guests = guest::prepare_all(&names, contents.guest_append.as_deref().unwrap_or_default())?;
     Ok(Recipe { kernel, options: contents.option.join(" "), guests })
 }
 

@@ -2,6 +2,7 @@
 //! `guest-images/dom0/modules.list`, and busybox for people.
 
 mod modules;
+mod vms;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -58,6 +59,30 @@ impl Dom0 {
         }
         dom0.weigh()?;
         Ok(dom0)
+    }
+
+    /// The same with VMs that it makes and starts: their folders come with the initial file system, as a second archive behind the first.
+    ///
+    /// # Errors
+    /// A guest that only the boot line can start.
+    pub(crate) fn with(self, guests: &[Guest]) -> Result<Self> {
+        let names: Vec<_> = guests.iter().map(|guest| guest.name.as_str()).collect();
+        let source = paths::target().join("guests/dom0").join(format!("vms-{}.cpio", names.join("-")));
+        let (packed, whole) = (source.with_extension("zst"), source.with_extension("initrd"));
+        let archive = vms::archive(guests)?;
+        if std::fs::read(&source).ok().as_deref() != Some(&archive) || !packed.is_file() {
+            packages::ensure(packages::ZSTD)?;
+            paths::write(&source, &archive)?;
+            progress::step(&format!("packing {}", names.join(", ")), || pack(&source, &packed))?;
+        }
+        let mut both = paths::read_bytes(&self.initrd)?;
+        // Archives begin at whole words.
+        both.resize(both.len().next_multiple_of(4), 0);
+        both.extend(paths::read_bytes(&packed)?);
+        if std::fs::read(&whole).ok().as_deref() != Some(&both) {
+            paths::write(&whole, &both)?;
+        }
+        Ok(Self { initrd: whole, ..self })
     }
 
     /// The domain as a guest: the VM that has the machine's own devices.

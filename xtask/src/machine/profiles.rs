@@ -13,6 +13,8 @@ use crate::paths;
 pub(crate) const AUTO: &str = "auto";
 const KVM: &str = "kvm";
 const FALLBACK: &str = "qemu-svm";
+/// A machine with what a node has: a disk for its data, and a network card.
+const NODE: &str = "qemu-node-q35-uefi-nvme-e1000e";
 const AXES: &str = "axes";
 const ABOUT: &str = "about";
 const QEMU: &str = "qemu";
@@ -116,11 +118,16 @@ pub(crate) fn profile(name: &str) -> Result<Profile> {
     }
 }
 
+/// The profile of that name, where the management domain may be on it: `auto` is a machine with devices for it then.
+pub(crate) fn profile_for(name: &str, has_dom0: bool) -> Result<Profile> {
+    profile(if has_dom0 && name == AUTO { NODE } else { name })
+}
+
 /// Prints the profiles, one a line, the name first.
 pub(crate) fn print_list() -> Result<()> {
     let profiles = all()?;
     let width = profiles.iter().map(|profile| profile.name.len()).max().unwrap_or_default();
-    println!("{AUTO:<width$} kvm where this machine nests, otherwise {FALLBACK}");
+    println!("{AUTO:<width$} {NODE} with dom0; else kvm where this machine nests, otherwise {FALLBACK}");
     for profile in profiles {
         println!("{:<width$} {}", profile.name, profile.about);
     }

@@ -135,7 +135,7 @@ impl Boot {
     fn prepare(fault: Fault, kernel: &Path) -> Result<Self> {
         let machine = machine::profile(fault.machine)?;
         machine.ensure()?;
-        let guests = guest::prepare_all(&[GUEST.to_owned()])?;
+        let guests = guest::prepare_all(&[GUEST.to_owned()], "")?;
         // Boots without GRUB share an archive, and have their options on the emulator's command line.
         let (name, options) = match machine.boots_archive() {
             true => (GROUP.to_owned(), String::new()),

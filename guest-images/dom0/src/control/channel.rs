@@ -1,24 +1,20 @@
 //! The channel to Basalt's kernel: a port of a virtio console, by which this process asks for what only the kernel knows or does. What is said is
 //! in the crate `abi` and in docs/abi.md.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use abi::{Answer, MAX_MESSAGE, Refusal, Request, Stream, VmState};
+use abi::{Answer, Event, MAX_MESSAGE, Reason, Refusal, Request, Stream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use crate::status::Vm;
 
 const PORTS: &str = "/sys/class/virtio-ports";
 const PORT: &str = "basalt-control";
 /// The kernel answers at once; where it does not, the machine has other troubles.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// More VMs than there can be: whoever tells of so many tells nonsense.
-const MOST_VMS: usize = 4096;
 
 /// The channel, once the versions of both sides are told.
 pub(super) struct Channel {
@@ -28,8 +24,17 @@ pub(super) struct Channel {
     input: Vec<u8>,
     next: u64,
     tsc_hz: u64,
-    /// What each VM had run when it was last looked at.
-    before: HashMap<u64, (u64, Instant)>,
+    /// What was told unasked and not heard yet.
+    news: VecDeque<News>,
+}
+
+/// What the kernel tells unasked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum News {
+    /// A VM has ended.
+    Ended(u64, Reason),
+    /// A VM starts over.
+    Reset(u64),
 }
 
 /// The port's device, where the kernel has such a port: Linux names them after their numbers.
@@ -50,68 +55,97 @@ impl Channel {
         let Some(device) = device() else { return Ok(None) };
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(device)?;
-        let (input, before) = (Vec::new(), HashMap::new());
-        let mut channel = Self { file, stream: Box::default(), input, next: 1, tsc_hz: 0, before };
+        let (input, news) = (Vec::new(), VecDeque::new());
+        let mut channel = Self { file, stream: Box::default(), input, next: 1, tsc_hz: 0, news };
         let hello = Request::Hello { major: abi::MAJOR, minor: abi::MINOR };
         channel.tsc_hz = channel.ask(&hello, |answer| match answer {
             Answer::Hello { tsc_hz, .. } => Ok(tsc_hz),
-            Answer::Refused { refusal: Refusal::Version, first, .. } => Err(Error::other(format!(
-                "Basalt's kernel speaks version {first}, basaltd {}: update the older one",
-                abi::MAJOR
-            ))),
             other => Err(strange(&other)),
         })?;
         Ok(Some(channel))
     }
 
-    /// All VMs but dom0 itself, and what they do.
+    /// What the kernel has told unasked, the oldest first.
+    pub(super) fn news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// Hears what the kernel has told without being asked.
     ///
     /// # Errors
     /// The channel is of no use any more.
-    pub(super) fn vms(&mut self) -> Result<Vec<Vm>> {
-        let (mut vms, mut seen, mut after) = (Vec::new(), HashMap::new(), 0);
-        for _ in 0..MOST_VMS {
-            let next = self.ask(&Request::NextVm { after }, |answer| match answer {
-                Answer::Status { vm, name, state, ticks: [ran, _], .. } => {
-                    Ok(Some((vm, name.as_str().to_owned(), state, ran)))
-                }
-                Answer::Refused { refusal: Refusal::NoVm, .. } => Ok(None),
-                other => Err(strange(&other)),
-            })?;
-            let Some((number, name, state, ran)) = next else { break };
-            let now = Instant::now();
-            let load = self.before.get(&number).and_then(|(ran_before, then)| {
-                load(ran.wrapping_sub(*ran_before), now.duration_since(*then), self.tsc_hz)
-            });
-            seen.insert(number, (ran, now));
-            after = number;
-            if name != DOM0 {
-                let load = load.filter(|_| state == VmState::Running);
-                vms.push(Vm { name, state: word(state).to_owned(), load });
+    pub(super) fn listen(&mut self) -> Result<()> {
+        let mut bytes = [0; 4096];
+        loop {
+            match self.file.read(&mut bytes) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.input.extend_from_slice(bytes.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
-        self.before = seen;
-        Ok(vms)
+        loop {
+            let (taken, whole) = self.stream.take(&self.input).map_err(Error::other)?;
+            let is_done = whole.is_none();
+            if let Some((header, body)) = whole {
+                note(&mut self.news, header.kind, body);
+            }
+            self.input.drain(..taken);
+            if is_done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ticks of the time-stamp counter in a second.
+    pub(super) const fn tsc_hz(&self) -> u64 {
+        self.tsc_hz
+    }
+
+    /// What becomes readable when the kernel tells something.
+    pub(super) const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Has something done.
+    ///
+    /// # Errors
+    /// It was refused, or the channel is of no use any more.
+    pub(super) fn order(&mut self, request: &Request<'_>) -> Result<()> {
+        self.ask(request, |answer| match answer {
+            Answer::Done {} => Ok(()),
+            other => Err(strange(&other)),
+        })
     }
 
     /// Asks for something, and hears what comes of it.
-    fn ask<T>(&mut self, request: &Request<'_>, hear: impl FnOnce(Answer<'_>) -> Result<T>) -> Result<T> {
+    ///
+    /// # Errors
+    /// Those of `hear`; the channel is of no use any more.
+    pub(super) fn ask<T>(
+        &mut self,
+        request: &Request<'_>,
+        hear: impl FnOnce(Answer<'_>) -> Result<T>,
+    ) -> Result<T> {
         let id = self.next;
         self.next += 1;
         let mut buffer = [0; MAX_MESSAGE];
         let length = request.write(id, &mut buffer).ok_or(ErrorKind::InvalidInput)?;
-        let until = Instant::now() + PATIENCE;
+        let mut until = Instant::now() + PATIENCE;
         self.write_all(buffer.get(..length).unwrap_or_default(), until)?;
         loop {
             let (taken, whole) = self.stream.take(&self.input).map_err(Error::other)?;
-            if let Some((header, body)) = whole
-                && header.id == id
-            {
-                let heard = Answer::read(header.kind, body).map_err(Error::other).and_then(hear);
-                self.input.drain(..taken);
-                return heard;
+            if let Some((header, body)) = whole {
+                if header.id == id {
+                    let heard = Answer::read(header.kind, body).map_err(Error::other).and_then(hear);
+                    self.input.drain(..taken);
+                    return heard;
+                }
+                // An event, or an answer to what nobody waits for any more; who tells of a long job's progress is at it.
+                note(&mut self.news, header.kind, body);
+                until = Instant::now() + PATIENCE;
             }
-            // Events, and answers to what nobody waits for any more.
             let is_done = whole.is_none();
             self.input.drain(..taken);
             if is_done {
@@ -159,28 +193,47 @@ impl Channel {
     }
 }
 
-/// The name of the VM that this is.
-const DOM0: &str = "dom0";
-
-fn strange(answer: &Answer<'_>) -> Error {
-    Error::other(format!("Basalt's kernel answers {answer:?}"))
-}
-
-fn word(state: VmState) -> &'static str {
-    match state {
-        VmState::Stopped => "stopped",
-        VmState::Changing => "starting or ending",
-        VmState::Running => "running",
-        VmState::Paused => "paused",
-        VmState::Held => "held",
+/// Keeps an event that somebody here hears of.
+fn note(news: &mut VecDeque<News>, kind: u16, body: &[u8]) {
+    match Event::read(kind, body) {
+        Ok(Event::Ended { vm, reason }) => news.push_back(News::Ended(vm, reason)),
+        Ok(Event::Reset { vm }) => news.push_back(News::Reset(vm)),
+        _ => {}
     }
 }
 
-/// Percent of a CPU: ticks that were run, in a time, at so many ticks a second. `None` where no time has passed.
-fn load(ran: u64, time: Duration, tsc_hz: u64) -> Option<u32> {
-    let all = u128::from(tsc_hz) * time.as_micros();
-    let percent = (u128::from(ran) * 100 * 1_000_000).checked_div(all)?;
-    u32::try_from(percent).ok()
+/// What an answer means to whoever asked for something else.
+pub(super) fn strange(answer: &Answer<'_>) -> Error {
+    match *answer {
+        Answer::Refused { refusal, first, second } => Error::other(why_not(refusal, first, second)),
+        ref other => Error::other(format!("Basalt's kernel answers {other:?}")),
+    }
+}
+
+/// Why something was refused, and what to do about it.
+fn why_not(refusal: Refusal, first: u64, second: u64) -> String {
+    let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    match refusal {
+        Refusal::Version => {
+            format!("Basalt's kernel speaks version {first}, basaltd {}: update the older one", abi::MAJOR)
+        }
+        Refusal::Malformed => format!("Basalt's kernel cannot read messages of kind {first:#x}"),
+        Refusal::NoVm => "there is no such VM any more".to_owned(),
+        Refusal::NameTaken => {
+            "there is another VM of that name; destroy it first, or choose another name".to_owned()
+        }
+        Refusal::NoMemory => format!(
+            "not enough memory: {} MiB are wanted, {} MiB are free; stop another VM, or give it less",
+            mebibytes(first),
+            second >> 20
+        ),
+        Refusal::TooMany => "there are as many as there can be; destroy another first".to_owned(),
+        Refusal::Range => format!("{first} is out of range; {second} is the most"),
+        Refusal::State => "that cannot be in the state that it is in".to_owned(),
+        Refusal::Address => format!("there is no memory at {first:#x}"),
+        Refusal::Unsupported => "Basalt's kernel cannot do that".to_owned(),
+        Refusal::Start => "it cannot start; the kernel's log says why".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -188,13 +241,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn load_is_what_was_run_of_what_has_passed() {
-        let second = Duration::from_secs(1);
-        assert_eq!(load(500, second, 1000), Some(50));
-        assert_eq!(load(2000, second, 1000), Some(200));
-        assert_eq!(load(0, second, 1000), Some(0));
-        assert_eq!(load(1, Duration::ZERO, 1000), None);
-        assert_eq!(load(1, second, 0), None);
-        assert_eq!(load(u64::MAX, Duration::from_micros(1), 1), None, "nonsense is not shown");
+    fn refusals_say_what_to_do() {
+        let refused =
+            Answer::Refused { refusal: Refusal::NoMemory, first: (300 << 20) - 1, second: 100 << 20 };
+        let text = strange(&refused).to_string();
+        assert!(text.contains("300 MiB are wanted, 100 MiB are free; stop another VM"), "{text}");
     }
 }

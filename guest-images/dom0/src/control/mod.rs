@@ -3,11 +3,15 @@
 
 mod channel;
 mod screen;
+mod vms;
+mod watch;
 
-use std::io::Result;
+use std::fs::File;
+use std::io::{Error, Result};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use crate::network::{report, seen};
@@ -15,6 +19,8 @@ use crate::status::{Status, Vm};
 use crate::{facts, log, storage};
 use channel::Channel;
 use screen::Screens;
+use vms::Vms;
+use watch::Watch;
 
 /// Between two looks at VMs.
 const LOOK: Duration = Duration::from_secs(10);
@@ -38,8 +44,7 @@ pub(crate) fn run() -> Result<bool> {
             facts::write(facts::READY, "")?;
         }
         let again = screens.show(&status.lines(), is_ready, Instant::now());
-        // What VMs do is asked for; the kernel does not tell of it yet.
-        wait(&news, Some(again.unwrap_or(LOOK).min(LOOK)))?;
+        wait(&news, kernel.file(), again.unwrap_or(LOOK).min(LOOK))?;
     }
 }
 
@@ -47,16 +52,24 @@ pub(crate) fn run() -> Result<bool> {
 #[derive(Default)]
 struct Kernel {
     channel: Option<Channel>,
+    watch: Watch,
+    vms: Vms,
     /// Why it cannot be heard, as it was said last.
     trouble: Option<String>,
 }
 
 impl Kernel {
+    /// What becomes readable when it tells something.
+    fn file(&self) -> Option<&File> {
+        self.channel.as_ref().map(Channel::file)
+    }
+
     /// Adds what the kernel says of VMs, or why it cannot be asked.
     fn tell(&mut self, status: &mut Status) {
         match self.ask() {
             Ok(vms) => {
                 status.vms = vms;
+                status.complaints.extend(self.vms.complaints());
                 self.trouble = None;
             }
             Err(error) => {
@@ -77,7 +90,15 @@ impl Kernel {
                 log::info("Basalt's kernel answers");
             }
         }
-        self.channel.as_mut().map_or(Ok(Vec::new()), Channel::vms)
+        let Some(channel) = &mut self.channel else { return Ok(Vec::new()) };
+        channel.listen()?;
+        if !self.vms.has_begun() {
+            let there = self.watch.look(channel)?;
+            self.vms.begin(channel, &there);
+        }
+        self.vms.hear(channel)?;
+        let vms = self.watch.look(channel)?;
+        Ok(vms.into_iter().map(|(_, vm)| vm).collect())
     }
 }
 
@@ -103,9 +124,11 @@ fn everything_is_settled(status: &Status) -> bool {
         && status.ports.iter().all(|port| port.state.is_settled())
 }
 
-fn wait(news: &rustix::fd::OwnedFd, again: Option<Duration>) -> Result<()> {
-    let timeout = again.and_then(|again| Timespec::try_from(again).ok());
-    match poll(&mut [PollFd::new(news, PollFlags::IN)], timeout.as_ref()) {
+fn wait(news: &OwnedFd, kernel: Option<&File>, again: Duration) -> Result<()> {
+    let timeout = Timespec::try_from(again).map_err(Error::other)?;
+    let mut files = vec![PollFd::new(news, PollFlags::IN)];
+    files.extend(kernel.map(|file| PollFd::new(file, PollFlags::IN)));
+    match poll(&mut files, Some(&timeout)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }

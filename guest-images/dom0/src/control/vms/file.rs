@@ -1,0 +1,180 @@
+//! A VM's own file, `vm.toml` in its folder: what it has and what it begins with.
+
+use std::fmt;
+use std::fs;
+use std::io::{Error, Result};
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// The file's name.
+pub(super) const NAME: &str = "vm.toml";
+const SECTOR: u64 = 512;
+
+/// What stands in it. Files are named from its folder on.
+#[derive(Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VmFile {
+    /// The kernel: a bzImage or an ELF file.
+    pub(super) kernel: String,
+    /// Its initial file system.
+    pub(super) initrd: Option<String>,
+    /// What the kernel is told.
+    #[serde(default)]
+    pub(super) command_line: String,
+    /// Virtual CPUs.
+    #[serde(default = "one")]
+    pub(super) cpus: u16,
+    /// How much memory it has.
+    #[serde(default)]
+    pub(super) memory: Memory,
+    /// A virtio console beside the serial port.
+    #[serde(default)]
+    pub(super) console: bool,
+    /// An entropy device.
+    #[serde(default = "yes")]
+    pub(super) rng: bool,
+    /// A balloon.
+    #[serde(default = "yes")]
+    pub(super) balloon: bool,
+    /// Its network devices, by the networks that they are on.
+    #[serde(default)]
+    pub(super) networks: Vec<String>,
+    /// Its disks.
+    #[serde(default)]
+    pub(super) disks: Vec<Disk>,
+}
+
+/// A disk in memory with a file's content.
+#[derive(Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Disk {
+    /// The file.
+    pub(super) file: String,
+    /// The VM cannot write to it. What it writes to others is lost with it.
+    #[serde(default)]
+    pub(super) read_only: bool,
+}
+
+/// An amount of memory: a number with `K`, `M` or `G` behind it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub(super) struct Memory(pub(super) u64);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(128 << 20)
+    }
+}
+
+/// It is not of that form.
+#[derive(Debug)]
+pub(super) struct NoMemory(String);
+
+impl fmt::Display for NoMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "'{}' is no amount of memory: write a number with K, M or G behind it, as in \"256M\"",
+            self.0
+        )
+    }
+}
+
+impl TryFrom<String> for Memory {
+    type Error = NoMemory;
+
+    fn try_from(text: String) -> std::result::Result<Self, NoMemory> {
+        let (number, shift) = match text.char_indices().next_back() {
+            Some((at, 'K')) => (text.get(..at), 10),
+            Some((at, 'M')) => (text.get(..at), 20),
+            Some((at, 'G')) => (text.get(..at), 30),
+            _ => (None, 0),
+        };
+        let number = number.and_then(|number| number.parse::<u64>().ok());
+        let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+        bytes.map(Self).ok_or(NoMemory(text))
+    }
+}
+
+const fn one() -> u16 {
+    1
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl VmFile {
+    /// Reads the file of a folder.
+    ///
+    /// # Errors
+    /// It cannot be read, or a key is not known, missing or has no such value: key and line are named.
+    pub(super) fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(NAME);
+        let text = fs::read_to_string(&path).map_err(|error| named(&path, error))?;
+        Self::parse(&text).map_err(|error| named(&path, error))
+    }
+
+    fn parse(text: &str) -> std::result::Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+/// An error that names a file.
+pub(super) fn named(path: &Path, error: impl fmt::Display) -> Error {
+    Error::other(format!("{}: {error}", path.display()))
+}
+
+/// Whole sectors for so many bytes.
+pub(super) const fn sectors(bytes: u64) -> u64 {
+    bytes.div_ceil(SECTOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_file_is_enough() {
+        let file = VmFile::parse("kernel = \"vmlinuz\"").expect("valid");
+        assert_eq!((file.cpus, file.memory, file.initrd), (1, Memory(128 << 20), None));
+        assert!(file.rng && file.balloon && !file.console && file.disks.is_empty());
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let text = r#"
+            kernel = "vmlinuz"
+            initrd = "initrd"
+            command_line = "console=ttyS0"
+            cpus = 2
+            memory = "1G"
+            console = true
+            rng = false
+            networks = ["lan", "lan"]
+            [[disks]]
+            file = "root.img"
+            read_only = true
+        "#;
+        let file = VmFile::parse(text).expect("valid");
+        assert_eq!((file.cpus, file.memory.0, file.networks.len()), (2, 1 << 30, 2));
+        assert_eq!(file.disks, [Disk { file: "root.img".to_owned(), read_only: true }]);
+    }
+
+    #[test]
+    fn errors_name_key_and_line() {
+        for (text, culprit) in [
+            ("kernel = \"k\"\ncpu = 2", "line 2"),
+            ("kernel = \"k\"\ncpu = 2", "`cpu`"),
+            ("cpus = 2", "`kernel`"),
+            ("kernel = \"k\"\nmemory = \"12\"", "'12' is no amount of memory"),
+            ("kernel = \"k\"\n\nmemory = \"20000000000G\"", "line 3"),
+            ("kernel = 5", "line 1"),
+            ("kernel = \"k\"\n[[disks]]\nread_only = true", "`file`"),
+        ] {
+            let error = VmFile::parse(text).expect_err(text).to_string();
+            assert!(error.contains(culprit), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Makes a VM from its folder, step by step; what was made of one that cannot be made whole is unmade.
+
+use std::fs;
+use std::io::{Error, Result};
+use std::path::Path;
+
+use abi::{Answer, DeviceKind, Name, Request};
+use loader::{E820Entry, EntryState, MemoryKind};
+use vcpu::Gpa;
+
+use super::file::{self, VmFile, named};
+use super::window::{Memory, Window};
+use crate::control::channel::{Channel, strange};
+
+/// What a VM begins with, in this process' memory.
+struct Files {
+    kernel: Vec<u8>,
+    initrd: Option<Vec<u8>>,
+    disks: Vec<Vec<u8>>,
+}
+
+impl Files {
+    fn read(folder: &Path, vm: &VmFile) -> Result<Self> {
+        let read = |name: &String| {
+            let path = folder.join(name);
+            fs::read(&path).map_err(|error| named(&path, error))
+        };
+        Ok(Self {
+            kernel: read(&vm.kernel)?,
+            initrd: vm.initrd.as_ref().map(read).transpose()?,
+            disks: vm.disks.iter().map(|disk| read(&disk.file)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Makes and starts the VM of a folder, and says what its number is.
+///
+/// # Errors
+/// A file that is missing or wrong, named; what the kernel refuses.
+pub(super) fn make(channel: &mut Channel, window: &mut Window, name: Name, folder: &Path) -> Result<u64> {
+    let vm_file = VmFile::read(folder)?;
+    let files = Files::read(folder, &vm_file)?;
+    let vm = create(channel, name, &vm_file, &files)?;
+    let started = fill(channel, window, vm, &vm_file, &files);
+    if started.is_err() {
+        // The error is the first one.
+        let _ = channel.order(&Request::DestroyVm { vm });
+    }
+    started.map(|()| vm)
+}
+
+/// Says what it has, and makes it.
+fn create(channel: &mut Channel, name: Name, vm: &VmFile, files: &Files) -> Result<u64> {
+    channel.order(&Request::ForgetDevices {})?;
+    let devices =
+        [(vm.console, DeviceKind::Console), (vm.rng, DeviceKind::Entropy), (vm.balloon, DeviceKind::Balloon)];
+    for (_, kind) in devices.into_iter().filter(|(wanted, _)| *wanted) {
+        channel.order(&Request::AddDevice { kind, first: 0, second: 0 })?;
+    }
+    for (disk, bytes) in vm.disks.iter().zip(&files.disks) {
+        let (first, second) = (file::sectors(bytes.len() as u64), disk.read_only.into());
+        channel.order(&Request::AddDevice { kind: DeviceKind::MemoryDisk, first, second })?;
+    }
+    for text in &vm.networks {
+        let network = Name::new(text).ok_or_else(|| {
+            Error::other(format!("'{text}' is no network's name; write 1 to 31 of a-z, 0-9 and -"))
+        })?;
+        channel.order(&Request::AddNetwork { network, mac: 0 })?;
+    }
+    let create = Request::CreateVm { name, cpus: vm.cpus, memory: vm.memory.0 };
+    channel.ask(&create, |answer| match answer {
+        Answer::Vm { vm } => Ok(vm),
+        other => Err(strange(&other)),
+    })
+}
+
+/// Gives it its memory and what is to be in it, and starts it.
+fn fill(channel: &mut Channel, window: &mut Window, vm: u64, file: &VmFile, files: &Files) -> Result<()> {
+    channel.order(&Request::Start { vm })?;
+    for (number, bytes) in files.disks.iter().enumerate() {
+        window.fill(channel, vm, u16::try_from(number).map_err(Error::other)?, bytes)?;
+    }
+    let (map, rsdp) = memory_map(channel, vm)?;
+    let request = loader::Request {
+        initrd: files.initrd.as_deref(),
+        command_line: file.command_line.as_bytes(),
+        rsdp: Some(rsdp),
+        ..loader::Request::new(&files.kernel, &map)
+    };
+    let mut memory = Memory { window, channel, vm, failure: None };
+    let loaded = loader::load(&request, &mut memory);
+    if let Some(failure) = memory.failure {
+        return Err(failure);
+    }
+    let loaded = loaded.map_err(|error| Error::other(format!("{}: {error}", file.kernel)))?;
+    channel.order(&entry(vm, &loaded.entry))?;
+    channel.order(&Request::Start { vm })
+}
+
+/// Where its memory is, and the root pointer of its ACPI tables.
+fn memory_map(channel: &mut Channel, vm: u64) -> Result<(Vec<E820Entry>, Gpa)> {
+    channel.ask(&Request::MemoryMap { vm }, |answer| match answer {
+        Answer::MemoryMap { rsdp, ranges } => {
+            let (ranges, _) = ranges.as_chunks::<3>();
+            let there = ranges.iter().filter(|[_, length, _]| *length != 0);
+            let entry = |[base, length, kind]: &[u64; 3]| E820Entry {
+                base: Gpa(*base),
+                length: *length,
+                kind: u32::try_from(*kind).map_or(MemoryKind::RESERVED, MemoryKind),
+            };
+            Ok((there.map(entry).collect(), Gpa(rsdp)))
+        }
+        other => Err(strange(&other)),
+    })
+}
+
+fn entry(vm: u64, entry: &EntryState) -> Request<'static> {
+    Request::SetEntry {
+        vm,
+        registers: [entry.rip, entry.rax, entry.rbx, entry.rsi, entry.rsp],
+        control: [entry.cr0, entry.cr3, entry.cr4, entry.efer],
+        gdt: entry.gdt_base,
+        gdt_limit: entry.gdt_limit,
+    }
+}

@@ -1,0 +1,144 @@
+//! The node's VMs: those of the folders below `/etc/basalt/vms` are made when the kernel can be asked, in the order of their names, and unmade when
+//! they have ended.
+
+mod file;
+mod make;
+mod window;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Result};
+use std::path::{Path, PathBuf};
+
+use abi::{Name, Reason, Request};
+
+use super::channel::{Channel, News};
+use crate::log;
+use crate::status::Vm;
+use window::Window;
+
+/// The folders, a VM each.
+const FOLDERS: &str = "/etc/basalt/vms";
+
+/// What there is and what became of it.
+#[derive(Default)]
+pub(super) struct Vms {
+    /// The folders were looked at.
+    begun: bool,
+    /// Those that were made here, by their numbers.
+    made: BTreeMap<u64, String>,
+    /// What went wrong, by the names of VMs.
+    complaints: BTreeMap<String, String>,
+    window: Option<Window>,
+}
+
+impl Vms {
+    /// What is wrong, a line each.
+    pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
+        self.complaints.iter().map(|(name, why)| format!("VM {name}: {why}"))
+    }
+
+    /// Whether [`Self::begin`] was called.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Makes what is to be there. `there` are the VMs that the kernel has already.
+    pub(super) fn begin(&mut self, channel: &mut Channel, there: &[(u64, Vm)]) {
+        self.begun = true;
+        for (name, folder) in folders() {
+            // Another basaltd has made it, before this one.
+            if let Some((number, _)) = there.iter().find(|(_, known)| known.name == name) {
+                self.made.insert(*number, name);
+                continue;
+            }
+            log::info(&format!("VM {name}: is being made"));
+            match self.make(channel, &name, &folder) {
+                Ok(number) => {
+                    log::info(&format!("VM {name}: runs"));
+                    self.made.insert(number, name);
+                }
+                Err(error) => {
+                    log::error(&format!("VM {name}: {error}"));
+                    self.complaints.insert(name, error.to_string());
+                }
+            }
+        }
+    }
+
+    fn make(&mut self, channel: &mut Channel, name: &str, folder: &Path) -> Result<u64> {
+        let name = Name::new(name).ok_or_else(|| {
+            std::io::Error::new(
+                ErrorKind::InvalidInput,
+                "its folder's name is no name for a VM; write 1 to 31 of a-z, 0-9 and -",
+            )
+        })?;
+        if self.window.is_none() {
+            self.window = Some(Window::new()?);
+        }
+        match &mut self.window {
+            Some(window) => make::make(channel, window, name, folder),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Sees to what the kernel has told.
+    ///
+    /// # Errors
+    /// The channel is of no use any more.
+    pub(super) fn hear(&mut self, channel: &mut Channel) -> Result<()> {
+        while let Some(news) = channel.news() {
+            match news {
+                News::Ended(vm, reason) => self.ended(channel, vm, reason)?,
+                News::Reset(vm) => self.reset(channel, vm)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, channel: &mut Channel, vm: u64, reason: Reason) -> Result<()> {
+        let Some(name) = self.made.remove(&vm) else { return Ok(()) };
+        log::info(&format!("VM {name}: has ended: {}", why(reason)));
+        self.unmake(channel, vm, &name)
+    }
+
+    /// A VM that starts over has nothing in its memory: it is made anew.
+    fn reset(&mut self, channel: &mut Channel, vm: u64) -> Result<()> {
+        let Some(name) = self.made.remove(&vm) else { return Ok(()) };
+        log::info(&format!("VM {name}: starts over"));
+        self.unmake(channel, vm, &name)?;
+        match self.make(channel, &name, &Path::new(FOLDERS).join(&name)) {
+            Ok(number) => {
+                self.made.insert(number, name);
+            }
+            Err(error) => {
+                log::error(&format!("VM {name}: {error}"));
+                self.complaints.insert(name, error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn unmake(&mut self, channel: &mut Channel, vm: u64, name: &str) -> Result<()> {
+        channel.order(&Request::DestroyVm { vm })?;
+        log::info(&format!("VM {name}: all that it had is free"));
+        Ok(())
+    }
+}
+
+fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::PowerOff => "it has switched itself off",
+        Reason::Stopped => "it was stopped",
+        Reason::Crashed => "it has crashed",
+        Reason::Halted => "it sleeps for ever",
+        Reason::NotStarted => "it could not be started",
+    }
+}
+
+/// VMs' names and folders, in order.
+fn folders() -> BTreeMap<String, PathBuf> {
+    let entries = fs::read_dir(FOLDERS).into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders = entries.filter(|path| path.join(file::NAME).is_file());
+    folders.filter_map(|path| Some((path.file_name()?.to_string_lossy().into_owned(), path))).collect()
+}

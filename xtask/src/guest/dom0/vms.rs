@@ -1,0 +1,99 @@
+//! VMs in the management domain's initial file system: a folder each, with `vm.toml` and the files that it names.
+
+use std::fmt::Write as _;
+
+use crate::failure::{Failure, Result};
+use crate::guest::Guest;
+use crate::guest::cpio::Archive;
+use crate::paths;
+
+/// Where `basaltd` looks for them.
+const FOLDERS: [&str; 3] = ["etc", "etc/basalt", "etc/basalt/vms"];
+
+/// An archive with the guests' folders.
+pub(super) fn archive(guests: &[Guest]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    FOLDERS.iter().for_each(|folder| archive.folder(folder));
+    for guest in guests {
+        let folder = format!("etc/basalt/vms/{}", guest.name);
+        archive.folder(&folder);
+        archive.file(&format!("{folder}/vm.toml"), description(guest)?.as_bytes());
+        archive.file(&format!("{folder}/kernel"), &paths::read_bytes(&guest.kernel)?);
+        if let Some(initrd) = &guest.initrd {
+            archive.file(&format!("{folder}/initrd"), &paths::read_bytes(initrd)?);
+        }
+        for (number, module) in guest.modules.iter().enumerate() {
+            archive.file(&format!("{folder}/disk{number}"), &paths::read_bytes(&module.file)?);
+        }
+    }
+    Ok(archive.finish())
+}
+
+/// What `vm.toml` says of it.
+fn description(guest: &Guest) -> Result<String> {
+    let mut text = format!(
+        "kernel = \"kernel\"\ncommand_line = \"{}\"\ncpus = {}\nmemory = \"{}\"\n",
+        guest.cmdline.replace('\\', "\\\\").replace('"', "\\\""),
+        guest.cpus,
+        guest.memory
+    );
+    if guest.initrd.is_some() {
+        text.push_str("initrd = \"initrd\"\n");
+    }
+    let cannot = |what: &str| {
+        Err(Failure::new(format!("{} cannot be started by dom0: {what}", guest.name))
+            .next("start it beside dom0, or alone with --no-dom0"))
+    };
+    let mut networks = Vec::new();
+    for word in guest.settings.split_ascii_whitespace() {
+        match word.split_once('=') {
+            Some(("net", network)) => networks.push(format!("\"{network}\"")),
+            _ if word == "virtio-console" => text.push_str("console = true\n"),
+            _ => return cannot(&format!("vm.toml has nothing for the word `{word}`")),
+        }
+    }
+    let _ = writeln!(text, "networks = [{}]", networks.join(", "));
+    for (number, module) in guest.modules.iter().enumerate() {
+        let read_only = match module.words.as_str() {
+            "disk" => false,
+            "disk read-only" => true,
+            words => return cannot(&format!("vm.toml has nothing for a module `{words}`")),
+        };
+        let _ = write!(text, "[[disks]]\nfile = \"disk{number}\"\nread_only = {read_only}\n");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest() -> Guest {
+        Guest {
+            name: "web".to_owned(),
+            cpus: 2,
+            memory: "256M".to_owned(),
+            settings: "net=lan".to_owned(),
+            kernel: "vmlinuz".into(),
+            initrd: None,
+            modules: Vec::new(),
+            cmdline: "a=\"b c\" d=\\".to_owned(),
+            selftest: false,
+        }
+    }
+
+    #[test]
+    fn a_description_is_toml() {
+        let table: toml::Table = toml::from_str(&description(&guest()).expect("it can be")).expect("TOML");
+        assert_eq!(table["command_line"].as_str(), Some("a=\"b c\" d=\\"));
+        assert_eq!((table["cpus"].as_integer(), table["memory"].as_str()), (Some(2), Some("256M")));
+        assert_eq!(table["networks"].as_array().map(Vec::len), Some(1));
+        assert!(!table.contains_key("initrd"));
+    }
+
+    #[test]
+    fn what_dom0_cannot_start_is_named() {
+        let firmware = Guest { settings: "firmware".to_owned(), ..guest() };
+        assert!(description(&firmware).is_err_and(|failure| failure.what.contains("`firmware`")));
+    }
+}
