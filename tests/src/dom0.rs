@@ -5,6 +5,8 @@ use crate::scenario::{Check, Guest, Scenario, Step, Tier};
 
 /// The management domain, and the name of its VM.
 pub const DOM0: &str = "dom0";
+/// The VM that it makes.
+const NODE: &str = "node";
 /// What it says when its devices have their drivers and its network cards an address.
 const READY: &str = "basaltd: ready";
 
@@ -42,6 +44,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ],
     };
     vec![
+        makes_a_vm(),
         on(
             "dom0",
             "the management domain drives the machine's disk and network card, and powers off",
@@ -55,6 +58,35 @@ pub fn scenarios() -> Vec<Scenario> {
             &MORE_MACHINES,
         ),
     ]
+}
+
+/// The management domain makes a VM of files of its own, which finds its devices, switches itself off and is unmade.
+fn makes_a_vm() -> Scenario {
+    Scenario {
+        name: "dom0-vm".to_owned(),
+        about: "the management domain makes a VM with disk, network and console, sees it end, and gets all of it back".to_owned(),
+        tier: Tier::Ci,
+        machines: MACHINES.to_vec(),
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest {
+            vm: DOM0.to_owned(),
+            ..Guest::new("dom0+node").append("basalt.rescue")
+        }],
+        steps: vec![
+            Step::vm(DOM0, "basaltd: VM node: runs").within(200),
+            // Its console is the third that Ctrl-A reaches: the kernel's own is 0.
+            Step::vm(NODE, "basalt-demo login ready").within(200).anywhere().then_send("\x012\r/jobs/devices; poweroff\r"),
+            Step::results(NODE).within(120),
+            Step::vm(DOM0, "basaltd: VM node: has ended: it has switched itself off").within(120).anywhere(),
+            Step::vm(DOM0, "basaltd: VM node: all that it had is free").within(60).then_send("\x011\rpoweroff\r"),
+            Step::end(DOM0).within(60),
+        ],
+        checks: vec![
+            Check { name: "Linux has nothing to complain of", holds: complains_not },
+            Check { name: "the domain asks for power, and does not switch it", holds: was_asked },
+        ],
+    }
 }
 
 fn has_address(log: &Log) -> Result<(), String> {

@@ -56,7 +56,7 @@ fn description(guest: &Guest) -> Result<String> {
     for (number, module) in guest.modules.iter().enumerate() {
         let read_only = match module.words.as_str() {
             "disk" => false,
-            "disk read-only" => true,
+            "disk readonly" => true,
             words => return cannot(&format!("vm.toml has nothing for a module `{words}`")),
         };
         let _ = write!(text, "[[disks]]\nfile = \"disk{number}\"\nread_only = {read_only}\n");
