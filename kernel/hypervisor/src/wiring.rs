@@ -79,7 +79,7 @@ impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
         match hardware.port_write(port, width, value) {
             PortWrite::Pass | PortWrite::Drop => {}
             PortWrite::Sleep(_) => self.ask(Request::Stop(StopReason::PowerOff)),
-            PortWrite::Reset => self.ask(Request::Reset),
+            PortWrite::Reset => self.ask(self.vm.own_reset()),
         }
     }
 
@@ -94,7 +94,7 @@ impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
     fn outside_config_write(&mut self, function: FunctionAddress, register: u16, width: Width, value: u32) {
         if let Some(hardware) = &self.vm.hardware {
             hardware.config_write((function, register, width), value, &mut |pages| {
-                self.withdraw(addresses(pages))
+                self.withdraw(addresses(pages));
             });
         }
     }

@@ -38,7 +38,7 @@ pub(crate) fn run() -> Result<bool> {
             facts::write(facts::READY, "")?;
         }
         let again = screens.show(&status.lines(), is_ready, Instant::now());
-        // What VMs do is asked for; the kernel does not tell of it yet.
+        // What VMs do is asked for; what the kernel tells of them unasked is not listened to yet.
         wait(&news, Some(again.unwrap_or(LOOK).min(LOOK)))?;
     }
 }

@@ -4,8 +4,8 @@ use abi::{Answer, Refusal, Request};
 use loader::{CODE_SELECTOR, DATA_SELECTOR, EntryState, SegmentState};
 use vcpu::{Backend, Gpa, GuestMemory, Host};
 
-use super::refused;
 use super::waits::{Copy, Wait, Waits};
+use super::{dealings, refused};
 use crate::config::Description;
 use crate::run::Node;
 use crate::schedule::VmId;
@@ -25,7 +25,7 @@ pub(super) const fn number(id: VmId) -> u64 {
 }
 
 /// The VM of a number.
-fn vm_of<B: Backend>(node: &Node<'_, B>, wanted: u64) -> Result<VmId, Answer<'static>> {
+pub(super) fn vm_of<B: Backend>(node: &Node<'_, B>, wanted: u64) -> Result<VmId, Answer<'static>> {
     let mut found = None;
     node.each_vm(|id, _| found = found.or((number(id) == wanted).then_some(id)));
     found.ok_or(refused(Refusal::NoVm, wanted, 0))
@@ -78,6 +78,10 @@ pub(super) fn carry_out<B: Backend, H: Host>(
                 Ok(Ok(Wait::Copy(Copy { to: (domain, to), from: (vm, gpa), length })))
             });
         }
+        Request::ExitCounters { .. }
+        | Request::ConsoleInput { .. }
+        | Request::PressPowerButton { .. }
+        | Request::SetShare { .. } => dealings::deal(node, host, request),
         _ => Err(refused(Refusal::Unsupported, request.kind().into(), 0)),
     };
     Some(done.unwrap_or_else(|refusal| refusal))
@@ -103,14 +107,14 @@ fn manage(done: Result<(), ManageError>) -> Result<Answer<'static>, Answer<'stat
     done.map(|()| Answer::Done {}).map_err(why_not)
 }
 
-fn why_not(error: ManageError) -> Answer<'static> {
+pub(super) fn why_not(error: ManageError) -> Answer<'static> {
     match error {
         ManageError::NoSuchVm(vm) => refused(Refusal::NoVm, number(vm), 0),
         ManageError::NotNow(state) => refused(Refusal::State, told(state) as u64, 0),
         ManageError::NoMemory(_) | ManageError::NoEntry(_) | ManageError::HasKernel(_) => {
             refused(Refusal::State, 0, 0)
         }
-        ManageError::IsDomain(_) => refused(Refusal::Unsupported, 0, 0),
+        ManageError::IsDomain(_) | ManageError::Share(_) => refused(Refusal::Unsupported, 0, 0),
     }
 }
 
@@ -169,8 +173,10 @@ fn next<B: Backend>(node: &Node<'_, B>, after: u64) -> Result<Answer<'static>, A
             state: told(status.state),
             cpus: status.cpus as u16,
             memory: status.memory,
+            resident: status.resident,
             ticks: [status.ran, status.waited],
             exits: status.exits,
+            network: status.network,
         })
     })
 }

@@ -6,6 +6,10 @@ static ALLOCATOR: assert_no_alloc::AllocDisabler = assert_no_alloc::AllocDisable
 
 mod bench;
 mod channel;
+mod channel_dealings;
+mod channel_events;
+mod channel_power;
+mod channel_watch;
 mod devices;
 mod disks;
 mod ends;
