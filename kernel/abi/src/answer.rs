@@ -102,10 +102,14 @@ messages! {
             cpus: u16,
             /// Bytes of memory.
             memory: u64,
+            /// How many of them it has now: 0 before its start and after its end, and less than all where its balloon has given some back.
+            resident: u64,
             /// Ticks that its processors have run, and have waited for a CPU.
             ticks: [u64; 2],
             /// Exits in all.
             exits: u64,
+            /// What its network devices have carried since it was made: bytes received, bytes sent, frames lost.
+            network: [u64; 3],
         }
         /// A VM's exits: port accesses, memory accesses, CPUID, MSR reads, MSR writes, control registers, halts, hypercalls, interrupts of the
         /// host's, interrupt windows, pauses, all others.

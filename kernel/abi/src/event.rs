@@ -7,13 +7,13 @@ choices! {
     Reason: u16 {
         /// It has switched itself off.
         PowerOff = 1,
-        /// It was stopped.
+        /// It was stopped from outside.
         Stopped = 2,
         /// It has crashed; the kernel's log has its registers.
         Crashed = 3,
         /// It sleeps for ever.
         Halted = 4,
-        /// It could not be started; the kernel's log says why.
+        /// It could not be started, or not again after a reset; the kernel's log says why.
         NotStarted = 5,
     }
 }
@@ -21,14 +21,14 @@ choices! {
 messages! {
     /// An event; its id is 0.
     Event<'a> {
-        /// A VM has ended. What it has is still there.
+        /// A VM has ended, for whatever reason. Its memory is gone, and it can be started again.
         Ended = 0x4100 {
             /// The VM.
             vm: u64,
             /// Why.
             reason: Reason,
         }
-        /// A VM was reset, by itself.
+        /// A VM was reset, by itself or as it was asked, and is there again: one that was made over the channel is held, and its memory is cleared.
         Reset = 0x4101 {
             /// The VM.
             vm: u64,

@@ -161,12 +161,12 @@ messages! {
             /// The VM.
             vm: u64,
         }
-        /// Resets a VM: its processors and devices begin anew. Its memory stays.
+        /// Resets a VM: its processors and devices begin anew. One that was made over the channel is held then, with its memory cleared.
         Reset = 0x0124 {
             /// The VM.
             vm: u64,
         }
-        /// Presses a VM's power button.
+        /// Presses the power button of a VM that runs, which shuts down then if it wants.
         PressPowerButton = 0x0125 {
             /// The VM.
             vm: u64,
@@ -175,7 +175,7 @@ messages! {
         SetShare = 0x0130 {
             /// The VM.
             vm: u64,
-            /// Its weight.
+            /// Its weight, 1 to 10000.
             weight: u16,
             /// What it may have at most, in percent of a CPU; 0 for no limit.
             cap: u32,
@@ -193,14 +193,14 @@ messages! {
             /// The VM.
             vm: u64,
         }
-        /// Has a VM's console come as [`crate::Event::ConsoleOutput`], or no longer.
+        /// Has what a VM says at its serial port and its virtio console from here on come as [`crate::Event::ConsoleOutput`], or no longer.
         WatchConsole = 0x0150 {
             /// The VM.
             vm: u64,
             /// Whether it comes.
             on: bool,
         }
-        /// Types on a VM's console. Answered by [`crate::Answer::Taken`]: what had no room is to be sent again.
+        /// Types on the console of a VM that runs or is paused: its virtio console where the guest has opened that, else its serial port. Answered by [`crate::Answer::Taken`]: what had no room is to be sent again.
         ConsoleInput = 0x0151 {
             /// The VM.
             vm: u64,
@@ -212,7 +212,7 @@ messages! {
             /// Whether it comes.
             on: bool,
         }
-        /// Switches the machine. VMs should have been shut down.
+        /// Switches the machine, at once: VMs that still run are stopped, the domain with them.
         Power = 0x0160 {
             /// How.
             action: PowerAction,

@@ -51,6 +51,9 @@ reasons! {
     Unknown "unknown",
 }
 
+/// How many numbers [`Counters::told`] has.
+pub const TOLD: usize = 12;
+
 impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -115,6 +118,28 @@ impl Counters {
         self.exits.iter().sum()
     }
 
+    /// All exits so far as the management domain is told of them (`abi::Answer::Exits`).
+    #[inline]
+    pub fn told(&self) -> [u64; TOLD] {
+        let of = |reason| self.exits(reason);
+        let mut told = [
+            of(ExitReason::Io) + of(ExitReason::StringIo),
+            of(ExitReason::NestedFault),
+            of(ExitReason::Cpuid),
+            of(ExitReason::ReadMsr),
+            of(ExitReason::WriteMsr),
+            of(ExitReason::ControlRegister),
+            of(ExitReason::Halt),
+            of(ExitReason::Hypercall),
+            of(ExitReason::HostEvent),
+            of(ExitReason::InterruptWindow),
+            of(ExitReason::Pause),
+            0,
+        ];
+        told[TOLD - 1] = self.total() - told.iter().sum::<u64>();
+        told
+    }
+
     /// Adds another vCPU's.
     pub fn add(&mut self, other: &Self) {
         for (sum, count) in self.exits.iter_mut().zip(other.exits) {
@@ -127,5 +152,35 @@ impl Counters {
         self.denied_msrs += other.denied_msrs;
         self.injected += other.injected;
         self.wakes += other.wakes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_has_each_exit_once_and_the_rest_together() {
+        let mut counters = Counters::default();
+        for (at, &reason) in ExitReason::ALL.iter().enumerate() {
+            (0..=at).for_each(|_| counters.count(reason));
+        }
+        let told = counters.told();
+        assert_eq!(told.iter().sum::<u64>(), counters.total());
+        let of = |reason| counters.exits(reason);
+        assert_eq!(told[0], of(ExitReason::Io) + of(ExitReason::StringIo));
+        let alone = [
+            ExitReason::NestedFault,
+            ExitReason::Cpuid,
+            ExitReason::ReadMsr,
+            ExitReason::WriteMsr,
+            ExitReason::ControlRegister,
+            ExitReason::Halt,
+            ExitReason::Hypercall,
+            ExitReason::HostEvent,
+            ExitReason::InterruptWindow,
+            ExitReason::Pause,
+        ];
+        assert!(told[1..].iter().zip(alone).all(|(count, reason)| *count == of(reason)));
     }
 }

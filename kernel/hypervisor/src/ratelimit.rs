@@ -23,10 +23,12 @@ pub enum Site {
     Undefined,
     /// A touch of memory that was given back, when the machine has none.
     NoMemory,
+    /// A message of the management domain's that makes no sense.
+    Message,
 }
 
 impl Site {
-    const COUNT: usize = Self::NoMemory as usize + 1;
+    const COUNT: usize = Self::Message as usize + 1;
 }
 
 #[derive(Clone, Copy, Debug, Default)]

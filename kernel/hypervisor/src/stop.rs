@@ -10,6 +10,8 @@ use vcpu::{EntryFailure, Event, Gpa};
 pub enum StopReason {
     /// The guest switched itself off.
     PowerOff,
+    /// The guest restarts the machine, which it has.
+    Restart,
     /// The user ended it.
     Ended,
     /// The guest wrote this to its debug-exit port.
@@ -70,7 +72,12 @@ impl StopReason {
     pub const fn is_crash(&self) -> bool {
         !matches!(
             self,
-            Self::PowerOff | Self::Ended | Self::DebugExit(_) | Self::ReloadFailed | Self::NotStarted
+            Self::PowerOff
+                | Self::Restart
+                | Self::Ended
+                | Self::DebugExit(_)
+                | Self::ReloadFailed
+                | Self::NotStarted
         )
     }
 
@@ -84,6 +91,7 @@ impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::PowerOff => f.write_str("powered off"),
+            Self::Restart => f.write_str("restarts the machine"),
             Self::Ended => f.write_str("ended by the user"),
             Self::DebugExit(value) => write!(f, "debug exit with {value:#x}"),
             Self::HaltedForever => f.write_str("HLT with interrupts off"),

@@ -238,6 +238,19 @@ impl<I: Image> VirtioBus<I> {
         self.functions.iter().map(Function::lost_frames).sum()
     }
 
+    /// What its network devices have carried: bytes received, bytes sent, frames lost.
+    pub(crate) fn traffic(&self) -> [u64; 3] {
+        let ports = self.functions.iter().filter_map(|function| function.as_net()?.plug().port());
+        ports.fold([0; 3], |[received, sent, lost], port| {
+            let counters = &port.counters;
+            [
+                received + counters.received.read().1,
+                sent + counters.sent.read().1,
+                lost + counters.lost_in_all(),
+            ]
+        })
+    }
+
     /// How often drivers have broken their devices by rings that made no sense.
     pub(crate) fn breakdowns(&self) -> u32 {
         self.functions.iter().map(Function::breakdowns).sum()

@@ -79,7 +79,7 @@ impl<B: Backend, H: Host> Outside for Wiring<'_, '_, B, H> {
         match hardware.port_write(port, width, value) {
             PortWrite::Pass | PortWrite::Drop => {}
             PortWrite::Sleep(_) => self.ask(Request::Stop(StopReason::PowerOff)),
-            PortWrite::Reset => self.ask(Request::Reset),
+            PortWrite::Reset => self.ask(self.vm.own_reset()),
         }
     }
 

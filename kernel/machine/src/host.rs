@@ -10,7 +10,7 @@ use core::arch::asm;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
-use vcpu::{BringUp, Host, Nanos};
+use vcpu::{BringUp, Host, LogPlace, LogRead, Nanos};
 
 use crate::apic::{ipi, local};
 use crate::clock::{Clock, clock, tsc};
@@ -187,6 +187,10 @@ impl Host for PcHost {
 
     fn log_read_shown(&mut self, buffer: &mut [u8]) -> usize {
         logger::read_shown(buffer)
+    }
+
+    fn log_read_at(&mut self, place: &mut LogPlace, buffer: &mut [u8]) -> LogRead {
+        logger::read_at(place, buffer)
     }
 
     fn power_off(&mut self) {

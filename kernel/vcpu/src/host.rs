@@ -22,6 +22,26 @@ impl fmt::Display for BringUp {
     }
 }
 
+/// A place in the kernel's log, which its reader keeps. The first one is where the log began.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct LogPlace {
+    /// Bytes of the log's before it, as the machine counts them.
+    pub bytes: u64,
+    /// Lines before it.
+    pub lines: u64,
+}
+
+/// What is at a place in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogRead {
+    /// A line, of which so many bytes were copied.
+    Line(usize),
+    /// So many lines that the machine has no more.
+    Lost(u64),
+    /// Nothing yet.
+    End,
+}
+
 /// The machine under the hypervisor, as the CPU that calls sees it.
 pub trait Host {
     /// The number of the CPU that calls; the boot CPU's is 0.
@@ -108,6 +128,9 @@ pub trait Host {
     /// The same for the lines that the machine itself has shown before, from the oldest that it still has. They must be
     /// read before those of [`Self::log_read`], which leaves them out.
     fn log_read_shown(&mut self, buffer: &mut [u8]) -> usize;
+
+    /// Looks at a place in the log, whatever was read by others, and passes what is there: copies as much of a line as fits.
+    fn log_read_at(&mut self, place: &mut LogPlace, buffer: &mut [u8]) -> LogRead;
 
     /// Ends the machine. Returns where the machine does not know how, or would not.
     fn power_off(&mut self);

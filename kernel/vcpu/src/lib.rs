@@ -36,7 +36,7 @@ pub use hardware::{
     Framebuffer, Hardware, HostMemory, HostRange, HostScreen, Message, PciFunction, PinMode, PowerPorts,
     SourceId,
 };
-pub use host::{BringUp, Host};
+pub use host::{BringUp, Host, LogPlace, LogRead};
 pub use image::{Image, ImageError};
 pub use memory::{AddressSpace, CopyError, GuestMemory, Hole, MemoryError, NotRam, Shrink, Taken, WordSize};
 pub use random::Random;

@@ -5,8 +5,8 @@ use loader::{CODE_SELECTOR, DATA_SELECTOR, EntryState, SegmentState};
 use vcpu::{Backend, Gpa, GuestMemory, Host};
 
 use super::draft::Draft;
-use super::waits::{Copy, Fill, Wait, Waits};
-use super::{Refused, refused};
+use super::waits::{Copy, Target, Wait, Waits};
+use super::{Refused, dealings, refused};
 use crate::config::Description;
 use crate::run::Node;
 use crate::schedule::VmId;
@@ -26,7 +26,7 @@ pub(super) const fn number(id: VmId) -> u64 {
 }
 
 /// The VM of a number.
-fn vm_of<B: Backend>(node: &Node<'_, B>, wanted: u64) -> Result<VmId, Refused> {
+pub(super) fn vm_of<B: Backend>(node: &Node<'_, B>, wanted: u64) -> Result<VmId, Refused> {
     let mut found = None;
     node.each_vm(|id, _| found = found.or((number(id) == wanted).then_some(id)));
     found.ok_or(refused(Refusal::NoVm, wanted, 0))
@@ -78,25 +78,35 @@ pub(super) fn carry_out<B: Backend, H: Host>(
         }
         Request::CopyIn { vm, gpa, from, length } => {
             return later(waits, id, vm_of(node, vm), |vm| {
-                let domain = node.domain_id().ok_or(refused(Refusal::Unsupported, 0, 0))?;
-                Ok(Ok(Wait::Copy(Copy { to: (vm, gpa), from: (domain, from), length })))
+                copy(Target::Memory(vm, gpa), (domain_of(node)?, from), length)
             });
         }
         Request::FillDisk { vm, disk, offset, from, length } => {
             return later(waits, id, vm_of(node, vm), |vm| {
-                let domain = node.domain_id().ok_or(refused(Refusal::Unsupported, 0, 0))?;
-                Ok(Ok(Wait::Fill(Fill { disk: (vm, disk.into(), offset), from: (domain, from), length })))
+                copy(Target::Disk(vm, disk, offset), (domain_of(node)?, from), length)
             });
         }
         Request::CopyOut { vm, gpa, to, length } => {
             return later(waits, id, vm_of(node, vm), |vm| {
-                let domain = node.domain_id().ok_or(refused(Refusal::Unsupported, 0, 0))?;
-                Ok(Ok(Wait::Copy(Copy { to: (domain, to), from: (vm, gpa), length })))
+                copy(Target::Memory(domain_of(node)?, to), (vm, gpa), length)
             });
         }
+        Request::ExitCounters { .. }
+        | Request::ConsoleInput { .. }
+        | Request::PressPowerButton { .. }
+        | Request::SetShare { .. } => dealings::deal(node, host, request),
         _ => Err(refused(Refusal::Unsupported, request.kind().into(), 0)),
     };
     Some(done.unwrap_or_else(Refused::answer))
+}
+
+/// The domain, whose memory is copied from or to.
+fn domain_of<B: Backend>(node: &Node<'_, B>) -> Result<VmId, Refused> {
+    node.domain_id().ok_or(refused(Refusal::Unsupported, 0, 0))
+}
+
+const fn copy(to: Target, from: (VmId, u64), length: u64) -> Result<Result<Wait, ManageError>, Refused> {
+    Ok(Ok(Wait::Copy(Copy { to, from, length })))
 }
 
 /// A request whose answer comes later, unless it is refused now.
@@ -126,7 +136,7 @@ pub(super) fn why_not(error: ManageError) -> Refused {
         ManageError::NoMemory(_) | ManageError::NoEntry(_) | ManageError::HasKernel(_) => {
             refused(Refusal::State, 0, 0)
         }
-        ManageError::IsDomain(_) => refused(Refusal::Unsupported, 0, 0),
+        ManageError::IsDomain(_) | ManageError::Share(_) => refused(Refusal::Unsupported, 0, 0),
     }
 }
 
@@ -200,8 +210,10 @@ fn next<B: Backend>(node: &Node<'_, B>, after: u64) -> Result<Answer<'static>, R
             state: told(status.state),
             cpus: status.cpus as u16,
             memory: status.memory,
+            resident: status.resident,
             ticks: [status.ran, status.waited],
             exits: status.exits,
+            network: status.network,
         })
     })
 }

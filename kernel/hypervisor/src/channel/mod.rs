@@ -1,27 +1,38 @@
 //! The channel to the management domain: its requests are read, carried out and answered. `docs/abi.md` says what they are.
 //!
 //! The first CPU serves it beside the console: a few messages a look, and of what takes long a piece. Nothing here allocates but what making a VM
-//! takes. What the domain sends is read by `abi`, which bounds all of it; a request names a VM by a number that no other VM ever has.
+//! takes, and a ring for each console that is watched. What the domain sends is read by `abi`, which bounds all of it; a request names a VM by a
+//! number that no other VM ever has. Lines that the domain can cause are limited.
+//!
+//! What is said first: what has become of VMs ([`events`]), then answers ([`waits`]); then a request is read; and where there is none, what is
+//! watched comes ([`watch`]).
 
 mod carry_out;
+mod dealings;
+mod desk;
 mod draft;
+mod events;
 mod waits;
+mod watch;
 
-use abi::{Answer, HEADER_BYTES, MAX_MESSAGE, Refusal, Request, Stream};
+use abi::{Answer, HEADER_BYTES, MAX_MESSAGE, PowerAction, Refusal, Request, Stream};
 use alloc::boxed::Box;
 use vcpu::{Backend, Host};
 use virtio::console::Line;
 use virtio::console::pipe::PipeEnd;
 
 use crate::heap;
+use crate::ratelimit::{RateLimits, Site};
 use crate::run::Node;
-use draft::Draft;
-use waits::Waits;
+use crate::schedule::VmId;
+use desk::Desk;
 
 /// The name of the port, in the domain and of the line.
 pub(crate) const PORT: &str = "basalt-control";
 /// Bytes that are taken from the line at a time.
 const PIECE: usize = 512;
+/// Such pieces on the line at most.
+const LINE_PIECES: usize = 32;
 /// Messages that are carried out in one look.
 const MESSAGES: usize = 8;
 
@@ -72,13 +83,13 @@ pub(crate) struct Channel {
     stream: Box<Stream>,
     input: Buffer<PIECE>,
     output: Box<Buffer<MAX_MESSAGE>>,
-    waits: Waits,
-    draft: Draft,
+    desk: Desk,
+    limits: RateLimits,
 }
 
 impl Channel {
-    /// At an end of the line whose other one is the domain's port. `None` where there is no memory for it.
-    pub(crate) fn new(line: PipeEnd) -> Option<Self> {
+    /// At an end of the line whose other one is the domain's port, for VMs in so many places. `None` where there is no memory for it.
+    pub(crate) fn new(line: PipeEnd, places: usize) -> Option<Self> {
         line.set_open(true);
         Some(Self {
             line,
@@ -86,8 +97,8 @@ impl Channel {
             stream: heap::boxed(Stream::new())?,
             input: Buffer::new(),
             output: heap::boxed(Buffer::new())?,
-            waits: Waits::default(),
-            draft: Draft::default(),
+            desk: Desk::new(places)?,
+            limits: RateLimits::default(),
         })
     }
 
@@ -97,19 +108,41 @@ impl Channel {
         if self.talk == Talk::Closed {
             return false;
         }
+        self.desk.work(node);
         for _ in 0..MESSAGES {
             if !self.flush() {
-                return false;
+                return self.desk.is_working();
             }
-            if let Some((id, answer)) = self.waits.next(node) {
-                self.say(id, &answer);
+            let is_said = self.talk == Talk::Greeted && self.say(|desk, to| desk.next(node, host, to));
+            if is_said || !self.desk.is_full() && self.read_one(node, host) {
                 continue;
             }
-            if self.waits.is_full() || !self.read_one(node, host) {
-                return self.waits.is_working();
+            if self.talk != Talk::Greeted || !self.say(|desk, to| desk.next_watched(host, to)) {
+                return self.desk.is_working();
             }
         }
         true
+    }
+
+    /// What is to become of the machine, where the domain has said that.
+    pub(crate) const fn power(&self) -> Option<PowerAction> {
+        self.desk.power()
+    }
+
+    /// The VM in a place says something at its console.
+    #[inline]
+    pub(crate) fn overhear(&mut self, place: usize, byte: u8) {
+        self.desk.consoles().overhear(place, byte);
+    }
+
+    /// Whether nobody waits to hear what has become of a VM.
+    pub(crate) fn has_told<B: Backend>(&self, node: &Node<'_, B>, vm: VmId) -> bool {
+        self.talk != Talk::Greeted || self.desk.events().has_told(node, vm)
+    }
+
+    /// The VM in a place is gone.
+    pub(crate) fn forget(&mut self, place: usize) {
+        self.desk.consoles().leave(place);
     }
 
     /// A port that was closed and opened again is another conversation.
@@ -118,12 +151,25 @@ impl Channel {
         if open == (self.talk != Talk::Closed) {
             return;
         }
+        if !open {
+            // What is left of this conversation is not the next one's beginning.
+            self.discard();
+        }
         self.talk = if open { Talk::Open } else { Talk::Closed };
         *self.stream = Stream::new();
         self.input.clear();
         self.output.clear();
-        self.waits = Waits::default();
-        self.draft = Draft::default();
+        self.desk.clear();
+    }
+
+    /// Throws away what waits on the line: at most what that holds, however much comes meanwhile.
+    fn discard(&mut self) {
+        for _ in 0..LINE_PIECES {
+            if self.line.take(&mut self.input.bytes) == 0 {
+                break;
+            }
+        }
+        self.input.clear();
     }
 
     /// Gives what was said to the line. False where not all has room.
@@ -136,6 +182,10 @@ impl Channel {
     /// Reads a message and carries it out. False where there is none yet.
     fn read_one<B: Backend, H: Host>(&mut self, node: &Node<'_, B>, host: &mut H) -> bool {
         loop {
+            if self.talk == Talk::Broken {
+                self.discard();
+                return false;
+            }
             if self.input.is_empty() {
                 self.input.clear();
                 self.input.end = self.line.take(&mut self.input.bytes);
@@ -143,14 +193,14 @@ impl Channel {
                     return false;
                 }
             }
-            if self.talk == Talk::Broken {
-                self.input.clear();
-                continue;
-            }
             let (taken, whole) = match self.stream.take(self.input.rest()) {
                 Ok(read) => read,
                 Err(error) => {
-                    log::error!("the management domain's channel is closed: {error}");
+                    if let Some(left_out) = self.limits.allow(Site::Message, host.now()) {
+                        log::error!(
+                            "the management domain's channel is closed: {error} ({left_out} lines left out)"
+                        );
+                    }
                     self.talk = Talk::Broken;
                     continue;
                 }
@@ -159,38 +209,38 @@ impl Channel {
             let Some((header, body)) = whole else { continue };
             let (talk, answer) = match Request::read(header.kind, body) {
                 Err(error) => {
-                    log::warn!("the management domain: {error}");
+                    if let Some(left_out) = self.limits.allow(Site::Message, host.now()) {
+                        log::warn!("the management domain: {error} ({left_out} lines left out)");
+                    }
                     (self.talk, Some(refused(Refusal::Malformed, header.kind.into(), 0).answer()))
                 }
                 Ok(request) => match (self.talk, &request) {
-                    (_, Request::Hello { major, minor }) => greet(node, host, *major, *minor),
-                    (Talk::Greeted, _) => (
-                        Talk::Greeted,
-                        carry_out::carry_out(
-                            node,
-                            host,
-                            (&mut self.waits, &mut self.draft),
-                            header.id,
-                            &request,
-                        ),
-                    ),
+                    (_, Request::Hello { major, minor }) => {
+                        self.desk.begin(node);
+                        greet(node, host, &mut self.limits, *major, *minor)
+                    }
+                    (Talk::Greeted, _) => {
+                        (Talk::Greeted, self.desk.carry_out(node, host, header.id, &request))
+                    }
                     (talk, _) => (talk, Some(refused(Refusal::Version, abi::MAJOR.into(), 0).answer())),
                 },
             };
             self.talk = talk;
             if let Some(answer) = answer {
-                self.say(header.id, &answer);
+                self.say(|_, to| answer.write(header.id, to));
             }
             return true;
         }
     }
 
-    /// Says something, where nothing else waits to be said.
-    fn say(&mut self, id: u64, answer: &Answer<'_>) {
+    /// Says something, where nothing else waits to be said. False where there is nothing.
+    fn say(&mut self, write: impl FnOnce(&mut Desk, &mut [u8]) -> Option<usize>) -> bool {
         self.output.clear();
-        // Answers are short: they fit.
-        self.output.end = answer.write(id, &mut self.output.bytes).unwrap_or_default();
+        // What the kernel says is short: it fits.
+        let Some(length) = write(&mut self.desk, &mut self.output.bytes) else { return false };
+        self.output.end = length;
         self.flush();
+        true
     }
 }
 
@@ -200,15 +250,18 @@ const _: () = assert!(HEADER_BYTES < MAX_MESSAGE);
 fn greet<'a, B: Backend, H: Host>(
     node: &Node<'_, B>,
     host: &H,
+    limits: &mut RateLimits,
     major: u16,
     minor: u16,
 ) -> (Talk, Option<Answer<'a>>) {
     if major != abi::MAJOR {
-        log::error!(
-            "the management domain speaks version {major}.{minor}, the kernel {}.{}: update the older one",
-            abi::MAJOR,
-            abi::MINOR
-        );
+        if let Some(left_out) = limits.allow(Site::Message, host.now()) {
+            log::error!(
+                "the management domain speaks version {major}.{minor}, the kernel {}.{}: update the older one ({left_out} lines left out)",
+                abi::MAJOR,
+                abi::MINOR
+            );
+        }
         return (Talk::Broken, Some(refused(Refusal::Version, abi::MAJOR.into(), major.into()).answer()));
     }
     let answer = Answer::Hello {

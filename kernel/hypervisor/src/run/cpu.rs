@@ -303,7 +303,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
             SliceEnd::Over | SliceEnd::GivesWay(_) => false,
             SliceEnd::Waiting | SliceEnd::Halting => true,
             SliceEnd::Reset => {
-                vm.ask(Request::Reset, self.host);
+                vm.ask(vm.own_reset(), self.host);
                 true
             }
             SliceEnd::Stopped(reason) => {

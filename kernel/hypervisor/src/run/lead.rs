@@ -1,5 +1,6 @@
 //! What the first CPU does beside running vCPUs: the console, its keys, and the end of the machine.
 
+use core::fmt;
 use core::sync::atomic::Ordering::SeqCst;
 
 use alloc::vec::Vec;
@@ -30,6 +31,27 @@ const FAREWELL: Nanos = Nanos::from_secs(2);
 /// And then for the serial port's own buffer.
 const LAST_BYTES: Nanos = Nanos::from_millis(20);
 
+/// Who wants the machine's end, and which.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Goodbye {
+    /// The user, at the console.
+    User,
+    /// The management domain switches it off.
+    Off,
+    /// The management domain restarts it.
+    Restart,
+}
+
+impl fmt::Display for Goodbye {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "ended by the user",
+            Self::Off => "switched off by the management domain",
+            Self::Restart => "restarted by the management domain",
+        })
+    }
+}
+
 /// The first CPU's own affairs.
 pub(super) struct Lead {
     pub(super) console: Console,
@@ -37,8 +59,8 @@ pub(super) struct Lead {
     end: End,
     /// All VMs have ended, and it was told.
     all_ended: bool,
-    /// The user has asked for the end of the machine.
-    user_ends: bool,
+    /// Somebody has asked for the end of the machine.
+    goodbye: Option<Goodbye>,
     /// The machine ends by then at the latest.
     ending: Option<Nanos>,
     done: bool,
@@ -51,7 +73,9 @@ pub(super) struct Lead {
     /// The VM whose line of the list is next, while that is told.
     pub(super) listed: Option<usize>,
     /// To the management domain, where there is one.
-    channel: Option<Channel>,
+    pub(super) channel: Option<Channel>,
+    /// The domain has ended, and it was told.
+    pub(super) domain_ended: bool,
     /// By their places; where there is none, there is no VM.
     pub(super) shown: Vec<Option<Shown>>,
 }
@@ -68,7 +92,8 @@ impl Lead {
             rates,
             end,
             all_ended: false,
-            user_ends: false,
+            goodbye: None,
+            domain_ended: false,
             ending: None,
             done: false,
             pending: false,
@@ -81,6 +106,11 @@ impl Lead {
     /// Whether the machine is to be powered off.
     pub(super) const fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether somebody has asked for the machine's end.
+    pub(super) const fn has_goodbye(&self) -> bool {
+        self.goodbye.is_some()
     }
 
     /// When the console should be looked at again.
@@ -116,8 +146,8 @@ impl Lead {
             self.execute(cpu, command);
         }
         self.go_on_listing(cpu);
-        let talks = self.channel.as_mut().is_some_and(|channel| channel.serve(cpu.node, cpu.host));
-        cpu.rota.look(cpu.host, "the management domain's requests");
+        let talks = self.talk(cpu);
+        self.heed_the_domain(cpu);
         self.look_for_the_end(cpu);
         let soon = talks || self.pending || self.listed.is_some() || !cpu.node.leaving.is_empty();
         self.next = cpu.host.now() + if soon { CONSOLE_DRAIN } else { CONSOLE_POLL };
@@ -132,10 +162,17 @@ impl Lead {
             if number > 0 && number.is_multiple_of(VMS_AT_ONCE) {
                 cpu.rota.look(cpu.host, "serial lines of some VMs");
             }
-            let console = &mut self.console;
-            vm.serial.drain(|byte| console.put(number, byte));
+            let (console, channel) = (&mut self.console, &mut self.channel);
+            let mut show = |byte| {
+                let is_shown = console.put(number, byte);
+                if is_shown && let Some(channel) = channel {
+                    channel.overhear(number, byte);
+                }
+                is_shown
+            };
+            vm.serial.drain(&mut show);
             if let Some(terminal) = &vm.terminal {
-                terminal.drain(|byte| console.put(number, byte));
+                terminal.drain(&mut show);
             }
             console.set_awake(number, vm.is_awake());
             if !vm.life.is_alive() {
@@ -156,14 +193,12 @@ impl Lead {
                     cpu.wake_all(&vm);
                 }
             }
-            // Who types is heard by the virtio console where the guest has opened that.
-            let opened = vm.terminal.as_deref().filter(|line| line.is_opened());
-            let line = opened.unwrap_or(&vm.serial);
+            let line = vm.listening_line();
             while self.console.input(number).is_some_and(|byte| line.type_byte(byte)) {
                 self.console.input_taken(number);
             }
             if let Some(terminal) = &vm.terminal
-                && (terminal.take_refused() || opened.is_some() && terminal.has_input())
+                && (terminal.take_refused() || terminal.is_opened() && terminal.has_input())
             {
                 node.calls.insert(number);
             }
@@ -193,8 +228,8 @@ impl Lead {
             }
             return;
         }
-        if self.user_ends {
-            log::info!("ended by the user; goodbye");
+        if let Some(goodbye) = self.goodbye {
+            log::info!("{goodbye}; goodbye");
             self.done = true;
         } else if !self.all_ended {
             self.all_ended = true;
@@ -209,24 +244,32 @@ impl Lead {
         }
     }
 
-    /// The user ends everything.
-    pub(super) fn end_all<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
+    /// Everything ends. The first who wants that is obeyed.
+    pub(super) fn end_all<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>, goodbye: Goodbye) {
+        if self.goodbye.is_some() {
+            return;
+        }
         cpu.node.places.each(|vm| {
             vm.ask(Request::Stop(StopReason::Ended), cpu.host);
         });
-        self.user_ends = true;
+        self.goodbye = Some(goodbye);
         self.ending = Some(cpu.host.now() + FAREWELL);
     }
 
-    /// Shows what is left to show, then powers the machine off.
-    pub(super) fn power_off<H: Host>(&mut self, host: &mut H) -> Ended {
+    /// Shows what is left to show, then powers the machine off or restarts it.
+    pub(super) fn leave<H: Host>(&mut self, host: &mut H) -> Ended {
         let give_up = host.now() + FAREWELL;
         while self.console.pump(host) && host.now() < give_up {
             wait(host, CONSOLE_DRAIN);
         }
         wait(host, LAST_BYTES);
-        host.power_off();
-        log::error!("the machine cannot power itself off; switch it off now");
+        if self.goodbye == Some(Goodbye::Restart) {
+            host.restart();
+            log::error!("the machine cannot restart itself; switch it off and on");
+        } else {
+            host.power_off();
+            log::error!("the machine cannot power itself off; switch it off now");
+        }
         self.console.pump(host);
         Ended::PoweredOff
     }

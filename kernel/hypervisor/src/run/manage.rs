@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use vcpu::{Backend, Host};
 
 use super::cpu::Cpu;
-use super::lead::Lead;
+use super::lead::{Goodbye, Lead};
 use crate::config::Size;
 use crate::console::{Command, help};
 use crate::report;
@@ -28,7 +28,7 @@ impl Lead {
                 let free = cpu.node.backend.free_memory();
                 self.answer(format_args!("{} KiB are free", free >> 10));
             }
-            Command::End => self.end_all(cpu),
+            Command::End => self.end_all(cpu, Goodbye::User),
             Command::Start(vm) => self.ask(cpu, vm, Request::Start),
             Command::Stop(vm) => self.ask(cpu, vm, Request::Stop(StopReason::Ended)),
             Command::Reset(vm) => self.ask(cpu, vm, Request::Reset),

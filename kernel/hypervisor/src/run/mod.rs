@@ -6,10 +6,13 @@
 mod bring_back;
 mod cpu;
 mod create;
+mod dealings;
+mod domain;
 mod lead;
 mod manage;
 mod memory;
 mod network;
+mod news;
 mod orders;
 pub(crate) mod places;
 pub(crate) mod poll;
@@ -62,7 +65,7 @@ const VCPUS_EACH: usize = 4;
 /// How everything ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// The machine was told to power off, and did not: only tests see this.
+    /// The machine was told to power off or to restart, and did not: only tests see this.
     PoweredOff,
     /// The CPU has nothing more to do: the first one ends the machine.
     Dismissed,
@@ -84,6 +87,8 @@ pub struct Node<'m, B: Backend> {
     asked: Arc<VmSet>,
     /// VMs that are to be unmade.
     leaving: VmSet,
+    /// VMs that may have ended or been reset since that was told, for the management domain.
+    news: VmSet,
     /// VMs have come, or are to go: the first CPU is to look.
     changed: AtomicBool,
     /// The CPU on which the next one that is made begins.
@@ -135,6 +140,7 @@ impl<'m, B: Backend> Node<'m, B> {
             calls,
             asked: Arc::default(),
             leaving: VmSet::default(),
+            news: VmSet::default(),
             changed: AtomicBool::new(false),
             next_home: AtomicUsize::new(0),
             room_for_vcpus: 0,
@@ -204,7 +210,7 @@ impl<'m, B: Backend> Node<'m, B> {
         let domain = self.domain_id()?;
         // The domain itself is called when something comes for the kernel: so it hears of it, who must look anyway.
         let line = self.lines.lock().end(config::name(channel::PORT), domain.index());
-        let channel = line.ok().and_then(Channel::new);
+        let channel = line.ok().and_then(|line| Channel::new(line, self.places.len()));
         if channel.is_none() {
             log::error!("no memory for the channel to the management domain");
         }
@@ -285,6 +291,14 @@ impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
         }
     }
 
+    /// Has the first CPU talk to a domain, as if there were one.
+    #[cfg(test)]
+    pub(crate) fn talk(&mut self, channel: Channel) {
+        if let Some(lead) = &mut self.lead {
+            lead.channel = Some(channel);
+        }
+    }
+
     /// See [`Node::run`].
     pub fn run(&mut self) -> Ended {
         let Self { cpu, lead } = self;
@@ -302,7 +316,7 @@ impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
         node.ended.store(true, SeqCst);
         (1..node.mailboxes.len()).for_each(|other| cpu.host.kick(other));
         cpu.release();
-        lead.power_off(cpu.host)
+        lead.leave(cpu.host)
     }
 }
 

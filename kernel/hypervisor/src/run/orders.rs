@@ -10,7 +10,7 @@ use vcpu::{Backend, Gpa, GuestMemory, Host, ImageError};
 use super::Node;
 use crate::config::Name;
 use crate::memory_map::MemoryMap;
-use crate::schedule::VmId;
+use crate::schedule::{self, VmId};
 use crate::stop::StopReason;
 use crate::vm::Vm;
 use crate::vm::life::{Request, State};
@@ -21,7 +21,7 @@ use crate::vm::slot::Slot;
 pub enum ManageError {
     /// There is no such VM, or not any more.
     NoSuchVm(VmId),
-    /// It is the management domain, which is not unmade.
+    /// It is the management domain: it is not unmade, and its power button is the machine's.
     IsDomain(VmId),
     /// It is not to be told where it begins: its kernel is loaded for it.
     HasKernel(VmId),
@@ -31,16 +31,19 @@ pub enum ManageError {
     NoMemory(VmId),
     /// Not in the state that it is in.
     NotNow(VmState),
+    /// It cannot have such a share of the CPUs.
+    Share(schedule::Error),
 }
 
 impl fmt::Display for ManageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSuchVm(_) => f.write_str("there is no such VM any more"),
-            Self::IsDomain(_) => f.write_str("the management domain is not unmade"),
+            Self::IsDomain(_) => f.write_str("the management domain cannot have that done to it"),
             Self::HasKernel(_) => f.write_str("where it begins is its kernel's affair"),
             Self::NoEntry(_) => f.write_str("it was not told where it begins"),
             Self::NoMemory(_) => f.write_str("it has no memory, as it was not started or has ended"),
+            Self::Share(error) => error.fmt(f),
             Self::NotNow(state) => write!(f, "that cannot be while it is {state}"),
         }
     }
@@ -73,14 +76,18 @@ pub struct Status {
     pub state: VmState,
     /// Virtual CPUs.
     pub cpus: usize,
-    /// Bytes of memory.
+    /// Bytes of memory,
     pub memory: u64,
+    /// and how many of them it has now: its balloon may have given back some.
+    pub resident: u64,
     /// Ticks that its vCPUs have run.
     pub ran: u64,
     /// Ticks that they wanted to run and could not.
     pub waited: u64,
     /// Its exits, as of when each vCPU last stopped running.
     pub exits: u64,
+    /// What its network devices have carried: bytes received, bytes sent, frames lost.
+    pub network: [u64; 3],
 }
 
 /// What a VM does, for who manages it.
@@ -153,9 +160,11 @@ impl<'m, B: Backend> Node<'m, B> {
             state: vm.life.state().into(),
             cpus: vm.slots.len(),
             memory: vm.config.memory,
+            resident: vm.with_space(|space| vm.config.memory.saturating_sub(space.taken_back())).unwrap_or(0),
             ran: times.charged.0,
             waited: times.steal.0,
             exits: vm.slots.iter().map(Slot::exits).fold(0, u64::wrapping_add),
+            network: vm.virtio.traffic(),
         })
     }
 
@@ -291,7 +300,7 @@ impl<'m, B: Backend> Node<'m, B> {
         Ok(())
     }
 
-    fn of(&self, id: VmId) -> Result<Arc<Vm<'m, B>>, ManageError> {
+    pub(super) fn of(&self, id: VmId) -> Result<Arc<Vm<'m, B>>, ManageError> {
         self.places.find(id).ok_or(ManageError::NoSuchVm(id))
     }
 
@@ -316,6 +325,6 @@ fn ask<B: Backend, H: Host>(vm: &Vm<'_, B>, request: Request, host: &mut H) -> R
     if vm.ask(request, host) { Ok(()) } else { Err(not_now(vm)) }
 }
 
-fn not_now<B: Backend>(vm: &Vm<'_, B>) -> ManageError {
+pub(super) fn not_now<B: Backend>(vm: &Vm<'_, B>) -> ManageError {
     ManageError::NotNow(vm.life.state().into())
 }

@@ -85,6 +85,10 @@ impl Lead {
             vm.has_nothing().then_some((vm.id, vm.name))
         });
         let Some((id, name)) = gone.flatten() else { return };
+        // Whoever manages it hears of its end first.
+        if self.channel.as_ref().is_some_and(|channel| !channel.has_told(node, id)) {
+            return;
+        }
         // Another one may come and go in this place from there on.
         node.leaving.remove(place);
         if !node.unmake(id, ticks(cpu.host)) {
@@ -92,6 +96,9 @@ impl Lead {
             return;
         }
         self.console.remove(place);
+        if let Some(channel) = &mut self.channel {
+            channel.forget(place);
+        }
         self.rates.forget(place);
         if let Some(shown) = self.shown.get_mut(place) {
             *shown = None;

@@ -123,32 +123,39 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             }
             Task::Reset => {
                 log::info!("vm {name}: restarted");
+                vm.count_reset();
                 State::Running
             }
             Task::End(reason) if vm.starts_anew(reason, self.host.now()) => {
                 log::info!("vm {name}: starting anew");
+                vm.count_end(reason);
                 State::Working(Task::Start)
             }
             Task::End(reason) => {
                 log::info!("vm {name}: all is given back, {work} ticks of work");
+                vm.count_end(reason);
                 State::Stopped(reason)
             }
         };
         vm.life.pass(State::Working(task), next);
         self.node.mailboxes.be_due(vm.home(), vm.device_deadline());
-        if vm.life.is_condemned() {
+        if !self.node.announce(vm, self.host) && vm.life.is_condemned() {
             self.node.tell_lead(self.host);
         }
     }
 
     /// A VM's task is done up to where something from outside is wanted.
-    fn hold(&self, vm: &Vm<'m, B>, task: Task) {
+    fn hold(&mut self, vm: &Vm<'m, B>, task: Task) {
         log::info!("vm {}: held, {} ticks of work", vm.name, vm.take_work());
+        if task == Task::Reset {
+            vm.count_reset();
+        }
         vm.life.pass(State::Working(task), State::Held);
+        self.node.announce(vm, self.host);
     }
 
     /// A VM's task has failed: what the VM has is given back.
-    fn give_up(&self, vm: &Vm<'m, B>, task: Task, error: StartError) {
+    fn give_up(&mut self, vm: &Vm<'m, B>, task: Task, error: StartError) {
         let name = vm.name;
         let reason = match task {
             Task::Start | Task::Enter => {
@@ -161,7 +168,9 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             }
             Task::End(reason) => {
                 log::error!("vm {name}: cannot give back what it has: {error}");
+                vm.count_end(reason);
                 vm.life.pass(State::Working(task), State::Stopped(reason));
+                self.node.announce(vm, self.host);
                 return;
             }
         };

@@ -74,6 +74,36 @@ impl Shared {
         Ok(())
     }
 
+    /// Changes a VM's weight, cap and reservation together.
+    pub fn set_share(
+        &self,
+        vm: VmId,
+        (weight, cap, reservation): (u32, u32, u32),
+        now: Ticks,
+    ) -> Result<(), Error> {
+        let (account, Parameters { pool, cap: old_cap, reservation: old_reservation, .. }) =
+            (self.account(vm)?, self.parameters(vm)?);
+        check_weight(weight)?;
+        check_percent(cap, reservation)?;
+        self.check_reservations(pool, Some(vm), reservation, self.pool(pool))?;
+        account.weight.store(weight, Ordering::Relaxed);
+        // What stays as it is goes on to be accounted for.
+        if cap != old_cap {
+            account.set_cap(cap, now);
+        }
+        if reservation != old_reservation {
+            account.set_reservation(reservation, now);
+        }
+        Ok(())
+    }
+
+    /// Percent of a CPU that a VM can reserve at most, beside what others of its pool have reserved.
+    pub fn reservable(&self, vm: VmId) -> Result<u32, Error> {
+        let pool = self.parameters(vm)?.pool;
+        let all = 100 * self.pool(pool).count() as u32;
+        Ok(all.saturating_sub(self.reserved(pool, Some(vm))))
+    }
+
     /// Moves a VM to another pool.
     pub fn set_pool(&self, vm: VmId, pool: Pool) -> Result<(), Error> {
         Self::pool_state_exists(pool)?;
@@ -138,6 +168,12 @@ impl Shared {
         })
     }
 
+    /// What all VMs in a pool but one have reserved.
+    fn reserved(&self, pool: Pool, but: Option<VmId>) -> u32 {
+        let others = self.accounts_in(pool).filter(|(id, _)| Some(*id) != but);
+        others.map(|(_, account)| account.reservation.load(Ordering::Relaxed)).sum()
+    }
+
     /// Whether the pool has what is reserved in it, where `vm` (or a new one) reserves `percent`.
     fn check_reservations(
         &self,
@@ -146,9 +182,7 @@ impl Shared {
         percent: u32,
         cpus: CpuSet,
     ) -> Result<(), Error> {
-        let others = self.accounts_in(pool).filter(|(id, _)| Some(*id) != vm);
-        let reserved = others.map(|(_, account)| account.reservation.load(Ordering::Relaxed)).sum::<u32>();
-        let together = reserved.saturating_add(percent);
+        let together = self.reserved(pool, vm).saturating_add(percent);
         if together as usize > 100 * cpus.count() {
             return Err(Error::Overcommitted(together));
         }

@@ -57,6 +57,11 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
+/// The log's lines so far.
+pub(super) fn log_lines() -> Vec<String> {
+    LINES.with_borrow(Clone::clone)
+}
+
 /// What a run left behind.
 pub(super) struct Run {
     /// Log lines.

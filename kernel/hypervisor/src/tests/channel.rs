@@ -1,23 +1,29 @@
 //! What the management domain asks, and what it is answered.
 
+use std::string::String;
 use std::sync::Arc;
 use std::vec::Vec;
 
-use abi::{Answer, Event, HEADER_BYTES, MAX_MESSAGE, Name, Refusal, Request, Stream, VmState};
-use vcpu::{Gpa, GuestMemory};
+use abi::{Answer, Event, HEADER_BYTES, MAX_MESSAGE, Name, Reason, Refusal, Request, Stream, VmState};
+use vcpu::{Gpa, GuestMemory, Nanos};
 use virtio::VmSet;
 use virtio::console::Line;
 use virtio::console::pipe::{Pipe, PipeEnd};
 
+use super::bench::log_lines;
 use super::yard::{ENDS, ENTRY, LOOPS, Place, Yard};
 use crate::channel::Channel;
 
+/// How long the domain listens.
+const A_WHILE: Nanos = Nanos::from_millis(60);
+
 /// The domain's side.
 pub(super) struct Domain {
-    line: PipeEnd,
-    channel: Channel,
+    pub(super) line: PipeEnd,
     stream: Stream,
     next: u64,
+    /// What has come unasked.
+    pub(super) events: Vec<Heard>,
 }
 
 /// What is asserted of an answer: the answers themselves borrow what they were read from.
@@ -30,28 +36,60 @@ pub(super) enum Told {
     Status(u64, VmState),
     MemoryMap { rsdp: u64, ranges: [u64; 24] },
     Refused(Refusal, u64, u64),
+    Exits([u64; 12]),
+    Taken(u32),
     Other,
+}
+
+/// The same of an event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    Ended(u64, Reason),
+    Reset(u64),
+    Progress(u64, u64, u64),
+    Output(u64, Vec<u8>),
+    Lost(u64, u64),
+    Line(String),
+}
+
+impl Heard {
+    fn of(event: Event<'_>) -> Self {
+        match event {
+            Event::Ended { vm, reason } => Self::Ended(vm, reason),
+            Event::Reset { vm } => Self::Reset(vm),
+            Event::Progress { request, done, all } => Self::Progress(request, done, all),
+            Event::ConsoleOutput { vm, bytes } => Self::Output(vm, bytes.to_vec()),
+            Event::ConsoleLost { vm, count } => Self::Lost(vm, count),
+            Event::LogLine { bytes } => Self::Line(String::from_utf8(bytes.to_vec()).expect("text")),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 impl Domain {
     /// With an open port, on a line of its own.
-    fn new() -> Self {
+    pub(super) fn new(place: &mut Place<'_, '_>) -> Self {
         let pipe = Pipe::new(&Arc::<VmSet>::default()).expect("memory");
         let (line, end) = (pipe.take(0).expect("free"), pipe.take(1).expect("free"));
-        let channel = Channel::new(end).expect("memory");
+        place.first.talk(Channel::new(end, 256).expect("memory"));
         line.set_open(true);
-        Self { line, channel, stream: Stream::new(), next: 1 }
+        Self { line, stream: Stream::new(), next: 1, events: Vec::new() }
     }
 
     /// And with the versions told.
     pub(super) fn greeted(place: &mut Place<'_, '_>) -> Self {
-        let mut domain = Self::new();
-        let told = domain.ask(place, &Request::Hello { major: abi::MAJOR, minor: abi::MINOR });
-        assert_eq!(told, Told::Hello(abi::MAJOR, abi::MINOR));
+        let mut domain = Self::new(place);
+        domain.greet(place);
         domain
     }
 
-    fn send(&mut self, request: &Request<'_>) -> u64 {
+    #[track_caller]
+    pub(super) fn greet(&mut self, place: &mut Place<'_, '_>) {
+        let told = self.ask(place, &Request::Hello { major: abi::MAJOR, minor: abi::MINOR });
+        assert_eq!(told, Told::Hello(abi::MAJOR, abi::MINOR));
+    }
+
+    pub(super) fn send(&mut self, request: &Request<'_>) -> u64 {
         let mut buffer = [0; MAX_MESSAGE];
         let length = request.write(self.next, &mut buffer).expect("it fits");
         assert_eq!(self.line.put(&buffer[..length]), length);
@@ -59,13 +97,17 @@ impl Domain {
         self.next - 1
     }
 
-    /// What has been said, if a whole message.
-    fn hear(&mut self) -> Option<(u64, Told)> {
+    /// What has been answered, if a whole message; events on the way there are kept.
+    pub(super) fn hear(&mut self) -> Option<(u64, Told)> {
         let mut byte = [0; 1];
         while self.line.take(&mut byte) == 1 {
             let (_, whole) = self.stream.take(&byte).expect("messages");
             let Some((header, body)) = whole else { continue };
-            assert!(Event::read(header.kind, body).is_err(), "nothing comes unasked yet");
+            if let Ok(event) = Event::read(header.kind, body) {
+                assert_eq!(header.id, 0);
+                self.events.push(Heard::of(event));
+                continue;
+            }
             let told = match Answer::read(header.kind, body).expect("an answer") {
                 Answer::Hello { major, minor, .. } => Told::Hello(major, minor),
                 Answer::Pong { cookie } => Told::Pong(cookie),
@@ -74,6 +116,8 @@ impl Domain {
                 Answer::Status { vm, state, .. } => Told::Status(vm, state),
                 Answer::MemoryMap { rsdp, ranges } => Told::MemoryMap { rsdp, ranges },
                 Answer::Refused { refusal, first, second } => Told::Refused(refusal, first, second),
+                Answer::Exits { counts } => Told::Exits(counts),
+                Answer::Taken { count } => Told::Taken(count),
                 _ => Told::Other,
             };
             return Some((header.id, told));
@@ -83,9 +127,8 @@ impl Domain {
 
     /// Runs the machine until an answer comes.
     #[track_caller]
-    fn answer(&mut self, place: &mut Place<'_, '_>) -> (u64, Told) {
+    pub(super) fn answer(&mut self, place: &mut Place<'_, '_>) -> (u64, Told) {
         for _ in 0..20_000 {
-            self.channel.serve(place.node, place.first.host());
             if let Some(heard) = self.hear() {
                 return heard;
             }
@@ -94,12 +137,33 @@ impl Domain {
         panic!("no answer comes");
     }
 
+    /// Runs the machine for a while, and gives what has come unasked until then.
+    #[track_caller]
+    pub(super) fn listen(&mut self, place: &mut Place<'_, '_>) -> Vec<Heard> {
+        let until = place.clock.time_of(place.clock.tsc()) + A_WHILE;
+        while place.clock.time_of(place.clock.tsc()) < until {
+            place.first.round();
+            assert_eq!(self.hear(), None, "nothing was asked");
+        }
+        std::mem::take(&mut self.events)
+    }
+
     #[track_caller]
     pub(super) fn ask(&mut self, place: &mut Place<'_, '_>, request: &Request<'_>) -> Told {
         let id = self.send(request);
         let (answered, told) = self.answer(place);
         assert_eq!(answered, id);
         told
+    }
+
+    /// Makes a VM that does that, by messages.
+    #[track_caller]
+    pub(super) fn begin(&mut self, place: &mut Place<'_, '_>, name: &str, role: u64) -> u64 {
+        let vm = self.create(place, name);
+        for request in [Request::Start { vm }, entry(vm, role), Request::Start { vm }] {
+            assert_eq!(self.ask(place, &request), Told::Done, "{request:?}");
+        }
+        vm
     }
 
     #[track_caller]
@@ -113,7 +177,7 @@ impl Domain {
 }
 
 /// An entry in 32-bit mode, of a guest that does that.
-fn entry(vm: u64, role: u64) -> Request<'static> {
+pub(super) fn entry(vm: u64, role: u64) -> Request<'static> {
     Request::SetEntry {
         vm,
         registers: [ENTRY, 0, role, 0, 0],
@@ -165,7 +229,6 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
             (Request::WriteMemory { vm, gpa: 0, bytes: b"x" }, Refusal::State),
             (Request::Start { vm: vm + 1 }, Refusal::NoVm),
             (Request::CopyIn { vm, gpa: 0, from: 0, length: 1 }, Refusal::Unsupported),
-            (Request::WatchLog { on: true }, Refusal::Unsupported),
         ];
         for (request, wanted) in refused {
             match domain.ask(place, &request) {
@@ -187,7 +250,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 #[test]
 fn versions_come_first_and_another_one_is_refused() {
     Yard::new(1, 1, &[]).run(1, |place| {
-        let mut domain = Domain::new();
+        let mut domain = Domain::new(place);
         let ping = Request::Ping { cookie: 7 };
         let version = u64::from(abi::MAJOR);
         assert_eq!(domain.ask(place, &ping), Told::Refused(Refusal::Version, version, 0));
@@ -195,12 +258,11 @@ fn versions_come_first_and_another_one_is_refused() {
         assert_eq!(domain.ask(place, &other), Told::Refused(Refusal::Version, version, version + 1));
         // Nothing more is heard, until the port is opened anew.
         domain.send(&ping);
-        for _ in 0..50 {
-            domain.channel.serve(place.node, place.first.host());
-        }
-        assert_eq!(domain.hear(), None);
+        assert_eq!(domain.listen(place), []);
+        // Half a message is left.
+        domain.line.put(&[40, 0, 0]);
         domain.line.set_open(false);
-        domain.channel.serve(place.node, place.first.host());
+        domain.listen(place);
         domain.line.set_open(true);
         let hello = Request::Hello { major: abi::MAJOR, minor: 0 };
         assert_eq!(domain.ask(place, &hello), Told::Hello(abi::MAJOR, abi::MINOR));
@@ -220,10 +282,33 @@ fn what_is_no_message_closes_the_channel_and_what_cannot_be_read_does_not() {
         assert_eq!(domain.ask(place, &Request::Ping { cookie: 1 }), Told::Pong(1));
         domain.line.put(&[0xff; HEADER_BYTES]);
         domain.send(&Request::Ping { cookie: 2 });
-        for _ in 0..50 {
-            domain.channel.serve(place.node, place.first.host());
+        assert_eq!(domain.listen(place), []);
+    });
+}
+
+/// Neither the log nor what waits grows by what makes no sense.
+#[test]
+fn nonsense_is_logged_a_few_times() {
+    Yard::new(1, 1, &[]).run(1, |place| {
+        let mut domain = Domain::greeted(place);
+        let mut unknown = [0; HEADER_BYTES];
+        unknown[0] = HEADER_BYTES as u8;
+        unknown[4] = 0x77;
+        for _ in 0..200 {
+            domain.line.put(&unknown);
+            assert_eq!(domain.answer(place).1, Told::Refused(Refusal::Malformed, 0x77, 0));
         }
-        assert_eq!(domain.hear(), None);
+        for _ in 0..50 {
+            domain.line.put(&[0xff; HEADER_BYTES]);
+            domain.listen(place);
+            domain.line.set_open(false);
+            domain.listen(place);
+            domain.line.set_open(true);
+            domain.greet(place);
+        }
+        let lines = log_lines().iter().filter(|line| line.contains("the management domain")).count();
+        let windows = 1 + place.clock.time_of(place.clock.tsc()).0 / 10_000_000_000;
+        assert!(lines as u64 <= 5 * windows, "{lines} in {windows} windows");
     });
 }
 

@@ -6,7 +6,11 @@ static ALLOCATOR: assert_no_alloc::AllocDisabler = assert_no_alloc::AllocDisable
 
 mod bench;
 mod channel;
+mod channel_dealings;
 mod channel_devices;
+mod channel_events;
+mod channel_power;
+mod channel_watch;
 mod devices;
 mod disks;
 mod ends;

@@ -1,17 +1,18 @@
 //! A machine on which VMs come and go. What a guest does stands in RBX where it begins, so any vCPU can be any VM's.
 
+use std::boxed::Box;
 use std::rc::Rc;
 use std::vec::Vec;
 
 use loader::{EntryState, SegmentState};
-use vcpu::fake::{Bank, Clock, FakeBackend, FakeHost, Guest};
-use vcpu::{Exit, Gpa, GuestMemory};
+use vcpu::fake::{Bank, Clock, FakeBackend, FakeHardware, FakeHost, Guest};
+use vcpu::{Exit, Gpa, GuestMemory, HostMemory, HostRange, Hpa};
 
-use super::bench::{Bench, Step, halt, power_off};
+use super::bench::{Bench, KERNEL, Step, halt, kernel, power_off};
 use super::disks::told;
 use crate::config::Description;
 use crate::schedule::VmId;
-use crate::{Node, Options, Prepared, VmState};
+use crate::{Module, Node, Options, Prepared, VmState};
 
 /// Where guests begin.
 pub(super) const ENTRY: u64 = 0x20_0000;
@@ -22,6 +23,9 @@ pub(super) const HALTS: u64 = 2;
 /// or loops.
 pub(super) const LOOPS: u64 = 3;
 
+/// Memory of a management domain, from where its kernel is on.
+const DOMAIN_BYTES: u64 = 16 << 20;
+
 /// Rounds after which something should have happened that does.
 const ROUNDS: usize = 20_000;
 
@@ -31,6 +35,8 @@ pub(super) struct Yard {
     pub(super) host: FakeHost,
     pub(super) bank: Rc<Bank>,
     pub(super) clock: Rc<Clock>,
+    /// The boot line's.
+    modules: Vec<Module<'static>>,
 }
 
 /// What a guest of another kind does, step by step.
@@ -39,8 +45,40 @@ pub(super) type Role = (u64, fn() -> Vec<Step>);
 impl Yard {
     /// With so many CPUs, and vCPUs for so many VMs at once.
     pub(super) fn new(cpus: usize, vcpus: usize, roles: &'static [Role]) -> Self {
+        let yard = Self::empty(cpus);
+        yard.add_vcpus(vcpus, roles);
+        yard
+    }
+
+    /// The same with one CPU and a management domain, which does that.
+    pub(super) fn with_domain(
+        vcpus: usize,
+        roles: &'static [Role],
+        domain: impl FnMut(&mut Guest<'_>) -> Exit + 'static,
+    ) -> Self {
+        let mut yard = Self::empty(1);
+        let own = |start, length| HostRange { start: Hpa(start), length, kind: HostMemory::Own };
+        let memory = std::vec![own(0x1000, 0x9_e000), own(KERNEL, DOMAIN_BYTES)];
+        yard.backend.hardware = Some(Box::leak(Box::new(FakeHardware::new(memory, 8))));
+        yard.add_module("vm=dom0 hardware memory=16M kernel");
+        yard.backend.add_program(domain);
+        yard.add_vcpus(vcpus, roles);
+        yard
+    }
+
+    fn empty(cpus: usize) -> Self {
         let Bench { backend, host, .. } = Bench::new();
         let (bank, clock) = (Rc::clone(&backend.bank), Rc::clone(&host.clock));
+        Self { backend, host: host.with_cpus(cpus), bank, clock, modules: Vec::new() }
+    }
+
+    /// Adds a VM of the boot line. It takes the next program.
+    pub(super) fn add_module(&mut self, line: &'static str) {
+        self.modules.push(Module { line, bytes: kernel().leak() });
+    }
+
+    fn add_vcpus(&self, vcpus: usize, roles: &'static [Role]) {
+        let backend = &self.backend;
         for _ in 0..vcpus {
             let (mut role, mut steps) = (0, Vec::new());
             backend.add_program(move |guest| {
@@ -54,7 +92,6 @@ impl Yard {
                 act(guest, role, &mut steps)
             });
         }
-        Self { backend, host: host.with_cpus(cpus), bank, clock }
     }
 
     /// With so much memory.
@@ -65,9 +102,9 @@ impl Yard {
 
     /// Makes the node, with so many places, and runs its first CPU's part.
     pub(super) fn run(self, places: usize, test: impl FnOnce(&mut Place<'_, '_>)) {
-        let Self { backend, mut host, bank, clock } = self;
+        let Self { backend, mut host, bank, clock, modules } = self;
         let options = Options { later: Some(places), ..Options::default() };
-        let node = Node::new(backend, &host, &[], &options);
+        let node = Node::new(backend, &host, &modules, &options);
         let first = node.prepare(&mut host);
         test(&mut Place { node: &node, first, bank, clock });
     }

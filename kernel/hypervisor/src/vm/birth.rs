@@ -9,6 +9,8 @@ pub(crate) struct Birth {
     asked: AtomicU64,
     /// Ticks for its memory, cleared and mapped.
     memory: AtomicU64,
+    /// Bytes of memory that it has by now.
+    made: AtomicU64,
     /// Ticks until its own time began, right before its first instruction.
     took: AtomicU64,
 }
@@ -17,6 +19,7 @@ impl Birth {
     /// Somebody has asked for the start.
     pub(crate) fn asked(&self, tsc: u64) {
         self.memory.store(0, SeqCst);
+        self.made.store(0, SeqCst);
         self.took.store(0, SeqCst);
         self.asked.store(tsc, SeqCst);
     }
@@ -24,6 +27,16 @@ impl Birth {
     /// Making its memory has taken so many ticks more.
     pub(crate) fn count_memory(&self, ticks: u64) {
         self.memory.fetch_add(ticks, SeqCst);
+    }
+
+    /// So many bytes of its memory are there.
+    pub(crate) fn has_memory(&self, bytes: u64) {
+        self.made.store(bytes, SeqCst);
+    }
+
+    /// How many bytes of its memory are there.
+    pub(crate) fn memory_made(&self) -> u64 {
+        self.made.load(SeqCst)
     }
 
     /// Its own time begins. A start that nobody has asked for, after its end, does not count.

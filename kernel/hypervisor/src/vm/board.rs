@@ -152,7 +152,7 @@ impl<'m, B: Backend> Vm<'m, B> {
         if let Some(event) = power {
             wiring.ask(match event {
                 PowerEvent::PowerOff => Request::Stop(StopReason::PowerOff),
-                PowerEvent::Reset => Request::Reset,
+                PowerEvent::Reset => self.own_reset(),
                 PowerEvent::DebugExit(value) => Request::Stop(StopReason::DebugExit(value)),
             });
         }

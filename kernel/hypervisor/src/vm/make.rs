@@ -11,6 +11,7 @@ use vcpu::{Backend, Gpa, Host, Random};
 
 use super::board::Signals;
 use super::life::Life;
+use super::past::Past;
 use super::slot::Slot;
 use super::task::Stage;
 use super::{Birth, StartError, Vm, task};
@@ -89,6 +90,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             waits_until: AtomicU64::new(0),
             chipset: Mutex::new(chipset),
             signals: Signals::new(),
+            past: Past::none(),
             limits: Mutex::new(RateLimits::default()),
             rotor: AtomicUsize::new(0),
         })

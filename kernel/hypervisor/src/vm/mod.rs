@@ -7,6 +7,7 @@ pub(crate) mod boot;
 mod error;
 pub(crate) mod life;
 mod make;
+pub(crate) mod past;
 mod rom;
 pub(crate) mod slot;
 mod space;
@@ -38,6 +39,7 @@ pub(crate) use birth::Birth;
 use board::Signals;
 pub use error::StartError;
 use life::{Life, Request, State, Task};
+use past::Past;
 use slot::{Place, Slot};
 use task::Stage;
 
@@ -89,6 +91,7 @@ pub(crate) struct Vm<'m, B: Backend> {
     chipset: Mutex<Chipset<'m>>,
     pub(crate) virtio: VirtioBus<B::Image<'m>>,
     signals: Signals,
+    past: Mutex<Past>,
     limits: Mutex<RateLimits>,
     /// Who gets the next message for the lowest priority.
     rotor: AtomicUsize,
@@ -124,7 +127,7 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// Whether it starts anew after such an end; counts the starts. Where there is no end of them, they are
     /// [`RESTART_PERIOD`] apart, so that a VM that ends at once is no burden.
     pub(crate) fn starts_anew(&self, reason: StopReason, now: Nanos) -> bool {
-        if self.life.is_condemned() || !reason.is_guests_own() {
+        if self.life.is_condemned() || !reason.is_guests_own() || self.switches_machine(reason) {
             return false;
         }
         match self.config.restart {
@@ -135,6 +138,19 @@ impl<'m, B: Backend> Vm<'m, B> {
                 self.waits_until.store(at.0, SeqCst);
                 true
             }
+        }
+    }
+
+    /// Whether such an end of it is meant for the machine: who has that switches it.
+    pub(crate) fn switches_machine(&self, reason: StopReason) -> bool {
+        self.hardware.is_some() && matches!(reason, StopReason::PowerOff | StopReason::Restart)
+    }
+
+    /// What a reset is that the guest itself asks for: of the machine, where it has that.
+    pub(crate) fn own_reset(&self) -> Request {
+        match self.hardware {
+            Some(_) => Request::Stop(StopReason::Restart),
+            None => Request::Reset,
         }
     }
 
@@ -203,6 +219,11 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// The CPU that looks after the VM's chipset and its life: the home of its first vCPU.
     pub(crate) fn home(&self) -> usize {
         self.slots.first().map_or(0, Slot::home)
+    }
+
+    /// Where who types is heard: at the virtio console where the guest has opened that.
+    pub(crate) fn listening_line(&self) -> &SerialLine {
+        self.terminal.as_deref().filter(|line| line.is_opened()).unwrap_or(&self.serial)
     }
 
     /// Whether bytes of its wait to be shown.

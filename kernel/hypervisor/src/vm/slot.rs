@@ -1,7 +1,7 @@
 //! The place of a virtual CPU in its VM: what others see of it, and the lock of the CPU that runs it. `docs/smp.md`
 //! tells the protocol.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use alloc::boxed::Box;
 
@@ -9,6 +9,7 @@ use devices::Inbox;
 use spin::Mutex;
 use vcpu::{Backend, Nanos};
 
+use crate::counters::TOLD;
 use crate::heap;
 use crate::processor::{Activity, Processor, VirtualCpu};
 
@@ -41,8 +42,8 @@ pub(crate) struct Slot<B: Backend> {
     deadline: AtomicU64,
     /// Only an NMI, an INIT or a start-up message can wake it, as of the last time it ran.
     dormant: AtomicBool,
-    /// Its exits, as of the last time it ran.
-    exits: AtomicU64,
+    /// Its exits, as of the last time it ran: nothing else depends on them.
+    exits: [AtomicU64; TOLD],
     /// How often it went on after it had slept, as of then.
     wakes: AtomicU64,
     /// The user wants to see its registers.
@@ -64,7 +65,7 @@ impl<B: Backend> Slot<B> {
             loaded: AtomicU32::new(NOWHERE),
             deadline: AtomicU64::new(Nanos::NEVER.0),
             dormant: AtomicBool::new(false),
-            exits: AtomicU64::new(0),
+            exits: [const { AtomicU64::new(0) }; TOLD],
             wakes: AtomicU64::new(0),
             dump: AtomicBool::new(false),
             processor: Mutex::new(Some(heap::boxed(None)?)),
@@ -132,7 +133,9 @@ impl<B: Backend> Slot<B> {
     /// What others may know of the processor when it stops running.
     pub(crate) fn publish(&self, processor: &Processor) {
         self.deadline.store(processor.deadline().0, SeqCst);
-        self.exits.store(processor.counters.total(), SeqCst);
+        for (place, count) in self.exits.iter().zip(processor.counters.told()) {
+            place.store(count, Relaxed);
+        }
         self.wakes.store(processor.counters.wakes, SeqCst);
         let dormant = matches!(processor.activity, Activity::HaltedMasked | Activity::WaitForStartup);
         self.dormant.store(dormant, SeqCst);
@@ -176,6 +179,11 @@ impl<B: Backend> Slot<B> {
 
     /// Exits so far.
     pub(crate) fn exits(&self) -> u64 {
-        self.exits.load(SeqCst)
+        self.exits_told().iter().fold(0, |sum, count| sum.wrapping_add(*count))
+    }
+
+    /// The same as [`crate::counters::Counters::told`] has them.
+    pub(crate) fn exits_told(&self) -> [u64; TOLD] {
+        self.exits.each_ref().map(|count| count.load(Relaxed))
     }
 }

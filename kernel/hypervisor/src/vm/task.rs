@@ -172,6 +172,8 @@ impl<'m, B: Backend> Vm<'m, B> {
         }
         let grown = space.grow(vcpu::Gpa(ram.start.0 + done), ram.length - done);
         let to_come: u64 = self.map.ram.iter().skip(range).map(|range| range.length).sum();
+        let before: u64 = self.map.ram.iter().take(range).map(|range| range.length).sum();
+        self.birth.has_memory(before + done + grown.unwrap_or_default());
         let there = done + grown.unwrap_or_default() + space.coming();
         self.settle((to_come + BESIDE_RAM).saturating_sub(there), promised);
         match grown {

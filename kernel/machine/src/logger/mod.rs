@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use arrayvec::ArrayString;
 use log::{Level, LevelFilter, Log, Metadata, Record, info, warn};
 use spin::Mutex;
+use vcpu::{LogPlace, LogRead};
 
 use self::ring::LogRing;
 use self::survivor::{Ending, Occupied};
@@ -140,6 +141,11 @@ pub(crate) fn read(buffer: &mut [u8]) -> usize {
 /// The same for the lines from before [`hand_over`], which were shown on the serial port then.
 pub(crate) fn read_shown(buffer: &mut [u8]) -> usize {
     LOGGER.lock().ring.read_shown(buffer).unwrap_or(0)
+}
+
+/// The same for a reader of its own, who keeps the place.
+pub(crate) fn read_at(place: &mut LogPlace, buffer: &mut [u8]) -> LogRead {
+    LOGGER.lock().ring.read_at(place, buffer)
 }
 
 /// Writes the lines that nobody has fetched yet to the serial port, unless the lock is held.

@@ -1,5 +1,7 @@
 //! The log's memory: the newest lines, as many as fit.
 
+use vcpu::{LogPlace, LogRead};
+
 /// A line's length goes before its text as two bytes, so that a reader always finds the next line.
 const LENGTH_BYTES: usize = 2;
 
@@ -10,6 +12,8 @@ pub(super) struct LogRing<const N: usize> {
     bytes: [u8; N],
     /// Where the oldest line starts.
     oldest: u64,
+    /// Lines before that one, which are gone.
+    gone: u64,
     /// Where the next line will start.
     end: u64,
     /// The next line to be read.
@@ -20,7 +24,7 @@ pub(super) struct LogRing<const N: usize> {
 
 impl<const N: usize> LogRing<N> {
     pub(super) const fn new() -> Self {
-        Self { bytes: [0; N], oldest: 0, end: 0, unread: 0, shown_end: 0 }
+        Self { bytes: [0; N], oldest: 0, gone: 0, end: 0, unread: 0, shown_end: 0 }
     }
 
     /// Appends a line, given without its line feed. One that is too long for the ring is cut.
@@ -29,6 +33,7 @@ impl<const N: usize> LogRing<N> {
         let needed = (LENGTH_BYTES + length) as u64;
         while self.end + needed - self.oldest > N as u64 {
             self.oldest += self.line_bytes(self.oldest);
+            self.gone += 1;
         }
         self.unread = self.unread.max(self.oldest);
         for byte in (length as u16).to_le_bytes().iter().chain(&line[..length]) {
@@ -53,13 +58,35 @@ impl<const N: usize> LogRing<N> {
         if self.unread >= end {
             return None;
         }
-        let start = self.unread + LENGTH_BYTES as u64;
+        let length = self.copy_line(self.unread, buffer);
         self.unread += self.line_bytes(self.unread);
-        let length = ((self.unread - start) as usize).min(buffer.len());
-        for (offset, byte) in buffer[..length].iter_mut().enumerate() {
-            *byte = self.at(start + offset as u64);
-        }
         Some(length)
+    }
+
+    /// Looks at a reader's own place, and passes what is there.
+    pub(super) fn read_at(&self, place: &mut LogPlace, buffer: &mut [u8]) -> LogRead {
+        if place.bytes < self.oldest {
+            let lost = self.gone.saturating_sub(place.lines);
+            *place = LogPlace { bytes: self.oldest, lines: self.gone };
+            return LogRead::Lost(lost);
+        }
+        if place.bytes >= self.end {
+            return LogRead::End;
+        }
+        let length = self.copy_line(place.bytes, buffer);
+        place.bytes += self.line_bytes(place.bytes);
+        place.lines += 1;
+        LogRead::Line(length)
+    }
+
+    /// Copies as much of the line at `position` as fits, and says how much that is.
+    fn copy_line(&self, position: u64, buffer: &mut [u8]) -> usize {
+        let bytes = self.line_bytes(position) - LENGTH_BYTES as u64;
+        let length = buffer.len().min(bytes as usize);
+        for (offset, byte) in buffer[..length].iter_mut().enumerate() {
+            *byte = self.at(position + LENGTH_BYTES as u64 + offset as u64);
+        }
+        length
     }
 
     /// Notes that all lines so far were shown already, and begins reading anew.
@@ -128,6 +155,27 @@ mod tests {
         }
         assert_eq!(ring.read_shown(&mut buffer), None);
         assert_eq!(read_all(&mut ring).len(), 4);
+    }
+
+    #[test]
+    fn a_reader_with_a_place_of_its_own_has_all_that_is_kept_and_hears_what_is_lost() {
+        let mut ring = LogRing::<64>::new();
+        let (mut place, mut buffer) = (LogPlace::default(), [0; 32]);
+        assert_eq!(ring.read_at(&mut place, &mut buffer), LogRead::End);
+        ring.push(b"early");
+        ring.mark_shown();
+        ring.push(b"late");
+        assert_eq!(ring.read_at(&mut place, &mut buffer), LogRead::Line(5));
+        assert_eq!(&buffer[..5], b"early");
+        assert_eq!(read_all(&mut ring), [b"late"], "others' readings are their own");
+        assert_eq!(ring.read_at(&mut place, &mut buffer[..2]), LogRead::Line(2));
+        assert_eq!((ring.read_at(&mut place, &mut buffer), place.lines), (LogRead::End, 2));
+        (0..10).for_each(|_| ring.push(b"a later line"));
+        assert_eq!(ring.read_at(&mut place, &mut buffer), LogRead::Lost(6), "four of ten are kept");
+        for _ in 0..4 {
+            assert_eq!(ring.read_at(&mut place, &mut buffer), LogRead::Line(12));
+        }
+        assert_eq!((ring.read_at(&mut place, &mut buffer), place.lines), (LogRead::End, 12));
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::{Hardware, HostRange, Hpa, Message, PciFunction, PinMode, PowerPorts,
 /// Where local APICs are.
 const INTERRUPTS: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
 
+/// The port of its PM1 control register.
+const PM1_CONTROL: u16 = 0x604;
+
 #[derive(Default)]
 struct State {
     functions: BTreeMap<u16, FakeFunction>,
@@ -24,7 +27,7 @@ struct State {
 }
 
 /// The devices. After each change it asserts that no function that decodes memory decodes what the memory map has, that what a function can send is a
-/// message that is open, and that nobody touches what is not to be touched. There are no ports, no pins, and no routing by bridges.
+/// message that is open, and that nobody touches what is not to be touched. There are no ports but those that switch power, no pins, and no routing by bridges.
 #[derive(Default)]
 pub struct FakeHardware {
     memory: Vec<HostRange>,
@@ -124,7 +127,7 @@ impl Hardware for FakeHardware {
     }
 
     fn power_ports(&self) -> PowerPorts {
-        PowerPorts { pm1_control: [0; 2], reset: 0 }
+        PowerPorts { pm1_control: [PM1_CONTROL, 0], reset: 0 }
     }
 
     fn port_read(&self, _port: u16, size: u8) -> u32 {

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use assert_no_alloc::permit_alloc;
 
-use crate::{BringUp, Host, Nanos};
+use crate::{BringUp, Host, LogPlace, LogRead, Nanos};
 
 /// The machine's time and timer.
 #[derive(Debug)]
@@ -100,6 +100,10 @@ pub struct FakeHost {
     pub log: VecDeque<Vec<u8>>,
     /// Log lines that were shown before.
     pub log_shown: VecDeque<Vec<u8>>,
+    /// All log lines that are kept, behind those that are not any more.
+    pub log_kept: VecDeque<Vec<u8>>,
+    /// How many of these there were.
+    pub log_gone: u64,
     /// How often the timer was armed.
     pub timer_writes: usize,
     /// How often the CPU waited.
@@ -126,6 +130,8 @@ impl FakeHost {
             tsc_is_steady: true,
             log: VecDeque::new(),
             log_shown: VecDeque::new(),
+            log_kept: VecDeque::new(),
+            log_gone: 0,
             timer_writes: 0,
             waits: 0,
             powered_off: false,
@@ -231,6 +237,20 @@ impl Host for FakeHost {
 
     fn log_read_shown(&mut self, buffer: &mut [u8]) -> usize {
         copy_line(&mut self.log_shown, buffer)
+    }
+
+    fn log_read_at(&mut self, place: &mut LogPlace, buffer: &mut [u8]) -> LogRead {
+        if place.lines < self.log_gone {
+            let lost = self.log_gone - place.lines;
+            place.lines = self.log_gone;
+            return LogRead::Lost(lost);
+        }
+        let index = usize::try_from(place.lines - self.log_gone).unwrap_or(usize::MAX);
+        let Some(line) = self.log_kept.get(index) else { return LogRead::End };
+        place.lines += 1;
+        let length = line.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&line[..length]);
+        LogRead::Line(length)
     }
 
     fn power_off(&mut self) {

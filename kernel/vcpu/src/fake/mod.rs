@@ -29,7 +29,7 @@ use std::vec::Vec;
 use assert_no_alloc::permit_alloc;
 
 use crate::{
-    ApicAssists, Backend, CpuidResult, CreateError, Event, Exit, Gpa, GuestMemory, SegmentName,
+    ApicAssists, Backend, CpuidResult, CreateError, Event, Exit, Gpa, GuestMemory, Hardware, SegmentName,
     SystemRegister, TscScaling, WithVcpu, rflags,
 };
 
@@ -149,6 +149,8 @@ pub struct FakeBackend {
     pub bank: Rc<Bank>,
     /// What its CPUs do of local APICs.
     pub apic_assists: ApicAssists,
+    /// The machine's own devices, where a VM may have them.
+    pub hardware: Option<&'static dyn Hardware>,
 }
 
 /// What vCPUs that will be made are to run; what one ran that has ended comes first.
@@ -163,6 +165,7 @@ impl FakeBackend {
             clock: Rc::clone(clock),
             bank: Bank::new(memory),
             apic_assists: ApicAssists::empty(),
+            hardware: None,
         }
     }
 
@@ -212,6 +215,10 @@ impl Backend for FakeBackend {
 
     fn tsc_scaling(&self) -> Option<TscScaling> {
         Some(TscScaling { fraction_bits: 48, most: u64::MAX })
+    }
+
+    fn hardware(&self) -> Option<&'static dyn Hardware> {
+        self.hardware
     }
 
     fn wants_apic_page(&self) -> bool {

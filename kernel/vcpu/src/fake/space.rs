@@ -289,6 +289,14 @@ impl AddressSpace for FakeSpace {
         0
     }
 
+    fn adopt(&mut self, start: Hpa, length: u64) -> Result<(), MemoryError> {
+        let mut done = 0;
+        while done < length {
+            done += self.grow(Gpa(start.0 + done), length - done)?;
+        }
+        Ok(())
+    }
+
     fn add_apic_page(&mut self) -> Result<(), MemoryError> {
         Ok(())
     }

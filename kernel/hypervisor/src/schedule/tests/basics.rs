@@ -146,6 +146,30 @@ fn changes_count_at_once() {
 }
 
 #[test]
+fn a_share_is_changed_as_a_whole_or_not_at_all() {
+    let (shared, _queue, ids) = one_queue(1);
+    let vm = ids[0].vm;
+    let other = shared.add_vm(Parameters { reservation: 30, ..weight(100) }, Ticks(0)).expect("room");
+    let before = shared.parameters(vm);
+    let refused = [
+        ((0, 0, 0), Error::Weight(0)),
+        ((200, 6401, 0), Error::Percent(6401)),
+        ((200, 50, 51), Error::Percent(51)),
+        ((200, 0, 71), Error::Overcommitted(101)),
+    ];
+    for (share, error) in refused {
+        assert_eq!(shared.set_share(vm, share, Ticks(0)), Err(error));
+        assert_eq!(shared.parameters(vm), before);
+    }
+    assert_eq!((shared.reservable(vm), shared.reservable(other)), (Ok(70), Ok(100)));
+    shared.set_share(vm, (200, 80, 70), Ticks(0)).expect("there can be such a share");
+    let after = Parameters { weight: 200, cap: 80, reservation: 70, ..Parameters::default() };
+    assert_eq!((shared.parameters(vm), shared.reservable(other)), (Ok(after), Ok(30)));
+    shared.remove_vm(other).expect("it has no vCPUs");
+    assert_eq!(shared.set_share(other, (1, 0, 0), Ticks(0)), Err(Error::NoSuchVm(other)));
+}
+
+#[test]
 fn nonsense_is_refused() {
     let (shared, mut queue, ids) = one_queue(2);
     let vm = ids[0].vm;

@@ -1,0 +1,133 @@
+//! What is in hand for the domain that listens: requests that wait, what it watches, what it is told unasked.
+
+use abi::{Answer, PowerAction, Refusal, Request};
+use vcpu::{Backend, Host};
+
+use super::carry_out::{carry_out, vm_of};
+use super::draft::Draft;
+use super::events::Events;
+use super::refused;
+use super::waits::{News, Waits};
+use super::watch::{CONSOLE_BYTES, Consoles, Log};
+use crate::run::Node;
+
+/// All of it.
+pub(super) struct Desk {
+    waits: Waits,
+    draft: Draft,
+    events: Events,
+    consoles: Consoles,
+    log: Log,
+    power: Option<PowerAction>,
+}
+
+impl Desk {
+    /// For VMs in so many places. `None` where there is no memory for it.
+    pub(super) fn new(places: usize) -> Option<Self> {
+        Some(Self {
+            waits: Waits::default(),
+            draft: Draft::default(),
+            events: Events::new(places)?,
+            consoles: Consoles::new(places)?,
+            log: Log::default(),
+            power: None,
+        })
+    }
+
+    /// A conversation begins.
+    pub(super) fn begin<B: Backend>(&mut self, node: &Node<'_, B>) {
+        // Whoever had the port before may have left without a trace.
+        self.clear();
+        self.events.begin(node);
+    }
+
+    /// A conversation is over.
+    pub(super) fn clear(&mut self) {
+        self.waits = Waits::default();
+        self.draft = Draft::default();
+        self.consoles.leave_all();
+        self.log = Log::default();
+    }
+
+    /// Carries a request out. `None` where the answer comes later.
+    pub(super) fn carry_out<B: Backend, H: Host>(
+        &mut self,
+        node: &Node<'_, B>,
+        host: &mut H,
+        id: u64,
+        request: &Request<'_>,
+    ) -> Option<Answer<'static>> {
+        Some(match *request {
+            Request::WatchConsole { vm, on } => match vm_of(node, vm) {
+                Err(refusal) => refusal.answer(),
+                Ok(vm) if !on => {
+                    self.consoles.leave(vm.index());
+                    Answer::Done {}
+                }
+                Ok(vm) if self.consoles.watch(vm) => Answer::Done {},
+                Ok(_) => refused(Refusal::NoMemory, CONSOLE_BYTES as u64, node.free_memory()).answer(),
+            },
+            Request::WatchLog { on } => {
+                self.log.watch(on);
+                Answer::Done {}
+            }
+            Request::Power { action } => {
+                self.power = self.power.or(Some(action));
+                Answer::Done {}
+            }
+            _ => return carry_out(node, host, (&mut self.waits, &mut self.draft), id, request),
+        })
+    }
+
+    /// Whether nothing more can be asked for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.waits.is_full()
+    }
+
+    /// Whether there is more to do at once.
+    pub(super) fn is_working(&self) -> bool {
+        self.waits.is_working()
+    }
+
+    /// Does a piece of what takes long.
+    pub(super) fn work<B: Backend>(&mut self, node: &Node<'_, B>) {
+        self.waits.work(node);
+    }
+
+    /// What is to be said before anything else is heard: to be written with an id into what `write` has.
+    pub(super) fn next<B: Backend, H: Host>(
+        &mut self,
+        node: &Node<'_, B>,
+        host: &H,
+        buffer: &mut [u8],
+    ) -> Option<usize> {
+        if let Some(event) = self.events.next(node) {
+            return event.write(0, buffer);
+        }
+        match self.waits.next(node, host.now())? {
+            News::Answer(id, answer) => answer.write(id, buffer),
+            News::Progress(event) => event.write(0, buffer),
+        }
+    }
+
+    /// What can be said where nothing else is to be done: what is watched.
+    pub(super) fn next_watched<H: Host>(&mut self, host: &mut H, buffer: &mut [u8]) -> Option<usize> {
+        let mut written = None;
+        let _ = self.consoles.next(|event| written = event.write(0, buffer))
+            || self.log.next(host, |event| written = event.write(0, buffer));
+        written
+    }
+
+    /// What is to become of the machine.
+    pub(super) const fn power(&self) -> Option<PowerAction> {
+        self.power
+    }
+
+    pub(super) const fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub(super) const fn consoles(&mut self) -> &mut Consoles {
+        &mut self.consoles
+    }
+}
