@@ -166,8 +166,17 @@ enum InitrdSource {
     File(PathBuf),
 }
 
-/// Makes a guest ready: fetches or builds its files.
-pub(crate) fn prepare(name: &str) -> Result<Guest> {
+/// Makes a guest ready: fetches or builds its files. `append` is added to its command line, and to those of VMs that the management domain starts.
+pub(crate) fn prepare(name: &str, append: &str) -> Result<Guest> {
+    let mut guest = match vms_of_dom0(name) {
+        Some(vms) => node(vms, append)?,
+        None => find(name)?,
+    };
+    guest.append(append);
+    Ok(guest)
+}
+
+fn find(name: &str) -> Result<Guest> {
     if name.ends_with(".toml") {
         return from_description(Path::new(name));
     }
@@ -178,9 +187,6 @@ pub(crate) fn prepare(name: &str) -> Result<Guest> {
     }
     if name == dom0::NAME {
         return Dom0::make().map(Dom0::guest);
-    }
-    if let Some(vms) = vms_of_dom0(name) {
-        return node(vms, "");
     }
     if build::selftest_names()?.iter().any(|known| known == name) {
         return selftest(name);
@@ -196,16 +202,11 @@ fn node(names: &str, append: &str) -> Result<Guest> {
     Ok(Dom0::make()?.with(&vms)?.guest())
 }
 
-/// Makes several guests ready, and adds to the command lines of all, of VMs that the management domain starts as well. A guest named more than once
-/// gets a number behind its name.
+/// Makes several guests ready, as [`prepare`] does. A guest named more than once gets a number behind its name.
 pub(crate) fn prepare_all(names: &[String], append: &str) -> Result<Vec<Guest>> {
     let mut guests: Vec<Guest> = Vec::new();
     for name in names {
-        let mut guest = match vms_of_dom0(name) {
-            Some(vms) => node(vms, append)?,
-            None => prepare(name)?,
-        };
-        guest.append(append);
+        let mut guest = prepare(name, append)?;
         let same = guests
             .iter()
             .filter(|other| other.kernel == guest.kernel && other.initrd == guest.initrd)

@@ -175,9 +175,8 @@ pub(crate) fn carry_out_all(
 }
 
 fn prepare_guest(scenario: &str, wanted: &ScenarioGuest) -> Result<Guest> {
-    let mut guest = guest::prepare(&wanted.guest)?;
+    let mut guest = guest::prepare(&wanted.guest, &wanted.append)?;
     guest.name.clone_from(&wanted.vm);
-    guest.append(&wanted.append);
     guest.settings = format!("{} {}", guest.settings, wanted.settings).trim().to_owned();
     for (words, content) in &wanted.modules {
         let name = format!("{}-{}", wanted.vm, guest.modules.len());
