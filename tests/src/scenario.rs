@@ -142,11 +142,14 @@ impl Guest {
         }
     }
 
-    /// Whether this is the VM of that name, or makes it by `count=`.
+    /// Whether this is the VM of that name, or makes it: by `count=`, or as the management domain, which has its VMs in its guest's name.
     #[must_use]
     pub fn makes(&self, name: &str) -> bool {
-        name.strip_prefix(&self.vm)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-') && self.settings.contains("count="))
+        let makes = |vms: &str| vms.split('+').any(|vm| vm == name);
+        self.guest.split_once('+').is_some_and(|(_, vms)| makes(vms))
+            || name.strip_prefix(&self.vm).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with('-') && self.settings.contains("count=")
+            })
     }
 
     /// In a VM of another name.
