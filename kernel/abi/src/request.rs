@@ -212,6 +212,12 @@ messages! {
             /// Whether it comes.
             on: bool,
         }
+        /// Sets the clock on the wall that guests are shown: those that are made, or ask their paravirtual clock for it, from here on. It is at least that of
+        /// 2000 and at most that of 2242.
+        SetWallClock = 0x0161 {
+            /// Seconds since 1970, UTC.
+            seconds: u64,
+        }
         /// Switches the machine, at once: VMs that still run are stopped, the domain with them.
         Power = 0x0160 {
             /// How.

@@ -108,6 +108,10 @@ impl Host for PcHost {
         self.clock.wall_clock_s(self.now())
     }
 
+    fn set_wall_clock_s(&mut self, seconds: u64) {
+        self.clock.set_wall_clock_s(seconds, self.now());
+    }
+
     #[inline]
     fn set_timer(&mut self, deadline: Nanos) {
         self.notice_timer();

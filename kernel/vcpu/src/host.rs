@@ -92,8 +92,11 @@ pub trait Host {
         self.time_of(self.tsc())
     }
 
-    /// Seconds since 1970-01-01 00:00 UTC, from the machine's clock.
+    /// Seconds since 1970-01-01 00:00 UTC, from the machine's clock, or as it was set.
     fn wall_clock_s(&self) -> u64;
+
+    /// Sets that, for all CPUs.
+    fn set_wall_clock_s(&mut self, seconds: u64);
 
     /// Interrupts this CPU at `deadline`, or at once where that has passed. Replaces the earlier one; where that is the same and has not come yet,
     /// nothing is done. (Who calls does not know: the interrupt is taken wherever the CPU looks for work, and a timer may fire a little early.)

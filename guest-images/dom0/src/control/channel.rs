@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const PORTS: &str = "/sys/class/virtio-ports";
 const PORT: &str = "basalt-control";
+/// How often the kernel is asked nothing, to see how long that takes.
+const PINGS: u32 = 16;
 /// The kernel answers at once; where it does not, the machine has other troubles.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -63,6 +65,21 @@ impl Channel {
             other => Err(strange(&other)),
         })?;
         Ok(Some(channel))
+    }
+
+    /// How long it takes until the kernel answers a question that means nothing.
+    ///
+    /// # Errors
+    /// The channel is of no use any more.
+    pub(super) fn round_trip(&mut self) -> Result<Duration> {
+        let begun = Instant::now();
+        for cookie in 0..PINGS {
+            self.ask(&Request::Ping { cookie: cookie.into() }, |answer| match answer {
+                Answer::Pong { cookie: told } if told == cookie.into() => Ok(()),
+                other => Err(strange(&other)),
+            })?;
+        }
+        Ok(begun.elapsed() / PINGS)
     }
 
     /// What the kernel has told unasked, the oldest first.

@@ -4,6 +4,7 @@
 mod channel;
 mod screen;
 mod vms;
+mod wall_clock;
 mod watch;
 
 use std::fs::File;
@@ -11,25 +12,32 @@ use std::io::{Error, Result};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::AsFd;
 use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use crate::network::{report, seen};
+use crate::signals::{caught, is_signalled};
 use crate::status::{Status, Vm};
 use crate::{facts, log, storage};
 use channel::Channel;
 use screen::Screens;
 use vms::Vms;
+use wall_clock::WallClock;
 use watch::Watch;
 
 /// Between two looks at VMs.
 const LOOK: Duration = Duration::from_secs(10);
+/// How long VMs have to shut down, when the machine is to end.
+pub(crate) const VMS_PATIENCE: Duration = Duration::from_secs(30);
 /// How the node is reached today.
 const REACH: &str = "at this screen; `basalt.rescue` on dom0's command line gives a shell";
 
-/// The process: comes back only with an error.
+/// The process: ends when it is asked to, with all VMs.
 pub(crate) fn run() -> Result<bool> {
     let news = facts::watch()?;
+    // HUP is for shells, but comes to all.
+    let asked = caught(&[SIGTERM, SIGHUP])?;
     let mut screens = Screens::new();
     let mut is_ready = facts::read(facts::READY).is_some();
     let mut kernel = Kernel::default();
@@ -44,7 +52,11 @@ pub(crate) fn run() -> Result<bool> {
             facts::write(facts::READY, "")?;
         }
         let again = screens.show(&status.lines(), is_ready, Instant::now());
-        wait(&news, kernel.file(), again.unwrap_or(LOOK).min(LOOK))?;
+        wait(&[&news, &asked], kernel.file(), again.unwrap_or(LOOK).min(LOOK))?;
+        if is_signalled(&asked) {
+            kernel.shut_down()?;
+            return Ok(true);
+        }
     }
 }
 
@@ -54,6 +66,7 @@ struct Kernel {
     channel: Option<Channel>,
     watch: Watch,
     vms: Vms,
+    wall_clock: WallClock,
     /// Why it cannot be heard, as it was said last.
     trouble: Option<String>,
 }
@@ -83,15 +96,22 @@ impl Kernel {
         }
     }
 
+    /// Asks all VMs to shut down, and waits for that.
+    fn shut_down(&mut self) -> Result<()> {
+        let Some(channel) = &mut self.channel else { return Ok(()) };
+        self.vms.shut_down(channel, &mut self.watch, Instant::now() + VMS_PATIENCE)
+    }
+
     fn ask(&mut self) -> Result<Vec<Vm>> {
         if self.channel.is_none() {
             self.channel = Channel::open()?;
-            if self.channel.is_some() {
-                log::info("Basalt's kernel answers");
+            if let Some(channel) = &mut self.channel {
+                log::info(&format!("Basalt's kernel answers, in {} us", channel.round_trip()?.as_micros()));
             }
         }
         let Some(channel) = &mut self.channel else { return Ok(Vec::new()) };
         channel.listen()?;
+        self.wall_clock.tell(channel)?;
         if !self.vms.has_begun() {
             let there = self.watch.look(channel)?;
             self.vms.begin(channel, &there);
@@ -124,10 +144,13 @@ fn everything_is_settled(status: &Status) -> bool {
         && status.ports.iter().all(|port| port.state.is_settled())
 }
 
-fn wait(news: &OwnedFd, kernel: Option<&File>, again: Duration) -> Result<()> {
+/// Waits for one of these files, for the kernel, or so long.
+fn wait(files: &[&dyn AsFd], kernel: Option<&File>, again: Duration) -> Result<()> {
     let timeout = Timespec::try_from(again).map_err(Error::other)?;
-    let mut files = vec![PollFd::new(news, PollFlags::IN)];
-    files.extend(kernel.map(|file| PollFd::new(file, PollFlags::IN)));
+    let files = files.iter().map(|file| file.as_fd());
+    let kernel = kernel.map(AsFd::as_fd);
+    let mut files: Vec<_> =
+        files.chain(kernel).map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN)).collect();
     match poll(&mut files, Some(&timeout)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),

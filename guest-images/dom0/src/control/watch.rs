@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use abi::{Answer, Refusal, Request, VmState};
 
 use super::channel::{Channel, strange};
-use crate::status::Vm;
+use crate::status::{RUNNING, Vm};
 
 /// More VMs than there can be: whoever tells of so many tells nonsense.
 const MOST_VMS: usize = 4096;
@@ -57,7 +57,7 @@ fn word(state: VmState) -> &'static str {
     match state {
         VmState::Stopped => "stopped",
         VmState::Changing => "starting or ending",
-        VmState::Running => "running",
+        VmState::Running => RUNNING,
         VmState::Paused => "paused",
         VmState::Held => "held",
     }

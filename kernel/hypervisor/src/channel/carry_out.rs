@@ -94,7 +94,8 @@ pub(super) fn carry_out<B: Backend, H: Host>(
         Request::ExitCounters { .. }
         | Request::ConsoleInput { .. }
         | Request::PressPowerButton { .. }
-        | Request::SetShare { .. } => dealings::deal(node, host, request),
+        | Request::SetShare { .. }
+        | Request::SetWallClock { .. } => dealings::deal(node, host, request),
         _ => Err(refused(Refusal::Unsupported, request.kind().into(), 0)),
     };
     Some(done.unwrap_or_else(Refused::answer))

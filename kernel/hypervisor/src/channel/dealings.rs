@@ -1,5 +1,7 @@
 //! What becomes of requests that neither make, start nor end a VM.
 
+use core::ops::RangeInclusive;
+
 use abi::{Answer, Refusal, Request};
 use vcpu::{Backend, Host};
 
@@ -8,6 +10,9 @@ use super::{Refused, refused};
 use crate::ManageError;
 use crate::run::Node;
 use crate::schedule::VmId;
+
+/// Seconds since 1970 that a clock on the wall can show: from 2000 to 2242.
+const WALL_CLOCK: RangeInclusive<u64> = 946_684_800..=(1 << 33) - 1;
 
 /// Carries one out.
 pub(super) fn deal<B: Backend, H: Host>(
@@ -31,6 +36,11 @@ pub(super) fn deal<B: Backend, H: Host>(
         Request::SetShare { vm, weight, cap, reservation } => {
             set_share(node, host, vm_of(node, vm)?, (weight.into(), cap, reservation))
         }
+        Request::SetWallClock { seconds } if WALL_CLOCK.contains(&seconds) => {
+            host.set_wall_clock_s(seconds);
+            Ok(Answer::Done {})
+        }
+        Request::SetWallClock { seconds } => Err(refused(Refusal::Range, seconds, *WALL_CLOCK.end())),
         _ => Err(refused(Refusal::Unsupported, request.kind().into(), 0)),
     }
 }

@@ -102,6 +102,12 @@ impl Channel {
         })
     }
 
+    /// Whether something has come that can be looked at.
+    #[inline]
+    pub(crate) fn is_asked(&self) -> bool {
+        self.line.has_input() && !self.desk.is_full()
+    }
+
     /// Goes on with what is in hand. True where there is more to do at once.
     pub(crate) fn serve<B: Backend, H: Host>(&mut self, node: &Node<'_, B>, host: &mut H) -> bool {
         self.look_who_is_there();

@@ -120,7 +120,8 @@ impl Lead {
 
     /// When it is time, looks at everything: bytes of guests, of the log, and keys; and whether the end has come.
     pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
-        if cpu.host.now() < self.next && !cpu.node.changed.load(SeqCst) {
+        let is_asked = self.channel.as_ref().is_some_and(Channel::is_asked);
+        if cpu.host.now() < self.next && !is_asked && !cpu.node.changed.load(SeqCst) {
             return;
         }
         self.meet(cpu);

@@ -89,6 +89,10 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
     #[inline]
     pub(super) fn answer_calls<H: Host>(&self, host: &mut H) {
         self.node.calls.take(|vm| {
+            // What has come may be for the kernel's own end of a line.
+            if self.node.domain.is_some_and(|(domain, _)| domain.index() == vm) {
+                self.node.tell_lead(host);
+            }
             self.node.places.with(vm, |vm| {
                 if !vm.life.is_closed() {
                     self.nudge(host, vm);

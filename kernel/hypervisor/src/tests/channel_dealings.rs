@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use abi::{Reason, Refusal, Request, VmState};
 use devices::PowerManagement;
-use vcpu::Exit;
+use vcpu::{Exit, Host};
 
 use super::bench::{Step, power_off, step};
 use super::channel::{Domain, Heard, Told};
@@ -104,5 +104,19 @@ fn a_power_button_asks_a_guest_to_end() {
         assert_eq!(domain.listen(place), []);
         assert_eq!(domain.ask(place, &press), Told::Done);
         assert_eq!(domain.listen(place), [Heard::Ended(vm, Reason::PowerOff)]);
+    });
+}
+
+#[test]
+fn the_clock_on_the_wall_is_set() {
+    Yard::new(1, 2, &[]).run(2, |place| {
+        let mut domain = Domain::greeted(place);
+        assert_eq!(domain.ask(place, &Request::SetWallClock { seconds: 2_000_000_000 }), Told::Done);
+        assert_eq!(place.first.host().wall_clock_s(), 2_000_000_000);
+        for seconds in [0, 1 << 33, u64::MAX] {
+            let told = domain.ask(place, &Request::SetWallClock { seconds });
+            assert_eq!(told, Told::Refused(Refusal::Range, seconds, (1 << 33) - 1));
+        }
+        assert_eq!(place.first.host().wall_clock_s(), 2_000_000_000);
     });
 }

@@ -91,8 +91,8 @@ pub(crate) struct Clock {
     tsc_hz: u64,
     to_nanos: Scale,
     to_tsc: Scale,
-    /// Unix time of time zero, in seconds.
-    wall_start_s: u64,
+    /// Unix time of time zero, in seconds. Whoever knows it better may correct it.
+    wall_start_s: AtomicU64,
     /// What time goes by instead of the TSC.
     steady: Option<SteadyClock<Steady>>,
 }
@@ -104,7 +104,7 @@ impl Clock {
             tsc_hz,
             to_nanos: Scale::new(tsc_hz, NANOS_PER_SECOND),
             to_tsc: Scale::new(NANOS_PER_SECOND, tsc_hz),
-            wall_start_s: 0,
+            wall_start_s: AtomicU64::new(0),
             steady: None,
         }
     }
@@ -165,8 +165,13 @@ impl Clock {
     }
 
     /// Unix time in seconds.
-    pub(crate) const fn wall_clock_s(&self, now: Nanos) -> u64 {
-        self.wall_start_s + now.0 / NANOS_PER_SECOND
+    pub(crate) fn wall_clock_s(&self, now: Nanos) -> u64 {
+        self.wall_start_s.load(Ordering::Relaxed).saturating_add(now.0 / NANOS_PER_SECOND)
+    }
+
+    /// It is so many seconds since 1970 now.
+    pub(crate) fn set_wall_clock_s(&self, seconds: u64, now: Nanos) {
+        self.wall_start_s.store(seconds.saturating_sub(now.0 / NANOS_PER_SECOND), Ordering::Relaxed);
     }
 }
 
@@ -223,7 +228,7 @@ pub fn start(acpi: &Acpi, tsc_use: TscUse) -> Result<(), ClockError> {
     let present = tsc();
     let now = clock.now_at(present);
     let wall = rtc::read(acpi.fadt.century);
-    clock.wall_start_s = wall.unwrap_or(0).saturating_sub(now.0 / NANOS_PER_SECOND);
+    clock.set_wall_clock_s(wall.unwrap_or(0), now);
     if wall.is_none() {
         warn!("the real-time clock shows no valid time; guests start in 1970");
     }

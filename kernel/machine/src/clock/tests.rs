@@ -14,8 +14,11 @@ fn time_starts_at_the_start_and_never_is_early() {
 
 #[test]
 fn the_wall_clock_goes_on_from_its_reading() {
-    let clock = Clock { wall_start_s: 1_700_000_000, ..Clock::new(0, 1_000_000_000) };
+    let clock = Clock::new(0, 1_000_000_000);
+    clock.set_wall_clock_s(1_700_000_000, Nanos::ZERO);
     assert_eq!(clock.wall_clock_s(Nanos::from_millis(2_500)), 1_700_000_002);
+    clock.set_wall_clock_s(1_700_000_100, Nanos::from_millis(3_000));
+    assert_eq!(clock.wall_clock_s(Nanos::from_millis(4_500)), 1_700_000_101);
 }
 
 struct Timer;

@@ -96,6 +96,8 @@ pub struct FakeHost {
     pub output_burst: usize,
     /// What [`Host::tsc_is_steady`] says.
     pub tsc_is_steady: bool,
+    /// What [`Host::wall_clock_s`] says.
+    pub wall_clock_s: u64,
     /// Log lines not shown yet.
     pub log: VecDeque<Vec<u8>>,
     /// Log lines that were shown before.
@@ -128,6 +130,7 @@ impl FakeHost {
             output_room: usize::MAX,
             output_burst: usize::MAX,
             tsc_is_steady: true,
+            wall_clock_s: 1_700_000_000,
             log: VecDeque::new(),
             log_shown: VecDeque::new(),
             log_kept: VecDeque::new(),
@@ -196,7 +199,11 @@ impl Host for FakeHost {
     }
 
     fn wall_clock_s(&self) -> u64 {
-        1_700_000_000
+        self.wall_clock_s
+    }
+
+    fn set_wall_clock_s(&mut self, seconds: u64) {
+        self.wall_clock_s = seconds;
     }
 
     fn set_timer(&mut self, deadline: Nanos) {

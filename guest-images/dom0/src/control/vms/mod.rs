@@ -9,16 +9,21 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use abi::{Name, Reason, Request};
 
 use super::channel::{Channel, News};
+use super::watch::Watch;
 use crate::log;
 use crate::status::Vm;
 use window::Window;
 
 /// The folders, a VM each.
 const FOLDERS: &str = "/etc/basalt/vms";
+
+/// Between two looks at VMs that shut down.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What there is and what became of it.
 #[derive(Default)]
@@ -94,6 +99,38 @@ impl Vms {
             }
         }
         Ok(())
+    }
+
+    /// Presses the power buttons of all VMs that run, and waits until all have ended, but not for ever: what runs on then ends with the machine.
+    ///
+    /// # Errors
+    /// The channel is of no use any more.
+    pub(super) fn shut_down(
+        &mut self,
+        channel: &mut Channel,
+        watch: &mut Watch,
+        until: Instant,
+    ) -> Result<()> {
+        for (vm, it) in watch.look(channel)?.iter().filter(|(_, vm)| vm.runs()) {
+            log::info(&format!("VM {}: is asked to shut down", it.name));
+            // One that has ended meanwhile has no button any more.
+            let _ = channel.order(&Request::PressPowerButton { vm: *vm });
+        }
+        loop {
+            channel.listen()?;
+            self.hear(channel)?;
+            let vms = watch.look(channel)?;
+            let left: Vec<_> =
+                vms.iter().filter(|(_, vm)| vm.runs()).map(|(_, vm)| vm.name.as_str()).collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                log::warn(&format!("not shut down, and ended with the machine: {}", left.join(", ")));
+                return Ok(());
+            }
+            super::wait(&[], Some(channel.file()), SECOND)?;
+        }
     }
 
     fn ended(&mut self, channel: &mut Channel, vm: u64, reason: Reason) -> Result<()> {
