@@ -19,6 +19,7 @@ mod facts;
 mod init;
 mod log;
 mod network;
+mod signals;
 mod status;
 mod storage;
 mod uevent;

@@ -11,6 +11,9 @@ const MOST_VMS: usize = 10;
 const MOST_DEVICES: usize = 4;
 const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
 
+/// The state of a VM that runs.
+pub(crate) const RUNNING: &str = "running";
+
 /// All that the page shows.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Status {
@@ -39,6 +42,13 @@ pub(crate) struct Vm {
     pub(crate) state: String,
     /// How much of a CPU it uses, in percent; more than 100 with several vCPUs.
     pub(crate) load: Option<u32>,
+}
+
+impl Vm {
+    /// Whether it runs.
+    pub(crate) fn runs(&self) -> bool {
+        self.state == RUNNING
+    }
 }
 
 impl Status {

@@ -13,6 +13,8 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use super::backoff::Backoff;
 use crate::{PROGRAM, command_line, log};
 
+/// The process that sees to VMs.
+pub(crate) const CONTROL: &str = "control";
 /// Where programs are looked for.
 const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 const CONSOLE: &str = "/dev/console";
@@ -42,7 +44,7 @@ impl Children {
     /// Those that this boot is to have. None runs yet.
     pub(crate) fn new() -> Self {
         let mut children: Vec<_> =
-            ["control", "drivers", "network", "storage"].into_iter().map(Child::of_ours).collect();
+            [CONTROL, "drivers", "network", "storage"].into_iter().map(Child::of_ours).collect();
         if command_line::has(command_line::RESCUE) {
             children.push(Child::new("the rescue shell", SHELL.to_vec(), true));
         }
@@ -79,6 +81,11 @@ impl Children {
     pub(crate) fn failing(&self) -> String {
         let failing = |child: &&Child| matches!(child.state, State::Waiting { wait, .. } if wait >= LONG);
         self.0.iter().filter(failing).map(|child| format!("{}\n", child.name)).collect()
+    }
+
+    /// The process of a job, where it runs.
+    pub(crate) fn pid_of(&self, name: &str) -> Option<Pid> {
+        self.0.iter().find(|child| child.name == name)?.pid()
     }
 
     /// Those that run.

@@ -8,7 +8,7 @@ mod children;
 mod mounts;
 mod power;
 
-use std::io::{Read, Result};
+use std::io::Result;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::system::RebootCommand;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
+use crate::signals::{caught, is_signalled};
 use crate::{clock, command_line, facts, log};
-use children::Children;
+use children::{CONTROL, Children};
 
 /// The node's name, where the command line gives none.
 const NAME: &str = "basalt";
@@ -32,7 +33,7 @@ pub(crate) fn run() -> ! {
         (Ok(ended), Ok(asked)) => (ended, asked),
         (Err(error), _) | (_, Err(error)) => {
             log::error(&format!("without signals nothing can be supervised: {error}"));
-            power::end(Vec::new(), None, RebootCommand::Restart);
+            power::end(Vec::new(), None, None, RebootCommand::Restart);
         }
     };
     let mut children = Children::new();
@@ -44,7 +45,7 @@ pub(crate) fn run() -> ! {
         ended.wait(&asked, timeout);
         children.reap(Instant::now());
         if let Some(command) = asked.command() {
-            power::end(children.running(), Some(&ended), command);
+            power::end(children.running(), children.pid_of(CONTROL), Some(&ended), command);
         }
     }
 }
@@ -104,24 +105,4 @@ impl Asked {
         }
         is_signalled(&self.reboot).then_some(RebootCommand::Restart)
     }
-}
-
-/// A stream that gets a byte with each of these signals.
-fn caught(signals: &[i32]) -> Result<UnixStream> {
-    let (reader, writer) = UnixStream::pair()?;
-    reader.set_nonblocking(true)?;
-    for signal in signals {
-        signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
-    }
-    Ok(reader)
-}
-
-/// Takes what a stream has; true when there was something.
-fn is_signalled(mut stream: &UnixStream) -> bool {
-    let mut bytes = [0; 64];
-    let mut any = false;
-    while stream.read(&mut bytes).is_ok_and(|length| length > 0) {
-        any = true;
-    }
-    any
 }
