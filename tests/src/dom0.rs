@@ -8,10 +8,10 @@ pub const DOM0: &str = "dom0";
 /// The VM that it makes.
 const NODE: &str = "node";
 /// What it says when its devices have their drivers and its network cards an address.
-const READY: &str = "basaltd: ready";
+pub const READY: &str = "basaltd: ready";
 
 /// What the kernel says when the domain has asked for power: the domain does not switch it.
-const SWITCHED_OFF: &str = "switched off by the management domain";
+pub const SWITCHED_OFF: &str = "switched off by the management domain";
 
 /// Machines with the devices that nodes have: UEFI, NVMe and PCI Express, and an old PC with lines instead of messages.
 const MACHINES: [&str; 2] = ["qemu-node-q35-uefi-nvme-e1000e", "bochs-node-vmx"];
@@ -48,6 +48,8 @@ pub fn scenarios() -> Vec<Scenario> {
     };
     vec![
         makes_a_vm(),
+        shuts_down(),
+        is_hostile(),
         on(
             "dom0",
             "the management domain drives the machine's disk and network card, and powers off",
@@ -88,6 +90,65 @@ fn makes_a_vm() -> Scenario {
         checks: vec![
             Check { name: "Linux has nothing to complain of", holds: complains_not },
         ],
+    }
+}
+
+/// Before the machine goes off, VMs are asked to shut down.
+fn shuts_down() -> Scenario {
+    Scenario {
+        name: "dom0-shutdown".to_owned(),
+        about: "before the machine goes off, the management domain presses the power buttons of its VMs"
+            .to_owned(),
+        tier: Tier::Ci,
+        machines: vec![MACHINES[0]],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest { vm: DOM0.to_owned(), ..Guest::new("dom0+node").append("basalt.rescue") }],
+        steps: vec![
+            Step::vm(DOM0, "basaltd: VM node: runs").within(200),
+            Step::vm(NODE, "basalt-demo login ready").within(200).anywhere().then_send("\rpoweroff\r"),
+            Step::vm(DOM0, "basaltd: VM node: is asked to shut down").within(60),
+            Step::vm(NODE, "reboot: Power down").within(60).anywhere(),
+            Step::vm(DOM0, "basaltd: VM node: has ended: it has switched itself off").within(60).anywhere(),
+            Step::end(DOM0).within(60),
+            Step::kernel(SWITCHED_OFF).within(60),
+        ],
+        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
+    }
+}
+
+/// Root of the management domain tries what it must not reach; kernel and VM take no harm. Its own kernel is told not to refuse that before.
+fn is_hostile() -> Scenario {
+    Scenario {
+        name: "dom0-hostile".to_owned(),
+        about:
+            "the management domain reaches neither memory nor interrupts nor registers that are not its own"
+                .to_owned(),
+        tier: Tier::Ci,
+        machines: MACHINES.to_vec(),
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest {
+            vm: DOM0.to_owned(),
+            ..Guest::new("dom0+node").append("basalt.rescue iomem=relaxed")
+        }],
+        steps: vec![
+            Step::vm(DOM0, "basaltd: ready").within(200),
+            Step::vm(NODE, "basalt-demo login ready")
+                .within(200)
+                .anywhere()
+                .then_send("\rsh /etc/basalt/vms/node/disk1\r"),
+            // All consoles are shown again then, each line with its VM's name.
+            Step::results(DOM0).within(120).then_send("\x012\r/jobs/devices; poweroff\r\x01a"),
+            Step::results(NODE).within(120),
+            // What it has done to its own devices is its own affair: it may not be able to end by itself.
+            Step::vm(DOM0, "basaltd: VM node: all that it had is free")
+                .within(60)
+                .anywhere()
+                .then_send("\x01x"),
+            Step::kernel("ended by the user").within(60),
+        ],
+        checks: vec![],
     }
 }
 
