@@ -8,6 +8,7 @@ mod boots;
 mod compare;
 mod devices;
 mod load;
+mod node;
 mod page;
 mod reference;
 mod rows;

@@ -52,7 +52,8 @@ On the console, Ctrl-A and a digit goes to that VM, Ctrl-A n to the next one, Ct
 Examples:
   cargo xtask run
   cargo xtask run --machine list
-  cargo xtask run --machine bochs-vmx --headless --until 'basalt-demo login ready' --timeout 900
+  cargo xtask run --no-dom0 --machine bochs-vmx --headless --until 'basalt-demo login ready' --timeout 900
+  cargo xtask run --guest dom0+demo+node
   cargo xtask run --headless --until Linux --guest-append 'basalt.run=\"uname -a\"'
   cargo xtask run --headless --send 'login ready=>uname\\r' --until Linux";
 
@@ -132,6 +133,11 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
+    /// Whether the management domain makes VMs.
+    pub(crate) fn makes_vms(&self) -> bool {
+        self.has_dom0() && (self.guest.is_empty() || self.guest.iter().any(|name| name.contains('+')))
+    }
+
     /// Whether the management domain is among the guests.
     pub(crate) fn has_dom0(&self) -> bool {
         match self.guest.as_slice() {

@@ -15,8 +15,11 @@ use crate::{build, guest, interrupt, paths, progress, symbolize};
 const CTRL_A: u8 = 0x01;
 /// Basalt says this when its console takes keys.
 const CONSOLE_READY: &str = "console ready";
-/// Gives the keyboard to the first VM.
+/// Gives the keyboard to the first VM,
 const FOCUS_FIRST_VM: [u8; 2] = [CTRL_A, b'1'];
+/// and to the second, which is the first one that the management domain makes. The kernel says this of it then.
+const FOCUS_SECOND_VM: [u8; 2] = [CTRL_A, b'2'];
+const VM_MADE: &str = ": is made, with ";
 /// After Ctrl-A x Basalt switches the machine off itself within this; then we do.
 const FAREWELL: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(200);
@@ -39,11 +42,15 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     progress::note(&format!("booting {} on {}", names.join(", "), profile.name));
     let launch = Launch { image: &image, name: &name, cpus: options.cpus, memory: options.memory.clone() };
     let console = Console::start(&profile, &launch)?;
+    let focus = match options.contents.makes_vms() {
+        true => (VM_MADE, FOCUS_SECOND_VM),
+        false => (CONSOLE_READY, FOCUS_FIRST_VM),
+    };
     if options.headless {
         let limit = Duration::from_secs(options.timeout.unwrap_or(HEADLESS_LIMIT));
         headless(console, &options.until, sends, limit, &recipe.kernel)
     } else {
-        interactive(console, options.timeout.map(Duration::from_secs), &recipe.kernel)
+        interactive(console, focus, options.timeout.map(Duration::from_secs), &recipe.kernel)
     }
 }
 
@@ -59,7 +66,13 @@ pub(crate) fn recipe(contents: &crate::cli::Contents) -> Result<Recipe> {
     Ok(Recipe { kernel, options: contents.option.join(" "), guests })
 }
 
-fn interactive(mut console: Console, limit: Option<Duration>, kernel: &Path) -> Result<()> {
+/// Until the user ends it. When the kernel has said what `focus` begins with, a VM gets the keyboard.
+fn interactive(
+    mut console: Console,
+    (said, keys): (&str, [u8; 2]),
+    limit: Option<Duration>,
+    kernel: &Path,
+) -> Result<()> {
     if stdin().is_terminal() {
         progress::note("Ctrl-A h helps, Ctrl-A x ends");
     }
@@ -71,9 +84,9 @@ fn interactive(mut console: Console, limit: Option<Duration>, kernel: &Path) -> 
         match console.next(POLL)? {
             News::Output(bytes) => {
                 show(&bytes);
-                if !focused && console.log.kernel().any(|line| line.contains(CONSOLE_READY)) {
+                if !focused && console.log.kernel().any(|line| line.contains(said)) {
                     focused = true;
-                    console.send(&FOCUS_FIRST_VM);
+                    console.send(&keys);
                 }
             }
             News::Keys(keys) => {

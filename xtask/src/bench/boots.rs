@@ -4,7 +4,7 @@ use ::tests::exits::{self, BENCH, WITH_EVERYTHING, WITHOUT_MITIGATIONS};
 use ::tests::linux::{self, DEMO};
 use ::tests::scenario::{Guest, Scenario, Step, Tier};
 
-use super::{devices, load};
+use super::{devices, load, node};
 
 /// A machine, and the boots that are made on it where none is asked for.
 pub(super) struct Usual {
@@ -16,7 +16,7 @@ pub(super) struct Usual {
 /// and of 4 GiB Bochs' firmware shows three.
 pub(super) const USUAL: [Usual; 3] = [
     Usual { machine: "bochs-vmx", has: |boot| boot != MANY },
-    Usual { machine: "bochs-svm", has: |boot| boot != MANY },
+    Usual { machine: "bochs-svm", has: |boot| ![MANY, node::NODE].contains(&boot) },
     Usual {
         machine: "qemu-svm-counted",
         has: |boot| [BENCH, "bench-default_mitigations", MANY].contains(&boot),
@@ -111,7 +111,7 @@ type Boot = (fn() -> Scenario, &'static [Variant]);
 
 /// All boots that are made.
 pub(crate) fn boots() -> Vec<Scenario> {
-    let all: [Boot; 11] = [
+    let all: [Boot; 12] = [
         (exits::boot, &[MAIN, DEFAULTS, NO_DELIVERY, BY_SOFTWARE, NO_PARAVIRTUAL]),
         (same_cpu, &[MAIN]),
         (other_cpu, &[MAIN]),
@@ -123,6 +123,7 @@ pub(crate) fn boots() -> Vec<Scenario> {
         (many, &[MAIN]),
         (linux_boot, &[MAIN, NO_DELIVERY, BY_SOFTWARE, NO_PARAVIRTUAL, PLAIN]),
         (idle, &[MAIN, NO_PARAVIRTUAL]),
+        (node::boot, &[MAIN]),
     ];
     let boots = all.into_iter().flat_map(|(make, variants)| variants.iter().map(move |one| one.of(make())));
     let pairs = load::scenarios().into_iter().chain(devices::scenarios());

@@ -9,6 +9,7 @@ use ::tests::report;
 use super::boots::{
     BRING_UP, IDLE, IDLE_VCPUS, LIFE, MANY, SIZES, SIZES_BOOT, TELLING_SECONDS, Variant, WITHOUT_DELIVERY,
 };
+use super::node;
 use super::{Counted, Row};
 
 /// How many reasons of a Linux boot's exits are listed, the most frequent first.
@@ -52,6 +53,7 @@ fn all_rows_of(machine: &str, boot: &str, log: &Log) -> Vec<Row> {
             (count > 0).then(|| row(count)).into_iter().collect()
         }
         "bench-idle" => idle(machine, log),
+        node::NODE => node::rows(log).into_iter().map(|(name, ticks)| row(name, ticks, TICKS)).collect(),
         "bench-linux" => linux(machine, log),
         _ => {
             let measured = exits::measurements(log).into_iter();
