@@ -47,7 +47,7 @@ fn culprits_are_named() {
     assert_eq!(Request::read(0x160, &[3, 0]), Err(Error::Value { kind: 0x160, field: "action", raw: 3 }));
     assert_eq!(Request::read(0x160, &[1]), Err(Error::Length { kind: 0x160, bytes: 1 }));
     assert_eq!(Request::read(0x160, &[1, 0, 0]), Err(Error::Length { kind: 0x160, bytes: 3 }));
-    assert_eq!(Request::read(0x161, &[]), Err(Error::Kind(0x161)));
+    assert_eq!(Request::read(0x16f, &[]), Err(Error::Kind(0x16f)));
     assert_eq!(
         Request::read(0x150, &[0, 0, 0, 0, 0, 0, 0, 0, 2]),
         Err(Error::Value { kind: 0x150, field: "on", raw: 2 })
