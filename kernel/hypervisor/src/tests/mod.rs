@@ -10,6 +10,7 @@ mod channel_dealings;
 mod channel_devices;
 mod channel_events;
 mod channel_power;
+mod channel_random;
 mod channel_watch;
 mod devices;
 mod disks;
