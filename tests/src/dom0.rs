@@ -26,14 +26,14 @@ const MORE_MACHINES: [&str; 4] = [
 /// The scenarios of this module.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    let on = |name: &str, about: &str, tier, machines: &[&'static str]| Scenario {
+    let on = |name: &str, about: &str, tier, machines: &[&'static str], guest: Guest| Scenario {
         name: name.to_owned(),
         about: about.to_owned(),
         tier,
         machines: machines.to_vec(),
         cpus: None,
         options: String::new(),
-        guests: vec![Guest::new(DOM0).append("basalt.rescue")],
+        guests: vec![guest.append("basalt.rescue")],
         steps: vec![
             Step::vm(DOM0, READY).within(200),
             Step::vm(DOM0, "Basalt's kernel answers").within(60).anywhere(),
@@ -55,12 +55,21 @@ pub fn scenarios() -> Vec<Scenario> {
             "the management domain drives the machine's disk and network card, and powers off",
             Tier::Ci,
             &MACHINES,
+            Guest::new(DOM0),
+        ),
+        on(
+            "dom0-cpus",
+            "the management domain with four vCPUs and a part of the machine that nobody takes from it",
+            Tier::Full,
+            &MACHINES,
+            Guest::new(DOM0).cpus(4).settings("reservation=50"),
         ),
         on(
             "dom0-machines",
             "the same on boards, firmwares, disks and cards of other kinds",
             Tier::Full,
             &MORE_MACHINES,
+            Guest::new(DOM0),
         ),
     ]
 }
