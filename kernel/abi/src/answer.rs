@@ -19,6 +19,20 @@ choices! {
 }
 
 choices! {
+    /// What a port's link is like.
+    Link: u16 {
+        /// Frames pass.
+        Up = 1,
+        /// It was set down.
+        Down = 2,
+        /// The guest has no driver for its device, or its VM does not run.
+        NoDriver = 3,
+        /// It gets copies only, as the target of a mirror.
+        Watches = 4,
+    }
+}
+
+choices! {
     /// Why a request was refused. Nothing has changed then.
     Refusal: u16 {
         /// The versions of both sides differ; `first` is the kernel's major one, `second` the domain's.
@@ -43,6 +57,8 @@ choices! {
         Unsupported = 10,
         /// The VM cannot start; the kernel's log says why.
         Start = 11,
+        /// There is no network of that name.
+        NoNetwork = 12,
     }
 }
 
@@ -77,6 +93,11 @@ messages! {
             first: u64,
             /// See [`Refusal`].
             second: u64,
+        }
+        /// It was refused, as its words mean nothing, or cannot be.
+        Misread = 0x8005 {
+            /// Why, which word, and what to write, in a sentence.
+            bytes: &'a [u8],
         }
         /// A VM.
         Vm = 0x8100 {
@@ -126,6 +147,52 @@ messages! {
         Bytes = 0x8152 {
             /// These.
             bytes: &'a [u8],
+        }
+        /// How a port is.
+        Port = 0x8171 {
+            /// The VM.
+            vm: u64,
+            /// Which of its network devices.
+            device: u16,
+            /// The network that it is on.
+            network: Name,
+            /// The device's address, the first byte in the lowest 8 bits.
+            mac: u64,
+            /// Its link.
+            link: Link,
+            /// Frames and bytes that its device has sent, frames that were lost included.
+            sent: [u64; 2],
+            /// Frames and bytes that its device has received.
+            received: [u64; 2],
+            /// Frames that were lost on its account, by reason: malformed, another's hardware address, another's IP address, another VLAN, a reserved address,
+            /// too many to many, denied, no receiver, link down, too long, queue full, unsuited to its receiver, sent by who only watches.
+            lost: [u64; 13],
+            /// Its settings, in the words of [`crate::Request::ChangePort`].
+            words: &'a [u8],
+        }
+        /// A network.
+        Network = 0x8172 {
+            /// Its name.
+            network: Name,
+            /// Its ports.
+            ports: u16,
+            /// Its rules.
+            rules: u16,
+            /// Its mirrors.
+            mirrors: u16,
+            /// Whether what no rule fits passes.
+            allows: bool,
+            /// Packets that no rule fitted, and that did not pass.
+            denied: u64,
+        }
+        /// An entry of a network's list.
+        Entry = 0x8174 {
+            /// Its number.
+            number: u16,
+            /// Packets and bytes that it has judged, where it is a rule.
+            counts: [u64; 2],
+            /// The entry, in words.
+            words: &'a [u8],
         }
     }
 }

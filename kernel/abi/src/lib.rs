@@ -21,11 +21,11 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, Refusal, VmState};
+pub use answer::{Answer, Link, Refusal, VmState};
 pub use codec::{Error, Name};
 pub use event::{Event, Reason};
 pub use frame::{HEADER_BYTES, Header, MAX_MESSAGE, Message, Stream};
-pub use request::{DeviceKind, MAX_INLINE, PowerAction, Request};
+pub use request::{ALL_VCPUS, DeviceKind, MAX_INLINE, MAX_WORDS, NetworkList, PowerAction, Request};
 
 /// Both sides must have the same.
 pub const MAJOR: u16 = 1;
@@ -33,5 +33,5 @@ pub const MAJOR: u16 = 1;
 ///
 /// | version | what is new |
 /// |---|---|
-/// | 1.0 | hello, VMs (create, destroy, start, stop, pause, resume, reset, button), memory copies, processors, devices, shares, status, exit counters, consoles, log, power |
+/// | 1.0 | hello, VMs (create, destroy, start, stop, pause, resume, reset, button), memory copies, processors, devices, shares, status, pins, exit counters, consoles, log, power, switch ports, rules and mirrors |
 pub const MINOR: u16 = 0;

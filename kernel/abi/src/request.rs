@@ -4,6 +4,10 @@ use crate::codec::{Name, choices, messages};
 
 /// Bytes that a message can carry itself.
 pub const MAX_INLINE: usize = 8 << 10;
+/// Bytes of words at most ([`Request::ChangePort`] and others).
+pub const MAX_WORDS: usize = 512;
+/// All of a VM's processors ([`Request::Pin`]).
+pub const ALL_VCPUS: u16 = u16::MAX;
 
 choices! {
     /// A device of a VM that is to be made. Each VM has a 16550A at 3F8H besides.
@@ -17,6 +21,16 @@ choices! {
         /// A virtio disk in the machine's memory, of zeros until [`Request::FillDisk`] says otherwise. `first` is its size in sectors of 512 bytes,
         /// bit 0 of `second` says that it is read-only to the VM. The first disk that is added is number 0.
         MemoryDisk = 4,
+    }
+}
+
+choices! {
+    /// A list that a network has.
+    NetworkList: u16 {
+        /// Its rules, of which the first that fits a frame says whether that passes.
+        Rules = 1,
+        /// Its mirrors: who gets copies of what.
+        Mirrors = 2,
     }
 }
 
@@ -182,6 +196,15 @@ messages! {
             /// What it has in any case, in percent of a CPU.
             reservation: u32,
         }
+        /// The CPUs on which a VM's processors may run, of those of its pool.
+        Pin = 0x0131 {
+            /// The VM.
+            vm: u64,
+            /// Which of its processors; [`ALL_VCPUS`] for all of them.
+            vcpu: u16,
+            /// CPUs, bit n for number n.
+            cpus: u64,
+        }
         /// The VM behind this number, or the next one: from 0 on, all of them. Answered by [`crate::Answer::Status`], or
         /// [`crate::Refusal::NoVm`] behind the last.
         NextVm = 0x0140 {
@@ -222,6 +245,61 @@ messages! {
         Power = 0x0160 {
             /// How.
             action: PowerAction,
+        }
+        /// Changes a port of the switch, that of a VM's network device: by all of these words, or by none.
+        ChangePort = 0x0170 {
+            /// The VM.
+            vm: u64,
+            /// Which of its network devices, from 0 on.
+            device: u16,
+            /// Words with white space between them, as the boot line has them: `vlan=7`, `link=down`, `outbound=100M`.
+            words: &'a [u8],
+        }
+        /// How such a port is. Answered by [`crate::Answer::Port`].
+        Port = 0x0171 {
+            /// The VM.
+            vm: u64,
+            /// Which of its network devices.
+            device: u16,
+        }
+        /// The network of this number, from 0 on. Answered by [`crate::Answer::Network`], or `Range` behind the last.
+        Network = 0x0172 {
+            /// The number.
+            number: u16,
+        }
+        /// Changes a network.
+        ChangeNetwork = 0x0173 {
+            /// Its name.
+            network: Name,
+            /// Words such as `default=deny` and `age=300`.
+            words: &'a [u8],
+        }
+        /// Adds an entry at the end of a list of a network's. Answered by [`crate::Answer::Entry`].
+        AddEntry = 0x0174 {
+            /// The network's name.
+            network: Name,
+            /// Which list.
+            list: NetworkList,
+            /// The entry in words, such as `deny from=web port=22`, or `both=web to=probe`.
+            words: &'a [u8],
+        }
+        /// Takes an entry out of such a list. Those behind it move up.
+        DeleteEntry = 0x0175 {
+            /// The network's name.
+            network: Name,
+            /// Which list.
+            list: NetworkList,
+            /// Its number, from 0 on.
+            number: u16,
+        }
+        /// An entry of such a list. Answered by [`crate::Answer::Entry`], or `Range` behind the last.
+        Entry = 0x0176 {
+            /// The network's name.
+            network: Name,
+            /// Which list.
+            list: NetworkList,
+            /// Its number, from 0 on.
+            number: u16,
         }
     }
 }

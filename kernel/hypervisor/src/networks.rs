@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 
 use spin::{Mutex, Once};
 use virtio::net::Plug;
+use vswitch::switch::Port;
 use vswitch::{MAX_PORTS, PortId, PortSet, Switch};
 
-use crate::config::network::Place;
+use crate::config::network::{self, Place};
 use crate::config::{Name, Nic};
 use crate::heap;
 use crate::vm::StartError;
@@ -26,6 +27,36 @@ pub(crate) struct Device {
     pub(crate) vm: Name,
     /// Which of the VM's network devices it is, from 0 on.
     pub(crate) number: usize,
+}
+
+/// What a port's link is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Link {
+    /// Frames pass.
+    Up,
+    /// It was set down.
+    Down,
+    /// Nobody drives its device.
+    NoDriver,
+    /// It gets copies only.
+    Watches,
+}
+
+impl Link {
+    /// Its name in lists.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::NoDriver => "no driver",
+            Self::Watches => "watches",
+        }
+    }
+}
+
+/// Words as they are typed: what stands between them does not matter.
+pub(crate) fn typed_words(text: &str) -> impl Iterator<Item = &str> {
+    network::words(text).filter(|word| !word.is_empty())
 }
 
 /// A network.
@@ -51,6 +82,19 @@ impl Network {
     pub(crate) fn device(&self, port: PortId) -> Option<Device> {
         let devices = self.devices.lock();
         devices.get(port.index()).copied().flatten().filter(|_| self.switch.has(port))
+    }
+
+    /// What a port's link is like.
+    pub(crate) fn link(&self, port: PortId) -> Link {
+        if !self.switch.has_link(port) {
+            Link::Down
+        } else if !self.switch.port(port).is_some_and(Port::is_ready) {
+            Link::NoDriver
+        } else if self.switch.mirrors.watchers().has(port) {
+            Link::Watches
+        } else {
+            Link::Up
+        }
     }
 
     /// The ports that are there, with their devices.

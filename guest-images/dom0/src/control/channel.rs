@@ -223,6 +223,7 @@ fn note(news: &mut VecDeque<News>, kind: u16, body: &[u8]) {
 pub(super) fn strange(answer: &Answer<'_>) -> Error {
     match *answer {
         Answer::Refused { refusal, first, second } => Error::other(why_not(refusal, first, second)),
+        Answer::Misread { bytes } => Error::other(String::from_utf8_lossy(bytes).into_owned()),
         ref other => Error::other(format!("Basalt's kernel answers {other:?}")),
     }
 }
@@ -249,6 +250,7 @@ fn why_not(refusal: Refusal, first: u64, second: u64) -> String {
         Refusal::State => "that cannot be in the state that it is in".to_owned(),
         Refusal::Address => format!("there is no memory at {first:#x}"),
         Refusal::Unsupported => "Basalt's kernel cannot do that".to_owned(),
+        Refusal::NoNetwork => "there is no network of that name".to_owned(),
         Refusal::Start => "it cannot start; the kernel's log says why".to_owned(),
     }
 }

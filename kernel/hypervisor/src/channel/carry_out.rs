@@ -95,6 +95,7 @@ pub(super) fn carry_out<B: Backend, H: Host>(
         | Request::ConsoleInput { .. }
         | Request::PressPowerButton { .. }
         | Request::SetShare { .. }
+        | Request::Pin { .. }
         | Request::SetWallClock { .. } => dealings::deal(node, host, request),
         _ => Err(refused(Refusal::Unsupported, request.kind().into(), 0)),
     };

@@ -2,14 +2,14 @@
 
 use core::ops::RangeInclusive;
 
-use abi::{Answer, Refusal, Request};
+use abi::{ALL_VCPUS, Answer, Refusal, Request};
 use vcpu::{Backend, Host};
 
 use super::carry_out::{vm_of, why_not};
 use super::{Refused, refused};
 use crate::ManageError;
-use crate::run::Node;
-use crate::schedule::VmId;
+use crate::run::{Node, PinError};
+use crate::schedule::{CpuSet, VmId};
 
 /// Seconds since 1970 that a clock on the wall can show: from 2000 to 2242.
 const WALL_CLOCK: RangeInclusive<u64> = 946_684_800..=(1 << 33) - 1;
@@ -36,6 +36,10 @@ pub(super) fn deal<B: Backend, H: Host>(
         Request::SetShare { vm, weight, cap, reservation } => {
             set_share(node, host, vm_of(node, vm)?, (weight.into(), cap, reservation))
         }
+        Request::Pin { vm, vcpu, cpus } => {
+            let vcpu = (vcpu != ALL_VCPUS).then_some(usize::from(vcpu));
+            pin(node, host, vm_of(node, vm)?, (vcpu, CpuSet::from_bits(cpus)))
+        }
         Request::SetWallClock { seconds } if WALL_CLOCK.contains(&seconds) => {
             host.set_wall_clock_s(seconds);
             Ok(Answer::Done {})
@@ -58,5 +62,19 @@ fn set_share<B: Backend, H: Host>(
             Err(refused(Refusal::Range, asked.into(), most.into()))
         }
         Err(error) => Err(why_not(error)),
+    }
+}
+
+fn pin<B: Backend, H: Host>(
+    node: &Node<'_, B>,
+    host: &mut H,
+    vm: VmId,
+    (vcpu, cpus): (Option<usize>, CpuSet),
+) -> Result<Answer<'static>, Refused> {
+    match node.pin(host, vm, vcpu, cpus) {
+        Ok(()) => Ok(Answer::Done {}),
+        Err(PinError::Gone(error)) => Err(why_not(error)),
+        Err(PinError::NoVcpu { asked, most }) => Err(refused(Refusal::Range, asked as u64, most as u64)),
+        Err(PinError::NoCpu { asked, pool }) => Err(refused(Refusal::Range, asked.bits(), pool.bits())),
     }
 }

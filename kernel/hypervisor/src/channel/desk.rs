@@ -5,6 +5,7 @@ use vcpu::{Backend, Host};
 
 use super::carry_out::{carry_out, vm_of};
 use super::draft::Draft;
+use super::switches;
 use super::events::Events;
 use super::refused;
 use super::waits::{News, Waits};
@@ -49,8 +50,20 @@ impl Desk {
         self.log = Log::default();
     }
 
-    /// Carries a request out. `None` where the answer comes later.
+    /// Carries a request out, and writes its answer. How long that is; `None` where the answer comes later.
     pub(super) fn carry_out<B: Backend, H: Host>(
+        &mut self,
+        node: &Node<'_, B>,
+        host: &mut H,
+        (id, request): (u64, &Request<'_>),
+        to: &mut [u8],
+    ) -> Option<usize> {
+        // What has words in its answer is written where these are.
+        switches::carry_out(node, host, id, request, to)
+            .or_else(|| self.answer(node, host, id, request)?.write(id, to))
+    }
+
+    fn answer<B: Backend, H: Host>(
         &mut self,
         node: &Node<'_, B>,
         host: &mut H,

@@ -12,6 +12,7 @@ mod dealings;
 mod desk;
 mod draft;
 mod events;
+mod switches;
 mod waits;
 mod watch;
 
@@ -213,28 +214,29 @@ impl Channel {
             };
             self.input.at += taken;
             let Some((header, body)) = whole else { continue };
-            let (talk, answer) = match Request::read(header.kind, body) {
+            // What waits to be said has been taken: see `serve`.
+            self.output.clear();
+            let (id, to) = (header.id, &mut self.output.bytes);
+            let written = match Request::read(header.kind, body) {
                 Err(error) => {
                     if let Some(left_out) = self.limits.allow(Site::Message, host.now()) {
                         log::warn!("the management domain: {error} ({left_out} lines left out)");
                     }
-                    (self.talk, Some(refused(Refusal::Malformed, header.kind.into(), 0).answer()))
+                    refused(Refusal::Malformed, header.kind.into(), 0).answer().write(id, to)
                 }
-                Ok(request) => match (self.talk, &request) {
-                    (_, Request::Hello { major, minor }) => {
-                        self.desk.begin(node);
-                        greet(node, host, &mut self.limits, *major, *minor)
-                    }
-                    (Talk::Greeted, _) => {
-                        (Talk::Greeted, self.desk.carry_out(node, host, header.id, &request))
-                    }
-                    (talk, _) => (talk, Some(refused(Refusal::Version, abi::MAJOR.into(), 0).answer())),
-                },
+                Ok(Request::Hello { major, minor }) => {
+                    self.desk.begin(node);
+                    let (talk, answer) = greet(node, host, &mut self.limits, major, minor);
+                    self.talk = talk;
+                    answer.write(id, to)
+                }
+                Ok(request) if self.talk == Talk::Greeted => {
+                    self.desk.carry_out(node, host, (id, &request), to)
+                }
+                Ok(_) => refused(Refusal::Version, abi::MAJOR.into(), 0).answer().write(id, to),
             };
-            self.talk = talk;
-            if let Some(answer) = answer {
-                self.say(|_, to| answer.write(header.id, to));
-            }
+            self.output.end = written.unwrap_or(0);
+            self.flush();
             return true;
         }
     }
@@ -259,7 +261,7 @@ fn greet<'a, B: Backend, H: Host>(
     limits: &mut RateLimits,
     major: u16,
     minor: u16,
-) -> (Talk, Option<Answer<'a>>) {
+) -> (Talk, Answer<'a>) {
     if major != abi::MAJOR {
         if let Some(left_out) = limits.allow(Site::Message, host.now()) {
             log::error!(
@@ -268,7 +270,7 @@ fn greet<'a, B: Backend, H: Host>(
                 abi::MINOR
             );
         }
-        return (Talk::Broken, Some(refused(Refusal::Version, abi::MAJOR.into(), major.into()).answer()));
+        return (Talk::Broken, refused(Refusal::Version, abi::MAJOR.into(), major.into()).answer());
     }
     let answer = Answer::Hello {
         major: abi::MAJOR,
@@ -277,7 +279,7 @@ fn greet<'a, B: Backend, H: Host>(
         cpus: host.cpus() as u16,
         free: node.free_memory(),
     };
-    (Talk::Greeted, Some(answer))
+    (Talk::Greeted, answer)
 }
 
 /// Why nothing comes of a request.

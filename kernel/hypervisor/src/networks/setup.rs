@@ -8,7 +8,7 @@ use core::fmt;
 
 use super::{MAX_NETWORKS, Network, Networks};
 use crate::config::is_name;
-use crate::config::network::{self, Find, NetworkFault};
+use crate::config::network::{self, Find, NetworkFault, NetworkWords};
 
 /// Some of the networks, a bit for each.
 #[derive(Clone, Copy, Default)]
@@ -130,13 +130,7 @@ impl Network {
         let find: Find<'_> = &|place| self.ports_of(place);
         match about {
             About::Network => {
-                let read = network::network(words)?;
-                if let Some(allow) = read.allow {
-                    self.switch.rules.set_default(allow);
-                }
-                if let Some(age) = read.age {
-                    self.switch.addresses.set_age(age);
-                }
+                self.change(network::network(words)?);
                 Ok(())
             }
             About::Rule if is_undenied && words.clone().next() == Some("allow") => {
@@ -144,6 +138,16 @@ impl Network {
             }
             About::Rule => self.add_rule(words, find).map(|_| ()),
             About::Mirror => self.add_mirror(words, find).map(|_| ()),
+        }
+    }
+
+    /// Does what was read of it.
+    pub(crate) fn change(&self, read: NetworkWords) {
+        if let Some(allow) = read.allow {
+            self.switch.rules.set_default(allow);
+        }
+        if let Some(age) = read.age {
+            self.switch.addresses.set_age(age);
         }
     }
 

@@ -19,6 +19,9 @@ impl fmt::Display for Device {
     }
 }
 
+/// What stands for no port at all. No VM has such a name.
+const NOBODY: &str = "nobody.";
+
 /// A word for each place of a set of ports: a VM where it has several devices on the network, and all of them are in the set; else one device.
 struct Places<'n> {
     key: &'static str,
@@ -52,6 +55,10 @@ impl fmt::Display for RuleText<'_> {
         f.write_str(verdict_name(*allow))?;
         for (key, ports) in [("from", fits.from), ("to", fits.to)] {
             if ports != PortSet::ALL {
+                if ports.is_empty() {
+                    // Those that it was about are gone: without a word it would look as if it were about all.
+                    write!(f, " {key}={NOBODY}")?;
+                }
                 write!(f, "{}", Places { key, network, ports })?;
             }
         }

@@ -7,10 +7,30 @@ use super::Node;
 use super::orders::{ManageError, not_now};
 use crate::counters::TOLD;
 use crate::schedule;
-use crate::schedule::{MAX_PERCENT, MAX_WEIGHT, VmId};
+use crate::schedule::{CpuSet, MAX_PERCENT, MAX_WEIGHT, VmId};
 use crate::scheduler::ticks;
 use crate::vm::life::{State, Task};
 use crate::wiring::Wiring;
+
+/// Why a vCPU is not pinned.
+pub(crate) enum PinError {
+    /// The VM is gone.
+    Gone(ManageError),
+    /// There is no such vCPU.
+    NoVcpu {
+        /// Its number.
+        asked: usize,
+        /// The last one's.
+        most: usize,
+    },
+    /// None of the CPUs is one of the VM's pool.
+    NoCpu {
+        /// The CPUs.
+        asked: CpuSet,
+        /// Those of the pool.
+        pool: CpuSet,
+    },
+}
 
 impl<'m, B: Backend> Node<'m, B> {
     /// Presses and releases the power button of a VM that runs: it is asked to shut down.
@@ -81,6 +101,35 @@ impl<'m, B: Backend> Node<'m, B> {
         let shared = &self.scheduler.shared;
         shared.set_share(id, share, ticks(host)).map_err(ManageError::Share)?;
         // Who runs where may change.
+        (0..self.scheduler.cpus()).for_each(|cpu| host.kick(cpu));
+        Ok(())
+    }
+
+    /// Pins a VM's vCPU, or all of them, to CPUs: they run on those of these that are in the VM's pool.
+    ///
+    /// # Errors
+    /// It is gone, has no such vCPU, or none of the CPUs is in its pool. Nothing has changed then.
+    pub(crate) fn pin<H: Host>(
+        &self,
+        host: &mut H,
+        id: VmId,
+        vcpu: Option<usize>,
+        cpus: CpuSet,
+    ) -> Result<(), PinError> {
+        let vm = self.of(id).map_err(PinError::Gone)?;
+        let all = 0..vm.slots.len();
+        let chosen = vcpu.map_or(all.clone(), |vcpu| vcpu..vcpu.saturating_add(1));
+        if chosen.end > all.end {
+            return Err(PinError::NoVcpu { asked: chosen.start, most: all.end.saturating_sub(1) });
+        }
+        let shared = &self.scheduler.shared;
+        // All of them are in one pool: where there is no CPU for one, there is none for any.
+        for vcpu in chosen {
+            shared.pin(vm.vcpu_id(vcpu), cpus).map_err(|_| {
+                let pool = shared.parameters(id).map_or(CpuSet::EMPTY, |it| shared.pool(it.pool));
+                PinError::NoCpu { asked: cpus, pool }
+            })?;
+        }
         (0..self.scheduler.cpus()).for_each(|cpu| host.kick(cpu));
         Ok(())
     }

@@ -48,6 +48,8 @@ use cpu::Cpu;
 pub use create::CreateVmError;
 use lead::Lead;
 pub(crate) use orders::FillError;
+pub(crate) use dealings::PinError;
+pub(crate) use network::PortError;
 pub use orders::{ManageError, VmState};
 use places::Places;
 use rates::Rates;

@@ -4,7 +4,7 @@ use std::string::String;
 use std::sync::Arc;
 use std::vec::Vec;
 
-use abi::{Answer, Event, HEADER_BYTES, MAX_MESSAGE, Name, Reason, Refusal, Request, Stream, VmState};
+use abi::{Answer, Event, HEADER_BYTES, Link, MAX_MESSAGE, Name, Reason, Refusal, Request, Stream, VmState};
 use vcpu::{Gpa, GuestMemory, Nanos};
 use virtio::VmSet;
 use virtio::console::Line;
@@ -27,7 +27,7 @@ pub(super) struct Domain {
 }
 
 /// What is asserted of an answer: the answers themselves borrow what they were read from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Told {
     Hello(u16, u16),
     Pong(u64),
@@ -38,6 +38,10 @@ pub(super) enum Told {
     Refused(Refusal, u64, u64),
     Exits([u64; 12]),
     Taken(u32),
+    Misread(String),
+    Port { network: Name, link: Link, sent: [u64; 2], received: [u64; 2], lost: u64, words: String },
+    Network { network: Name, ports: u16, rules: u16, mirrors: u16, allows: bool },
+    Entry(u16, String),
     Other,
 }
 
@@ -52,6 +56,10 @@ pub(super) enum Heard {
     Line(String),
 }
 
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
 impl Heard {
     fn of(event: Event<'_>) -> Self {
         match event {
@@ -60,7 +68,7 @@ impl Heard {
             Event::Progress { request, done, all } => Self::Progress(request, done, all),
             Event::ConsoleOutput { vm, bytes } => Self::Output(vm, bytes.to_vec()),
             Event::ConsoleLost { vm, count } => Self::Lost(vm, count),
-            Event::LogLine { bytes } => Self::Line(String::from_utf8(bytes.to_vec()).expect("text")),
+            Event::LogLine { bytes } => Self::Line(text(bytes)),
             other => panic!("{other:?}"),
         }
     }
@@ -118,6 +126,15 @@ impl Domain {
                 Answer::Refused { refusal, first, second } => Told::Refused(refusal, first, second),
                 Answer::Exits { counts } => Told::Exits(counts),
                 Answer::Taken { count } => Told::Taken(count),
+                Answer::Misread { bytes } => Told::Misread(text(bytes)),
+                Answer::Port { network, link, sent, received, lost, words, .. } => {
+                    let (lost, words) = (lost.iter().sum(), text(words));
+                    Told::Port { network, link, sent, received, lost, words }
+                }
+                Answer::Network { network, ports, rules, mirrors, allows, .. } => {
+                    Told::Network { network, ports, rules, mirrors, allows }
+                }
+                Answer::Entry { number, words, .. } => Told::Entry(number, text(words)),
                 _ => Told::Other,
             };
             return Some((header.id, told));

@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use abi::{DeviceKind, Name, Request};
+use abi::{DeviceKind, Name, NetworkList, Request};
 use proptest::prelude::*;
 use vcpu::{Gpa, GuestMemory};
 
@@ -32,7 +32,7 @@ fn scripts() -> impl Strategy<Value = Vec<Script>> {
             any::<u64>(),
         ]
     };
-    prop::collection::vec((0_u8..24, 0_usize..6, number(), number()), 1..60)
+    prop::collection::vec((0_u8..30, 0_usize..6, number(), number()), 1..60)
 }
 
 /// The request of a script. VMs are those that were made, and one that never was.
@@ -60,8 +60,25 @@ fn request((kind, which, first, second): Script, made: &[u64]) -> Request<'stati
         20 => Request::MemoryMap { vm },
         21 => Request::ConsoleInput { vm, bytes: b"keys" },
         22 => Request::FillDisk { vm, disk: first as u16, offset: second, from: first, length: second },
+        23 => Request::Pin { vm, vcpu: first as u16, cpus: second },
+        24 => Request::ChangePort { vm, device: first as u16, words: one_of(&PORTS, second) },
+        25 => Request::Port { vm, device: first as u16 },
+        26 => Request::AddEntry { network: name, list: list(first), words: one_of(&ENTRIES, second) },
+        27 => Request::DeleteEntry { network: name, list: list(first), number: second as u16 },
+        28 => Request::ChangeNetwork { network: name, words: b"default=deny" },
         _ => Request::ExitCounters { vm },
     }
+}
+
+const PORTS: [&[u8]; 3] = [b"link=down", b"vlan=9 outbound=1M", b"vlan=0"];
+const ENTRIES: [&[u8]; 4] = [b"deny from=a", b"allow to=witness", b"both=a to=b", b"to-vlan=9 vlan=7"];
+
+fn one_of(words: &[&'static [u8]], number: u64) -> &'static [u8] {
+    words[number as usize % words.len()]
+}
+
+fn list(number: u64) -> NetworkList {
+    if number.is_multiple_of(2) { NetworkList::Rules } else { NetworkList::Mirrors }
 }
 
 fn run(domain: &mut Domain, place: &mut Place<'_, '_>, scripts: &[Script]) {
@@ -78,7 +95,7 @@ fn run(domain: &mut Domain, place: &mut Place<'_, '_>, scripts: &[Script]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_asked_is_answered_and_the_witness_goes_on(scripts in scripts()) {

@@ -9,6 +9,7 @@ mod channel;
 mod channel_dealings;
 mod channel_devices;
 mod channel_events;
+mod channel_networks;
 mod channel_power;
 mod channel_random;
 mod channel_watch;

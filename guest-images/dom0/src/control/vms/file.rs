@@ -10,6 +10,8 @@ use serde::Deserialize;
 /// The file's name.
 pub(super) const NAME: &str = "vm.toml";
 const SECTOR: u64 = 512;
+/// The weight of a VM whose file says nothing of it.
+pub(super) const USUAL_WEIGHT: u16 = 100;
 
 /// What stands in it. Files are named from its folder on.
 #[derive(Debug, Deserialize, Eq, PartialEq)]
@@ -37,7 +39,18 @@ pub(super) struct VmFile {
     /// A balloon.
     #[serde(default = "yes")]
     pub(super) balloon: bool,
-    /// Its network devices, by the networks that they are on.
+    /// Its weight where VMs compete for CPUs, 1 to 10000.
+    #[serde(default = "usual_weight")]
+    pub(super) weight: u16,
+    /// What it has at most of the CPUs, in percent of one; 0 for no cap.
+    #[serde(default)]
+    pub(super) cap: u32,
+    /// What it has before others share, in percent of a CPU.
+    #[serde(default)]
+    pub(super) reservation: u32,
+    /// The CPUs on which its processors may run; any, where nothing is said.
+    pub(super) pin: Option<Cpus>,
+    /// Its network devices: each the name of the network that it is on, and words for its port behind it, as in `"lan vlan=7 outbound=100M"`.
     #[serde(default)]
     pub(super) networks: Vec<String>,
     /// Its disks.
@@ -54,6 +67,37 @@ pub(super) struct Disk {
     /// The VM cannot write to it. What it writes to others is lost with it.
     #[serde(default)]
     pub(super) read_only: bool,
+}
+
+/// CPUs, bit n for number n: read from numbers and ranges such as `0-1,3`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub(super) struct Cpus(pub(super) u64);
+
+/// It is not of that form.
+#[derive(Debug)]
+pub(super) struct NoCpus(String);
+
+impl fmt::Display for NoCpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}' is no list of CPUs: write numbers from 0 to 63 and ranges, as in \"0-1,3\"", self.0)
+    }
+}
+
+impl TryFrom<String> for Cpus {
+    type Error = NoCpus;
+
+    fn try_from(text: String) -> std::result::Result<Self, NoCpus> {
+        let range = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+            (first <= last && last < u64::BITS).then_some(first..=last)
+        };
+        let bits = text.split(',').try_fold(0_u64, |bits, part| {
+            Some(range(part)?.fold(bits, |bits, cpu| bits | 1 << cpu))
+        });
+        bits.map(Self).ok_or(NoCpus(text))
+    }
 }
 
 /// An amount of memory: a number with `K`, `M` or `G` behind it.
@@ -101,6 +145,10 @@ const fn one() -> u16 {
     1
 }
 
+const fn usual_weight() -> u16 {
+    USUAL_WEIGHT
+}
+
 const fn yes() -> bool {
     true
 }
@@ -139,6 +187,7 @@ mod tests {
     fn a_short_file_is_enough() {
         let file = VmFile::parse("kernel = \"vmlinuz\"").expect("valid");
         assert_eq!((file.cpus, file.memory, file.initrd), (1, Memory(128 << 20), None));
+        assert_eq!((file.weight, file.cap, file.reservation, file.pin), (100, 0, 0, None));
         assert!(file.rng && file.balloon && !file.console && file.disks.is_empty());
     }
 
@@ -152,13 +201,18 @@ mod tests {
             memory = "1G"
             console = true
             rng = false
-            networks = ["lan", "lan"]
+            weight = 300
+            cap = 150
+            reservation = 50
+            pin = "0-1,3"
+            networks = ["lan", "lan vlan=7"]
             [[disks]]
             file = "root.img"
             read_only = true
         "#;
         let file = VmFile::parse(text).expect("valid");
         assert_eq!((file.cpus, file.memory.0, file.networks.len()), (2, 1 << 30, 2));
+        assert_eq!((file.weight, file.cap, file.reservation, file.pin), (300, 150, 50, Some(Cpus(0b1011))));
         assert_eq!(file.disks, [Disk { file: "root.img".to_owned(), read_only: true }]);
     }
 
@@ -171,6 +225,9 @@ mod tests {
             ("kernel = \"k\"\nmemory = \"12\"", "'12' is no amount of memory"),
             ("kernel = \"k\"\n\nmemory = \"20000000000G\"", "line 3"),
             ("kernel = 5", "line 1"),
+            ("kernel = \"k\"\npin = \"3-1\"", "'3-1' is no list of CPUs"),
+            ("kernel = \"k\"\npin = \"64\"", "line 2"),
+            ("kernel = \"k\"\nweight = 70000", "line 2"),
             ("kernel = \"k\"\n[[disks]]\nread_only = true", "`file`"),
         ] {
             let error = VmFile::parse(text).expect_err(text).to_string();

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Error, Result};
 use std::path::Path;
 
-use abi::{Answer, DeviceKind, Name, Request};
+use abi::{ALL_VCPUS, Answer, DeviceKind, Name, Request};
 use loader::{E820Entry, EntryState, MemoryKind};
 use vcpu::Gpa;
 
@@ -41,7 +41,7 @@ pub(super) fn make(channel: &mut Channel, window: &mut Window, name: Name, folde
     let vm_file = VmFile::read(folder)?;
     let files = Files::read(folder, &vm_file)?;
     let vm = create(channel, name, &vm_file, &files)?;
-    let started = fill(channel, window, vm, &vm_file, &files);
+    let started = set(channel, vm, &vm_file).and_then(|()| fill(channel, window, vm, &vm_file, &files));
     if started.is_err() {
         // The error is the first one.
         let _ = channel.order(&Request::DestroyVm { vm });
@@ -62,6 +62,7 @@ fn create(channel: &mut Channel, name: Name, vm: &VmFile, files: &Files) -> Resu
         channel.order(&Request::AddDevice { kind: DeviceKind::MemoryDisk, first, second })?;
     }
     for text in &vm.networks {
+        let (text, _) = network_and_words(text);
         let network = Name::new(text).ok_or_else(|| {
             Error::other(format!("'{text}' is no network's name; write 1 to 31 of a-z, 0-9 and -"))
         })?;
@@ -72,6 +73,34 @@ fn create(channel: &mut Channel, name: Name, vm: &VmFile, files: &Files) -> Resu
         Answer::Vm { vm } => Ok(vm),
         other => Err(strange(&other)),
     })
+}
+
+/// A network's name, and what is said behind it of a device's port.
+fn network_and_words(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    text.split_once(char::is_whitespace).unwrap_or((text, ""))
+}
+
+/// Sets its share of the CPUs, where they are, and how its ports are.
+fn set(channel: &mut Channel, vm: u64, file: &VmFile) -> Result<()> {
+    let (weight, cap, reservation) = (file.weight, file.cap, file.reservation);
+    if (weight, cap, reservation) != (file::USUAL_WEIGHT, 0, 0) {
+        channel
+            .order(&Request::SetShare { vm, weight, cap, reservation })
+            .map_err(|error| Error::other(format!("weight, cap and reservation: {error}")))?;
+    }
+    if let Some(cpus) = file.pin {
+        let pin = Request::Pin { vm, vcpu: ALL_VCPUS, cpus: cpus.0 };
+        channel.order(&pin).map_err(|_| Error::other("pin: the machine has none of these CPUs for VMs"))?;
+    }
+    for (device, text) in (0_u16..).zip(&file.networks) {
+        let (network, words) = network_and_words(text);
+        if !words.is_empty() {
+            let change = Request::ChangePort { vm, device, words: words.as_bytes() };
+            channel.order(&change).map_err(|error| Error::other(format!("network {network}: {error}")))?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives it its memory and what is to be in it, and starts it.

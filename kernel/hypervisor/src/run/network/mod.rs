@@ -4,15 +4,75 @@ mod flows;
 mod tables;
 
 use vcpu::{Backend, Host};
-use vswitch::PortSet;
+use virtio::net::Mac;
+use vswitch::settings::Settings;
+use vswitch::{PortId, PortSet};
 
 use super::Node;
 use super::cpu::Cpu;
 use super::lead::Lead;
-use crate::config::network::{self, NetworkFault, Place};
-use crate::config::nic;
+use super::orders::ManageError;
+use crate::config::network::{NetworkFault, Place};
+use crate::config::nic::{self, NicFault};
 use crate::console::{Change, Command, Name, NetworkView};
-use crate::networks::{Network, RuleText, SessionText};
+use crate::networks::{Network, RuleText, SessionText, typed_words};
+use crate::schedule::VmId;
+
+/// Why there is no port, or why it stays as it is.
+pub(crate) enum PortError<'a> {
+    /// The VM is gone.
+    Gone(ManageError),
+    /// The VM has so many network devices, and none of that number.
+    NoDevice {
+        /// How many.
+        count: usize,
+    },
+    /// A word is wrong.
+    Word(NicFault<'a>),
+}
+
+impl<B: Backend> Node<'_, B> {
+    /// The network of a VM's network device, its port there, and its address.
+    ///
+    /// # Errors
+    /// The VM is gone, or has no such device.
+    pub(crate) fn port_of(
+        &self,
+        id: VmId,
+        number: usize,
+    ) -> Result<(&Network, PortId, Mac), PortError<'static>> {
+        let vm = self.of(id).map_err(PortError::Gone)?;
+        let none = PortError::NoDevice { count: vm.config.nics.len() };
+        let found = vm.config.nics.get(number).zip(self.networks.port_of(&vm.name, number));
+        let (nic, (network, port)) = found.ok_or(none)?;
+        Ok((network, port, nic.address(&vm.name, number)))
+    }
+
+    /// Changes the settings of such a port: by all of the words, or by none. The network, and what they are now.
+    ///
+    /// # Errors
+    /// See [`Self::port_of`]; or a word is wrong.
+    pub(crate) fn change_port<'a, H: Host>(
+        &self,
+        host: &mut H,
+        id: VmId,
+        number: usize,
+        words: &'a str,
+    ) -> Result<(&Network, Settings), PortError<'a>> {
+        let (network, port, mac) = self.port_of(id, number)?;
+        let none = PortError::NoDevice { count: 0 };
+        let mut settings = network.switch.port(port).ok_or(none)?.settings();
+        for word in words.split_ascii_whitespace() {
+            nic::apply(word, &mut settings, mac).map_err(PortError::Word)?;
+        }
+        network.switch.change(port, host.now().0, |now| now.clone_from(&settings));
+        // Its driver hears of its link, and what waited for another rate goes on.
+        let vm = self.of(id).map_err(PortError::Gone)?;
+        vm.virtio.go_on();
+        self.calls.insert(vm.number);
+        Ok((network, settings))
+    }
+}
 
 impl Lead {
     /// Carries out a command about networks.
@@ -80,34 +140,30 @@ impl Lead {
                 return;
             }
         };
-        let found = vm.config.nics.get(number).zip(node.networks.port_of(&name, number));
-        let port = found.and_then(|(nic, (network, id))| Some((nic, network, id, network.switch.port(id)?)));
-        let Some((nic, network, id, port)) = port else {
-            self.answer(format_args!(
+        match node.change_port(cpu.host, vm.id, number, words) {
+            Ok((network, settings)) => {
+                let name = vm.name;
+                self.answer(format_args!(
+                    "{name}.{number} on network {}: {}",
+                    network.name,
+                    nic::Words(&settings)
+                ));
+            }
+            Err(PortError::NoDevice { .. }) => self.answer(format_args!(
                 "vm {name} has no network device {number}: its last one is {name}.{}",
                 count - 1
-            ));
-            return;
-        };
-        let (mut settings, mac) = (port.settings(), nic.address(&name, number));
-        for word in words.split_ascii_whitespace() {
-            if let Err(fault) = nic::apply(word, &mut settings, mac) {
-                self.answer(format_args!("nothing has changed: {fault}"));
-                return;
-            }
+            )),
+            Err(PortError::Word(fault)) => self.answer(format_args!("nothing has changed: {fault}")),
+            // It is there: it was found.
+            Err(PortError::Gone(_)) => {}
         }
-        network.switch.change(id, cpu.host.now().0, |now| now.clone_from(&settings));
-        // Its driver hears of its link, and what waited for another rate goes on.
-        vm.virtio.go_on();
-        node.calls.insert(vm.number);
-        self.answer(format_args!("{name}.{number} on network {}: {}", network.name, nic::Words(&settings)));
     }
 
     fn change_rules<B: Backend>(&mut self, node: &Node<'_, B>, network: &Network, change: Change) {
         let (name, rules) = (network.name, &network.switch.rules);
         match change {
             Change::Add(text) => {
-                let added = network.add_rule(words(&text), &|place| ports_of(node, network, place));
+                let added = network.add_rule(typed_words(&text), &|place| ports_of(node, network, place));
                 match added.map(|number| (number + 1, rules.get(number))) {
                     Ok((number, Some((rule, ..)))) => {
                         self.answer(format_args!(
@@ -138,7 +194,7 @@ impl Lead {
         let name = network.name;
         match change {
             Change::Add(text) => {
-                let added = network.add_mirror(words(&text), &|place| ports_of(node, network, place));
+                let added = network.add_mirror(typed_words(&text), &|place| ports_of(node, network, place));
                 let sessions = network.switch.mirrors.list();
                 match added.map(|number| (number + 1, sessions.get(number))) {
                     Ok((number, Some(session))) => self.answer(format_args!(
@@ -172,11 +228,6 @@ impl Lead {
 /// Where in a list is what people call by this number.
 const fn index(number: u32) -> Option<usize> {
     (number as usize).checked_sub(1)
-}
-
-/// Words as they are typed: what stands between them does not matter.
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    network::words(text).filter(|word| !word.is_empty())
 }
 
 /// The ports of a place; at the prompt, a VM may also be its number in the list.

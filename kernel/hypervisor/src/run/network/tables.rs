@@ -4,9 +4,7 @@ use core::fmt::{self, Write as _};
 
 use arrayvec::ArrayString;
 use vcpu::{Backend, Host};
-use vswitch::PortId;
 use vswitch::counters::{Counters, Drop};
-use vswitch::switch::Port;
 
 use crate::config::network::verdict_name;
 use crate::config::nic::Words;
@@ -88,7 +86,7 @@ impl Lead {
                 (port.counters.sent.read(), port.counters.received.read());
             let row = format_args!(
                 "{device:<16}  {:<9}  {:>9}  {:>10}  {:>9}  {:>10}  {:>9}",
-                link(network, id, port),
+                network.link(id).name(),
                 Amount(sent, ""),
                 Amount(sent_bytes, "B"),
                 Amount(received, ""),
@@ -175,19 +173,6 @@ const RULES: &str = "  #    packets       bytes  rule";
 /// The second that switches reckon with.
 fn second<B: Backend, H: Host>(cpu: &Cpu<'_, '_, '_, B, H>) -> u32 {
     (cpu.host.now().0 / SECOND) as u32
-}
-
-/// What a port's link is like.
-fn link(network: &Network, id: PortId, port: &Port) -> &'static str {
-    if !network.switch.has_link(id) {
-        "down"
-    } else if !port.is_ready() {
-        "no driver"
-    } else if network.switch.mirrors.watchers().has(id) {
-        "watches"
-    } else {
-        "up"
-    }
 }
 
 /// Frames that were lost, by reasons.
