@@ -37,7 +37,15 @@ pub fn scenarios() -> Vec<Scenario> {
         steps: vec![
             Step::vm(DOM0, READY).within(200),
             Step::vm(DOM0, "Basalt's kernel answers").within(60).anywhere(),
-            Step::vm(DOM0, "mounted at /data").within(60).anywhere().then_send("\rpoweroff\r"),
+            Step::vm(DOM0, "mounted at /data")
+                .within(60)
+                .anywhere()
+                .then_send("\rdate -us '2033-05-18 03:33:20'\r"),
+            Step::vm(DOM0, "basaltd: the machine's clock is set")
+                .within(60)
+                .anywhere()
+                .then_send("\rcat /sys/class/rtc/rtc0/date\r"),
+            Step::vm(DOM0, "2033-05-18").within(60).then_send("\rpoweroff\r"),
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],

@@ -1,14 +1,20 @@
-//! The system's clock, from the machine's.
+//! The system's clock, from the machine's, and the other way round where somebody has set it better.
 
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
+use std::process::Command;
+use std::time::SystemTime;
 
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::log;
 
 const CLOCKS: &str = "/sys/class/rtc";
+/// Sets the machine's clock: that takes an ioctl, for which there is no safe way here but this.
+const SETTER: (&str, [&str; 3]) = ("/bin/busybox", ["hwclock", "--systohc", "--utc"]);
+/// Seconds by which clocks may differ: both show whole ones.
+const TOLERANCE: u64 = 1;
 
 /// Sets the system's clock, unless the kernel has done so while it started. Without the machine's clock the time stays that since 1970.
 pub(crate) fn set() {
@@ -23,14 +29,37 @@ pub(crate) fn set() {
     }
 }
 
+/// Sets the machine's clock from the system's, where they differ. A machine without a clock needs none.
+pub(crate) fn store() {
+    let Ok(shown) = shown(&Path::new(CLOCKS).join("rtc0")) else { return };
+    let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else { return };
+    let now = now.as_secs();
+    if now.abs_diff(u64::try_from(shown).unwrap_or(0)) <= TOLERANCE {
+        return;
+    }
+    let (program, arguments) = SETTER;
+    match Command::new(program).args(arguments).status() {
+        Ok(status) if status.success() => {
+            log::info(&format!("the machine's clock is set, from {shown} to {now} s since 1970"));
+        }
+        Ok(status) => log::warn(&format!("the machine's clock cannot be set: {program}: {status}")),
+        Err(error) => log::warn(&format!("the machine's clock cannot be set: {program}: {error}")),
+    }
+}
+
+/// What the machine's clock shows, in seconds since 1970, UTC.
+fn shown(clock: &Path) -> Result<i64> {
+    let text = fs::read_to_string(clock.join("since_epoch"))?;
+    text.trim().parse().map_err(|error| Error::new(ErrorKind::InvalidData, error))
+}
+
 /// What the machine's clock shows, in seconds since 1970, UTC. `None` where the kernel has taken its time from it.
 fn seconds_to_set(clock: &Path) -> Result<Option<i64>> {
     // Says that the kernel has.
     if fs::read_to_string(clock.join("hctosys"))?.trim() == "1" {
         return Ok(None);
     }
-    let text = fs::read_to_string(clock.join("since_epoch"))?;
-    text.trim().parse().map(Some).map_err(|error| Error::new(ErrorKind::InvalidData, error))
+    shown(clock).map(Some)
 }
 
 #[cfg(test)]

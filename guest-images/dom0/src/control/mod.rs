@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGTERM};
 use crate::network::{report, seen};
 use crate::signals::{caught, is_signalled};
 use crate::status::{Status, Vm};
-use crate::{facts, log, storage};
+use crate::{clock, facts, log, storage};
 use channel::Channel;
 use screen::Screens;
 use vms::Vms;
@@ -55,6 +55,7 @@ pub(crate) fn run() -> Result<bool> {
         wait(&[&news, &asked], kernel.file(), again.unwrap_or(LOOK).min(LOOK))?;
         if is_signalled(&asked) {
             kernel.shut_down()?;
+            clock::store();
             return Ok(true);
         }
     }

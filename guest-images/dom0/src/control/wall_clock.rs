@@ -1,4 +1,5 @@
-//! The clock on the wall: the kernel has read the machine's once; dom0's may be set better later, and guests are to be shown that.
+//! The clock on the wall: the kernel has read the machine's once; dom0's may be set better later, and guests are to be shown that, and the
+//! machine's is to be set.
 
 use std::io::Result;
 use std::time::{Instant, SystemTime};
@@ -6,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use abi::{Answer, Request};
 
 use super::channel::Channel;
+use crate::clock;
 
 /// What the kernel was told, and when.
 #[derive(Default)]
@@ -24,6 +26,8 @@ impl WallClock {
             return Ok(());
         }
         self.0 = Some((seconds, at));
+        // Whoever has set it wants it to be so after the next start, too.
+        clock::store();
         // A machine without a clock begins in 1970, which is refused.
         channel.ask(&Request::SetWallClock { seconds }, |_: Answer<'_>| Ok(()))
     }

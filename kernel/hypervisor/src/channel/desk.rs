@@ -5,9 +5,9 @@ use vcpu::{Backend, Host};
 
 use super::carry_out::{carry_out, vm_of};
 use super::draft::Draft;
-use super::switches;
 use super::events::Events;
 use super::refused;
+use super::switches;
 use super::waits::{News, Waits};
 use super::watch::{CONSOLE_BYTES, Consoles, Log};
 use crate::run::Node;

@@ -88,7 +88,6 @@ pub(super) fn carry_out<B: Backend, H: Host>(
     }
 }
 
-
 fn find<'n, B: Backend>(node: &'n Node<'_, B>, name: &abi::Name) -> Result<&'n Network, Fault> {
     Ok(node.networks.find(name.as_str()).ok_or(refused(Refusal::NoNetwork, 0, 0))?)
 }

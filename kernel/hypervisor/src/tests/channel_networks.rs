@@ -34,7 +34,10 @@ fn a_port_is_changed_by_all_words_or_by_none() {
         let vm = on(&mut domain, place, "web", &["lan", "dmz"]);
         let port = |device, network: &str, link, words: &str| {
             let (network, none, words) = (name(network), [0; 2], words.to_string());
-            (Request::Port { vm, device }, Told::Port { network, link, sent: none, received: none, lost: 0, words })
+            (
+                Request::Port { vm, device },
+                Told::Port { network, link, sent: none, received: none, lost: 0, words },
+            )
         };
         let (ask, told) = port(1, "dmz", Link::NoDriver, "vlan=1");
         assert_eq!(domain.ask(place, &ask), told);

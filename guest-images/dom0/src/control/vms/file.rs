@@ -93,9 +93,9 @@ impl TryFrom<String> for Cpus {
             let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
             (first <= last && last < u64::BITS).then_some(first..=last)
         };
-        let bits = text.split(',').try_fold(0_u64, |bits, part| {
-            Some(range(part)?.fold(bits, |bits, cpu| bits | 1 << cpu))
-        });
+        let bits = text
+            .split(',')
+            .try_fold(0_u64, |bits, part| Some(range(part)?.fold(bits, |bits, cpu| bits | 1 << cpu)));
         bits.map(Self).ok_or(NoCpus(text))
     }
 }
