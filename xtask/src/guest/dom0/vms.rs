@@ -10,6 +10,9 @@ use crate::paths;
 /// Where `basaltd` looks for them.
 const FOLDERS: [&str; 3] = ["etc", "etc/basalt", "etc/basalt/vms"];
 
+/// Words of a network device's port that guests of ours have (docs/guests.md).
+const PORT_WORDS: [&str; 5] = ["vlan", "mtu", "inbound", "outbound", "ip"];
+
 /// An archive with the guests' folders.
 pub(super) fn archive(guests: &[Guest]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
@@ -44,14 +47,25 @@ fn description(guest: &Guest) -> Result<String> {
         Err(Failure::new(format!("{} cannot be started by dom0: {what}", guest.name))
             .next("start it beside dom0, or alone with --no-dom0"))
     };
-    let mut networks = Vec::new();
+    let mut networks: Vec<String> = Vec::new();
     for word in guest.settings.split_ascii_whitespace() {
         match word.split_once('=') {
-            Some(("net", network)) => networks.push(format!("\"{network}\"")),
+            Some(("net", network)) => networks.push(network.to_owned()),
+            Some((key @ ("weight" | "cap" | "reservation"), number)) => {
+                let _ = writeln!(text, "{key} = {number}");
+            }
+            Some(("pin", cpus)) => {
+                let _ = writeln!(text, "pin = \"{cpus}\"");
+            }
+            // What stands behind a network device is said of that one.
+            Some((key, _)) if PORT_WORDS.contains(&key) && !networks.is_empty() => {
+                networks.last_mut().into_iter().for_each(|last| *last = format!("{last} {word}"));
+            }
             _ if word == "virtio-console" => text.push_str("console = true\n"),
             _ => return cannot(&format!("vm.toml has nothing for the word `{word}`")),
         }
     }
+    let networks: Vec<String> = networks.iter().map(|network| format!("\"{network}\"")).collect();
     let _ = writeln!(text, "networks = [{}]", networks.join(", "));
     for (number, module) in guest.modules.iter().enumerate() {
         let read_only = match module.words.as_str() {
@@ -73,7 +87,7 @@ mod tests {
             name: "web".to_owned(),
             cpus: 2,
             memory: "256M".to_owned(),
-            settings: "net=lan".to_owned(),
+            settings: "net=lan vlan=7 net=dmz pin=0-1 weight=200".to_owned(),
             kernel: "vmlinuz".into(),
             initrd: None,
             modules: Vec::new(),
@@ -87,7 +101,9 @@ mod tests {
         let table: toml::Table = toml::from_str(&description(&guest()).expect("it can be")).expect("TOML");
         assert_eq!(table["command_line"].as_str(), Some("a=\"b c\" d=\\"));
         assert_eq!((table["cpus"].as_integer(), table["memory"].as_str()), (Some(2), Some("256M")));
-        assert_eq!(table["networks"].as_array().map(Vec::len), Some(1));
+        let networks: Vec<_> = table["networks"].as_array().expect("a list").iter().collect();
+        assert_eq!(networks, [&toml::Value::from("lan vlan=7"), &toml::Value::from("dmz")]);
+        assert_eq!((table["pin"].as_str(), table["weight"].as_integer()), (Some("0-1"), Some(200)));
         assert!(!table.contains_key("initrd"));
     }
 
