@@ -58,6 +58,9 @@ pub struct RamRange {
     pub length: u64,
 }
 
+/// Ranges of either kind that a guest has at most, with a screen's memory and a ROM: as many as there is room for from the beginning.
+const RANGES: usize = 6;
+
 /// One guest's memory map.
 #[derive(Clone, Debug)]
 pub struct MemoryMap {
@@ -70,12 +73,14 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// The map of a guest with `memory` bytes, a number of whole pages from [`crate::config::MIN_MEMORY`] up.
-    pub fn new(memory: u64) -> Self {
+    /// The map of a guest with `memory` bytes, a number of whole pages from [`crate::config::MIN_MEMORY`] up. `None` where there is no memory for the map
+    /// itself.
+    pub fn new(memory: u64) -> Option<Self> {
         let below = memory.min(DEVICES);
         let above = memory - below;
-        let mut ram = Vec::with_capacity(6);
-        let mut e820 = Vec::with_capacity(6);
+        let (mut ram, mut e820) = (Vec::new(), Vec::new());
+        ram.try_reserve_exact(RANGES).ok()?;
+        e820.try_reserve_exact(RANGES).ok()?;
         for (start, end) in
             [(0, LOW_END), (SHADOW, HIGH), (HIGH, below), (ABOVE_DEVICES, ABOVE_DEVICES + above)]
         {
@@ -95,7 +100,7 @@ impl MemoryMap {
                 e820.push(E820Entry { base: Gpa(start), length: end - start, kind });
             }
         }
-        Self { ram, e820, size: MemorySize { below_4_gib: below, above_4_gib: above } }
+        Some(Self { ram, e820, size: MemorySize { below_4_gib: below, above_4_gib: above } })
     }
 
     /// The map of the guest that has the machine's devices: memory where the machine has it. Its ACPI tables go where low memory ends; `None` where it
@@ -154,7 +159,8 @@ impl MemoryMap {
             (ABOVE_DEVICES, self.size.above_4_gib, MemoryKind::RAM),
         ];
         let entries = told.into_iter().filter(|(_, length, _)| *length > 0);
-        self.e820 = entries.map(|(base, length, kind)| E820Entry { base: Gpa(base), length, kind }).collect();
+        self.e820.clear();
+        self.e820.extend(entries.map(|(base, length, kind)| E820Entry { base: Gpa(base), length, kind }));
         self
     }
 
@@ -171,13 +177,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn map_of(memory: u64) -> MemoryMap {
+        MemoryMap::new(memory).expect("memory")
+    }
+
     #[test]
     fn memory_above_3_gib_moves_past_the_devices() {
-        let map = MemoryMap::new(5 * GIB);
+        let map = map_of(5 * GIB);
         assert_eq!(map.ram[2], RamRange { start: Gpa(MIB), length: 3 * GIB - MIB });
         assert_eq!(map.ram[3], RamRange { start: Gpa(4 * GIB), length: 2 * GIB });
-        assert_eq!(MemoryMap::new(256 * MIB).ram.len(), 3);
-        let with_screen = MemoryMap::new(5 * GIB).with_text_memory();
+        assert_eq!(map_of(256 * MIB).ram.len(), 3);
+        let with_screen = map_of(5 * GIB).with_text_memory();
         assert_eq!((with_screen.ram.len(), with_screen.ram[1].start), (5, Gpa(0xb_8000)));
         let with_rom = with_screen.with_rom(256 * KIB);
         assert_eq!((with_rom.ram.len(), with_rom.ram[4].start), (6, Gpa(0xfffc_0000)));
@@ -188,7 +198,7 @@ mod tests {
     proptest! {
         #[test]
         fn entries_ascend_and_lie_in_ram_or_reserve_devices(pages in 4096u64..1 << 22) {
-            let map = MemoryMap::new(pages * vcpu::PAGE_SIZE);
+            let map = map_of(pages * vcpu::PAGE_SIZE);
             let mut end = 0;
             for entry in &map.e820 {
                 prop_assert!(entry.base.0 >= end && entry.length > 0);

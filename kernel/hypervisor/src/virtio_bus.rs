@@ -3,8 +3,8 @@
 //! A device has no lock of the VM's: an access to its registers finds it by the address of its BAR, and a doorbell is a bit that is
 //! set. What it says to the VM goes to the local APICs as a message, or through the chipset as a line.
 
-use alloc::boxed::Box;
-use alloc::sync::Arc;
+mod make;
+
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -13,34 +13,19 @@ use arrayvec::ArrayVec;
 use devices::pci::FunctionAddress;
 use devices::{ApicBus, Chipset, msi};
 use passthrough::pci::MAX_SLOTS;
-use spin::Mutex;
 use vcpu::{Backend, Gpa, Host, Image, Nanos};
-use virtio::balloon::{self, Balloon};
+use virtio::balloon::Balloon;
 use virtio::block::Block;
-use virtio::console::{Console, Line};
-use virtio::net::Net;
 use virtio::pci::{BAR_BYTES, Configured, place, without_line};
-use virtio::{Function, Kind, Signals, VmSet, Wires};
+use virtio::{Function, Signals, VmSet, Wires};
 
-use crate::config::{MAX_PORTS, Name, VmConfig};
-use crate::links::Links;
 use crate::memory_map::PCI_MEMORY;
-use crate::networks::Device;
 use crate::run::places::Places;
 use crate::schedule::VmId;
-use crate::serial_line::SerialLine;
-use crate::vm::StartError;
 use crate::wiring::Wiring;
 
 /// The device on bus 0 that is the first of them; the host bridge is before it.
 const FIRST_DEVICE: usize = 1;
-/// Queues of a disk at most.
-const DISK_QUEUES: usize = 8;
-
-/// Columns and rows of a console, until somebody says otherwise.
-const TERMINAL_SIZE: (u16, u16) = (80, 25);
-/// Pairs of queues of a network device at most.
-const NIC_PAIRS: usize = 4;
 
 /// The devices.
 pub(crate) struct VirtioBus<I> {
@@ -54,66 +39,6 @@ pub(crate) struct VirtioBus<I> {
 }
 
 impl<I: Image> VirtioBus<I> {
-    /// Those that the VM's lines ask for.
-    pub(crate) fn new<'m, B: Backend<Image<'m> = I>>(
-        backend: &B,
-        config: &VmConfig<'m>,
-        (links, vm, name): (&mut Links<'_>, VmId, Name),
-        terminal: Option<&Arc<SerialLine>>,
-    ) -> Result<Self, StartError> {
-        let mut functions = Vec::with_capacity(config.disks.len() + config.nics.len() + 3);
-        for disk in &config.disks {
-            let image = backend.create_image(disk.bytes, disk.size)?;
-            let kind = Kind::Block(Block::new(image, disk.read_only, disk.serial));
-            let queues = config.cpus.min(DISK_QUEUES);
-            functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
-        }
-        for (number, nic) in config.nics.iter().enumerate() {
-            let mac = nic.address(&name, number);
-            let plug = links.networks.plug(nic, Device { vm: name, number })?;
-            let net = Net::new(plug, mac, nic.mtu(), config.cpus.min(NIC_PAIRS));
-            let queues = net.queues();
-            functions.push(
-                Function::new(Kind::Net(Box::new(net)), queues).ok_or(StartError::NoQueues { queues })?,
-            );
-        }
-        if terminal.is_some() || !config.ports.is_empty() {
-            let console = console(config, (links, vm.index()), terminal)?;
-            let queues = console.queues();
-            let kind = Kind::Console(Box::new(console));
-            functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
-        }
-        if config.rng {
-            match backend.create_random() {
-                Some(random) => {
-                    let kind = Kind::Entropy(Mutex::new(Box::new(random)));
-                    functions.push(Function::new(kind, 1).ok_or(StartError::NoQueues { queues: 1 })?);
-                }
-                None => log::warn!(
-                    target: "virtio",
-                    "vm {name}: it has no entropy device, as this CPU has neither RDSEED nor RDRAND to begin one with"
-                ),
-            }
-        }
-        if config.balloon {
-            let kind = Kind::Balloon(Box::default());
-            let queues = balloon::QUEUES;
-            functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
-        }
-        for (index, net) in functions.iter().enumerate().filter_map(|(index, it)| Some((index, it.as_net()?)))
-        {
-            if let Some(port) = net.plug().port() {
-                port.set_owner(Owner::number(vm, index));
-            }
-        }
-        Ok(Self {
-            functions,
-            slots: None,
-            turn: AtomicUsize::new(0),
-            deadline: AtomicU64::new(Nanos::NEVER.0),
-        })
-    }
-
     /// The same among the machine's own devices, in the places that these leave free. What finds none is not there.
     pub(crate) fn among(mut self, slots: impl FnOnce(usize) -> ArrayVec<u8, MAX_SLOTS>) -> Self {
         let slots = slots(self.functions.len());
@@ -293,20 +218,6 @@ impl<I: Image> VirtioBus<I> {
 }
 
 /// The console device of a VM, with its ports.
-fn console(
-    config: &VmConfig<'_>,
-    (links, vm): (&mut Links<'_>, usize),
-    terminal: Option<&Arc<SerialLine>>,
-) -> Result<Console, StartError> {
-    let mut ports: ArrayVec<(&str, Arc<dyn Line>), MAX_PORTS> = ArrayVec::new();
-    for name in &config.ports {
-        // There is room: the line has no more.
-        let _ = ports.try_push((name.as_str(), Arc::new(links.lines.end(*name, vm)?)));
-    }
-    let line = terminal.map(|line| -> Arc<dyn Line> { Arc::<SerialLine>::clone(line) });
-    Ok(Console::new(line, ports, TERMINAL_SIZE))
-}
-
 /// A device's wires, for who does not hold the chipset.
 pub(crate) struct Socket<'a, 'w, 'm, B: Backend, H: Host> {
     pub(crate) at: FunctionAddress,

@@ -156,6 +156,9 @@ fn create<B: Backend, H: Host>(
         CreateVmError::Memory { asked, most, .. } | CreateVmError::Disk { asked, most } => {
             refused(Refusal::Range, asked, most)
         }
+        CreateVmError::Refused(error) if error.is_shortage() => {
+            refused(Refusal::NoMemory, 0, node.free_memory())
+        }
         other => {
             log::warn!("vm {name}: not made: {other}");
             refused(Refusal::Unsupported, 0, 0)

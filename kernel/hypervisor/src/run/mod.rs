@@ -58,7 +58,7 @@ use rates::Rates;
 pub(crate) const SLICE: Nanos = Nanos::from_millis(10);
 
 /// What is to be free where a VM is made: its devices and its console take less, and nothing of that may fail half-way.
-const ROOM_FOR_ONE: u64 = 2 << 20;
+pub(crate) const ROOM_FOR_ONE: u64 = 2 << 20;
 
 /// VMs for which there is room beside those of the boot modules, where there is a management domain that makes some, and vCPUs of each on average.
 const MADE_LATER: usize = 64;

@@ -51,7 +51,8 @@ fn each_allocation_of_a_start_may_fail() {
         assert_eq!(failed.map(|failed| !failed), ended, "allocation {number}: {:#?}", run.log);
     }
     // Two spaces, their memory in pieces of 64 KiB, and three vCPUs.
-    let pieces: u64 = MemoryMap::new(16 << 20).ram.iter().map(|ram| ram.length.div_ceil(64 << 10)).sum();
+    let map = MemoryMap::new(16 << 20).expect("memory");
+    let pieces: u64 = map.ram.iter().map(|ram| ram.length.div_ceil(64 << 10)).sum();
     assert_eq!(failures, 2 + 2 * pieces + 3);
 }
 

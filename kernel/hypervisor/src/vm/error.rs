@@ -41,6 +41,8 @@ pub enum StartError {
         /// The host's, in Hz.
         host_hz: u64,
     },
+    /// No memory for what says where its own memory is, or what its firmware tells.
+    NoRoom,
     /// No memory for its vCPUs.
     NoProcessors {
         /// How many.
@@ -80,6 +82,20 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// Whether the kernel had no memory of its own for it.
+    pub(crate) const fn is_shortage(&self) -> bool {
+        matches!(
+            self,
+            Self::NoRoom
+                | Self::NoProcessors { .. }
+                | Self::NoConsole
+                | Self::NoQueues { .. }
+                | Self::NoLine { .. }
+        )
+    }
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -95,6 +111,9 @@ impl fmt::Display for StartError {
                 "two files for the firmware have the same name, or one has that of a file of Basalt's; rename it",
             ),
             Self::File(error) => write!(f, "a file for the firmware cannot be given: {error:?}"),
+            Self::NoRoom => f.write_str(
+                "no memory for what Basalt keeps of it; start fewer VMs or give the machine more",
+            ),
             Self::NoProcessors { vcpus } => {
                 write!(f, "no memory for {vcpus} vCPUs; start fewer VMs or give the machine more")
             }

@@ -115,7 +115,7 @@ impl Layout {
             Some(hardware) => {
                 MemoryMap::of_machine(hardware.machine().memory_map()).ok_or(StartError::NoHardware)?
             }
-            None => (MemoryMap::new(config.memory), ACPI_TABLES),
+            None => (MemoryMap::new(config.memory).ok_or(StartError::NoRoom)?, ACPI_TABLES),
         };
         if config.devices.vga_text {
             map = map.with_text_memory();
