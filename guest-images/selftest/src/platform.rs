@@ -73,10 +73,10 @@ pub fn bochs_svm() -> bool {
     hypervisor() && vendor() == Vendor::Amd && bochs()
 }
 
-/// True where the processor below delivers an interrupt although RFLAGS.IF is clear, by `masked=delivered`: Bochs 2.7 does where the CPU delivers
-/// virtual interrupts itself and one of the host's comes just then.
+/// True where the processor below delivers an interrupt although RFLAGS.IF is clear, by `masked=delivered`: Bochs 2.7 does where an Intel CPU
+/// delivers virtual interrupts itself and one of the host's comes just then.
 pub fn delivers_masked() -> bool {
-    boot::option("masked") == Some("delivered")
+    vendor() == Vendor::Intel && boot::option("masked") == Some("delivered")
 }
 
 /// How late a timer may be. TCG shares its processor with others, and its clocks run on meanwhile.

@@ -1,7 +1,7 @@
 //! The machine's own devices, as the management domain reaches them: by ports, by PCI configuration space, by registers in memory, and by
 //! their interrupts.
 //!
-//! What may be reached at all is decided above, with [`Hardware::guards`] and the PCI filter; what is here does as it is told, but for memory:
+//! What may be reached at all is decided above, by what [`Hardware::kept`] says and the PCI filter; what is here does as it is told, but for memory:
 //! no register access and no mapping ever reaches memory that is somebody's.
 //!
 //! Sources: PCI Local Bus Specification 3.0, "Configuration Mechanism", "Message Signaled Interrupts"; Intel 82093AA data sheet.
