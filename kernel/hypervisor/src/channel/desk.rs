@@ -1,12 +1,14 @@
 //! What is in hand for the domain that listens: requests that wait, what it watches, what it is told unasked.
 
 use abi::{Answer, PowerAction, Refusal, Request};
+use trace::{Kind, Subject};
 use vcpu::{Backend, Host};
 
 use super::carry_out::{carry_out, vm_of};
 use super::draft::Draft;
 use super::events::Events;
 use super::refused;
+use super::traces::Question;
 use super::waits::{News, Waits};
 use super::watch::{CONSOLE_BYTES, Consoles, Log};
 use crate::run::Node;
@@ -18,6 +20,8 @@ pub(super) struct Desk {
     events: Events,
     consoles: Consoles,
     log: Log,
+    /// Answered as the next thing that is said.
+    question: Option<Question>,
     power: Option<PowerAction>,
 }
 
@@ -30,6 +34,7 @@ impl Desk {
             events: Events::new(places)?,
             consoles: Consoles::new(places)?,
             log: Log::default(),
+            question: None,
             power: None,
         })
     }
@@ -47,6 +52,7 @@ impl Desk {
         self.draft = Draft::default();
         self.consoles.leave_all();
         self.log = Log::default();
+        self.question = None;
     }
 
     /// Carries a request out. `None` where the answer comes later.
@@ -57,6 +63,12 @@ impl Desk {
         id: u64,
         request: &Request<'_>,
     ) -> Option<Answer<'static>> {
+        if let Request::ReadTrace { cpu, from } = *request {
+            // No event: who reads comes to an end.
+            self.question = Some(Question { id, cpu, from });
+            return None;
+        }
+        host.trace(Kind::Request, Subject::NOBODY, request.kind().into(), id);
         Some(match *request {
             Request::WatchConsole { vm, on } => match vm_of(node, vm) {
                 Err(refusal) => refusal.answer(),
@@ -103,6 +115,9 @@ impl Desk {
     ) -> Option<usize> {
         if let Some(event) = self.events.next(node) {
             return event.write(0, buffer);
+        }
+        if let Some(question) = self.question.take() {
+            return question.answer(host, buffer);
         }
         match self.waits.next(node, host.now())? {
             News::Answer(id, answer) => answer.write(id, buffer),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 use abi::{Answer, Event, HEADER_BYTES, MAX_MESSAGE, Name, Reason, Refusal, Request, Stream, VmState};
+use trace::{EVENT_BYTES, Event as Traced};
 use vcpu::{Gpa, GuestMemory, Nanos};
 use virtio::VmSet;
 use virtio::console::Line;
@@ -24,6 +25,8 @@ pub(super) struct Domain {
     next: u64,
     /// What has come unasked.
     pub(super) events: Vec<Heard>,
+    /// The events of a CPU that came last.
+    pub(super) traced: Vec<Traced>,
 }
 
 /// What is asserted of an answer: the answers themselves borrow what they were read from.
@@ -38,6 +41,7 @@ pub(super) enum Told {
     Refused(Refusal, u64, u64),
     Exits([u64; 12]),
     Taken(u32),
+    Trace { next: u64, lost: u64 },
     Other,
 }
 
@@ -73,7 +77,7 @@ impl Domain {
         let (line, end) = (pipe.take(0).expect("free"), pipe.take(1).expect("free"));
         place.first.talk(Channel::new(end, 256).expect("memory"));
         line.set_open(true);
-        Self { line, stream: Stream::new(), next: 1, events: Vec::new() }
+        Self { line, stream: Stream::new(), next: 1, events: Vec::new(), traced: Vec::new() }
     }
 
     /// And with the versions told.
@@ -118,6 +122,12 @@ impl Domain {
                 Answer::Refused { refusal, first, second } => Told::Refused(refusal, first, second),
                 Answer::Exits { counts } => Told::Exits(counts),
                 Answer::Taken { count } => Told::Taken(count),
+                Answer::Trace { next, lost, bytes } => {
+                    let (events, rest) = bytes.as_chunks::<EVENT_BYTES>();
+                    assert!(rest.is_empty(), "whole events");
+                    self.traced = events.iter().map(Traced::from_bytes).collect();
+                    Told::Trace { next, lost }
+                }
                 _ => Told::Other,
             };
             return Some((header.id, told));

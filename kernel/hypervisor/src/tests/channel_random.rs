@@ -32,7 +32,7 @@ fn scripts() -> impl Strategy<Value = Vec<Script>> {
             any::<u64>(),
         ]
     };
-    prop::collection::vec((0_u8..24, 0_usize..6, number(), number()), 1..60)
+    prop::collection::vec((0_u8..25, 0_usize..6, number(), number()), 1..60)
 }
 
 /// The request of a script. VMs are those that were made, and one that never was.
@@ -60,6 +60,7 @@ fn request((kind, which, first, second): Script, made: &[u64]) -> Request<'stati
         20 => Request::MemoryMap { vm },
         21 => Request::ConsoleInput { vm, bytes: b"keys" },
         22 => Request::FillDisk { vm, disk: first as u16, offset: second, from: first, length: second },
+        23 => Request::ReadTrace { cpu: first as u16, from: second },
         _ => Request::ExitCounters { vm },
     }
 }

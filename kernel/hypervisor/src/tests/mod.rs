@@ -11,6 +11,7 @@ mod channel_devices;
 mod channel_events;
 mod channel_power;
 mod channel_random;
+mod channel_trace;
 mod channel_watch;
 mod devices;
 mod disks;
