@@ -37,6 +37,7 @@ pub fn scenarios() -> Vec<Scenario> {
         steps: vec![
             Step::vm(DOM0, READY).within(200),
             Step::vm(DOM0, "Basalt's kernel answers").within(60).anywhere(),
+            Step::vm(DOM0, "events of CPU 0, the last one: ").within(60).anywhere(),
             Step::vm(DOM0, "mounted at /data")
                 .within(60)
                 .anywhere()

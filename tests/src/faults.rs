@@ -39,6 +39,8 @@ pub struct Fault {
     pub options: &'static str,
     /// What must be said, in this order.
     pub says: Vec<&'static str>,
+    /// What the serial port says besides, as the screen has no room for it.
+    pub besides: Option<&'static str>,
     /// How it ends.
     pub end: End,
     /// When it is tried.
@@ -78,6 +80,7 @@ impl Fault {
             cpus: None,
             options,
             says: says.to_vec(),
+            besides: None,
             end: End::Stops,
             tier: Tier::Ci,
         }
@@ -111,6 +114,11 @@ impl Fault {
 
     fn with_cpus(self, cpus: u32) -> Self {
         Self { cpus: Some(cpus), ..self }
+    }
+
+    /// With that on the serial port alone.
+    fn besides(self, text: &'static str) -> Self {
+        Self { besides: Some(text), ..self }
     }
 
     fn ending(self, end: End) -> Self {
@@ -337,6 +345,8 @@ fn stuck() -> Vec<Fault> {
                 REPORT,
             ],
         )
+        // It was asked to start the VM.
+        .besides("trace: CPU 0 at ")
         .with_cpus(2)
         .ending(End::Panics { within: PROVOKER }),
         // Nobody is left who could watch, but the HPET.

@@ -138,15 +138,19 @@ messages! {
             /// How many of each.
             counts: [u64; 12],
         }
+        /// Events of a CPU.
+        Trace = 0x8142 {
+            /// The number of the event behind them: from where to ask next.
+            next: u64,
+            /// So many before them, from where was asked on, were not there any more.
+            lost: u64,
+            /// The events, 32 bytes each, the oldest first; none where nothing more has happened.
+            bytes: &'a [u8],
+        }
         /// So many bytes were taken.
         Taken = 0x8151 {
             /// How many.
             count: u32,
-        }
-        /// Bytes that were asked for.
-        Bytes = 0x8152 {
-            /// These.
-            bytes: &'a [u8],
         }
         /// How a port is.
         Port = 0x8171 {

@@ -33,5 +33,5 @@ pub const MAJOR: u16 = 1;
 ///
 /// | version | what is new |
 /// |---|---|
-/// | 1.0 | hello, VMs (create, destroy, start, stop, pause, resume, reset, button), memory copies, processors, devices, shares, status, pins, exit counters, consoles, log, power, switch ports, rules and mirrors |
+/// | 1.0 | hello, VMs (create, destroy, start, stop, pause, resume, reset, button), memory copies, processors, devices, shares, status, pins, exit counters, trace rings, consoles, log, power, switch ports, rules and mirrors |
 pub const MINOR: u16 = 0;

@@ -216,6 +216,14 @@ messages! {
             /// The VM.
             vm: u64,
         }
+        /// What a CPU did last, as events from that number on: from 0 on, all that are there. Answered by [`crate::Answer::Trace`], or
+        /// [`crate::Refusal::Range`] where there is no such CPU.
+        ReadTrace = 0x0142 {
+            /// The CPU, from 0.
+            cpu: u16,
+            /// The event's number.
+            from: u64,
+        }
         /// Has what a VM says at its serial port and its virtio console from here on come as [`crate::Event::ConsoleOutput`], or no longer.
         WatchConsole = 0x0150 {
             /// The VM.

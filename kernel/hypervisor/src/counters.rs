@@ -183,4 +183,13 @@ mod tests {
         ];
         assert!(told[1..].iter().zip(alone).all(|(count, reason)| *count == of(reason)));
     }
+
+    #[test]
+    fn the_reference_has_all_reasons() {
+        let reference = include_str!("../../../docs/abi.md");
+        for reason in ExitReason::ALL {
+            let number = std::format!("{} `{reason}`", *reason as u8);
+            assert!(reference.contains(&number), "docs/abi.md lacks {number}");
+        }
+    }
 }

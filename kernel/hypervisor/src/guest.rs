@@ -2,6 +2,7 @@
 
 use devices::pci::{Ecam, FunctionAddress, PciBus};
 use devices::{ApicEffect, Chipset, Width};
+use trace::Subject;
 use vcpu::{Backend, Gpa, Host, Nanos, SegmentAccess, SegmentName, SystemRegister, Vcpu, cr0, efer, rflags};
 
 use crate::control::ControlState;
@@ -49,6 +50,11 @@ impl<'m, B: Backend, V: Vcpu, H: Host> Guest<'_, 'm, B, V, H> {
 const APIC_PAGE: u64 = vcpu::PAGE_SIZE;
 
 impl<'a, 'm, B: Backend, V: Vcpu + ?Sized, H: Host> Guest<'a, 'm, B, V, H> {
+    /// The vCPU in events.
+    pub(crate) fn subject(&self) -> Subject {
+        self.vm.vcpu_id(self.cpu.index).subject()
+    }
+
     /// What devices need of the VM around them.
     #[inline]
     pub(crate) fn wiring(&mut self) -> Wiring<'_, 'm, B, H> {

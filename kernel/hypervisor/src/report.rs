@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use trace::Kind;
 use vcpu::{Backend, DescriptorTableName, Gpr, Host, SegmentName, SystemRegister, Vcpu};
 use virtio::balloon::Balloon;
 
@@ -24,6 +25,7 @@ pub(crate) fn crashed<B: Backend, H: Host>(
     reason: StopReason,
     look: &mut dyn FnMut(&mut H),
 ) {
+    guest.host.trace(Kind::Crashed, guest.subject(), reason.number(), guest.vcpu.rip());
     let name = guest.name();
     match guest.vm.slots.len() {
         1 => log::error!("vm {name}: stopped: {reason}"),

@@ -81,6 +81,31 @@ impl StopReason {
         )
     }
 
+    /// Its number in events.
+    pub(crate) const fn number(&self) -> u64 {
+        match self {
+            Self::PowerOff => 1,
+            Self::Restart => 2,
+            Self::Ended => 3,
+            Self::DebugExit(_) => 4,
+            Self::HaltedForever => 5,
+            Self::TripleFault => 6,
+            Self::TaskSwitch => 7,
+            Self::EntryFailure(_) => 8,
+            Self::UnknownExit { .. } => 9,
+            Self::FetchOutsideRam { .. } => 10,
+            Self::TableOutsideRam { .. } => 11,
+            Self::RamRefused { .. } => 12,
+            Self::DeliveryOutsideRam { .. } => 13,
+            Self::Unsupported(_) => 14,
+            Self::Refused(_) => 15,
+            Self::NoCode => 16,
+            Self::WrongInstruction => 17,
+            Self::ReloadFailed => 18,
+            Self::NotStarted => 19,
+        }
+    }
+
     /// True where the guest came to its end by itself, well or not.
     pub const fn is_guests_own(&self) -> bool {
         !matches!(self, Self::Ended | Self::ReloadFailed | Self::NotStarted)

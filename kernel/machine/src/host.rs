@@ -10,6 +10,7 @@ use core::arch::asm;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
+use trace::{EVENT_BYTES, Event, Kind, Subject, Taken};
 use vcpu::{BringUp, Host, LogPlace, LogRead, Nanos};
 
 use crate::apic::{ipi, local};
@@ -195,6 +196,16 @@ impl Host for PcHost {
 
     fn log_read_at(&mut self, place: &mut LogPlace, buffer: &mut [u8]) -> LogRead {
         logger::read_at(place, buffer)
+    }
+
+    // Where it is asked does not matter so much as how often it stands there.
+    #[inline(never)]
+    fn trace(&self, kind: Kind, subject: Subject, first: u64, second: u64) {
+        cpu::this().trace.record(Event::new(tsc(), kind, subject, first, second));
+    }
+
+    fn trace_read(&self, cpu: usize, from: u64, to: &mut [[u8; EVENT_BYTES]]) -> Option<Taken> {
+        registry::get(cpu).map(|cpu| cpu.trace.read(from, to))
     }
 
     fn power_off(&mut self) {

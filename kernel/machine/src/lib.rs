@@ -17,6 +17,7 @@ pub mod boot_info;
 mod bring_up;
 pub mod clock;
 pub mod cpu;
+mod events;
 mod extended;
 pub mod extensions;
 pub mod fatal;

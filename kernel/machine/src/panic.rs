@@ -2,7 +2,7 @@
 //!
 //! Lines `backtrace: 0x… 0x…` hold return addresses from the chain of frame pointers; a tool with the kernel's
 //! symbols turns them into names. All of it fits a screen of 25 lines with 80 columns, so that the reason is
-//! still to be read when the kernel stands.
+//! still to be read when the kernel stands; lines `trace: …` with what CPUs did last are not for the screen.
 
 // UNSAFETY: walks frame pointers and reads control registers.
 #![allow(unsafe_code)]
@@ -18,7 +18,7 @@ use crate::cpu::{self, InterruptFrame};
 use crate::logger::survivor::{self, Ending};
 use crate::logger::{self, LastWords};
 use crate::smp::stop;
-use crate::{fatal, heap, machine_check, power, stacks};
+use crate::{events, fatal, heap, machine_check, power, stacks};
 
 /// Most return addresses that are printed, and how many in a line.
 const MAX_FRAMES: usize = 24;
@@ -58,7 +58,7 @@ pub fn epitaph(info: &PanicInfo<'_>) -> ! {
     unsafe { asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
     control_registers();
     backtrace(frame_pointer);
-    stop::report();
+    surroundings();
     end(if heap::was_exhausted() { HEAP_ADVICE } else { REPORT })
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn stuck(frame: &InterruptFrame, number: usize, seconds: u32) -> ! {
     // The place itself is the first of the callers.
     let _ = writeln!(LastWords, "backtrace: {:#x}", frame.rip);
     backtrace(frame.rbp);
-    stop::report();
+    surroundings();
     end(REPORT)
 }
 
@@ -93,8 +93,14 @@ pub(crate) fn exception(frame: &InterruptFrame, name: &str, note: &str) -> ! {
     frame_registers(frame);
     control_registers();
     backtrace(frame.rbp);
-    stop::report();
+    surroundings();
     end(if frame.vector == MACHINE_CHECK { HARDWARE_ADVICE } else { REPORT })
+}
+
+/// Prints where the other CPUs stood, and what all of them did last.
+fn surroundings() {
+    stop::report();
+    events::report(stop::own_number());
 }
 
 fn frame_registers(frame: &InterruptFrame) {

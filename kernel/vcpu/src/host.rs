@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use trace::{EVENT_BYTES, Kind, Subject, Taken};
+
 use crate::Nanos;
 
 /// What has passed since the boot loader jumped to the kernel, in ticks of the time-stamp counter.
@@ -134,6 +136,12 @@ pub trait Host {
 
     /// Looks at a place in the log, whatever was read by others, and passes what is there: copies as much of a line as fits.
     fn log_read_at(&mut self, place: &mut LogPlace, buffer: &mut [u8]) -> LogRead;
+
+    /// Records what happens now as an event of this CPU's: in some 20 instructions, whatever others do.
+    fn trace(&self, kind: Kind, subject: Subject, first: u64, second: u64);
+
+    /// Reads a CPU's events from one of that number on, see [`trace::Ring::read`]. `None` where there is no such CPU.
+    fn trace_read(&self, cpu: usize, from: u64, to: &mut [[u8; EVENT_BYTES]]) -> Option<Taken>;
 
     /// Ends the machine. Returns where the machine does not know how, or would not.
     fn power_off(&mut self);

@@ -185,6 +185,9 @@ impl Boot {
     fn judge(&self, console: &mut Console) -> Verdict {
         let said = self.await_end(console)?;
         self.fault.is_said_in(&said).map_err(Failure::new)?;
+        if let Some(text) = self.fault.besides.filter(|text| !said.contains(text)) {
+            return Err(Failure::new(format!("the serial port does not say \"{text}\"")));
+        }
         self.in_time(&console.log, &said)?;
         if let End::Panics { within } = self.fault.end {
             let frames = symbolize::epitaph(&console.log, &self.kernel);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use abi::{Answer, Event, MAX_MESSAGE, Reason, Refusal, Request, Stream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use trace::{EVENT_BYTES, Event as Traced};
 
 const PORTS: &str = "/sys/class/virtio-ports";
 const PORT: &str = "basalt-control";
@@ -80,6 +81,30 @@ impl Channel {
             })?;
         }
         Ok(begun.elapsed() / PINGS)
+    }
+
+    /// What a CPU of the machine did last, as far as that is kept.
+    ///
+    /// # Errors
+    /// There is no such CPU, or the channel is of no use any more.
+    pub(super) fn trace(&mut self, cpu: u16) -> Result<Vec<Traced>> {
+        let (mut events, mut from) = (Vec::new(), 0);
+        // A CPU goes on meanwhile: nobody reads after it for ever.
+        while events.len() < trace::KEPT {
+            let (next, count) = self.ask(&Request::ReadTrace { cpu, from }, |answer| match answer {
+                Answer::Trace { next, bytes, .. } => {
+                    let (whole, _) = bytes.as_chunks::<EVENT_BYTES>();
+                    events.extend(whole.iter().map(Traced::from_bytes));
+                    Ok((next, whole.len()))
+                }
+                other => Err(strange(&other)),
+            })?;
+            if count == 0 {
+                break;
+            }
+            from = next;
+        }
+        Ok(events)
     }
 
     /// What the kernel has told unasked, the oldest first.

@@ -108,6 +108,9 @@ impl Kernel {
             self.channel = Channel::open()?;
             if let Some(channel) = &mut self.channel {
                 log::info(&format!("Basalt's kernel answers, in {} us", channel.round_trip()?.as_micros()));
+                let events = channel.trace(0)?;
+                let last = events.last().map_or("none".to_owned(), ToString::to_string);
+                log::info(&format!("trace: {} events of CPU 0, the last one: {last}", events.len()));
             }
         }
         let Some(channel) = &mut self.channel else { return Ok(Vec::new()) };

@@ -1,15 +1,15 @@
 //! What is in hand for the domain that listens: requests that wait, what it watches, what it is told unasked.
 
 use abi::{Answer, PowerAction, Refusal, Request};
+use trace::{Kind, Subject};
 use vcpu::{Backend, Host};
 
 use super::carry_out::{carry_out, vm_of};
 use super::draft::Draft;
 use super::events::Events;
-use super::refused;
-use super::switches;
 use super::waits::{News, Waits};
 use super::watch::{CONSOLE_BYTES, Consoles, Log};
+use super::{refused, switches, traces};
 use crate::run::Node;
 
 /// All of it.
@@ -58,6 +58,11 @@ impl Desk {
         (id, request): (u64, &Request<'_>),
         to: &mut [u8],
     ) -> Option<usize> {
+        if let Request::ReadTrace { cpu, from } = *request {
+            // No event: who reads comes to an end.
+            return traces::answer(host, (cpu, from), id, to);
+        }
+        host.trace(Kind::Request, Subject::NOBODY, request.kind().into(), id);
         // What has words in its answer is written where these are.
         switches::carry_out(node, host, id, request, to)
             .or_else(|| self.answer(node, host, id, request)?.write(id, to))

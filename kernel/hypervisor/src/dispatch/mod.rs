@@ -17,6 +17,7 @@ mod simple_move;
 mod xsetbv;
 
 use devices::ApicEffect;
+use trace::Kind;
 use vcpu::{Backend, Event, Exit, Gpa, Host, Vcpu, rflags};
 
 use crate::counters::ExitReason;
@@ -181,6 +182,7 @@ fn seldom<B: Backend, H: Host>(guest: &mut AnyGuest<'_, '_, B, H>, exit: Exit) -
         _ => return Ok(Outcome::Resume),
     };
     guest.cpu.counters.count(reason);
+    guest.host.trace(Kind::Exit, guest.subject(), reason as u64, guest.vcpu.rip());
     handled
 }
 

@@ -3,6 +3,7 @@
 
 use alloc::sync::Arc;
 
+use trace::Kind;
 use vcpu::{Backend, Host, Nanos, Vcpu, WithVcpu};
 
 use super::Node;
@@ -239,6 +240,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
         if let Some(slot) = vm.slots.get(usize::from(id.index)) {
             slot.set_place(Place::Running(self.number()));
             slot.rouse();
+            self.host.trace(Kind::TurnBegins, id.subject(), 0, 0);
             let outcome = match (&mut *loaded.processor, &*loaded.space) {
                 (Some(VirtualCpu { vcpu, cpu }), Some(space)) => {
                     B::with_vcpu(vcpu, Turn { on: self, id, vm, slot, cpu, space })
@@ -246,6 +248,7 @@ impl<'n, 'm, 'h, B: Backend, H: Host> Cpu<'n, 'm, 'h, B, H> {
                 // Who loads it has seen both.
                 _ => SliceEnd::Halting,
             };
+            self.host.trace(Kind::TurnEnds, id.subject(), outcome.number(), slot.exits());
             self.end_turn(id, vm, slot, outcome);
         }
         self.loaded = Some(loaded);

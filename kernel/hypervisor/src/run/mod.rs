@@ -197,6 +197,7 @@ impl<'m, B: Backend> Node<'m, B> {
                     self.next_home.store(first + config.cpus, SeqCst);
                     if config.starts {
                         vm.life.ask(Request::Start);
+                        vm.trace_request(Request::Start, host);
                         vm.birth.asked(host.tsc());
                         let (memory, vcpus) = (Size(config.memory), config.cpus);
                         log::info!("vm {name}: starting with {memory} of memory, {vcpus} vCPUs");

@@ -5,6 +5,7 @@ use core::fmt;
 use alloc::sync::Arc;
 
 use loader::EntryState;
+use trace::Kind;
 use vcpu::{Backend, Gpa, GuestMemory, Host, ImageError};
 
 use super::Node;
@@ -13,7 +14,7 @@ use crate::memory_map::MemoryMap;
 use crate::schedule::{self, VmId};
 use crate::stop::StopReason;
 use crate::vm::Vm;
-use crate::vm::life::{Request, State};
+use crate::vm::life::{DESTROY, Request, State};
 use crate::vm::slot::Slot;
 
 /// Why nothing comes of what was asked of a VM.
@@ -294,6 +295,7 @@ impl<'m, B: Backend> Node<'m, B> {
         }
         let vm = self.of(id)?;
         vm.life.condemn();
+        host.trace(Kind::Asked, id.subject(), DESTROY, 0);
         vm.ask(Request::Stop(StopReason::Ended), host);
         self.leaving.insert(vm.number);
         self.tell_lead(host);

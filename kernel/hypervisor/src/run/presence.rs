@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use alloc::boxed::Box;
 
+use trace::Kind;
 use vcpu::{Backend, Host};
 
 use super::cpu::Cpu;
@@ -18,7 +19,7 @@ use crate::scheduler::ticks;
 use crate::screen::Screen;
 use crate::stop::StopReason;
 use crate::vm::Vm;
-use crate::vm::life::Request;
+use crate::vm::life::{GONE, Request};
 
 /// What it takes to show a VM.
 pub(crate) struct Presence {
@@ -95,6 +96,7 @@ impl Lead {
             node.leaving.insert(place);
             return;
         }
+        cpu.host.trace(Kind::State, id.subject(), GONE, 0);
         self.console.remove(place);
         if let Some(channel) = &mut self.channel {
             channel.forget(place);

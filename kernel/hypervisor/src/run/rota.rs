@@ -1,5 +1,6 @@
 //! Who has to run on a CPU, and when: wake-ups, timers, and the CPU's side of the scheduler. `docs/smp.md` tells the protocol.
 
+use trace::Kind;
 use vcpu::{Backend, Host, Nanos};
 
 use super::Node;
@@ -204,6 +205,7 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
             });
         });
         let Ok(moved) = moved else { return false };
+        host.trace(Kind::Moved, moved.vcpu.subject(), wanted.from.0.into(), wanted.to.0.into());
         // Who has the first vCPU looks after the VM's timers.
         if to != self.here && (moved.until.is_some() || moved.vcpu.index == 0) {
             host.kick(to);

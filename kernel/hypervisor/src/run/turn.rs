@@ -2,6 +2,7 @@
 
 use vcpu::{GuestMemory, Nanos, Vcpu};
 
+use super::slice::SliceEnd;
 use crate::processor::{Activity, Processor};
 
 impl Processor {
@@ -27,5 +28,19 @@ impl Processor {
     pub(super) fn end_turn(&mut self, tsc: u64, space: &impl GuestMemory) {
         self.waiting_since = tsc;
         self.paravirtual.end_turn(space);
+    }
+}
+
+impl SliceEnd {
+    /// Its number in events.
+    pub(super) const fn number(self) -> u64 {
+        match self {
+            Self::Over => 1,
+            Self::GivesWay(_) => 2,
+            Self::Waiting => 3,
+            Self::Halting => 4,
+            Self::Reset => 5,
+            Self::Stopped(_) => 6,
+        }
     }
 }

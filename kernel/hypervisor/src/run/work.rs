@@ -36,12 +36,12 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             State::Halting(Request::Stop(reason)) => self.ended(vm, reason),
             State::Halting(Request::Pause) => {
                 log::info!("vm {}: paused", vm.name);
-                vm.life.pass(state, State::Paused);
+                vm.pass(state, State::Paused, self.host);
                 return false;
             }
             State::Halting(_) => {
                 log::info!("vm {}: restarting", vm.name);
-                vm.life.pass(state, State::Working(Task::Reset));
+                vm.pass(state, State::Working(Task::Reset), self.host);
             }
             State::Working(_) => {}
             State::Running | State::Paused | State::Held | State::Stopped(_) => return false,
@@ -58,7 +58,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             log::info!("vm {}: stopped: {reason}", vm.name);
         }
         report::counters(vm, &self.node.scheduler.shared, || self.rota.look(self.host, "a report"));
-        vm.life.pass(State::Halting(Request::Stop(reason)), State::Working(Task::End(reason)));
+        vm.pass(State::Halting(Request::Stop(reason)), State::Working(Task::End(reason)), self.host);
     }
 
     /// Does what there is to do for a VM, in steps, until the turn of its first vCPU is over.
@@ -137,7 +137,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
                 State::Stopped(reason)
             }
         };
-        vm.life.pass(State::Working(task), next);
+        vm.pass(State::Working(task), next, self.host);
         self.node.mailboxes.be_due(vm.home(), vm.device_deadline());
         if !self.node.announce(vm, self.host) && vm.life.is_condemned() {
             self.node.tell_lead(self.host);
@@ -150,7 +150,7 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
         if task == Task::Reset {
             vm.count_reset();
         }
-        vm.life.pass(State::Working(task), State::Held);
+        vm.pass(State::Working(task), State::Held, self.host);
         self.node.announce(vm, self.host);
     }
 
@@ -169,11 +169,11 @@ impl<'m, B: Backend, H: Host> Cpu<'_, 'm, '_, B, H> {
             Task::End(reason) => {
                 log::error!("vm {name}: cannot give back what it has: {error}");
                 vm.count_end(reason);
-                vm.life.pass(State::Working(task), State::Stopped(reason));
+                vm.pass(State::Working(task), State::Stopped(reason), self.host);
                 self.node.announce(vm, self.host);
                 return;
             }
         };
-        vm.life.pass(State::Working(task), State::Working(Task::End(reason)));
+        vm.pass(State::Working(task), State::Working(Task::End(reason)), self.host);
     }
 }

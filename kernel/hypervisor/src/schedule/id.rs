@@ -1,5 +1,7 @@
 //! Names: CPUs and sets of them, VMs, vCPUs.
 
+use trace::Subject;
+
 /// The most CPUs that a [`CpuSet`] can name.
 pub const MAX_CPUS: usize = 64;
 /// The most vCPUs of a VM.
@@ -101,6 +103,17 @@ impl VmId {
     pub const fn generation(self) -> u32 {
         self.generation
     }
+
+    /// The VM in events.
+    #[inline]
+    pub const fn subject(self) -> Subject {
+        Subject::vm(self.traced())
+    }
+
+    /// What is left in an event of the number that the VM has on the management channel.
+    const fn traced(self) -> u32 {
+        self.generation << 16 | self.index as u32
+    }
 }
 
 /// A vCPU of a VM.
@@ -110,6 +123,14 @@ pub struct VcpuId {
     pub vm: VmId,
     /// Its number in the VM, from 0.
     pub index: u8,
+}
+
+impl VcpuId {
+    /// The vCPU in events.
+    #[inline]
+    pub const fn subject(self) -> Subject {
+        Subject::vcpu(self.vm.traced(), self.index)
+    }
 }
 
 /// A CPU pool: CPUs that a VM's vCPUs may use. A CPU is in one pool. All start in pool 0.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 use abi::{Answer, Event, HEADER_BYTES, Link, MAX_MESSAGE, Name, Reason, Refusal, Request, Stream, VmState};
+use trace::{EVENT_BYTES, Event as Traced};
 use vcpu::{Gpa, GuestMemory, Nanos};
 use virtio::VmSet;
 use virtio::console::Line;
@@ -24,6 +25,8 @@ pub(super) struct Domain {
     next: u64,
     /// What has come unasked.
     pub(super) events: Vec<Heard>,
+    /// The events of a CPU that came last.
+    pub(super) traced: Vec<Traced>,
 }
 
 /// What is asserted of an answer: the answers themselves borrow what they were read from.
@@ -42,6 +45,7 @@ pub(super) enum Told {
     Port { network: Name, link: Link, sent: [u64; 2], received: [u64; 2], lost: u64, words: String },
     Network { network: Name, ports: u16, rules: u16, mirrors: u16, allows: bool },
     Entry(u16, String),
+    Trace { next: u64, lost: u64 },
     Other,
 }
 
@@ -81,7 +85,7 @@ impl Domain {
         let (line, end) = (pipe.take(0).expect("free"), pipe.take(1).expect("free"));
         place.first.talk(Channel::new(end, 256).expect("memory"));
         line.set_open(true);
-        Self { line, stream: Stream::new(), next: 1, events: Vec::new() }
+        Self { line, stream: Stream::new(), next: 1, events: Vec::new(), traced: Vec::new() }
     }
 
     /// And with the versions told.
@@ -135,6 +139,12 @@ impl Domain {
                     Told::Network { network, ports, rules, mirrors, allows }
                 }
                 Answer::Entry { number, words, .. } => Told::Entry(number, text(words)),
+                Answer::Trace { next, lost, bytes } => {
+                    let (events, rest) = bytes.as_chunks::<EVENT_BYTES>();
+                    assert!(rest.is_empty(), "whole events");
+                    self.traced = events.iter().map(Traced::from_bytes).collect();
+                    Told::Trace { next, lost }
+                }
                 _ => Told::Other,
             };
             return Some((header.id, told));

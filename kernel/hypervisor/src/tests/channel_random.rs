@@ -32,7 +32,7 @@ fn scripts() -> impl Strategy<Value = Vec<Script>> {
             any::<u64>(),
         ]
     };
-    prop::collection::vec((0_u8..30, 0_usize..6, number(), number()), 1..60)
+    prop::collection::vec((0_u8..31, 0_usize..6, number(), number()), 1..60)
 }
 
 /// The request of a script. VMs are those that were made, and one that never was.
@@ -66,6 +66,7 @@ fn request((kind, which, first, second): Script, made: &[u64]) -> Request<'stati
         26 => Request::AddEntry { network: name, list: list(first), words: one_of(&ENTRIES, second) },
         27 => Request::DeleteEntry { network: name, list: list(first), number: second as u16 },
         28 => Request::ChangeNetwork { network: name, words: b"default=deny" },
+        29 => Request::ReadTrace { cpu: first as u16, from: second },
         _ => Request::ExitCounters { vm },
     }
 }
@@ -95,7 +96,7 @@ fn run(domain: &mut Domain, place: &mut Place<'_, '_>, scripts: &[Script]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_asked_is_answered_and_the_witness_goes_on(scripts in scripts()) {

@@ -12,6 +12,7 @@ mod channel_events;
 mod channel_networks;
 mod channel_power;
 mod channel_random;
+mod channel_trace;
 mod channel_watch;
 mod devices;
 mod disks;

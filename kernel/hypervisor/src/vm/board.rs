@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use devices::{BusCounters, Chipset, PowerEvent, Vga};
 use spin::MutexGuard;
+use trace::Kind;
 use vcpu::{Backend, Host, Nanos};
 use virtio::Progress;
 
@@ -214,12 +215,17 @@ impl<'m, B: Backend> Vm<'m, B> {
     #[cold]
     pub(crate) fn take_machine_interrupts<H: Host>(&self, wiring: &mut Wiring<'_, 'm, B, H>) {
         let Some(hardware) = &self.hardware else { return };
-        hardware.machine().take_interrupts(&mut |source| match hardware.interrupt(source) {
-            Some(Interrupt::Pin { pin, level }) => {
-                self.with_chipset(wiring, |chipset, wiring| chipset.outside_interrupt(pin, level, wiring));
+        hardware.machine().take_interrupts(&mut |source| {
+            wiring.host.trace(Kind::Interrupt, self.id.subject(), source.0.into(), 0);
+            match hardware.interrupt(source) {
+                Some(Interrupt::Pin { pin, level }) => {
+                    self.with_chipset(wiring, |chipset, wiring| {
+                        chipset.outside_interrupt(pin, level, wiring);
+                    });
+                }
+                Some(Interrupt::Message(message)) => wiring.deliver(message),
+                None => {}
             }
-            Some(Interrupt::Message(message)) => wiring.deliver(message),
-            None => {}
         });
     }
 

@@ -25,6 +25,22 @@ pub(crate) enum Request {
     Resume,
 }
 
+impl Request {
+    /// Its numbers in events: what it is, and why, where it is an end.
+    pub(crate) const fn numbers(self) -> (u64, u64) {
+        match self {
+            Self::Start => (1, 0),
+            Self::Reset => (2, 0),
+            Self::Stop(reason) => (3, reason.number()),
+            Self::Pause => (4, 0),
+            Self::Resume => (5, 0),
+        }
+    }
+}
+
+/// Number of the request to unmake a VM, in events.
+pub(crate) const DESTROY: u64 = 6;
+
 /// Long work on a VM none of whose vCPUs runs.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Task {
@@ -54,6 +70,25 @@ pub(crate) enum State {
     /// It has ended, or was not started: nothing belongs to it.
     Stopped(StopReason),
 }
+
+impl State {
+    /// Its numbers in events: which it is, as the management channel has it, and why, where the VM ends or has ended.
+    pub(crate) const fn numbers(self) -> (u64, u64) {
+        match self {
+            Self::Running => (abi::VmState::Running as u64, 0),
+            Self::Halting(Request::Stop(reason)) | Self::Working(Task::End(reason)) => {
+                (abi::VmState::Changing as u64, reason.number())
+            }
+            Self::Halting(_) | Self::Working(_) => (abi::VmState::Changing as u64, 0),
+            Self::Paused => (abi::VmState::Paused as u64, 0),
+            Self::Held => (abi::VmState::Held as u64, 0),
+            Self::Stopped(reason) => (abi::VmState::Stopped as u64, reason.number()),
+        }
+    }
+}
+
+/// Number of the state of a VM that is gone, in events.
+pub(crate) const GONE: u64 = 0;
 
 /// The state, and the gate before its vCPUs.
 #[derive(Debug)]

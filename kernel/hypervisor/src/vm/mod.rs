@@ -22,6 +22,7 @@ use devices::acpi::AcpiTables;
 use devices::{ApicMessage, Chipset, DeliveryMode};
 use loader::EntryState;
 use spin::{Mutex, RwLock};
+use trace::Kind;
 use vcpu::{AddressSpace, Backend, Gpa, Host, Nanos};
 
 use crate::config::{Name, Restart, VmConfig};
@@ -290,6 +291,9 @@ impl<'m, B: Backend> Vm<'m, B> {
     /// False where nothing comes of it.
     pub(crate) fn ask<H: Host>(&self, request: Request, host: &mut H) -> bool {
         let changes = self.life.ask(request);
+        if changes {
+            self.trace_request(request, host);
+        }
         if changes && request == Request::Start {
             self.birth.asked(host.tsc());
         }
@@ -304,6 +308,20 @@ impl<'m, B: Backend> Vm<'m, B> {
             host.kick(self.home());
         }
         changes
+    }
+
+    /// Records that something is asked of it.
+    pub(crate) fn trace_request<H: Host>(&self, request: Request, host: &H) {
+        let (what, why) = request.numbers();
+        host.trace(Kind::Asked, self.id.subject(), what, why);
+    }
+
+    /// Goes from one state to another, see [`Life::pass`].
+    pub(crate) fn pass<H: Host>(&self, from: State, to: State, host: &H) {
+        if self.life.pass(from, to) {
+            let (which, why) = to.numbers();
+            host.trace(Kind::State, self.id.subject(), which, why);
+        }
     }
 
     /// Whether no vCPU runs, is in a queue or on its way there, or is in a CPU's registers.

@@ -25,6 +25,7 @@ pub use wait::{Idle, choose_idle};
 pub(crate) use wait::{WakeLine, wait_for_interrupt};
 
 use spin::Once;
+use trace::Ring;
 use x86_64::registers::model_specific::GsBase;
 use x86_64::{VirtAddr, instructions};
 
@@ -61,13 +62,18 @@ pub(crate) struct PerCpu {
     pub(crate) watched: Watched,
     /// Bytes that it has taken for the kernel since it started, less what it has given back.
     taken: AtomicU64,
+    /// What it did last.
+    pub(crate) trace: &'static Ring,
     /// What SVM keeps for this CPU.
     pub(crate) svm: Once<SvmCpu>,
     stacks: Once<CpuStacks>,
     tables: CpuTables,
 }
 
-static BOOT_CPU: PerCpu = PerCpu::new(0);
+/// Apart from what follows, as all of it is zero: so it takes no room in the image's file.
+static BOOT_TRACE: Ring = Ring::new();
+
+static BOOT_CPU: PerCpu = PerCpu::new(0, &BOOT_TRACE);
 
 static STARTED: AtomicBool = AtomicBool::new(false);
 
@@ -164,8 +170,8 @@ pub(crate) fn tables() -> HostTables {
 }
 
 impl PerCpu {
-    /// The block of the CPU with this number, which does not run yet.
-    pub(crate) const fn new(number: usize) -> Self {
+    /// The block of the CPU with this number, which does not run yet, with a ring of its own.
+    pub(crate) const fn new(number: usize, trace: &'static Ring) -> Self {
         Self {
             address: AtomicU64::new(0),
             number,
@@ -179,6 +185,7 @@ impl PerCpu {
             wake_line: WakeLine::new(),
             watched: Watched::new(),
             taken: AtomicU64::new(0),
+            trace,
             svm: Once::new(),
             stacks: Once::new(),
             tables: CpuTables::new(),

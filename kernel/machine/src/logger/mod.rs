@@ -19,7 +19,7 @@ use vcpu::{LogPlace, LogRead};
 use self::ring::LogRing;
 use self::survivor::{Ending, Occupied};
 use crate::boot_info::BootInfo;
-use crate::{clock, screen, serial};
+use crate::{clock, events, screen, serial};
 
 /// Longest line in bytes; the rest is cut.
 pub const LINE_BYTES: usize = 256;
@@ -81,8 +81,8 @@ pub(crate) fn prepare_last_words() {
 /// Keeps the log in memory that survives a reset from here on, and tells of the boot before. To be called once,
 /// after [`start`].
 pub fn remember(boot: &BootInfo) {
-    /// Lines of the boot before that are shown.
-    const SHOWN: usize = 24;
+    /// Lines of the boot before that are shown: a whole epitaph.
+    const SHOWN: usize = 24 + events::LINES;
     let left = match survivor::open(boot) {
         Ok(Some(left)) => left,
         Ok(None) => return,
@@ -230,7 +230,18 @@ impl Log for Sink {
 /// Writes to serial port and screen at once, past log and locks: for panics and refusals.
 pub(crate) struct LastWords;
 
+/// The same for what the screen has no room for.
+pub(crate) struct Particulars;
+
 impl fmt::Write for LastWords {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        Particulars.write_str(text)?;
+        screen::write_in_panic(text);
+        Ok(())
+    }
+}
+
+impl fmt::Write for Particulars {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for piece in text.split_inclusive('\n') {
             let line = piece.trim_end_matches('\n');
@@ -239,7 +250,6 @@ impl fmt::Write for LastWords {
                 serial::write_in_panic(b"\r\n");
             }
         }
-        screen::write_in_panic(text);
         survivor::push_piece(text);
         Ok(())
     }

@@ -19,6 +19,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use log::{info, warn};
+use trace::Ring;
 use vcpu::Nanos;
 
 use self::arrival::Phase;
@@ -181,7 +182,8 @@ fn report(id: u32, why: LeftOut) {
 
 /// What a CPU needs.
 fn prepare(number: usize) -> Result<&'static PerCpu, MapError> {
-    let cpu = Box::leak(Box::new(PerCpu::new(number)));
+    let trace = Box::leak(Box::new(Ring::new()));
+    let cpu = Box::leak(Box::new(PerCpu::new(number, trace)));
     cpu.give_stacks(CpuStacks::allocate()?);
     Ok(cpu)
 }

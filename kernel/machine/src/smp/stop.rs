@@ -45,7 +45,7 @@ pub(crate) fn others() {
 }
 
 /// The number of this CPU by the stack it runs on, as GS may be what is broken.
-fn own_number() -> usize {
+pub(crate) fn own_number() -> usize {
     let stack: u64;
     // SAFETY: copies a register.
     unsafe { asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags)) };

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::vec::Vec;
 
 use assert_no_alloc::permit_alloc;
+use trace::{EVENT_BYTES, Event, Kind, Ring, Subject, Taken};
 
 use crate::{BringUp, Host, LogPlace, LogRead, Nanos};
 
@@ -116,6 +117,8 @@ pub struct FakeHost {
     pub restarted: bool,
     /// CPUs that were kicked.
     pub kicks: Vec<usize>,
+    /// A ring for each CPU, of which this host writes its own: hosts of other CPUs have others.
+    rings: Vec<Ring>,
     cpus: usize,
     cpu: usize,
 }
@@ -140,6 +143,7 @@ impl FakeHost {
             powered_off: false,
             restarted: false,
             kicks: Vec::new(),
+            rings: rings(1),
             cpus: 1,
             cpu: 0,
         }
@@ -147,7 +151,7 @@ impl FakeHost {
 
     /// With so many CPUs, of which this is the first.
     pub fn with_cpus(self, cpus: usize) -> Self {
-        Self { cpus, ..self }
+        Self { cpus, rings: rings(cpus), ..self }
     }
 
     /// Another CPU of the same machine, which has a host of its own on the same clock.
@@ -260,6 +264,16 @@ impl Host for FakeHost {
         LogRead::Line(length)
     }
 
+    fn trace(&self, kind: Kind, subject: Subject, first: u64, second: u64) {
+        if let Some(ring) = self.rings.get(self.cpu) {
+            ring.record(Event::new(self.clock.tsc(), kind, subject, first, second));
+        }
+    }
+
+    fn trace_read(&self, cpu: usize, from: u64, to: &mut [[u8; EVENT_BYTES]]) -> Option<Taken> {
+        Some(self.rings.get(cpu)?.read(from, to))
+    }
+
     fn power_off(&mut self) {
         self.powered_off = true;
     }
@@ -267,6 +281,10 @@ impl Host for FakeHost {
     fn restart(&mut self) {
         self.restarted = true;
     }
+}
+
+fn rings(cpus: usize) -> Vec<Ring> {
+    (0..cpus).map(|_| Ring::new()).collect()
 }
 
 fn copy_line(lines: &mut VecDeque<Vec<u8>>, buffer: &mut [u8]) -> usize {
