@@ -96,7 +96,7 @@ fn run(domain: &mut Domain, place: &mut Place<'_, '_>, scripts: &[Script]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_asked_is_answered_and_the_witness_goes_on(scripts in scripts()) {
