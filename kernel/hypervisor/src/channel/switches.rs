@@ -22,12 +22,6 @@ const TEXT_BYTES: usize = 2048;
 struct Text(ArrayString<TEXT_BYTES>);
 
 impl Text {
-    fn of(text: impl fmt::Display) -> Self {
-        let mut cut = Self::default();
-        cut.set(text);
-        cut
-    }
-
     fn set(&mut self, text: impl fmt::Display) {
         self.0.clear();
         // What does not fit is left out.
@@ -39,15 +33,16 @@ impl Text {
     }
 }
 
-/// Why nothing comes of a request, in numbers or in words.
+/// Why nothing comes of a request: in numbers, or in words that were put into the text.
 enum Fault {
     Refused(Refused),
-    Misread(Text),
+    Misread,
 }
 
 impl Fault {
-    fn misread(why: impl fmt::Display) -> Self {
-        Self::Misread(Text::of(why))
+    fn misread(text: &mut Text, why: impl fmt::Display) -> Self {
+        text.set(why);
+        Self::Misread
     }
 }
 
@@ -67,11 +62,11 @@ pub(super) fn carry_out<B: Backend, H: Host>(
 ) -> Option<usize> {
     let mut text = Text::default();
     let done = match *request {
-        Request::ChangePort { vm, device, words } => change_port(node, host, (vm, device), words),
+        Request::ChangePort { vm, device, words } => change_port(node, host, (vm, device), words, &mut text),
         Request::Port { vm, device } => port(node, vm, device, &mut text),
         Request::Network { number } => told_network(node, number),
-        Request::ChangeNetwork { network, words } => change_network(node, &network, words),
-        Request::AddEntry { network, list, words } => add(node, &network, list, words)
+        Request::ChangeNetwork { network, words } => change_network(node, &network, words, &mut text),
+        Request::AddEntry { network, list, words } => add(node, &network, list, words, &mut text)
             .and_then(|number| entry(find(node, &network)?, list, number, &mut text)),
         Request::DeleteEntry { network, list, number } => {
             find(node, &network).and_then(|network| delete(network, list, number))
@@ -81,11 +76,12 @@ pub(super) fn carry_out<B: Backend, H: Host>(
         }
         _ => return None,
     };
-    match done {
-        Ok(answer) => answer.write(id, to),
-        Err(Fault::Refused(refused)) => refused.answer().write(id, to),
-        Err(Fault::Misread(why)) => Answer::Misread { bytes: why.bytes() }.write(id, to),
-    }
+    let answer = match done {
+        Ok(answer) => answer,
+        Err(Fault::Refused(refused)) => refused.answer(),
+        Err(Fault::Misread) => Answer::Misread { bytes: text.bytes() },
+    };
+    answer.write(id, to)
 }
 
 fn find<'n, B: Backend>(node: &'n Node<'_, B>, name: &abi::Name) -> Result<&'n Network, Fault> {
@@ -93,11 +89,11 @@ fn find<'n, B: Backend>(node: &'n Node<'_, B>, name: &abi::Name) -> Result<&'n N
 }
 
 /// Words as text, of which there are not too many.
-fn text_of(words: &[u8]) -> Result<&str, Fault> {
+fn text_of<'w>(words: &'w [u8], text: &mut Text) -> Result<&'w str, Fault> {
     if words.len() > MAX_WORDS {
         return Err(refused(Refusal::Range, words.len() as u64, MAX_WORDS as u64).into());
     }
-    core::str::from_utf8(words).map_err(|_| Fault::misread("these are no words in UTF-8"))
+    core::str::from_utf8(words).map_err(|_| Fault::misread(text, "these are no words in UTF-8"))
 }
 
 fn change_port<B: Backend, H: Host>(
@@ -105,13 +101,14 @@ fn change_port<B: Backend, H: Host>(
     host: &mut H,
     (vm, device): (u64, u16),
     words: &[u8],
+    text: &mut Text,
 ) -> Result<Answer<'static>, Fault> {
     let vm = vm_of(node, vm)?;
-    match node.change_port(host, vm, device.into(), text_of(words)?) {
+    match node.change_port(host, vm, device.into(), text_of(words, text)?) {
         Ok(_) => Ok(Answer::Done {}),
         Err(PortError::Gone(error)) => Err(why_not(error).into()),
         Err(PortError::NoDevice { count }) => Err(no_device(device, count)),
-        Err(PortError::Word(fault)) => Err(Fault::misread(fault)),
+        Err(PortError::Word(fault)) => Err(Fault::misread(text, fault)),
     }
 }
 
@@ -131,7 +128,7 @@ fn port<'t, B: Backend>(
         Ok(found) => found,
         Err(PortError::Gone(error)) => return Err(why_not(error).into()),
         Err(PortError::NoDevice { count }) => return Err(no_device(device, count)),
-        Err(PortError::Word(fault)) => return Err(Fault::misread(fault)),
+        Err(PortError::Word(fault)) => return Err(Fault::misread(words, fault)),
     };
     let gone = refused(Refusal::Range, device.into(), 0);
     let port = network.switch.port(port_id).ok_or(gone)?;
@@ -179,9 +176,11 @@ fn change_network<B: Backend>(
     node: &Node<'_, B>,
     name: &abi::Name,
     words: &[u8],
+    text: &mut Text,
 ) -> Result<Answer<'static>, Fault> {
     let network = find(node, name)?;
-    let read = network::network(typed_words(text_of(words)?)).map_err(Fault::misread)?;
+    let read = network::network(typed_words(text_of(words, text)?));
+    let read = read.map_err(|fault| Fault::misread(text, fault))?;
     network.change(read);
     Ok(Answer::Done {})
 }
@@ -191,14 +190,15 @@ fn add<B: Backend>(
     name: &abi::Name,
     list: NetworkList,
     words: &[u8],
+    text: &mut Text,
 ) -> Result<u16, Fault> {
-    let (network, words) = (find(node, name)?, typed_words(text_of(words)?));
+    let (network, words) = (find(node, name)?, typed_words(text_of(words, text)?));
     let find = |place: network::Place<'_>| network.ports_of(place);
     let number = match list {
         NetworkList::Rules => network.add_rule(words, &find),
         NetworkList::Mirrors => network.add_mirror(words, &find),
     };
-    number.map(|number| number as u16).map_err(Fault::misread)
+    number.map(|number| number as u16).map_err(|fault| Fault::misread(text, fault))
 }
 
 /// How many entries a list has.

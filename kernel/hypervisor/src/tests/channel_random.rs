@@ -12,6 +12,8 @@ use crate::VmState;
 
 const NAMES: [&str; 4] = ["a", "b", "witness", "c"];
 const WITNESS: &str = "witness";
+/// Sectors of a disk that is larger than disks are.
+const LARGE_DISK: u64 = 1 << 40;
 /// What lies in the witness' memory.
 const STAMP: [u8; 8] = *b"my bytes";
 const ROLES: [u64; 3] = [ENDS, HALTS, LOOPS];
@@ -44,7 +46,11 @@ fn request((kind, which, first, second): Script, made: &[u64]) -> Request<'stati
         0 | 1 => Request::CreateVm { name, cpus: (first % 4) as u16, memory: 16 << 20 },
         2 => Request::CreateVm { name, cpus: first as u16, memory: second },
         3 => Request::DestroyVm { vm },
-        4 => Request::AddDevice { kind: DeviceKind::MemoryDisk, first, second },
+        // The fake's disks take memory at once: a small one, or one that there cannot be.
+        4 => {
+            let first = if first < LARGE_DISK { first % 64 } else { first };
+            Request::AddDevice { kind: DeviceKind::MemoryDisk, first, second }
+        }
         5 => Request::AddDevice { kind: DeviceKind::Balloon, first, second },
         6 => Request::AddNetwork { network: name, mac: first & !0xff },
         7 => Request::ForgetDevices {},
@@ -96,7 +102,7 @@ fn run(domain: &mut Domain, place: &mut Place<'_, '_>, scripts: &[Script]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_asked_is_answered_and_the_witness_goes_on(scripts in scripts()) {
