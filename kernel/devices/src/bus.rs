@@ -159,13 +159,15 @@ impl<D: Copy + PartialEq, const N: usize> IntervalMap<D, N> {
     /// The device at `address` and the offset into its range.
     #[inline(always)]
     pub fn find(&mut self, address: u64) -> Option<(D, u64)> {
-        if let Some(interval) = &self.recent
-            && address >= interval.first
-            && address <= interval.last
-        {
-            return Some((interval.device, address - interval.first));
-        }
-        self.search(address)
+        self.find_again(address).or_else(|| self.search(address))
+    }
+
+    /// The same where it is the device of the last access.
+    #[inline(always)]
+    pub fn find_again(&self, address: u64) -> Option<(D, u64)> {
+        let interval = self.recent.as_ref()?;
+        let is_here = address >= interval.first && address <= interval.last;
+        is_here.then(|| (interval.device, address - interval.first))
     }
 
     fn search(&mut self, address: u64) -> Option<(D, u64)> {

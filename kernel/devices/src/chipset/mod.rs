@@ -182,6 +182,7 @@ impl Chipset<'_> {
     }
 
     /// Executes OUT: writes `width` (at most 32 bits) at `port`. What no device takes is lost.
+    #[inline]
     pub fn port_write(
         &mut self,
         port: u16,
@@ -190,6 +191,14 @@ impl Chipset<'_> {
         now: Nanos,
         env: &mut impl Environment,
     ) {
+        // A guest writes to the same device again and again. Where nothing but a register of it changes, that is all there is to do.
+        match self.ports.find_again(port.into()) {
+            Some((device, offset)) if width == Width::Byte && self.stores(device, offset, value) => {}
+            _ => self.write(port, width, value, now, env),
+        }
+    }
+
+    fn write(&mut self, port: u16, width: Width, value: u32, now: Nanos, env: &mut impl Environment) {
         if let Some((device, offset)) = self.ports.find(port.into()) {
             let offset = offset as u16;
             if device.takes_whole(offset, width) {
@@ -206,7 +215,7 @@ impl Chipset<'_> {
         }
         write_by_bytes(width, value.into(), |index, byte| {
             if let Some(port) = port.checked_add(index.into()) {
-                self.port_write(port, Width::Byte, byte.into(), now, env);
+                self.write(port, Width::Byte, byte.into(), now, env);
             }
         });
     }

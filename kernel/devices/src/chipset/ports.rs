@@ -173,6 +173,19 @@ impl Chipset<'_> {
         Ok(byte.into())
     }
 
+    /// Writes to a register that only keeps what was written: no line, timer or other register hangs on it. False where it is another one.
+    #[inline]
+    pub(super) fn stores(&mut self, device: PortDevice, offset: u64, value: u32) -> bool {
+        match device {
+            PortDevice::Delay => true,
+            PortDevice::Rtc if offset == Rtc::SELECT.into() => {
+                self.rtc.select(value as u8);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Calls the device that a write was found to belong to, and drives its lines.
     #[inline]
     pub(super) fn write_device(
@@ -204,11 +217,8 @@ impl Chipset<'_> {
             }
             PortDevice::Rtc => {
                 self.rtc.write(offset, byte, now)?;
-                // Choosing a register changes nothing else.
-                if offset != Rtc::SELECT {
-                    self.drive(isa_line::RTC, self.rtc.irq(), env);
-                    self.note_deadline();
-                }
+                self.drive(isa_line::RTC, self.rtc.irq(), env);
+                self.note_deadline();
             }
             PortDevice::PowerManagement => {
                 let event = self.pm.write(offset, byte, now)?;

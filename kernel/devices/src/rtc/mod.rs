@@ -186,10 +186,16 @@ impl Rtc {
         })
     }
 
-    /// Writes port 0x70 + `offset`. Bit 7 of the index, the NMI mask, has no effect.
+    /// Writes port 0x70: chooses a register, and changes nothing else. Bit 7, the NMI mask, has no effect.
+    #[inline]
+    pub const fn select(&mut self, value: u8) {
+        self.select = value & 0x7f;
+    }
+
+    /// Writes port 0x70 + `offset`.
     pub fn write(&mut self, offset: u16, value: u8, now: Nanos) -> Result<(), IoError> {
         match offset {
-            Self::SELECT => self.select = value & 0x7f,
+            Self::SELECT => self.select(value),
             1 => {
                 self.advance(now);
                 self.write_register(value, now);
