@@ -3,7 +3,7 @@
 //!
 //! - **Nothing of the guest's is trusted, and nothing is read twice**: a descriptor, an index, a header is copied once and
 //!   checked as the copy. What a queue looks like is fixed when the driver enables it. Chains end after as many
-//!   descriptors as the queue has. A queue that makes no sense puts its device, and only that, into DEVICE_NEEDS_RESET.
+//!   descriptors as the queue has. (A request to a disk that a server has is read anew, as a whole and with all checks, when it is answered.) A queue that makes no sense puts its device, and only that, into DEVICE_NEEDS_RESET.
 //! - **Work is bounded**: [`Function::step`] does a piece of at most [`STEP_BYTES`] or one small request; who calls it looks for
 //!   other work in between. Nothing allocates but the making of a function.
 //! - **Locks**, in this order: a function's registers, then one of its queues, then (in the caller's [`Signals`]) the chipset, then the
@@ -30,6 +30,8 @@ mod memory;
 pub mod net;
 pub mod pci;
 pub mod queue;
+#[cfg(test)]
+mod served_tests;
 #[cfg(test)]
 mod tests;
 pub mod transport;

@@ -7,20 +7,20 @@ use devices::Width;
 use devices::pci::register as pci_register;
 use proptest::prelude::*;
 use spin::Mutex;
-use vcpu::fake::FakeImage;
+use vcpu::fake::{FakeImage, FakeSpace};
 use vcpu::{Gpa, GuestMemory, Random};
 
 use crate::block::Block;
 use crate::pci::{self, PAGE_SHIFT, page};
 use crate::queue::driver::{BUFFERS, Buffer, Driver};
 use crate::transport::{feature, register, status};
-use crate::{Function, Kind, Progress, STEP_BYTES, Signals};
+use crate::{Function, Kind, Progress, STEP_BYTES, Signals, Wires};
 
 /// What a function has told the VM.
 #[derive(Default)]
-struct Told {
-    messages: Vec<(u64, u32)>,
-    line: bool,
+pub(crate) struct Told {
+    pub(crate) messages: Vec<(u64, u32)>,
+    pub(crate) line: bool,
 }
 
 impl Signals for Told {
@@ -33,7 +33,7 @@ impl Signals for Told {
     }
 }
 
-impl<I, M> crate::Wires<I, M> for Told {}
+impl<I, M> Wires<I, M> for Told {}
 
 /// Not very.
 struct Dice;
@@ -45,31 +45,23 @@ impl Random for Dice {
 }
 
 const DISK_BYTES: usize = 1 << 20;
-const HEADER: u64 = BUFFERS;
-const STATUS: u64 = BUFFERS + 0x20;
-const DATA: u64 = BUFFERS + 0x1000;
+pub(crate) const HEADER: u64 = BUFFERS;
+pub(crate) const STATUS: u64 = BUFFERS + 0x20;
+pub(crate) const DATA: u64 = BUFFERS + 0x1000;
 /// Nothing else says this.
-const UNTOUCHED: u8 = 0xee;
+pub(crate) const UNTOUCHED: u8 = 0xee;
 const BASE: u32 = 0xc000_0000;
 
-/// A device with its driver.
-struct Bench {
-    function: Function<FakeImage>,
-    driver: Driver,
-    told: Told,
+/// A device with its driver, and the world around it.
+pub(crate) struct Bench<W = Told> {
+    pub(crate) function: Function<FakeImage>,
+    pub(crate) driver: Driver,
+    pub(crate) told: W,
 }
 
 impl Bench {
     fn new(kind: Kind<FakeImage>) -> Self {
-        let function = Function::new(kind, 2).expect("memory");
-        let mut space = function.config_space();
-        pci::place(&mut space, BASE, 10);
-        // Memory, bus master.
-        space.write(pci_register::COMMAND, Width::Word, 6);
-        let mut told = Told::default();
-        function.configure(&pci::configured(&space), &mut told);
-        assert_eq!(function.offset(u64::from(BASE) + 0x10), Some(0x10));
-        Self { function, driver: Driver::new(16), told }
+        Self::with(kind, Told::default())
     }
 
     fn disk(read_only: bool) -> Self {
@@ -78,8 +70,21 @@ impl Bench {
         bench.start();
         bench
     }
+}
 
-    fn common(&mut self, at: u64, width: Width, value: u64) {
+impl<W: Wires<FakeImage, FakeSpace>> Bench<W> {
+    pub(crate) fn with(kind: Kind<FakeImage>, mut told: W) -> Self {
+        let function = Function::new(kind, 2).expect("memory");
+        let mut space = function.config_space();
+        pci::place(&mut space, BASE, 10);
+        // Memory, bus master.
+        space.write(pci_register::COMMAND, Width::Word, 6);
+        function.configure(&pci::configured(&space), &mut told);
+        assert_eq!(function.offset(u64::from(BASE) + 0x10), Some(0x10));
+        Self { function, driver: Driver::new(16), told }
+    }
+
+    pub(crate) fn common(&mut self, at: u64, width: Width, value: u64) {
         self.function.write(page::COMMON << PAGE_SHIFT | at, width, value, &mut self.told);
     }
 
@@ -87,12 +92,12 @@ impl Bench {
         self.function.read(page << PAGE_SHIFT | at, width, &mut self.told)
     }
 
-    fn status(&mut self) -> u8 {
+    pub(crate) fn status(&mut self) -> u8 {
         self.read(page::COMMON, register::STATUS, Width::Byte) as u8
     }
 
     /// As a driver does it.
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         use status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
         self.common(register::STATUS, Width::Byte, 0);
         self.common(register::STATUS, Width::Byte, (ACKNOWLEDGE | DRIVER).into());
@@ -123,12 +128,12 @@ impl Bench {
         self.common(register::QUEUE_ENABLE, Width::Word, 1);
     }
 
-    fn ring(&mut self) {
+    pub(crate) fn ring(&mut self) {
         self.function.write(page::NOTIFY << PAGE_SHIFT, Width::Word, 0, &mut self.told);
     }
 
     /// Steps until nothing is left, and how many.
-    fn work(&mut self) -> usize {
+    pub(crate) fn work(&mut self) -> usize {
         let mut steps = 1;
         while self.function.step(&self.driver.memory, &mut self.told) == Progress::More {
             steps += 1;
@@ -158,19 +163,19 @@ impl Bench {
         (self.bytes(STATUS, 1)[0], used[0].1)
     }
 
-    fn bytes(&self, at: u64, length: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&self, at: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.driver.memory.read(Gpa(at), &mut bytes).unwrap();
         bytes
     }
 }
 
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
+pub(crate) const IN: u32 = 0;
+pub(crate) const OUT: u32 = 1;
+pub(crate) const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
-const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
+pub(crate) const DISCARD: u32 = 11;
+pub(crate) const WRITE_ZEROES: u32 = 13;
 
 #[test]
 fn a_disk_reads_and_writes() {

@@ -87,7 +87,12 @@ impl<I: Image> Kind<I> {
             Self::Net(net) => net.reset(),
             Self::Console(console) => console.reset(),
             Self::Balloon(balloon) => balloon.reset(),
-            Self::Block(_) | Self::Entropy(_) => {}
+            Self::Block(disk) => {
+                if let Some(remote) = disk.remote() {
+                    remote.reset();
+                }
+            }
+            Self::Entropy(_) => {}
         }
     }
 
@@ -98,7 +103,8 @@ impl<I: Image> Kind<I> {
             Self::Net(net) => net.has_news(),
             Self::Console(console) => console.has_news(),
             Self::Balloon(balloon) => balloon.has_news(),
-            Self::Block(_) | Self::Entropy(_) => false,
+            Self::Block(disk) => disk.remote().is_some_and(block::Remote::has_news),
+            Self::Entropy(_) => false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod kind;
 mod receive;
+mod remote;
 mod serve;
 mod window;
 
@@ -48,6 +49,10 @@ struct Place {
 #[derive(Debug)]
 enum Work {
     Block(block::Work),
+    /// Of a disk that a server has.
+    Telling(block::Telling),
+    /// A request that was taken and not looked at yet.
+    Anew,
     /// Bytes for a port, from there on.
     Console(Cursor),
     Balloon(balloon::Work),
@@ -67,6 +72,8 @@ enum Turn {
     More(Work),
     /// There is more to do once a port has room.
     Stalls(Work),
+    /// It is given back later.
+    Taken { moved: u32 },
     /// Nothing is to be done with such a queue.
     Nothing,
 }
@@ -179,8 +186,16 @@ impl<I: Image> Function<I> {
 
     /// A time has come for which it has waited.
     pub fn advance(&self) {
-        if let Kind::Net(net) = &self.kind {
-            self.rung.fetch_or(net.go_on(), SeqCst);
+        match &self.kind {
+            Kind::Net(net) => {
+                self.rung.fetch_or(net.go_on(), SeqCst);
+            }
+            Kind::Block(disk) => {
+                if let Some(remote) = disk.remote() {
+                    self.rung.fetch_or(remote.take_postponed(), SeqCst);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -73,7 +73,11 @@ impl<I: Image> Function<I> {
                 self.rung.fetch_or(balloon.take_asked(), SeqCst);
                 News::None
             }
-            Kind::Block(_) | Kind::Entropy(_) => News::None,
+            Kind::Block(disk) => match disk.remote() {
+                Some(remote) => self.settle(remote, memory, signals),
+                None => News::None,
+            },
+            Kind::Entropy(_) => News::None,
         }
     }
 
@@ -240,7 +244,12 @@ impl<I: Image> Function<I> {
     }
 
     /// Interrupts for what some queues have given back. Returns those that another CPU has.
-    fn tell<M: GuestMemory>(&self, queues: u32, memory: &M, signals: &mut (impl Signals + ?Sized)) -> u32 {
+    pub(super) fn tell<M: GuestMemory>(
+        &self,
+        queues: u32,
+        memory: &M,
+        signals: &mut (impl Signals + ?Sized),
+    ) -> u32 {
         let mut later = 0;
         for (index, place) in self.places.iter().enumerate().filter(|(index, _)| queues >> index & 1 != 0) {
             let Some(mut place) = place.try_lock() else {
@@ -262,7 +271,7 @@ impl<I: Image> Function<I> {
 }
 
 /// What was come to where these queues have got something, and whether another CPU has one of those that would.
-const fn news(used: u32, is_elsewhere: bool) -> News {
+pub(super) const fn news(used: u32, is_elsewhere: bool) -> News {
     if used != 0 {
         News::Served
     } else if is_elsewhere {

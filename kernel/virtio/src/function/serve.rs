@@ -137,6 +137,7 @@ impl<I: Image> Function<I> {
                     return Ok(Progress::Idle);
                 }
                 Turn::Nothing => return Ok(Progress::Idle),
+                Turn::Taken { moved } => moved,
                 Turn::Done { written, moved } => {
                     queue.give(memory, chain.head(), written)?;
                     moved
@@ -199,6 +200,9 @@ impl<I: Image> Function<I> {
                 }
             }
             Kind::Block(disk) => {
+                if let Some(remote) = disk.remote() {
+                    return self.order((disk, remote), index, (chain, work), memory, wires);
+                }
                 let begun = match work {
                     Some(Work::Block(begun)) => Next::More(begun),
                     _ => disk.begin(chain, memory)?,

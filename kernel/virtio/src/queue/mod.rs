@@ -127,6 +127,14 @@ impl Queue {
         Ok(Some(()))
     }
 
+    /// Reads a request anew that was taken before and not given back.
+    ///
+    /// # Errors
+    /// [`Broken`]: it is none any more.
+    pub fn reread<M: GuestMemory>(&self, memory: &M, chain: &mut Chain, head: u16) -> Result<(), Broken> {
+        chain.read(memory, &self.layout, self.abilities.indirect, head)
+    }
+
     /// Looks for new requests. Where there are none, asks to be told of the next one, and looks again, as it may have come in
     /// between.
     #[inline(never)]

@@ -1,9 +1,19 @@
-//! The block device: requests against an [`Image`], carried out in pieces.
+//! The block device: requests against an [`Image`], carried out in pieces, or handed to a [`Server`].
 //!
 //! Source: VIRTIO 1.2, "Block Device".
 
+mod remote;
+mod server;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
 use arrayvec::ArrayVec;
 use vcpu::{Gpa, GuestMemory, Image, ImageError};
+
+pub(crate) use remote::{Ended, Remote, Work as Telling, scratch, status};
+pub use server::{Answer, Order, SLOT_BYTES, SLOTS, Server, Verb as OrderVerb};
 
 use crate::STEP_BYTES;
 use crate::image;
@@ -43,6 +53,8 @@ mod kind {
 /// How a request ends.
 const OK: u8 = 0;
 const IO_ERROR: u8 = 1;
+/// The same for who deals with answers.
+pub(crate) const FAILED: u8 = IO_ERROR;
 const UNSUPPORTED: u8 = 2;
 
 /// Bytes of a request's header, and of a range to be discarded or zeroed.
@@ -60,17 +72,41 @@ const PAGE_EXPONENT: u8 = 3;
 /// A disk.
 #[derive(Debug)]
 pub struct Block<I> {
-    image: I,
+    sectors: Sectors<I>,
     read_only: bool,
     serial: [u8; SERIAL_BYTES],
 }
 
-/// What is done with bytes.
+/// Who has its sectors.
+#[derive(Debug)]
+enum Sectors<I> {
+    Here(I),
+    Elsewhere(Box<Remote>),
+}
+
+/// What is done with bytes of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verb {
     Read,
     Write,
     Zero,
+}
+
+/// What a request asks for: sectors of the disk that there are, and where its bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Asked {
+    verb: OrderVerb,
+    sector: u64,
+    sectors: u32,
+    data: Cursor,
+}
+
+/// What has become of a request that was looked at.
+pub(crate) enum Looked {
+    /// There is something to be done.
+    Asked(Asked),
+    /// It is answered.
+    Done(Next),
 }
 
 /// A request under way, and where in the image and in its buffers it is.
@@ -101,15 +137,45 @@ pub(crate) enum Next {
 impl<I: Image> Block<I> {
     /// A disk with the whole sectors of an image. Of the serial number the first [`SERIAL_BYTES`] bytes count.
     pub fn new(image: I, read_only: bool, serial: &str) -> Self {
+        Self::with(Sectors::Here(image), read_only, serial)
+    }
+
+    /// A disk of so many sectors that a server has, where it has that number. `None` where there is no memory for it.
+    pub fn served(
+        server: Arc<dyn Server>,
+        disk: u16,
+        sectors: u64,
+        read_only: bool,
+        serial: &str,
+    ) -> Option<Self> {
+        let mut room = Vec::<Remote>::new();
+        room.try_reserve_exact(1).ok()?;
+        drop(room);
+        let remote = Box::new(Remote::new(server, disk, sectors));
+        Some(Self::with(Sectors::Elsewhere(remote), read_only, serial))
+    }
+
+    fn with(sectors: Sectors<I>, read_only: bool, serial: &str) -> Self {
         let mut padded = [0; SERIAL_BYTES];
         padded.iter_mut().zip(serial.bytes()).for_each(|(place, byte)| *place = byte);
-        Self { image, read_only, serial: padded }
+        Self { sectors, read_only, serial: padded }
+    }
+
+    /// Its image, where it has one.
+    const fn image(&self) -> Option<&I> {
+        if let Sectors::Here(image) = &self.sectors { Some(image) } else { None }
+    }
+
+    /// What somebody else has of it, where that is so.
+    #[inline]
+    pub(crate) fn remote(&self) -> Option<&Remote> {
+        if let Sectors::Elsewhere(remote) = &self.sectors { Some(remote) } else { None }
     }
 
     /// Puts bytes of somebody's memory into its content, as who makes the disk may. Returns how many bytes that has moved in all.
     ///
     /// # Errors
-    /// See [`Image::write`].
+    /// See [`Image::write`]; [`ImageError::OutOfImage`] where a server has its content.
     pub fn fill<M: GuestMemory>(
         &self,
         offset: u64,
@@ -117,21 +183,24 @@ impl<I: Image> Block<I> {
         gpa: Gpa,
         length: u32,
     ) -> Result<u32, ImageError> {
-        image::from_guest(&self.image, offset, memory, gpa, length)
+        image::from_guest(self.image().ok_or(ImageError::OutOfImage)?, offset, memory, gpa, length)
     }
 
     /// Bytes of its content.
     pub fn bytes(&self) -> u64 {
-        self.image.bytes()
+        match &self.sectors {
+            Sectors::Here(image) => image.bytes(),
+            Sectors::Elsewhere(remote) => remote.sectors.saturating_mul(SECTOR),
+        }
     }
 
     fn sectors(&self) -> u64 {
-        self.image.bytes() / SECTOR
+        self.bytes() / SECTOR
     }
 
     /// Bytes of host memory that what was written takes.
     pub(crate) fn kept(&self) -> u64 {
-        self.image.kept()
+        self.image().map_or(0, Image::kept)
     }
 
     pub(crate) const fn features(&self) -> u64 {
@@ -174,11 +243,11 @@ impl<I: Image> Block<I> {
         bytes
     }
 
-    /// Begins a request.
+    /// Looks at a request.
     ///
     /// # Errors
     /// [`Broken`] where it has no header or no place for its status: nothing can be answered.
-    pub(crate) fn begin<M: GuestMemory>(&self, chain: &Chain, memory: &M) -> Result<Next, Broken> {
+    pub(crate) fn look<M: GuestMemory>(&self, chain: &Chain, memory: &M) -> Result<Looked, Broken> {
         let mut header = [0; HEADER_BYTES as usize];
         let mut input = chain.readable();
         input.read(chain, memory, &mut header)?;
@@ -186,37 +255,58 @@ impl<I: Image> Block<I> {
         let given = chain.readable_bytes() - HEADER_BYTES;
         let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
         let sector = header.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let work = match kind {
-            kind::IN => self.transfer(Verb::Read, sector, room, chain.writable()),
-            kind::OUT if !self.read_only => self.transfer(Verb::Write, sector, given, input),
+        let asked = match kind {
+            kind::IN => self.transfer(OrderVerb::Read, sector, room, chain.writable()),
+            kind::OUT if !self.read_only => self.transfer(OrderVerb::Write, sector, given, input),
             kind::OUT => Err(IO_ERROR),
-            // What was written is in the image.
-            kind::FLUSH => return finish(chain, memory, OK, (0, 0)),
-            kind::GET_ID => return self.identify(chain, memory, room),
+            kind::FLUSH => {
+                Ok(Asked { verb: OrderVerb::Flush, sector: 0, sectors: 0, data: Cursor::default() })
+            }
+            kind::GET_ID => return self.identify(chain, memory, room).map(Looked::Done),
             kind::DISCARD | kind::WRITE_ZEROES if self.read_only => Err(IO_ERROR),
             kind::DISCARD | kind::WRITE_ZEROES => self.range(chain, memory, input, given, kind)?,
             _ => Err(UNSUPPORTED),
         };
-        match work {
-            Ok(work) => Ok(Next::More(work)),
-            Err(status) => finish(chain, memory, status, (0, 0)),
+        match asked {
+            Ok(asked) => Ok(Looked::Asked(asked)),
+            Err(status) => finish(chain, memory, status, (0, 0)).map(Looked::Done),
         }
+    }
+
+    /// Begins a request against an image.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub(crate) fn begin<M: GuestMemory>(&self, chain: &Chain, memory: &M) -> Result<Next, Broken> {
+        let Asked { verb, sector, sectors, data } = match self.look(chain, memory)? {
+            Looked::Asked(asked) => asked,
+            Looked::Done(next) => return Ok(next),
+        };
+        let verb = match verb {
+            OrderVerb::Read => Verb::Read,
+            OrderVerb::Write => Verb::Write,
+            OrderVerb::Zero { .. } => Verb::Zero,
+            // What was written is in the image, and stays there.
+            OrderVerb::Flush | OrderVerb::Discard => return finish(chain, memory, OK, (0, 0)),
+        };
+        let (offset, left) = (sector * SECTOR, sectors * SECTOR as u32);
+        Ok(Next::More(Work { verb, offset, left, data, written: 0 }))
     }
 
     /// A transfer of whole sectors inside the disk.
-    fn transfer(&self, verb: Verb, sector: u64, bytes: u32, data: Cursor) -> Result<Work, u8> {
-        let offset = self.checked(sector, bytes)?;
-        Ok(Work { verb, offset, left: bytes, data, written: 0 })
+    fn transfer(&self, verb: OrderVerb, sector: u64, bytes: u32, data: Cursor) -> Result<Asked, u8> {
+        let sectors = self.checked(sector, bytes)?;
+        Ok(Asked { verb, sector, sectors, data })
     }
 
-    /// The offset of a sector from which on there are so many bytes.
-    fn checked(&self, sector: u64, bytes: u32) -> Result<u64, u8> {
-        let sectors = u64::from(bytes) / SECTOR;
-        let end = sector.checked_add(sectors).ok_or(IO_ERROR)?;
+    /// How many sectors so many bytes are, where there are that many from this one on.
+    fn checked(&self, sector: u64, bytes: u32) -> Result<u32, u8> {
+        let sectors = bytes / SECTOR as u32;
+        let end = sector.checked_add(sectors.into()).ok_or(IO_ERROR)?;
         if !u64::from(bytes).is_multiple_of(SECTOR) || end > self.sectors() {
             return Err(IO_ERROR);
         }
-        Ok(sector * SECTOR)
+        Ok(sectors)
     }
 
     /// One range that is discarded, for which nothing is done, or zeroed.
@@ -227,7 +317,7 @@ impl<I: Image> Block<I> {
         mut input: Cursor,
         given: u32,
         kind: u32,
-    ) -> Result<Result<Work, u8>, Broken> {
+    ) -> Result<Result<Asked, u8>, Broken> {
         if given != RANGE_BYTES {
             return Ok(Err(UNSUPPORTED));
         }
@@ -246,9 +336,11 @@ impl<I: Image> Block<I> {
         if sectors > MOST_ZEROED {
             return Ok(Err(IO_ERROR));
         }
-        let zeroed = if kind == kind::WRITE_ZEROES { sectors * SECTOR as u32 } else { 0 };
-        let work = self.transfer(Verb::Zero, sector, sectors * SECTOR as u32, Cursor::default());
-        Ok(work.map(|work| Work { left: zeroed, ..work }))
+        let verb = match kind {
+            kind::WRITE_ZEROES => OrderVerb::Zero { may_unmap: flags & MAY_UNMAP != 0 },
+            _ => OrderVerb::Discard,
+        };
+        Ok(self.transfer(verb, sector, sectors * SECTOR as u32, Cursor::default()))
     }
 
     fn identify<M: GuestMemory>(&self, chain: &Chain, memory: &M, room: u32) -> Result<Next, Broken> {
@@ -288,19 +380,18 @@ impl<I: Image> Block<I> {
         chain: &Chain,
         memory: &M,
     ) -> Result<u32, Failed> {
-        let most = most.min(work.left);
+        let (most, image) = (most.min(work.left), self.image().ok_or(Failed)?);
         let (bytes, moved) = match work.verb {
-            Verb::Zero => (most, image::zero(&self.image, work.offset, most).map_err(|_| Failed)?),
+            Verb::Zero => (most, image::zero(image, work.offset, most).map_err(|_| Failed)?),
             Verb::Read => {
                 let part = work.data.next(chain, most).ok_or(Failed)?;
-                image::to_guest(&self.image, work.offset, memory, part.gpa, part.length)
-                    .map_err(|_| Failed)?;
+                image::to_guest(image, work.offset, memory, part.gpa, part.length).map_err(|_| Failed)?;
                 work.written += part.length;
                 (part.length, part.length)
             }
             Verb::Write => {
                 let part = work.data.next(chain, most).ok_or(Failed)?;
-                let moved = image::from_guest(&self.image, work.offset, memory, part.gpa, part.length)
+                let moved = image::from_guest(image, work.offset, memory, part.gpa, part.length)
                     .map_err(|_| Failed)?;
                 (part.length, moved)
             }
@@ -315,7 +406,7 @@ impl<I: Image> Block<I> {
 struct Failed;
 
 /// Writes the status, the last byte of what can be written. Of the data, so many bytes were written and moved.
-fn finish<M: GuestMemory>(
+pub(crate) fn finish<M: GuestMemory>(
     chain: &Chain,
     memory: &M,
     status: u8,
