@@ -66,7 +66,8 @@ impl Server for Shelf {
 
     fn tell(&self, slot: u16, order: Order) {
         assert_eq!(order.disk, DISK);
-        assert_eq!(self.set(slot, Slot::Told(order)), Slot::Taken);
+        let before = self.set(slot, Slot::Told(order));
+        assert!(matches!(before, Slot::Taken | Slot::Answered(Answer::Again)));
         self.told.lock().push(slot);
     }
 
@@ -335,6 +336,28 @@ fn a_chain_that_has_become_none_breaks_its_device_only() {
     stage.run();
     assert!(stage.bench.status() & crate::transport::status::NEEDS_RESET != 0);
     assert_eq!(stage.shelf.free(), SLOTS, "its slot is free");
+}
+
+#[test]
+fn what_a_server_has_forgotten_is_told_again_with_its_bytes() {
+    let mut stage = Stage::new(false);
+    let bytes = SLOT_BYTES + 512;
+    stage.bench.driver.memory.write(Gpa(DATA), &vec![0xcd; bytes as usize]).unwrap();
+    let write = stage.offer(0, OUT, 7, Some((DATA, bytes)));
+    let flush = stage.offer(1, FLUSH, 0, None);
+    stage.bench.work();
+    // It is another one now, with another window.
+    let told = core::mem::take(&mut *stage.shelf.told.lock());
+    assert_eq!(told.len(), 3);
+    for slot in told {
+        stage.bench.told.window.write(place(slot), &[0; 512]).unwrap();
+        stage.shelf.set(slot, Slot::Answered(Answer::Again));
+    }
+    stage.run();
+    assert_eq!(stage.bench.driver.collect(), [(write.into(), 1), (flush.into(), 1)]);
+    assert!(stage.disk[7 * SECTOR..][..bytes as usize].iter().all(|byte| *byte == 0xcd));
+    let told: Vec<_> = stage.orders.iter().map(|order| (order.verb, order.sector, order.sectors)).collect();
+    assert_eq!(told, [(OrderVerb::Write, 7, 128), (OrderVerb::Write, 135, 1), (OrderVerb::Flush, 0, 0)]);
 }
 
 /// One request: what, where, how many sectors, and which buffer.

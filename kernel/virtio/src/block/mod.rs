@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use vcpu::{Gpa, GuestMemory, Image, ImageError};
 
-pub(crate) use remote::{Ended, Remote, Work as Telling, scratch, status};
+pub(crate) use remote::{Ended, Remote, Way, Work as Telling, scratch, status};
 pub use server::{Answer, Order, SLOT_BYTES, SLOTS, Server, Verb as OrderVerb};
 
 use crate::STEP_BYTES;
@@ -58,7 +58,7 @@ pub(crate) const FAILED: u8 = IO_ERROR;
 const UNSUPPORTED: u8 = 2;
 
 /// Bytes of a request's header, and of a range to be discarded or zeroed.
-const HEADER_BYTES: u32 = 16;
+pub(crate) const HEADER_BYTES: u32 = 16;
 const RANGE_BYTES: u32 = 16;
 /// A range's flag: it need not be kept allocated.
 const MAY_UNMAP: u32 = 1;

@@ -19,6 +19,10 @@ pub(crate) struct Flight {
     pub(crate) queue: usize,
     pub(crate) head: u16,
     pub(crate) verb: Verb,
+    /// Its first sector.
+    sector: u64,
+    /// Sectors of the one order that it is, where that moves no bytes.
+    sectors: u32,
     /// Orders that are not answered.
     out: usize,
     /// No more orders will come of it.
@@ -59,6 +63,13 @@ pub(crate) struct Work {
     is_due: bool,
     data: Cursor,
     offset: u32,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    ToServer,
+    ToGuest,
 }
 
 /// How a request has ended.
@@ -145,6 +156,8 @@ impl Remote {
             queue,
             head,
             verb,
+            sector,
+            sectors,
             out: 0,
             is_told: false,
             is_orphan: false,
@@ -231,6 +244,14 @@ impl Remote {
         self.flights.lock().all.get(part.flight).is_some_and(|it| it.is_some_and(|flight| !flight.is_orphan))
     }
 
+    /// Tells an order again, whose slot is filled again where it is one to write.
+    pub(crate) fn retell(&self, slot: u16, flight: &Flight, part: Part) {
+        let moves = matches!(flight.verb, Verb::Read | Verb::Write);
+        let sectors = if moves { part.bytes / SECTOR as u32 } else { flight.sectors };
+        let sector = flight.sector + u64::from(part.offset) / SECTOR;
+        self.server.tell(slot, Order { disk: self.disk, verb: flight.verb, sector, sectors });
+    }
+
     /// Where the bytes of a slot are.
     pub(crate) fn place(&self, slot: u16) -> Option<(usize, Gpa)> {
         self.server.place(slot)
@@ -309,15 +330,20 @@ fn land(place: &mut Option<Flight>) -> Option<Ended> {
 pub(crate) const fn status(answer: Answer) -> u8 {
     match answer {
         Answer::Done => OK,
-        Answer::Failed => IO_ERROR,
+        // Of a request that nobody waits for.
+        Answer::Failed | Answer::Again => IO_ERROR,
         Answer::Unsupported => UNSUPPORTED,
     }
 }
 
 impl Flight {
-    /// Whether an answer has bytes for the guest.
-    pub(crate) fn brings(&self, answer: Answer) -> bool {
-        self.verb == Verb::Read && answer == Answer::Done
+    /// Whether bytes are to be copied, and where to: what was read to the guest, what is to be told again to the server.
+    pub(crate) fn copies(&self, answer: Answer) -> Option<Way> {
+        match (self.verb, answer) {
+            (Verb::Read, Answer::Done) => Some(Way::ToGuest),
+            (Verb::Write, Answer::Again) => Some(Way::ToServer),
+            _ => None,
+        }
     }
 }
 

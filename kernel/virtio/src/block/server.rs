@@ -49,6 +49,8 @@ pub enum Answer {
     Failed,
     /// There is no such thing at this disk.
     Unsupported,
+    /// Who was told is gone, and with it what was in the slot: it is to be told again.
+    Again,
 }
 
 /// The server of a VM's disks. A slot is free, taken, told, answered, and free again.
@@ -62,7 +64,7 @@ pub trait Server: Send + Sync + Debug {
     /// Where the place of a slot is that is taken: a device of the VM whose memory it is ([`crate::Wires::reach`]), and the address there.
     fn place(&self, slot: u16) -> Option<(usize, Gpa)>;
 
-    /// Tells the order in a slot that was taken.
+    /// Tells the order in a slot that was taken, or answered by [`Answer::Again`].
     fn tell(&self, slot: u16, order: Order);
 
     /// A slot of this disk's that was answered. It is answered until it is given back.

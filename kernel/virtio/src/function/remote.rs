@@ -4,9 +4,9 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use vcpu::{CopyError, Gpa, GuestMemory, Image};
 
-use super::{Function, News, Place, Turn, Work};
+use super::{BUFFER_BYTES, Function, News, Place, Turn, Work};
 use crate::STEP_BYTES;
-use crate::block::{self, Block, Ended, Looked, Next, Remote};
+use crate::block::{self, Answer, Block, Ended, Looked, Next, Remote, Way};
 use crate::interrupts::Wires;
 use crate::memory::behind;
 use crate::queue::{Broken, Chain, Cursor};
@@ -22,13 +22,6 @@ enum Copied {
     NoRam,
     /// The server's memory cannot be had now.
     Later,
-}
-
-/// Which way bytes go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    ToServer,
-    ToGuest,
 }
 
 impl<I: Image> Function<I> {
@@ -126,18 +119,22 @@ impl<I: Image> Function<I> {
                 }
             };
             let done = queue.reread(memory, &mut scratch, flight.head).and_then(|()| {
-                let (mut status, mut written) = (block::status(answer), 0);
-                if flight.brings(answer) {
-                    let mut data = scratch.writable();
-                    data.skip(&scratch, part.offset);
-                    let Some((owner, from)) = remote.place(slot) else { return Ok(None) };
-                    match copy(Way::ToGuest, (&scratch, data), memory, (owner, from, part.bytes), wires) {
-                        Copied::All(_) => written = part.bytes,
-                        Copied::NoRam => status = block::FAILED,
+                let (mut status, mut written, mut is_there) = (block::status(answer), 0, true);
+                moved += part.bytes.max(BUFFER_BYTES);
+                if let Some(way) = flight.copies(answer) {
+                    let data = data_of(way, &scratch, part.offset);
+                    let Some((owner, there)) = remote.place(slot) else { return Ok(None) };
+                    match copy(way, (&scratch, data), memory, (owner, there, part.bytes), wires) {
+                        Copied::All(_) if way == Way::ToGuest => written = part.bytes,
+                        Copied::All(_) => {}
+                        Copied::NoRam => (status, is_there) = (block::FAILED, false),
                         Copied::Later => return Ok(None),
                     }
                 }
-                moved += part.bytes.max(1024);
+                if answer == Answer::Again && is_there {
+                    remote.retell(slot, &flight, part);
+                    return Ok(Some(()));
+                }
                 let Some(ended) = remote.settle(slot, part, status, written) else { return Ok(Some(())) };
                 if let Next::Done { written, .. } =
                     block::finish(&scratch, memory, ended.status, (ended.written, 0))?
@@ -167,6 +164,17 @@ impl<I: Image> Function<I> {
         self.untold.fetch_or(self.tell(used, memory, wires), SeqCst);
         if is_served && !is_elsewhere { News::Served } else { super::receive::news(used, is_elsewhere) }
     }
+}
+
+/// Where the bytes of a part are among a request's buffers: behind the header, or in front of the status.
+fn data_of(way: Way, chain: &Chain, offset: u32) -> Cursor {
+    let (mut data, before) = match way {
+        Way::ToServer => (chain.readable(), block::HEADER_BYTES),
+        Way::ToGuest => (chain.writable(), 0),
+    };
+    data.skip(chain, before);
+    data.skip(chain, offset);
+    data
 }
 
 /// Copies between a request's buffers, from the cursor on, and the memory of a server.
