@@ -31,6 +31,7 @@ pub mod control;
 pub mod counters;
 pub mod cpu_list;
 pub mod cpuid;
+mod disks;
 mod dispatch;
 mod firmware;
 mod guest;
