@@ -42,6 +42,11 @@ messages! {
             /// Of so much.
             all: u64,
         }
+        /// A VM is paused, as there is no room for what it writes to a disk that the domain serves. Resume it where there is.
+        NoRoom = 0x4103 {
+            /// The VM.
+            vm: u64,
+        }
         /// What a VM has written to its console.
         ConsoleOutput = 0x4150 {
             /// The VM.
@@ -60,6 +65,13 @@ messages! {
         LogLine = 0x4152 {
             /// Its text.
             bytes: &'a [u8],
+        }
+        /// Orders for a VM's disks, at the port `basalt-disks`.
+        DiskOrders = 0x4180 {
+            /// The VM.
+            vm: u64,
+            /// Entries of 32 bytes ([`crate::DiskOrder`]).
+            orders: &'a [u8],
         }
     }
 }

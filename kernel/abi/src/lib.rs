@@ -15,6 +15,7 @@
 
 mod answer;
 mod codec;
+mod disk;
 mod event;
 mod frame;
 mod request;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use answer::{Answer, Link, Refusal, VmState};
 pub use codec::{Error, Name};
+pub use disk::{DiskAnswer, DiskOrder, DiskStatus, DiskVerb};
 pub use event::{Event, Reason};
 pub use frame::{HEADER_BYTES, Header, MAX_MESSAGE, Message, Stream};
 pub use request::{ALL_VCPUS, DeviceKind, MAX_INLINE, MAX_WORDS, NetworkList, PowerAction, Request};
@@ -33,5 +35,5 @@ pub const MAJOR: u16 = 1;
 ///
 /// | version | what is new |
 /// |---|---|
-/// | 1.0 | hello, VMs (create, destroy, start, stop, pause, resume, reset, button), memory copies, processors, devices, shares, status, pins, exit counters, trace rings, consoles, log, power, switch ports, rules and mirrors |
+/// | 1.0 | hello, VMs (create, destroy, start, stop, pause, resume, reset, button), memory copies, processors, devices, shares, status, pins, exit counters, trace rings, consoles, log, power, switch ports, rules and mirrors, disks that the domain serves |
 pub const MINOR: u16 = 0;

@@ -21,6 +21,9 @@ choices! {
         /// A virtio disk in the machine's memory, of zeros until [`Request::FillDisk`] says otherwise. `first` is its size in sectors of 512 bytes,
         /// bit 0 of `second` says that it is read-only to the VM. The first disk that is added is number 0.
         MemoryDisk = 4,
+        /// A virtio disk that the domain serves ([`Request::ServeDisks`]). `first` is its size in sectors, bit 0 of `second` says that it is read-only to
+        /// the VM. It has the next number among the VM's disks.
+        ServedDisk = 5,
     }
 }
 
@@ -308,6 +311,20 @@ messages! {
             list: NetworkList,
             /// Its number, from 0 on.
             number: u16,
+        }
+        /// The domain serves a VM's disks from here on, at the port `basalt-disks`. Orders that were not answered are told anew.
+        ServeDisks = 0x0180 {
+            /// The VM.
+            vm: u64,
+            /// The window: the first physical address of 2 MiB of the domain's own memory that lie together, a multiple of 4096.
+            window: u64,
+        }
+        /// Orders are answered, at the port `basalt-disks`. Where all is in order, this itself has no answer.
+        DisksDone = 0x0181 {
+            /// The VM.
+            vm: u64,
+            /// Entries of four bytes ([`crate::DiskAnswer`]).
+            answers: &'a [u8],
         }
     }
 }

@@ -7,6 +7,7 @@ use virtio::VmSet;
 use virtio::console::pipe::{Pipe, PipeEnd};
 
 use crate::config::Name;
+use crate::disks;
 use crate::networks::Networks;
 use crate::vm::StartError;
 
@@ -16,6 +17,8 @@ pub(crate) struct Links<'a> {
     pub(crate) lines: &'a mut Lines,
     /// VMs of which something is asked.
     pub(crate) asked: &'a Arc<VmSet>,
+    /// How the management domain hears of orders for disks that it serves.
+    pub(crate) news: disks::News,
 }
 
 /// The lines between ports of VMs. An end that its VM no longer has can be another one's, and a line that nobody has is no more.

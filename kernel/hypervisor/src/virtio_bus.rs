@@ -305,7 +305,7 @@ impl<'m, B: Backend, H: Host> Wires<B::Image<'m>, B::Space> for Exchange<'_, '_,
 }
 
 /// A device of a VM, behind the number by which a switch knows it.
-struct Owner {
+pub(crate) struct Owner {
     place: usize,
     /// Tells the VM from another one in its place.
     generation: u32,
@@ -315,7 +315,7 @@ struct Owner {
 
 impl Owner {
     /// The number.
-    const fn number(vm: VmId, index: usize) -> usize {
+    pub(crate) const fn number(vm: VmId, index: usize) -> usize {
         (vm.generation() as usize) << 32 | vm.index() << 8 | index
     }
 

@@ -1,19 +1,19 @@
 //! What is in hand for the domain that listens: requests that wait, what it watches, what it is told unasked.
 
-use abi::{Answer, PowerAction, Refusal, Request};
+use abi::{Answer, Event, PowerAction, Refusal, Request};
 use trace::{Kind, Subject};
 use vcpu::{Backend, Host};
 
-use super::carry_out::{carry_out, vm_of};
+use super::carry_out::{carry_out, number, vm_of};
 use super::draft::Draft;
 use super::events::Events;
 use super::waits::{News, Waits};
 use super::watch::{CONSOLE_BYTES, Consoles, Log};
-use super::{refused, switches, traces};
+use super::{Service, refused, switches, traces};
 use crate::run::Node;
 
 /// All of it.
-pub(super) struct Desk {
+pub(crate) struct Desk {
     waits: Waits,
     draft: Draft,
     events: Events,
@@ -33,39 +33,6 @@ impl Desk {
             log: Log::default(),
             power: None,
         })
-    }
-
-    /// A conversation begins.
-    pub(super) fn begin<B: Backend>(&mut self, node: &Node<'_, B>) {
-        // Whoever had the port before may have left without a trace.
-        self.clear();
-        self.events.begin(node);
-    }
-
-    /// A conversation is over.
-    pub(super) fn clear(&mut self) {
-        self.waits = Waits::default();
-        self.draft = Draft::default();
-        self.consoles.leave_all();
-        self.log = Log::default();
-    }
-
-    /// Carries a request out, and writes its answer. How long that is; `None` where the answer comes later.
-    pub(super) fn carry_out<B: Backend, H: Host>(
-        &mut self,
-        node: &Node<'_, B>,
-        host: &mut H,
-        (id, request): (u64, &Request<'_>),
-        to: &mut [u8],
-    ) -> Option<usize> {
-        if let Request::ReadTrace { cpu, from } = *request {
-            // No event: who reads comes to an end.
-            return traces::answer(host, (cpu, from), id, to);
-        }
-        host.trace(Kind::Request, Subject::NOBODY, request.kind().into(), id);
-        // What has words in its answer is written where these are.
-        switches::carry_out(node, host, id, request, to)
-            .or_else(|| self.answer(node, host, id, request)?.write(id, to))
     }
 
     fn answer<B: Backend, H: Host>(
@@ -97,45 +64,6 @@ impl Desk {
         })
     }
 
-    /// Whether nothing more can be asked for now.
-    pub(super) fn is_full(&self) -> bool {
-        self.waits.is_full()
-    }
-
-    /// Whether there is more to do at once.
-    pub(super) fn is_working(&self) -> bool {
-        self.waits.is_working()
-    }
-
-    /// Does a piece of what takes long.
-    pub(super) fn work<B: Backend>(&mut self, node: &Node<'_, B>) {
-        self.waits.work(node);
-    }
-
-    /// What is to be said before anything else is heard: to be written with an id into what `write` has.
-    pub(super) fn next<B: Backend, H: Host>(
-        &mut self,
-        node: &Node<'_, B>,
-        host: &H,
-        buffer: &mut [u8],
-    ) -> Option<usize> {
-        if let Some(event) = self.events.next(node) {
-            return event.write(0, buffer);
-        }
-        match self.waits.next(node, host.now())? {
-            News::Answer(id, answer) => answer.write(id, buffer),
-            News::Progress(event) => event.write(0, buffer),
-        }
-    }
-
-    /// What can be said where nothing else is to be done: what is watched.
-    pub(super) fn next_watched<H: Host>(&mut self, host: &mut H, buffer: &mut [u8]) -> Option<usize> {
-        let mut written = None;
-        let _ = self.consoles.next(|event| written = event.write(0, buffer))
-            || self.log.next(host, |event| written = event.write(0, buffer));
-        written
-    }
-
     /// What is to become of the machine.
     pub(super) const fn power(&self) -> Option<PowerAction> {
         self.power
@@ -147,5 +75,74 @@ impl Desk {
 
     pub(super) const fn consoles(&mut self) -> &mut Consoles {
         &mut self.consoles
+    }
+}
+
+impl Service for Desk {
+    fn begin<B: Backend>(&mut self, node: &Node<'_, B>) {
+        // Whoever had the port before may have left without a trace.
+        self.clear(node);
+        self.events.begin(node);
+    }
+
+    fn clear<B: Backend>(&mut self, _node: &Node<'_, B>) {
+        self.waits = Waits::default();
+        self.draft = Draft::default();
+        self.consoles.leave_all();
+        self.log = Log::default();
+    }
+
+    fn carry_out<B: Backend, H: Host>(
+        &mut self,
+        node: &Node<'_, B>,
+        host: &mut H,
+        (id, request): (u64, &Request<'_>),
+        to: &mut [u8],
+    ) -> Option<usize> {
+        if let Request::ReadTrace { cpu, from } = *request {
+            // No event: who reads comes to an end.
+            return traces::answer(host, (cpu, from), id, to);
+        }
+        host.trace(Kind::Request, Subject::NOBODY, request.kind().into(), id);
+        // What has words in its answer is written where these are.
+        switches::carry_out(node, host, id, request, to)
+            .or_else(|| self.answer(node, host, id, request)?.write(id, to))
+    }
+
+    fn is_full(&self) -> bool {
+        self.waits.is_full()
+    }
+
+    fn is_working(&self) -> bool {
+        self.waits.is_working()
+    }
+
+    fn work<B: Backend>(&mut self, node: &Node<'_, B>) {
+        self.waits.work(node);
+    }
+
+    fn next<B: Backend, H: Host>(
+        &mut self,
+        node: &Node<'_, B>,
+        host: &H,
+        buffer: &mut [u8],
+    ) -> Option<usize> {
+        if let Some(event) = self.events.next(node) {
+            return event.write(0, buffer);
+        }
+        if let Some(vm) = node.take_full() {
+            return Event::NoRoom { vm: number(vm) }.write(0, buffer);
+        }
+        match self.waits.next(node, host.now())? {
+            News::Answer(id, answer) => answer.write(id, buffer),
+            News::Progress(event) => event.write(0, buffer),
+        }
+    }
+
+    fn next_watched<H: Host>(&mut self, host: &mut H, buffer: &mut [u8]) -> Option<usize> {
+        let mut written = None;
+        let _ = self.consoles.next(|event| written = event.write(0, buffer))
+            || self.log.next(host, |event| written = event.write(0, buffer));
+        written
     }
 }

@@ -28,9 +28,11 @@ impl Draft {
             DeviceKind::Console => self.console = true,
             DeviceKind::Entropy => self.rng = true,
             DeviceKind::Balloon => self.balloon = true,
-            DeviceKind::MemoryDisk => {
+            DeviceKind::MemoryDisk | DeviceKind::ServedDisk => {
+                let served = kind == DeviceKind::ServedDisk;
                 // What is too large for numbers is too large for disks.
-                let disk = BlankDisk { size: first.saturating_mul(SECTOR), read_only: second & 1 != 0 };
+                let disk =
+                    BlankDisk { size: first.saturating_mul(SECTOR), read_only: second & 1 != 0, served };
                 if self.disks.try_push(disk).is_err() {
                     return Err(refused(Refusal::TooMany, MAX_DISKS as u64, 0));
                 }

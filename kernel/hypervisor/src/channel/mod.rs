@@ -10,6 +10,7 @@
 mod carry_out;
 mod dealings;
 mod desk;
+mod disk_desk;
 mod draft;
 mod events;
 mod switches;
@@ -28,9 +29,14 @@ use crate::ratelimit::{RateLimits, Site};
 use crate::run::Node;
 use crate::schedule::VmId;
 use desk::Desk;
+pub(crate) use disk_desk::DiskDesk;
 
-/// The name of the port, in the domain and of the line.
+/// The names of the ports, in the domain and of the lines: what VMs are and do,
 pub(crate) const PORT: &str = "basalt-control";
+/// and what is under way of disks that the domain serves.
+pub(crate) const DISKS_PORT: &str = "basalt-disks";
+/// Both.
+pub(crate) const PORTS: [&str; 2] = [PORT, DISKS_PORT];
 /// Bytes that are taken from the line at a time.
 const PIECE: usize = 512;
 /// Such pieces on the line at most.
@@ -78,58 +84,60 @@ enum Talk {
     Broken,
 }
 
+/// Who does what is asked at a port, and has something to say there.
+pub(crate) trait Service {
+    /// A conversation begins.
+    fn begin<B: Backend>(&mut self, node: &Node<'_, B>);
+
+    /// A conversation is over.
+    fn clear<B: Backend>(&mut self, node: &Node<'_, B>);
+
+    /// Whether nothing more can be asked for now.
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    /// Whether there is more to do at once.
+    fn is_working(&self) -> bool {
+        false
+    }
+
+    /// Does a piece of what takes long.
+    fn work<B: Backend>(&mut self, _node: &Node<'_, B>) {}
+
+    /// Carries a request out, and writes its answer. How long that is; `None` where it comes later, or there is none.
+    fn carry_out<B: Backend, H: Host>(
+        &mut self,
+        node: &Node<'_, B>,
+        host: &mut H,
+        request: (u64, &Request<'_>),
+        to: &mut [u8],
+    ) -> Option<usize>;
+
+    /// What is to be said before anything else is heard.
+    fn next<B: Backend, H: Host>(&mut self, node: &Node<'_, B>, host: &H, to: &mut [u8]) -> Option<usize>;
+
+    /// What can be said where nothing else is to be done.
+    fn next_watched<H: Host>(&mut self, _host: &mut H, _to: &mut [u8]) -> Option<usize> {
+        None
+    }
+}
+
 /// The kernel's end.
-pub(crate) struct Channel {
+pub(crate) struct Channel<S = Desk> {
     line: PipeEnd,
     talk: Talk,
     stream: Box<Stream>,
     input: Buffer<PIECE>,
     output: Box<Buffer<MAX_MESSAGE>>,
-    desk: Desk,
+    desk: S,
     limits: RateLimits,
 }
 
 impl Channel {
     /// At an end of the line whose other one is the domain's port, for VMs in so many places. `None` where there is no memory for it.
     pub(crate) fn new(line: PipeEnd, places: usize) -> Option<Self> {
-        line.set_open(true);
-        Some(Self {
-            line,
-            talk: Talk::Closed,
-            stream: heap::boxed(Stream::new())?,
-            input: Buffer::new(),
-            output: heap::boxed(Buffer::new())?,
-            desk: Desk::new(places)?,
-            limits: RateLimits::default(),
-        })
-    }
-
-    /// Whether something has come that can be looked at.
-    #[inline]
-    pub(crate) fn is_asked(&self) -> bool {
-        self.line.has_input() && !self.desk.is_full()
-    }
-
-    /// Goes on with what is in hand. True where there is more to do at once.
-    pub(crate) fn serve<B: Backend, H: Host>(&mut self, node: &Node<'_, B>, host: &mut H) -> bool {
-        self.look_who_is_there();
-        if self.talk == Talk::Closed {
-            return false;
-        }
-        self.desk.work(node);
-        for _ in 0..MESSAGES {
-            if !self.flush() {
-                return self.desk.is_working();
-            }
-            let is_said = self.talk == Talk::Greeted && self.say(|desk, to| desk.next(node, host, to));
-            if is_said || !self.desk.is_full() && self.read_one(node, host) {
-                continue;
-            }
-            if self.talk != Talk::Greeted || !self.say(|desk, to| desk.next_watched(host, to)) {
-                return self.desk.is_working();
-            }
-        }
-        true
+        Self::at(line, Desk::new(places)?)
     }
 
     /// What is to become of the machine, where the domain has said that.
@@ -152,9 +160,59 @@ impl Channel {
     pub(crate) fn forget(&mut self, place: usize) {
         self.desk.consoles().leave(place);
     }
+}
+
+impl Channel<DiskDesk> {
+    /// The same for disks that the domain serves.
+    pub(crate) fn of_disks(line: PipeEnd) -> Option<Self> {
+        Self::at(line, DiskDesk)
+    }
+}
+
+impl<S: Service> Channel<S> {
+    fn at(line: PipeEnd, desk: S) -> Option<Self> {
+        line.set_open(true);
+        Some(Self {
+            line,
+            talk: Talk::Closed,
+            stream: heap::boxed(Stream::new())?,
+            input: Buffer::new(),
+            output: heap::boxed(Buffer::new())?,
+            desk,
+            limits: RateLimits::default(),
+        })
+    }
+
+    /// Whether something has come that can be looked at.
+    #[inline]
+    pub(crate) fn is_asked(&self) -> bool {
+        self.line.has_input() && !self.desk.is_full()
+    }
+
+    /// Goes on with what is in hand. True where there is more to do at once.
+    pub(crate) fn serve<B: Backend, H: Host>(&mut self, node: &Node<'_, B>, host: &mut H) -> bool {
+        self.look_who_is_there(node);
+        if self.talk == Talk::Closed {
+            return false;
+        }
+        self.desk.work(node);
+        for _ in 0..MESSAGES {
+            if !self.flush() {
+                return self.desk.is_working();
+            }
+            let is_said = self.talk == Talk::Greeted && self.say(|desk, to| desk.next(node, host, to));
+            if is_said || !self.desk.is_full() && self.read_one(node, host) {
+                continue;
+            }
+            if self.talk != Talk::Greeted || !self.say(|desk, to| desk.next_watched(host, to)) {
+                return self.desk.is_working();
+            }
+        }
+        true
+    }
 
     /// A port that was closed and opened again is another conversation.
-    fn look_who_is_there(&mut self) {
+    fn look_who_is_there<B: Backend>(&mut self, node: &Node<'_, B>) {
         let open = self.line.is_open();
         if open == (self.talk != Talk::Closed) {
             return;
@@ -167,7 +225,7 @@ impl Channel {
         *self.stream = Stream::new();
         self.input.clear();
         self.output.clear();
-        self.desk.clear();
+        self.desk.clear(node);
     }
 
     /// Throws away what waits on the line: at most what that holds, however much comes meanwhile.
@@ -243,7 +301,7 @@ impl Channel {
     }
 
     /// Says something, where nothing else waits to be said. False where there is nothing.
-    fn say(&mut self, write: impl FnOnce(&mut Desk, &mut [u8]) -> Option<usize>) -> bool {
+    fn say(&mut self, write: impl FnOnce(&mut S, &mut [u8]) -> Option<usize>) -> bool {
         self.output.clear();
         // What the kernel says is short: it fits.
         let Some(length) = write(&mut self.desk, &mut self.output.bytes) else { return false };

@@ -12,25 +12,33 @@ use super::{
 use crate::paravirtual::Features;
 use crate::run::CreateVmError;
 
-/// A disk of zeros in the machine's memory, which it takes where something is put there.
+/// A disk of zeros in the machine's memory, which it takes where something is put there; or one that the management domain serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlankDisk {
     /// Bytes, whole sectors.
     pub size: u64,
     /// Its VM cannot write to it.
     pub read_only: bool,
+    /// The management domain has its content.
+    pub served: bool,
 }
 
 impl BlankDisk {
     /// What of a disk's size is kept in a list, so much at most.
     pub const MAX_SIZE: u64 = 64 << 30;
+    /// What others have may be as large as the kernel's largest files.
+    pub const MAX_SERVED: u64 = 1 << 60;
 
     const fn to_disk<'m>(self) -> Disk<'m> {
-        Disk { bytes: &[], size: self.size, read_only: self.read_only, serial: "" }
+        Disk { bytes: &[], size: self.size, read_only: self.read_only, serial: "", served: self.served }
     }
 
     fn can_be(&self) -> bool {
-        (SECTOR..=Self::MAX_SIZE).contains(&self.size) && self.size.is_multiple_of(SECTOR)
+        (SECTOR..=self.most()).contains(&self.size) && self.size.is_multiple_of(SECTOR)
+    }
+
+    const fn most(&self) -> u64 {
+        if self.served { Self::MAX_SERVED } else { Self::MAX_SIZE }
     }
 }
 
@@ -98,7 +106,7 @@ impl Description {
             return Err(CreateVmError::Memory { asked, least: MIN_MEMORY, most: MAX_MEMORY });
         }
         if let Some(disk) = self.disks.iter().find(|disk| !disk.can_be()) {
-            return Err(CreateVmError::Disk { asked: disk.size, most: BlankDisk::MAX_SIZE });
+            return Err(CreateVmError::Disk { asked: disk.size, most: disk.most() });
         }
         if self.nics.len() > MAX_NICS {
             return Err(CreateVmError::Nics { asked: self.nics.len(), most: MAX_NICS });

@@ -104,6 +104,8 @@ pub struct Disk<'a> {
     pub read_only: bool,
     /// Its serial number, which guests show, printable ASCII.
     pub serial: &'a str,
+    /// The management domain has its content.
+    pub served: bool,
 }
 
 /// Devices of a VM that others have not.

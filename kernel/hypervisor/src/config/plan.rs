@@ -14,7 +14,7 @@ use super::{
     ConfigError, Disk, Fault, MAX_DISKS, MAX_FILES, MAX_MODULES, MAX_VMS, Module, Name, NamedFile, VmConfig,
 };
 use super::{MAX_PORTS, name};
-use crate::channel::PORT;
+use crate::channel::PORTS;
 
 /// Bytes that firmware may have.
 const ROM_BYTES: core::ops::RangeInclusive<usize> = 64 << 10..=8 << 20;
@@ -101,11 +101,11 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The management domain has a port to the kernel, before all others.
+/// The management domain has ports to the kernel, before all others.
 fn with_channel(mut ports: ArrayVec<Name, MAX_PORTS>, hardware: bool) -> ArrayVec<Name, MAX_PORTS> {
     if hardware {
-        ports.truncate(MAX_PORTS - 1);
-        ports.insert(0, name(PORT));
+        ports.truncate(MAX_PORTS - PORTS.len());
+        PORTS.iter().rev().for_each(|port| ports.insert(0, name(port)));
     }
     ports
 }
@@ -166,7 +166,7 @@ impl<'a> Draft<'a> {
             }
             Ok(Kind::Disk { .. }) if (bytes.len() as u64) < SECTOR => Some(Fault::SmallDisk),
             Ok(Kind::Disk { read_only, serial }) => {
-                let disk = Disk { bytes, size: bytes.len() as u64, read_only, serial };
+                let disk = Disk { bytes, size: bytes.len() as u64, read_only, serial, served: false };
                 self.disks.try_push(disk).err().map(|_| Fault::ManyDisks)
             }
         };

@@ -139,7 +139,8 @@ impl<'m, B: Backend> Node<'m, B> {
         let config = heap::arc(description.into_config()).ok_or_else(short)?;
         let presence = Presence::new(name, &config).ok_or_else(short)?;
         let first = self.next_home.fetch_add(cpus, SeqCst);
-        let mut links = Links { networks: &self.networks, lines: &mut lines, asked: &self.asked };
+        let mut links =
+            Links { networks: &self.networks, lines: &mut lines, asked: &self.asked, news: self.disk_news() };
         let made = self.make_vm(host, (name, &config), first, &mut links);
         let vm = made.inspect_err(|_| lines.tidy())?;
         vm.leave_presence(presence);

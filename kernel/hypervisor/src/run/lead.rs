@@ -11,7 +11,7 @@ use super::Ended;
 use super::cpu::Cpu;
 use super::presence::Shown;
 use super::rates::Rates;
-use crate::channel::Channel;
+use crate::channel::{Channel, DiskDesk};
 use crate::config::End;
 use crate::console::Console;
 use crate::stop::StopReason;
@@ -74,6 +74,8 @@ pub(super) struct Lead {
     pub(super) listed: Option<usize>,
     /// To the management domain, where there is one.
     pub(super) channel: Option<Channel>,
+    /// The same for disks that the domain serves.
+    pub(super) disks: Option<Channel<DiskDesk>>,
     /// The domain has ended, and it was told.
     pub(super) domain_ended: bool,
     /// By their places; where there is none, there is no VM.
@@ -82,11 +84,17 @@ pub(super) struct Lead {
 
 impl Lead {
     /// For so many places as the console has, of whose VMs none is shown yet.
-    pub(super) fn new(console: Console, end: End, rates: Rates, channel: Option<Channel>) -> Self {
+    pub(super) fn new(
+        console: Console,
+        end: End,
+        rates: Rates,
+        (channel, disks): (Option<Channel>, Option<Channel<DiskDesk>>),
+    ) -> Self {
         let mut shown = Vec::new();
         shown.resize_with(console.places(), || None);
         Self {
             channel,
+            disks,
             shown,
             console,
             rates,
@@ -120,6 +128,7 @@ impl Lead {
 
     /// When it is time, looks at everything: bytes of guests, of the log, and keys; and whether the end has come.
     pub(super) fn look<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
+        self.serve_disks(cpu);
         let is_asked = self.channel.as_ref().is_some_and(Channel::is_asked);
         if cpu.host.now() < self.next && !is_asked && !cpu.node.changed.load(SeqCst) {
             return;
@@ -152,6 +161,16 @@ impl Lead {
         self.look_for_the_end(cpu);
         let soon = talks || self.pending || self.listed.is_some() || !cpu.node.leaving.is_empty();
         self.next = cpu.host.now() + if soon { CONSOLE_DRAIN } else { CONSOLE_POLL };
+    }
+
+    /// Hands orders for disks to the management domain, and its answers back.
+    #[inline]
+    fn serve_disks<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
+        let Some(disks) = &mut self.disks else { return };
+        if disks.is_asked() || !cpu.node.orders.is_empty() {
+            disks.serve(cpu.node, cpu.host);
+            cpu.rota.answer_calls(cpu.host);
+        }
     }
 
     /// Bytes between the guests' serial ports and the console, both ways.

@@ -19,6 +19,7 @@ pub(crate) mod poll;
 pub(crate) mod presence;
 pub(crate) mod rates;
 mod rota;
+mod served;
 mod sleepers;
 mod slice;
 mod stretch;
@@ -34,9 +35,10 @@ use spin::{Mutex, Once};
 use vcpu::{Backend, BringUp, Hardware, Host, Nanos, Random};
 use virtio::VmSet;
 
-use crate::channel::{self, Channel};
+use crate::channel::{self, Channel, DiskDesk};
 use crate::config::{self, End, Module, Options, Plan, Size};
 use crate::console::Console;
+use crate::disks;
 use crate::links::{Lines, Links};
 use crate::mailbox::Mailboxes;
 use crate::networks::Networks;
@@ -85,6 +87,10 @@ pub struct Node<'m, B: Backend> {
     lines: Mutex<Lines>,
     /// VMs for whose network devices something has come.
     calls: Arc<VmSet>,
+    /// VMs with orders for disks that the management domain serves,
+    pub(crate) orders: Arc<VmSet>,
+    /// and those that wait for room there, which it was not told of.
+    pub(crate) full: VmSet,
     /// VMs of which something is asked.
     asked: Arc<VmSet>,
     /// VMs that are to be unmade.
@@ -140,6 +146,8 @@ impl<'m, B: Backend> Node<'m, B> {
             networks: Networks::new(seed(&backend, host)),
             lines: Mutex::new(Lines::new(&calls)),
             calls,
+            orders: Arc::default(),
+            full: VmSet::default(),
             asked: Arc::default(),
             leaving: VmSet::default(),
             news: VmSet::default(),
@@ -180,12 +188,12 @@ impl<'m, B: Backend> Node<'m, B> {
             }
             let taken = host.taken();
             let first = self.next_home.load(SeqCst);
-            let (networks, asked) = (&self.networks, &self.asked);
+            let (networks, asked, news) = (&self.networks, &self.asked, self.disk_news());
             let made = self.make_vm(
                 host,
                 (name, config),
                 first,
-                &mut Links { networks, lines: &mut self.lines.lock(), asked },
+                &mut Links { networks, lines: &mut self.lines.lock(), asked, news },
             );
             match made {
                 Ok(vm) => {
@@ -208,16 +216,23 @@ impl<'m, B: Backend> Node<'m, B> {
         });
     }
 
-    /// The kernel's end of the line to the management domain, where there is one.
-    fn open_channel(&self) -> Option<Channel> {
-        let domain = self.domain_id()?;
+    /// The kernel's ends of the lines to the management domain, where there is one.
+    fn open_channels(&self) -> (Option<Channel>, Option<Channel<DiskDesk>>) {
+        let Some(domain) = self.domain_id() else { return (None, None) };
         // The domain itself is called when something comes for the kernel: so it hears of it, who must look anyway.
-        let line = self.lines.lock().end(config::name(channel::PORT), domain.index());
-        let channel = line.ok().and_then(|line| Channel::new(line, self.places.len()));
-        if channel.is_none() {
-            log::error!("no memory for the channel to the management domain");
+        let line = |name| self.lines.lock().end(config::name(name), domain.index()).ok();
+        let control = line(channel::PORT).and_then(|line| Channel::new(line, self.places.len()));
+        let disks = line(channel::DISKS_PORT).and_then(|line| Channel::of_disks(line));
+        if control.is_none() || disks.is_none() {
+            log::error!("no memory for the channels to the management domain");
         }
-        channel
+        (control, disks)
+    }
+
+    /// How a VM's devices tell that there are orders for its disks.
+    fn disk_news(&self) -> disks::News {
+        let domain = self.domain.map_or(0, |(domain, _)| domain.index());
+        disks::News { vms: Arc::clone(&self.orders), calls: Arc::clone(&self.calls), domain }
     }
 
     /// Makes room for all these VMs, and for some that are made later, in what is sized by their number.
@@ -256,7 +271,7 @@ impl<'m, B: Backend> Node<'m, B> {
         let mut console = Console::new(self.places.len());
         console.remember(cpu.host);
         let rates = Rates::new(cpu.host, self.places.len(), self.scheduler.cpus(), self.options.times);
-        let mut lead = Lead::new(console, self.options.end, rates, self.open_channel());
+        let mut lead = Lead::new(console, self.options.end, rates, self.open_channels());
         let mut vms = 0;
         self.places.each(|vm| {
             lead.welcome(vm);
@@ -299,6 +314,14 @@ impl<B: Backend, H: Host> Prepared<'_, '_, '_, B, H> {
     pub(crate) fn talk(&mut self, channel: Channel) {
         if let Some(lead) = &mut self.lead {
             lead.channel = Some(channel);
+        }
+    }
+
+    /// The same of disks that a domain serves.
+    #[cfg(test)]
+    pub(crate) fn talk_of_disks(&mut self, channel: Channel<DiskDesk>) {
+        if let Some(lead) = &mut self.lead {
+            lead.disks = Some(channel);
         }
     }
 

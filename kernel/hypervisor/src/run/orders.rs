@@ -217,7 +217,12 @@ impl<'m, B: Backend> Node<'m, B> {
     /// It is gone, or was not paused.
     pub fn resume<H: Host>(&self, host: &mut H, id: VmId) -> Result<(), ManageError> {
         let vm = self.of(id)?;
-        if self.go_on(host, &vm) { Ok(()) } else { Err(not_now(&vm)) }
+        if !self.go_on(host, &vm) {
+            return Err(not_now(&vm));
+        }
+        // There may be room by now.
+        vm.depot.iter().for_each(|depot| depot.retry());
+        Ok(())
     }
 
     /// Says where the first vCPU of a VM begins that was made by [`Self::create`]: it holds until another is said.

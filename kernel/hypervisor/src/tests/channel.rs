@@ -4,7 +4,10 @@ use std::string::String;
 use std::sync::Arc;
 use std::vec::Vec;
 
-use abi::{Answer, Event, HEADER_BYTES, Link, MAX_MESSAGE, Name, Reason, Refusal, Request, Stream, VmState};
+use abi::{
+    Answer, DiskOrder, Event, HEADER_BYTES, Link, MAX_MESSAGE, Name, Reason, Refusal, Request, Stream,
+    VmState,
+};
 use trace::{EVENT_BYTES, Event as Traced};
 use vcpu::{Gpa, GuestMemory, Nanos};
 use virtio::VmSet;
@@ -58,6 +61,8 @@ pub(super) enum Heard {
     Output(u64, Vec<u8>),
     Lost(u64, u64),
     Line(String),
+    NoRoom(u64),
+    Orders(u64, Vec<DiskOrder>),
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -73,6 +78,12 @@ impl Heard {
             Event::ConsoleOutput { vm, bytes } => Self::Output(vm, bytes.to_vec()),
             Event::ConsoleLost { vm, count } => Self::Lost(vm, count),
             Event::LogLine { bytes } => Self::Line(text(bytes)),
+            Event::NoRoom { vm } => Self::NoRoom(vm),
+            Event::DiskOrders { vm, orders } => {
+                let (orders, rest) = orders.as_chunks();
+                assert!(rest.is_empty(), "whole entries");
+                Self::Orders(vm, orders.iter().map(|it| DiskOrder::from_bytes(it).expect("one")).collect())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -84,6 +95,20 @@ impl Domain {
         let pipe = Pipe::new(&Arc::<VmSet>::default()).expect("memory");
         let (line, end) = (pipe.take(0).expect("free"), pipe.take(1).expect("free"));
         place.first.talk(Channel::new(end, 256).expect("memory"));
+        Self::on(line)
+    }
+
+    /// That serves disks, on another line of its own, with the versions told.
+    pub(super) fn of_disks(place: &mut Place<'_, '_>) -> Self {
+        let pipe = Pipe::new(&Arc::<VmSet>::default()).expect("memory");
+        let (line, end) = (pipe.take(0).expect("free"), pipe.take(1).expect("free"));
+        place.first.talk_of_disks(Channel::of_disks(end).expect("memory"));
+        let mut domain = Self::on(line);
+        domain.greet(place);
+        domain
+    }
+
+    fn on(line: PipeEnd) -> Self {
         line.set_open(true);
         Self { line, stream: Stream::new(), next: 1, events: Vec::new(), traced: Vec::new() }
     }

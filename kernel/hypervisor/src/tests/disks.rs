@@ -52,7 +52,7 @@ pub(super) fn board() -> Vec<Step> {
 }
 
 /// As a driver takes the device into use.
-fn driver() -> Vec<Step> {
+pub(super) fn driver() -> Vec<Step> {
     stores(&[
         (BAR + 0x14, 1, 3),
         (BAR + 0x08, 4, 1),
@@ -77,7 +77,7 @@ pub(super) fn describe(guest: &Guest<'_>, index: u64, gpa: u64, length: u32, fla
 }
 
 /// Offers a read of one sector, and tells.
-fn read_sector(guest: &mut Guest<'_>, sector: u64) -> Exit {
+pub(super) fn read_sector(guest: &mut Guest<'_>, sector: u64) -> Exit {
     const NEXT: u16 = 1;
     const WRITE: u16 = 2;
     guest.memory.write(Gpa(BUFFER + 8), &sector.to_le_bytes()).unwrap();
@@ -88,7 +88,7 @@ fn read_sector(guest: &mut Guest<'_>, sector: u64) -> Exit {
     store(guest, NOTIFY, 2, 0)
 }
 
-fn bytes<const N: usize>(guest: &Guest<'_>, gpa: u64) -> [u8; N] {
+pub(super) fn bytes<const N: usize>(guest: &Guest<'_>, gpa: u64) -> [u8; N] {
     let mut bytes = [0; N];
     guest.memory.read(Gpa(gpa), &mut bytes).unwrap();
     bytes

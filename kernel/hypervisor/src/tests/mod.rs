@@ -8,6 +8,7 @@ mod bench;
 mod channel;
 mod channel_dealings;
 mod channel_devices;
+mod channel_disks;
 mod channel_events;
 mod channel_networks;
 mod channel_power;

@@ -9,13 +9,14 @@ use arrayvec::ArrayVec;
 use spin::Mutex;
 use vcpu::{Backend, Image, MemoryError, Nanos};
 use virtio::balloon;
-use virtio::block::Block;
+use virtio::block::{Block, SECTOR, Server};
 use virtio::console::{Console, Line};
 use virtio::net::Net;
 use virtio::{Function, Kind};
 
 use super::{Owner, VirtioBus};
 use crate::config::{MAX_PORTS, Name, VmConfig};
+use crate::disks::Depot;
 use crate::links::Links;
 use crate::networks::Device;
 use crate::run::ROOM_FOR_ONE;
@@ -36,14 +37,22 @@ impl<I: Image> VirtioBus<I> {
         backend: &B,
         config: &VmConfig<'m>,
         (links, vm, name): (&mut Links<'_>, VmId, Name),
-        terminal: Option<&Arc<SerialLine>>,
+        (terminal, depot): (Option<&Arc<SerialLine>>, Option<&Arc<Depot>>),
     ) -> Result<Self, StartError> {
         let mut functions = Vec::new();
         let most = config.disks.len() + config.nics.len() + 3;
         functions.try_reserve_exact(most).map_err(|_| StartError::NoRoom)?;
-        for disk in &config.disks {
-            let image = backend.create_image(disk.bytes, disk.size)?;
-            let kind = Kind::Block(Block::new(image, disk.read_only, disk.serial));
+        for (number, disk) in config.disks.iter().enumerate() {
+            let block = match depot.filter(|_| disk.served) {
+                Some(depot) => {
+                    let (server, sectors): (Arc<dyn Server>, _) =
+                        (Arc::<Depot>::clone(depot), disk.size / SECTOR);
+                    Block::served(server, number as u16, sectors, disk.read_only, disk.serial)
+                        .ok_or(StartError::NoRoom)?
+                }
+                None => Block::new(backend.create_image(disk.bytes, disk.size)?, disk.read_only, disk.serial),
+            };
+            let kind = Kind::Block(block);
             let queues = config.cpus.min(DISK_QUEUES);
             functions.push(Function::new(kind, queues).ok_or(StartError::NoQueues { queues })?);
         }

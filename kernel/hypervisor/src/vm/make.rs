@@ -16,6 +16,7 @@ use super::slot::Slot;
 use super::task::Stage;
 use super::{Birth, StartError, Vm, task};
 use crate::config::{Name, VmConfig};
+use crate::disks::Depot;
 use crate::firmware::add_devices;
 use crate::hardware::Hardware;
 use crate::heap;
@@ -56,7 +57,11 @@ impl<'m, B: Backend> Vm<'m, B> {
             true => Some(line().and_then(|line| heap::arc(line).ok_or(StartError::NoConsole))?),
             false => None,
         };
-        let virtio = VirtioBus::new(backend, config, (links, id, name), terminal.as_ref())?;
+        let depot = match config.disks.iter().any(|disk| disk.served) {
+            true => Some(Depot::new(id.index(), &links.news).ok_or(StartError::NoRoom)?),
+            false => None,
+        };
+        let virtio = VirtioBus::new(backend, config, (links, id, name), (terminal.as_ref(), depot.as_ref()))?;
         let virtio = match &hardware {
             Some(hardware) => virtio.among(|count| hardware.slots(count)),
             None => virtio,
@@ -72,6 +77,7 @@ impl<'m, B: Backend> Vm<'m, B> {
             life: Life::new(links.asked, id.index()),
             virtio,
             terminal,
+            depot,
             name,
             config: Arc::clone(config),
             map,

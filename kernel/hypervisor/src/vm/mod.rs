@@ -26,6 +26,7 @@ use trace::Kind;
 use vcpu::{AddressSpace, Backend, Gpa, Host, Nanos};
 
 use crate::config::{Name, Restart, VmConfig};
+use crate::disks::Depot;
 use crate::hardware::Hardware;
 use crate::mailbox::Mailboxes;
 use crate::memory_map::MemoryMap;
@@ -68,6 +69,8 @@ pub(crate) struct Vm<'m, B: Backend> {
     pub(crate) serial: SerialLine,
     /// The line behind its virtio console, where it has one.
     pub(crate) terminal: Option<Arc<SerialLine>>,
+    /// What of its disks is under way, where the management domain serves some.
+    pub(crate) depot: Option<Arc<Depot>>,
     pub(crate) life: Life,
     /// How far its task has come.
     stage: Mutex<Stage<B>>,
