@@ -5,6 +5,7 @@
 //! * `drivers`: loads the modules that the machine's devices ask for, now and when something is plugged in.
 //! * `network`: the node's own addresses, by DHCP.
 //! * `storage`: the disks, and the file system with the node's data.
+//! * `worker`: one VM's disks, without rights.
 //! * `modprobe`: loads what the kernel itself asks for; `/sbin/modprobe` is a link to this program.
 //!
 //! A process tells the others what it found by a file below `/run/basalt` ([`facts`]); nothing else is shared, so each may die and come back.
@@ -23,6 +24,7 @@ mod signals;
 mod status;
 mod storage;
 mod uevent;
+mod worker;
 
 use std::io::Result;
 use std::process::ExitCode;
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Some("drivers") => drivers::run(),
         Some("network") => network::run(),
         Some("storage") => storage::run(),
+        Some("worker") => worker::run(),
         Some("modprobe") => drivers::modprobe(words),
         _ => {
             eprintln!(

@@ -76,7 +76,7 @@ impl Channel {
         let begun = Instant::now();
         for cookie in 0..PINGS {
             self.ask(&Request::Ping { cookie: cookie.into() }, |answer| match answer {
-                Answer::Pong { cookie: told } if told == cookie.into() => Ok(()),
+                Answer::Pong { cookie: told } if told == u64::from(cookie) => Ok(()),
                 other => Err(strange(&other)),
             })?;
         }

@@ -1,0 +1,105 @@
+//! One VM's disks: this process has the images that were handed to it open, the window, and a socket to the hub; and no rights beside. What an
+//! image says is read nowhere else, so that one which is made to do harm does it here.
+//!
+//! First the hub says what the disks are, with their files and the window; this says how large they are, or what is wrong. From then on orders come,
+//! and answers go, as `docs/disks.md` has them.
+
+mod image;
+mod orders;
+
+use std::fs::File;
+use std::io::{Error, ErrorKind, IoSliceMut, Result, stdin};
+use std::os::fd::AsFd;
+
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+use serde::{Deserialize, Serialize};
+use vm_memory::{FileOffset, MmapRegion};
+
+pub(crate) use image::Format;
+use image::Image;
+use orders::{Orders, WINDOW_BYTES};
+
+/// Bytes of a message at most: what the disks are; orders are shorter.
+pub(crate) const MESSAGE_BYTES: usize = 8192;
+/// Files that come with it at most: the window, and a disk each.
+const MOST_FILES: usize = 9;
+
+/// What the disks are, in the order of their files.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Disks {
+    pub(crate) disks: Vec<Disk>,
+}
+
+/// One of them.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Disk {
+    pub(crate) format: Format,
+    pub(crate) read_only: bool,
+}
+
+/// What has become of them.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Opened {
+    /// Sectors of each.
+    Sectors(Vec<u64>),
+    /// Why one of them cannot be had.
+    Error(String),
+}
+
+/// The process. It ends when the hub does.
+pub(crate) fn run() -> Result<bool> {
+    let socket = stdin();
+    let socket = socket.as_fd();
+    rustix::thread::set_no_new_privs(true)?;
+    let (images, window) = match begin(socket) {
+        Ok(begun) => begun,
+        Err(error) => {
+            tell(socket, &Opened::Error(error.to_string()))?;
+            return Err(error);
+        }
+    };
+    tell(socket, &Opened::Sectors(images.iter().map(Image::sectors).collect()))?;
+    Orders { images: &images, window: &window }.serve(socket)?;
+    images.iter().try_for_each(Image::flush)?;
+    Ok(true)
+}
+
+fn tell(socket: BorrowedFd<'_>, opened: &Opened) -> Result<()> {
+    let text = toml::to_string(opened).map_err(Error::other)?;
+    send(socket, text.as_bytes(), SendFlags::empty())?;
+    Ok(())
+}
+
+/// Hears what the disks are, and opens them.
+fn begin(socket: BorrowedFd<'_>) -> Result<(Vec<Image>, MmapRegion)> {
+    let (text, mut files) = hear(socket)?;
+    let Disks { disks } = toml::from_str(&text).map_err(Error::other)?;
+    if files.len() != disks.len() + 1 {
+        return Err(Error::new(ErrorKind::InvalidInput, "each disk and the window come with a file"));
+    }
+    let window = File::from(files.remove(0));
+    let window = MmapRegion::from_file(FileOffset::new(window, 0), WINDOW_BYTES).map_err(Error::other)?;
+    let open = |(number, (disk, file)): (usize, (&Disk, OwnedFd))| {
+        Image::open(File::from(file), disk.format, disk.read_only, true)
+            .map_err(|error| Error::other(format!("disk {number}: {error}")))
+    };
+    let images = disks.iter().zip(files).enumerate().map(open).collect::<Result<_>>()?;
+    Ok((images, window))
+}
+
+/// A message with the files that came with it.
+fn hear(socket: BorrowedFd<'_>) -> Result<(String, Vec<OwnedFd>)> {
+    let mut bytes = [0; MESSAGE_BYTES];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let heard = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let files = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    let files = files.flatten().collect();
+    let text = bytes.get(..heard.bytes).unwrap_or_default().to_vec();
+    Ok((String::from_utf8(text).map_err(Error::other)?, files))
+}
