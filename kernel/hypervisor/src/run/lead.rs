@@ -134,11 +134,13 @@ impl Lead {
             return;
         }
         self.meet(cpu);
+        cpu.rota.look(cpu.host, "VMs that come and go");
         if self.tells_bring_up
             && let Some(bring_up) = cpu.node.bring_up.get()
         {
             self.tells_bring_up = false;
             log::info!(target: "bring-up", "{bring_up}");
+            cpu.rota.look(cpu.host, "the line of the bring-up");
         }
         let rota = &mut cpu.rota;
         self.rates.look(cpu.node, cpu.host, |host| rota.look(host, "a line of the times"));

@@ -10,6 +10,8 @@ use crate::vm::slot::Slot;
 
 /// How often counters are looked at.
 const PERIOD: Nanos = Nanos::from_secs(1);
+/// VMs whose counters are read at a time: some thousand instructions.
+const VMS_AT_ONCE: usize = 16;
 
 /// Counters of a VM, or what they grew by.
 #[derive(Clone, Copy, Default, Debug)]
@@ -62,7 +64,7 @@ impl Rates {
         rates
     }
 
-    /// Looks at the counters when it is time. `between` is called between two lines, so that this is never long.
+    /// Looks at the counters when it is time. `between` is called between some VMs, and between two lines, so that this is never long.
     pub(super) fn look<B: Backend, H: Host>(
         &mut self,
         node: &Node<'_, B>,
@@ -72,7 +74,7 @@ impl Rates {
         let now = host.now();
         if now >= self.next {
             self.next = now + PERIOD;
-            self.count(node, host.tsc());
+            self.count(node, host, &mut between);
             between(host);
         }
         if let Some((at, period)) = self.tell
@@ -83,12 +85,21 @@ impl Rates {
         }
     }
 
-    fn count<B: Backend>(&mut self, node: &Node<'_, B>, tsc: u64) {
+    fn count<B: Backend, H: Host>(
+        &mut self,
+        node: &Node<'_, B>,
+        host: &mut H,
+        between: &mut impl FnMut(&mut H),
+    ) {
+        let tsc = host.tsc();
         let span = tsc.wrapping_sub(self.looked).max(1);
         self.looked = tsc;
         let hz = node.tsc_hz;
         let share = |ticks: u64| (u128::from(ticks) * 1000 / u128::from(span)) as u64;
         for (place, (before, rate)) in self.vms.iter_mut().enumerate() {
+            if place % VMS_AT_ONCE == VMS_AT_ONCE - 1 {
+                between(host);
+            }
             let Some(counts) = node.places.with(place, |vm| count(node, vm)) else { continue };
             let exits = u128::from(counts.exits.saturating_sub(before.exits));
             *rate = Rate {
