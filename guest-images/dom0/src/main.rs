@@ -5,18 +5,21 @@
 //! * `drivers`: loads the modules that the machine's devices ask for, now and when something is plugged in.
 //! * `network`: the node's own addresses, by DHCP.
 //! * `storage`: the disks, and the file system with the node's data.
+//! * `disks`: hands orders for VMs' disks to workers, and their answers back.
 //! * `worker`: one VM's disks, without rights.
 //! * `modprobe`: loads what the kernel itself asks for; `/sbin/modprobe` is a link to this program.
 //!
 //! A process tells the others what it found by a file below `/run/basalt` ([`facts`]); nothing else is shared, so each may die and come back.
 #![forbid(unsafe_code)]
 
+mod channel;
 mod clock;
 mod command_line;
 mod control;
 mod dhcp;
 mod drivers;
 mod facts;
+mod hub;
 mod init;
 mod log;
 mod network;
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Some("drivers") => drivers::run(),
         Some("network") => network::run(),
         Some("storage") => storage::run(),
+        Some("disks") => hub::run(),
         Some("worker") => worker::run(),
         Some("modprobe") => drivers::modprobe(words),
         _ => {

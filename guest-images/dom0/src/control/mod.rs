@@ -1,7 +1,6 @@
 //! Knows the state of the node: gathers what the other processes tell and what Basalt's kernel says of VMs, says when the node is ready, and shows
 //! the status page.
 
-mod channel;
 mod screen;
 mod vms;
 mod wall_clock;
@@ -16,11 +15,11 @@ use rustix::fd::AsFd;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
+use crate::channel::{self, Channel};
 use crate::network::{report, seen};
 use crate::signals::{caught, is_signalled};
 use crate::status::{Status, Vm};
 use crate::{clock, facts, log, storage};
-use channel::Channel;
 use screen::Screens;
 use vms::Vms;
 use wall_clock::WallClock;
@@ -105,7 +104,7 @@ impl Kernel {
 
     fn ask(&mut self) -> Result<Vec<Vm>> {
         if self.channel.is_none() {
-            self.channel = Channel::open()?;
+            self.channel = Channel::open(channel::CONTROL)?;
             if let Some(channel) = &mut self.channel {
                 log::info(&format!("Basalt's kernel answers, in {} us", channel.round_trip()?.as_micros()));
                 let events = channel.trace(0)?;

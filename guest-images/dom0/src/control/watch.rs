@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use abi::{Answer, Refusal, Request, VmState};
 
-use super::channel::{Channel, strange};
+use crate::channel::{Channel, strange};
 use crate::status::{RUNNING, Vm};
 
 /// More VMs than there can be: whoever tells of so many tells nonsense.

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::worker::Format;
+
 /// The file's name.
 pub(super) const NAME: &str = "vm.toml";
 const SECTOR: u64 = 512;
@@ -58,13 +60,15 @@ pub(super) struct VmFile {
     pub(super) disks: Vec<Disk>,
 }
 
-/// A disk in memory with a file's content.
+/// A disk: in memory, with a file's content at first; or, where it has a format, in the file.
 #[derive(Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Disk {
     /// The file.
     pub(super) file: String,
-    /// The VM cannot write to it. What it writes to others is lost with it.
+    /// How the disk's content lies in the file. Where nothing is said, the file is copied into memory, and what the VM writes is lost with it.
+    pub(super) format: Option<Format>,
+    /// The VM cannot write to it.
     #[serde(default)]
     pub(super) read_only: bool,
 }
@@ -213,7 +217,7 @@ mod tests {
         let file = VmFile::parse(text).expect("valid");
         assert_eq!((file.cpus, file.memory.0, file.networks.len()), (2, 1 << 30, 2));
         assert_eq!((file.weight, file.cap, file.reservation, file.pin), (300, 150, 50, Some(Cpus(0b1011))));
-        assert_eq!(file.disks, [Disk { file: "root.img".to_owned(), read_only: true }]);
+        assert_eq!(file.disks, [Disk { file: "root.img".to_owned(), format: None, read_only: true }]);
     }
 
     #[test]
@@ -229,6 +233,7 @@ mod tests {
             ("kernel = \"k\"\npin = \"64\"", "line 2"),
             ("kernel = \"k\"\nweight = 70000", "line 2"),
             ("kernel = \"k\"\n[[disks]]\nread_only = true", "`file`"),
+            ("kernel = \"k\"\n[[disks]]\nfile = \"f\"\nformat = \"vmdk\"", "line 4"),
         ] {
             let error = VmFile::parse(text).expect_err(text).to_string();
             assert!(error.contains(culprit), "{text:?}: {error}");

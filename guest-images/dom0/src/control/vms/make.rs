@@ -8,15 +8,18 @@ use abi::{ALL_VCPUS, Answer, DeviceKind, Name, Request};
 use loader::{E820Entry, EntryState, MemoryKind};
 use vcpu::Gpa;
 
+use super::disks;
 use super::file::{self, VmFile, named};
 use super::window::{Memory, Window};
-use crate::control::channel::{Channel, strange};
+use crate::channel::{Channel, strange};
+use crate::hub::{Ask, DiskFile};
 
 /// What a VM begins with, in this process' memory.
 struct Files {
     kernel: Vec<u8>,
     initrd: Option<Vec<u8>>,
-    disks: Vec<Vec<u8>>,
+    /// Of disks in memory.
+    disks: Vec<Option<Vec<u8>>>,
 }
 
 impl Files {
@@ -28,7 +31,11 @@ impl Files {
         Ok(Self {
             kernel: read(&vm.kernel)?,
             initrd: vm.initrd.as_ref().map(read).transpose()?,
-            disks: vm.disks.iter().map(|disk| read(&disk.file)).collect::<Result<_>>()?,
+            disks: vm
+                .disks
+                .iter()
+                .map(|disk| disk.format.is_none().then(|| read(&disk.file)).transpose())
+                .collect::<Result<_>>()?,
         })
     }
 }
@@ -40,8 +47,11 @@ impl Files {
 pub(super) fn make(channel: &mut Channel, window: &mut Window, name: Name, folder: &Path) -> Result<u64> {
     let vm_file = VmFile::read(folder)?;
     let files = Files::read(folder, &vm_file)?;
-    let vm = create(channel, name, &vm_file, &files)?;
-    let started = set(channel, vm, &vm_file).and_then(|()| fill(channel, window, vm, &vm_file, &files));
+    let sectors = open_disks(name, folder, &vm_file)?;
+    let vm = create(channel, name, (&vm_file, &files), &sectors)?;
+    let started = serve_disks(name, vm, &sectors)
+        .and_then(|()| set(channel, vm, &vm_file))
+        .and_then(|()| fill(channel, window, vm, &vm_file, &files));
     if started.is_err() {
         // The error is the first one.
         let _ = channel.order(&Request::DestroyVm { vm });
@@ -49,17 +59,41 @@ pub(super) fn make(channel: &mut Channel, window: &mut Window, name: Name, folde
     started.map(|()| vm)
 }
 
+/// Has those of its disks opened that are in files. Sectors of each.
+fn open_disks(name: Name, folder: &Path, vm: &VmFile) -> Result<Vec<u64>> {
+    let file = |disk: &file::Disk| {
+        Some(DiskFile { path: folder.join(&disk.file), format: disk.format?, read_only: disk.read_only })
+    };
+    let disks: Vec<_> = vm.disks.iter().filter_map(file).collect();
+    if disks.is_empty() {
+        return Ok(Vec::new());
+    }
+    disks::ask(&Ask::Open { name: name.as_str().to_owned(), disks })
+}
+
+/// Has them served, where there are some.
+fn serve_disks(name: Name, vm: u64, sectors: &[u64]) -> Result<()> {
+    if !sectors.is_empty() {
+        disks::ask(&Ask::Serve { name: name.as_str().to_owned(), vm })?;
+    }
+    Ok(())
+}
+
 /// Says what it has, and makes it.
-fn create(channel: &mut Channel, name: Name, vm: &VmFile, files: &Files) -> Result<u64> {
+fn create(channel: &mut Channel, name: Name, (vm, files): (&VmFile, &Files), sectors: &[u64]) -> Result<u64> {
     channel.order(&Request::ForgetDevices {})?;
     let devices =
         [(vm.console, DeviceKind::Console), (vm.rng, DeviceKind::Entropy), (vm.balloon, DeviceKind::Balloon)];
     for (_, kind) in devices.into_iter().filter(|(wanted, _)| *wanted) {
         channel.order(&Request::AddDevice { kind, first: 0, second: 0 })?;
     }
+    let mut sectors = sectors.iter();
     for (disk, bytes) in vm.disks.iter().zip(&files.disks) {
-        let (first, second) = (file::sectors(bytes.len() as u64), disk.read_only.into());
-        channel.order(&Request::AddDevice { kind: DeviceKind::MemoryDisk, first, second })?;
+        let (kind, first) = match bytes {
+            Some(bytes) => (DeviceKind::MemoryDisk, file::sectors(bytes.len() as u64)),
+            None => (DeviceKind::ServedDisk, sectors.next().copied().unwrap_or(0)),
+        };
+        channel.order(&Request::AddDevice { kind, first, second: disk.read_only.into() })?;
     }
     for text in &vm.networks {
         let (text, _) = network_and_words(text);
@@ -106,7 +140,9 @@ fn set(channel: &mut Channel, vm: u64, file: &VmFile) -> Result<()> {
 /// Gives it its memory and what is to be in it, and starts it.
 fn fill(channel: &mut Channel, window: &mut Window, vm: u64, file: &VmFile, files: &Files) -> Result<()> {
     channel.order(&Request::Start { vm })?;
-    for (number, bytes) in files.disks.iter().enumerate() {
+    let in_memory =
+        files.disks.iter().enumerate().filter_map(|(number, bytes)| Some((number, bytes.as_ref()?)));
+    for (number, bytes) in in_memory {
         window.fill(channel, vm, u16::try_from(number).map_err(Error::other)?, bytes)?;
     }
     let (map, rsdp) = memory_map(channel, vm)?;

@@ -1,6 +1,7 @@
 //! The node's VMs: those of the folders below `/etc/basalt/vms` are made when the kernel can be asked, in the order of their names, and unmade when
 //! they have ended.
 
+mod disks;
 mod file;
 mod make;
 mod window;
@@ -13,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use abi::{Name, Reason, Request};
 
-use super::channel::{Channel, News};
 use super::watch::Watch;
+use crate::channel::{Channel, News};
+use crate::hub::Ask;
 use crate::log;
 use crate::status::Vm;
 use window::Window;
@@ -96,6 +98,11 @@ impl Vms {
             match news {
                 News::Ended(vm, reason) => self.ended(channel, vm, reason)?,
                 News::Reset(vm) => self.reset(channel, vm)?,
+                News::NoRoom(vm) => {
+                    let name = self.made.get(&vm).map_or("?", String::as_str);
+                    log::warn(&format!("VM {name}: stands still: there is no room for what it writes"));
+                }
+                News::Orders(..) => {}
             }
         }
         Ok(())
@@ -158,6 +165,8 @@ impl Vms {
 
     fn unmake(&mut self, channel: &mut Channel, vm: u64, name: &str) -> Result<()> {
         channel.order(&Request::DestroyVm { vm })?;
+        // One that has no such disks is none of it.
+        let _ = disks::ask(&Ask::Close { name: name.to_owned() });
         log::info(&format!("VM {name}: all that it had is free"));
         Ok(())
     }

@@ -10,7 +10,7 @@ use loader::OutOfRange;
 use memmap2::{MmapMut, MmapOptions};
 use vcpu::Gpa;
 
-use super::super::channel::Channel;
+use crate::channel::Channel;
 
 /// A large page: it is in one piece, and stays where it is.
 const BYTES: usize = 2 << 20;

@@ -13,14 +13,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use trace::{EVENT_BYTES, Event as Traced};
 
 const PORTS: &str = "/sys/class/virtio-ports";
-const PORT: &str = "basalt-control";
+/// The port where VMs are made and managed.
+pub(crate) const CONTROL: &str = "basalt-control";
+/// The port where disks are served.
+pub(crate) const DISKS: &str = "basalt-disks";
 /// How often the kernel is asked nothing, to see how long that takes.
 const PINGS: u32 = 16;
 /// The kernel answers at once; where it does not, the machine has other troubles.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The channel, once the versions of both sides are told.
-pub(super) struct Channel {
+pub(crate) struct Channel {
     file: File,
     stream: Box<Stream>,
     /// What has come and was not looked at yet.
@@ -32,19 +35,23 @@ pub(super) struct Channel {
 }
 
 /// What the kernel tells unasked.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum News {
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum News {
     /// A VM has ended.
     Ended(u64, Reason),
     /// A VM starts over.
     Reset(u64),
+    /// A VM stands still, as there is no room for what it writes.
+    NoRoom(u64),
+    /// Orders for a VM's disks, as they came.
+    Orders(u64, Vec<u8>),
 }
 
 /// The port's device, where the kernel has such a port: Linux names them after their numbers.
-fn device() -> Option<PathBuf> {
+fn device(port: &str) -> Option<PathBuf> {
     let ports = fs::read_dir(PORTS).ok()?;
     let is_it =
-        |folder: &PathBuf| fs::read_to_string(folder.join("name")).is_ok_and(|name| name.trim() == PORT);
+        |folder: &PathBuf| fs::read_to_string(folder.join("name")).is_ok_and(|name| name.trim() == port);
     let folder = ports.flatten().map(|port| port.path()).find(is_it)?;
     Some(PathBuf::from("/dev").join(folder.file_name()?))
 }
@@ -54,8 +61,8 @@ impl Channel {
     ///
     /// # Errors
     /// The port cannot be opened, the kernel does not answer, or is of another version.
-    pub(super) fn open() -> Result<Option<Self>> {
-        let Some(device) = device() else { return Ok(None) };
+    pub(crate) fn open(port: &str) -> Result<Option<Self>> {
+        let Some(device) = device(port) else { return Ok(None) };
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(device)?;
         let (input, news) = (Vec::new(), VecDeque::new());
@@ -72,7 +79,7 @@ impl Channel {
     ///
     /// # Errors
     /// The channel is of no use any more.
-    pub(super) fn round_trip(&mut self) -> Result<Duration> {
+    pub(crate) fn round_trip(&mut self) -> Result<Duration> {
         let begun = Instant::now();
         for cookie in 0..PINGS {
             self.ask(&Request::Ping { cookie: cookie.into() }, |answer| match answer {
@@ -87,7 +94,7 @@ impl Channel {
     ///
     /// # Errors
     /// There is no such CPU, or the channel is of no use any more.
-    pub(super) fn trace(&mut self, cpu: u16) -> Result<Vec<Traced>> {
+    pub(crate) fn trace(&mut self, cpu: u16) -> Result<Vec<Traced>> {
         let (mut events, mut from) = (Vec::new(), 0);
         // A CPU goes on meanwhile: nobody reads after it for ever.
         while events.len() < trace::KEPT {
@@ -108,7 +115,7 @@ impl Channel {
     }
 
     /// What the kernel has told unasked, the oldest first.
-    pub(super) fn news(&mut self) -> Option<News> {
+    pub(crate) fn news(&mut self) -> Option<News> {
         self.news.pop_front()
     }
 
@@ -116,7 +123,7 @@ impl Channel {
     ///
     /// # Errors
     /// The channel is of no use any more.
-    pub(super) fn listen(&mut self) -> Result<()> {
+    pub(crate) fn listen(&mut self) -> Result<()> {
         let mut bytes = [0; 4096];
         loop {
             match self.file.read(&mut bytes) {
@@ -141,12 +148,12 @@ impl Channel {
     }
 
     /// Ticks of the time-stamp counter in a second.
-    pub(super) const fn tsc_hz(&self) -> u64 {
+    pub(crate) const fn tsc_hz(&self) -> u64 {
         self.tsc_hz
     }
 
     /// What becomes readable when the kernel tells something.
-    pub(super) const fn file(&self) -> &File {
+    pub(crate) const fn file(&self) -> &File {
         &self.file
     }
 
@@ -154,18 +161,28 @@ impl Channel {
     ///
     /// # Errors
     /// It was refused, or the channel is of no use any more.
-    pub(super) fn order(&mut self, request: &Request<'_>) -> Result<()> {
+    pub(crate) fn order(&mut self, request: &Request<'_>) -> Result<()> {
         self.ask(request, |answer| match answer {
             Answer::Done {} => Ok(()),
             other => Err(strange(&other)),
         })
     }
 
+    /// Says something that has no answer.
+    ///
+    /// # Errors
+    /// The channel is of no use any more.
+    pub(crate) fn say(&mut self, request: &Request<'_>) -> Result<()> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let length = request.write(0, &mut buffer).ok_or(ErrorKind::InvalidInput)?;
+        self.write_all(buffer.get(..length).unwrap_or_default(), Instant::now() + PATIENCE)
+    }
+
     /// Asks for something, and hears what comes of it.
     ///
     /// # Errors
     /// Those of `hear`; the channel is of no use any more.
-    pub(super) fn ask<T>(
+    pub(crate) fn ask<T>(
         &mut self,
         request: &Request<'_>,
         hear: impl FnOnce(Answer<'_>) -> Result<T>,
@@ -240,12 +257,14 @@ fn note(news: &mut VecDeque<News>, kind: u16, body: &[u8]) {
     match Event::read(kind, body) {
         Ok(Event::Ended { vm, reason }) => news.push_back(News::Ended(vm, reason)),
         Ok(Event::Reset { vm }) => news.push_back(News::Reset(vm)),
+        Ok(Event::NoRoom { vm }) => news.push_back(News::NoRoom(vm)),
+        Ok(Event::DiskOrders { vm, orders }) => news.push_back(News::Orders(vm, orders.to_vec())),
         _ => {}
     }
 }
 
 /// What an answer means to whoever asked for something else.
-pub(super) fn strange(answer: &Answer<'_>) -> Error {
+pub(crate) fn strange(answer: &Answer<'_>) -> Error {
     match *answer {
         Answer::Refused { refusal, first, second } => Error::other(why_not(refusal, first, second)),
         Answer::Misread { bytes } => Error::other(String::from_utf8_lossy(bytes).into_owned()),

@@ -1,0 +1,227 @@
+//! One VM's disks: its worker, and what that was told.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use abi::{DiskAnswer, DiskOrder};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::OFlags;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    recv, send, sendmsg, socketpair,
+};
+
+use super::DiskFile;
+use super::window::Window;
+use crate::worker::{Disk, Disks, MESSAGE_BYTES, Opened};
+use crate::{PROGRAM, log};
+
+/// Nobody: users and groups of that number own nothing.
+const NOBODY: u32 = 65_534;
+/// Files of a worker at most: the window, and the disks of a VM.
+const MOST_FILES: usize = 9;
+const SLOTS: usize = 32;
+/// How long a worker has to open its images.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait with another one, where one has died.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The disks of a VM.
+pub(super) struct Service {
+    name: String,
+    disks: Vec<DiskFile>,
+    window: Window,
+    worker: Worker,
+    sectors: Vec<u64>,
+    vm: Option<u64>,
+    /// What the worker was told and has not answered, by slots.
+    out: [Option<DiskOrder>; SLOTS],
+    /// When another worker is to be started.
+    due: Option<Instant>,
+}
+
+/// A process, which ends with this.
+struct Worker {
+    socket: OwnedFd,
+    child: Child,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // One that has ended already is only waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Service {
+    /// Opens the images, and has a worker look at them.
+    ///
+    /// # Errors
+    /// One of them cannot be had, which is named; there is no memory for the window.
+    pub(super) fn new(name: &str, disks: Vec<DiskFile>) -> Result<Self> {
+        let window = Window::new()?;
+        let (worker, sectors) = Worker::start(&disks, &window)?;
+        Ok(Self {
+            name: name.to_owned(),
+            disks,
+            window,
+            worker,
+            sectors,
+            vm: None,
+            out: [None; SLOTS],
+            due: None,
+        })
+    }
+
+    /// Sectors of each disk.
+    pub(super) fn sectors(&self) -> &[u64] {
+        &self.sectors
+    }
+
+    /// Where its window is.
+    pub(super) const fn window(&self) -> u64 {
+        self.window.physical()
+    }
+
+    /// The VM is made: it has this number, and no order is under way.
+    pub(super) const fn is_of(&mut self, vm: u64) {
+        self.vm = Some(vm);
+        self.out = [None; SLOTS];
+    }
+
+    pub(super) const fn vm(&self) -> Option<u64> {
+        self.vm
+    }
+
+    pub(super) const fn socket(&self) -> &OwnedFd {
+        &self.worker.socket
+    }
+
+    /// Tells orders of the kernel's to the worker.
+    pub(super) fn tell(&mut self, orders: &[u8]) {
+        let (entries, _) = orders.as_chunks::<{ DiskOrder::BYTES }>();
+        for order in entries.iter().filter_map(|entry| DiskOrder::from_bytes(entry).ok()) {
+            if let Some(place) = self.out.get_mut(usize::from(order.slot)) {
+                *place = Some(order);
+            }
+        }
+        // A worker that is gone is seen where answers are taken, and another one is told all of it.
+        let _ = send(&self.worker.socket, orders, SendFlags::NOSIGNAL);
+    }
+
+    /// What the worker has answered since the last call. What nobody asked is left out.
+    pub(super) fn answers(&mut self) -> Vec<DiskAnswer> {
+        let mut answers = Vec::new();
+        let mut bytes = [0; DiskAnswer::BYTES];
+        loop {
+            match recv(&self.worker.socket, &mut bytes, RecvFlags::DONTWAIT) {
+                Ok((DiskAnswer::BYTES, _)) => {
+                    let Ok(answer) = DiskAnswer::from_bytes(&bytes) else { continue };
+                    let order = self.out.get_mut(usize::from(answer.slot)).and_then(Option::take);
+                    answers.extend(order.map(|_| answer));
+                }
+                Err(rustix::io::Errno::AGAIN) => return answers,
+                Err(rustix::io::Errno::INTR) => {}
+                Ok((0, _)) | Err(_) => {
+                    if self.due.is_none() {
+                        log::error(&format!(
+                            "VM {}: the process with its disks has died, and is started again",
+                            self.name
+                        ));
+                        self.due = Some(Instant::now() + AGAIN);
+                    }
+                    return answers;
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Starts another worker where one has died, and tells it what that one has not answered.
+    pub(super) fn start_due(&mut self, now: Instant) {
+        if !self.due.is_some_and(|due| due <= now) {
+            return;
+        }
+        match Worker::start(&self.disks, &self.window) {
+            Ok((worker, sectors)) if sectors == self.sectors => {
+                (self.worker, self.due) = (worker, None);
+                let orders: Vec<u8> = self.out.iter().flatten().flat_map(DiskOrder::to_bytes).collect();
+                if !orders.is_empty() {
+                    let _ = send(&self.worker.socket, &orders, SendFlags::NOSIGNAL);
+                }
+            }
+            Ok(_) => {
+                log::error(&format!(
+                    "VM {}: its images have another size than before; its disks stand still",
+                    self.name
+                ));
+                self.due = Some(now + PATIENCE);
+            }
+            Err(error) => {
+                log::error(&format!("VM {}: its disks stand still: {error}", self.name));
+                self.due = Some(now + PATIENCE);
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Starts one with the images and the window, and hears how large they are.
+    fn start(disks: &[DiskFile], window: &Window) -> Result<(Self, Vec<u64>)> {
+        let files: Vec<File> = disks.iter().map(open).collect::<Result<_>>()?;
+        let (socket, its) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let child = Command::new(PROGRAM)
+            .arg("worker")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(its))
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .process_group(0)
+            .spawn()?;
+        let worker = Self { socket, child };
+        let sectors = worker.greet(disks, window, &files)?;
+        Ok((worker, sectors))
+    }
+
+    fn greet(&self, disks: &[DiskFile], window: &Window, files: &[File]) -> Result<Vec<u64>> {
+        let disk = |file: &DiskFile| Disk { format: file.format, read_only: file.read_only };
+        let text =
+            toml::to_string(&Disks { disks: disks.iter().map(disk).collect() }).map_err(Error::other)?;
+        let all: Vec<BorrowedFd<'_>> = [window.file()].into_iter().chain(files).map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&all)) {
+            return Err(Error::new(ErrorKind::InvalidInput, "a VM has up to eight disks"));
+        }
+        sendmsg(&self.socket, &[IoSlice::new(text.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
+        rustix::net::sockopt::set_socket_timeout(
+            &self.socket,
+            rustix::net::sockopt::Timeout::Recv,
+            Some(PATIENCE),
+        )?;
+        let mut bytes = [0; MESSAGE_BYTES];
+        let (count, _) = recv(&self.socket, &mut bytes, RecvFlags::empty())?;
+        let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).into_owned();
+        match toml::from_str(&text).map_err(Error::other)? {
+            Opened::Sectors(sectors) if sectors.len() == disks.len() => Ok(sectors),
+            Opened::Sectors(_) => Err(ErrorKind::InvalidData.into()),
+            Opened::Error(why) => Err(Error::other(why)),
+        }
+    }
+}
+
+/// Opens an image as its worker is to have it: past this system's memory.
+fn open(disk: &DiskFile) -> Result<File> {
+    let flags = OFlags::DIRECT.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).write(!disk.read_only).custom_flags(flags).open(&disk.path);
+    opened.map_err(|error| Error::new(error.kind(), format!("{}: {error}", disk.path.display())))
+}
