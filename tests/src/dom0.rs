@@ -7,6 +7,8 @@ use crate::scenario::{Check, Guest, Scenario, Step, Tier};
 pub const DOM0: &str = "dom0";
 /// The VM that it makes.
 const NODE: &str = "node";
+/// The one whose disk it serves.
+const SERVED: &str = "served";
 /// What it says when its devices have their drivers and its network cards an address.
 pub const READY: &str = "basaltd: ready";
 
@@ -57,6 +59,7 @@ pub fn scenarios() -> Vec<Scenario> {
     };
     vec![
         makes_a_vm(),
+        serves_a_disk(),
         shuts_down(),
         is_hostile(),
         on(
@@ -108,6 +111,31 @@ fn makes_a_vm() -> Scenario {
         checks: vec![
             Check { name: "Linux has nothing to complain of", holds: complains_not },
         ],
+    }
+}
+
+/// A VM's disk is a file of the management domain's: the guest reads and writes it, and all of it is where it was written.
+fn serves_a_disk() -> Scenario {
+    Scenario {
+        name: "dom0-disk".to_owned(),
+        about: "the management domain serves a disk out of a file: reads, writes, flushes and discards of a guest".to_owned(),
+        tier: Tier::Ci,
+        machines: MACHINES.to_vec(),
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest {
+            vm: DOM0.to_owned(),
+            ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/disk")
+        }],
+        steps: vec![
+            Step::vm(DOM0, "basaltd: VM served: runs").within(200),
+            Step::results(SERVED).within(200),
+            Step::vm(SERVED, "basalt-demo job done: 0").within(60),
+            Step::vm(DOM0, "basaltd: VM served: all that it had is free").within(60).anywhere().then_send("\rpoweroff\r"),
+            Step::end(DOM0).within(60),
+            Step::kernel(SWITCHED_OFF).within(60),
+        ],
+        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
     }
 }
 

@@ -117,7 +117,8 @@ impl Kernel {
         self.wall_clock.tell(channel)?;
         if !self.vms.has_begun() {
             let there = self.watch.look(channel)?;
-            self.vms.begin(channel, &there);
+            let storage = storage::report::read(&facts::read(facts::STORAGE).unwrap_or_default());
+            self.vms.begin(channel, &there, storage.data.is_some());
         }
         self.vms.hear(channel)?;
         let vms = self.watch.look(channel)?;

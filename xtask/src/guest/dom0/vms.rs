@@ -10,6 +10,9 @@ use crate::paths;
 /// Where `basaltd` looks for them.
 const FOLDERS: [&str; 3] = ["etc", "etc/basalt", "etc/basalt/vms"];
 
+/// What is said of a disk that dom0 makes in the node's data, as large as the module.
+const SERVED: &str = "disk served";
+
 /// Words of a network device's port that guests of ours have (docs/guests.md).
 const PORT_WORDS: [&str; 5] = ["vlan", "mtu", "inbound", "outbound", "ip"];
 
@@ -25,7 +28,8 @@ pub(super) fn archive(guests: &[Guest]) -> Result<Vec<u8>> {
         if let Some(initrd) = &guest.initrd {
             archive.file(&format!("{folder}/initrd"), &paths::read_bytes(initrd)?);
         }
-        for (number, module) in guest.modules.iter().enumerate() {
+        for (number, module) in guest.modules.iter().enumerate().filter(|(_, module)| module.words != SERVED)
+        {
             archive.file(&format!("{folder}/disk{number}"), &paths::read_bytes(&module.file)?);
         }
     }
@@ -68,6 +72,15 @@ fn description(guest: &Guest) -> Result<String> {
     let networks: Vec<String> = networks.iter().map(|network| format!("\"{network}\"")).collect();
     let _ = writeln!(text, "networks = [{}]", networks.join(", "));
     for (number, module) in guest.modules.iter().enumerate() {
+        if module.words == SERVED {
+            let kibibytes = paths::read_bytes(&module.file)?.len() / 1024;
+            let _ = write!(
+                text,
+                "[[disks]]\nfile = \"/data/{}-{number}.img\"\nformat = \"raw\"\nsize = \"{kibibytes}K\"\n",
+                guest.name
+            );
+            continue;
+        }
         let read_only = match module.words.as_str() {
             "disk" => false,
             "disk readonly" => true,

@@ -68,6 +68,8 @@ pub(super) struct Disk {
     pub(super) file: String,
     /// How the disk's content lies in the file. Where nothing is said, the file is copied into memory, and what the VM writes is lost with it.
     pub(super) format: Option<Format>,
+    /// How large it is to be made where there is no such file: of zeros, which take no room.
+    pub(super) size: Option<Memory>,
     /// The VM cannot write to it.
     #[serde(default)]
     pub(super) read_only: bool,
@@ -173,6 +175,11 @@ impl VmFile {
     }
 }
 
+/// Whether a VM has disks in files. One whose file cannot be read has none: that is told where it is made.
+pub(super) fn has_files(folder: &Path) -> bool {
+    VmFile::read(folder).is_ok_and(|file| file.disks.iter().any(|disk| disk.format.is_some()))
+}
+
 /// An error that names a file.
 pub(super) fn named(path: &Path, error: impl fmt::Display) -> Error {
     Error::other(format!("{}: {error}", path.display()))
@@ -217,7 +224,10 @@ mod tests {
         let file = VmFile::parse(text).expect("valid");
         assert_eq!((file.cpus, file.memory.0, file.networks.len()), (2, 1 << 30, 2));
         assert_eq!((file.weight, file.cap, file.reservation, file.pin), (300, 150, 50, Some(Cpus(0b1011))));
-        assert_eq!(file.disks, [Disk { file: "root.img".to_owned(), format: None, read_only: true }]);
+        assert_eq!(
+            file.disks,
+            [Disk { file: "root.img".to_owned(), format: None, size: None, read_only: true }]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::file::{self, VmFile, named};
 use super::window::{Memory, Window};
 use crate::channel::{Channel, strange};
 use crate::hub::{Ask, DiskFile};
+use crate::worker::Format;
 
 /// What a VM begins with, in this process' memory.
 struct Files {
@@ -64,11 +65,25 @@ fn open_disks(name: Name, folder: &Path, vm: &VmFile) -> Result<Vec<u64>> {
     let file = |disk: &file::Disk| {
         Some(DiskFile { path: folder.join(&disk.file), format: disk.format?, read_only: disk.read_only })
     };
+    for disk in &vm.disks {
+        make_disk(folder, disk)?;
+    }
     let disks: Vec<_> = vm.disks.iter().filter_map(file).collect();
     if disks.is_empty() {
         return Ok(Vec::new());
     }
     disks::ask(&Ask::Open { name: name.as_str().to_owned(), disks })
+}
+
+/// Makes the file of a disk that says how large it is, where there is none.
+fn make_disk(folder: &Path, disk: &file::Disk) -> Result<()> {
+    let path = folder.join(&disk.file);
+    let Some(size) = disk.size.filter(|_| !path.exists()) else { return Ok(()) };
+    if disk.format != Some(Format::Raw) {
+        return Err(named(&path, "there is no such file; only raw ones are made"));
+    }
+    let made = fs::File::create_new(&path).and_then(|file| file.set_len(size.0));
+    made.map_err(|error| named(&path, error))
 }
 
 /// Has them served, where there are some.

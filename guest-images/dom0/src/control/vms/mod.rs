@@ -6,7 +6,7 @@ mod file;
 mod make;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -30,8 +30,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What there is and what became of it.
 #[derive(Default)]
 pub(super) struct Vms {
-    /// The folders were looked at.
-    begun: bool,
+    /// Those of the folders whose time has come.
+    begun: BTreeSet<String>,
+    /// That is all of them.
+    has_all: bool,
     /// Those that were made here, by their numbers.
     made: BTreeMap<u64, String>,
     /// What went wrong, by the names of VMs.
@@ -45,15 +47,19 @@ impl Vms {
         self.complaints.iter().map(|(name, why)| format!("VM {name}: {why}"))
     }
 
-    /// Whether [`Self::begin`] was called.
+    /// Whether [`Self::begin`] has nothing more to do.
     pub(super) const fn has_begun(&self) -> bool {
-        self.begun
+        self.has_all
     }
 
-    /// Makes what is to be there. `there` are the VMs that the kernel has already.
-    pub(super) fn begin(&mut self, channel: &mut Channel, there: &[(u64, Vm)]) {
-        self.begun = true;
+    /// Makes what is to be there. `there` are the VMs that the kernel has already. Those with disks in files wait until it `is_settled` where these are.
+    pub(super) fn begin(&mut self, channel: &mut Channel, there: &[(u64, Vm)], is_settled: bool) {
+        self.has_all = is_settled;
         for (name, folder) in folders() {
+            if self.begun.contains(&name) || !is_settled && file::has_files(&folder) {
+                continue;
+            }
+            self.begun.insert(name.clone());
             // Another basaltd has made it, before this one.
             if let Some((number, _)) = there.iter().find(|(_, known)| known.name == name) {
                 self.made.insert(*number, name);
