@@ -72,7 +72,12 @@ pub(crate) fn run() -> Result<bool> {
 
 fn listener() -> Result<OwnedFd> {
     let _ = std::fs::remove_file(SOCKET);
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
     bind(&socket, &SocketAddrUnix::new(SOCKET)?)?;
     listen(&socket, 8)?;
     Ok(socket)
