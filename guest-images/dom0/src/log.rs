@@ -1,8 +1,9 @@
 //! Lines in the kernel's log: there they stand in order with the kernel's own, reach the console, and outlive the process that said them.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{Result, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const DEVICE: &str = "/dev/kmsg";
 /// Begins each line.
@@ -11,11 +12,18 @@ const PREFIX: &str = "basaltd: ";
 const LONGEST: usize = 800;
 
 static PART: OnceLock<&str> = OnceLock::new();
+static OPENS_NOTHING: AtomicBool = AtomicBool::new(false);
 
 /// Names the part of dom0 that this process is, for all its lines.
 pub(crate) fn begin(part: &'static str) {
     // A second name would be a mistake of ours that changes no more than a word.
     let _ = PART.set(part);
+}
+
+/// The same for a process that may open nothing: its lines go to where its errors go, which is this log.
+pub(crate) fn begin_without_opening(part: &'static str) {
+    begin(part);
+    OPENS_NOTHING.store(true, Ordering::Relaxed);
 }
 
 /// Something that will not work, and that somebody has to look at.
@@ -36,11 +44,11 @@ pub(crate) fn info(text: &str) {
 /// `level` is one of the kernel's (Linux, `/dev/kmsg`), where the low ones are urgent.
 fn write(level: u8, text: &str) {
     let line = line(level, PART.get().copied().unwrap_or_default(), text);
-    let written =
-        OpenOptions::new().write(true).open(DEVICE).and_then(|mut log| log.write_all(line.as_bytes()));
-    if written.is_err() {
-        // The console may not take it either, and that is no reason to end.
-        let _ = writeln!(std::io::stderr(), "{PREFIX}{text}");
+    let write = || -> Result<()> { OpenOptions::new().write(true).open(DEVICE)?.write_all(line.as_bytes()) };
+    if OPENS_NOTHING.load(Ordering::Relaxed) || write().is_err() {
+        // It may be the same device, which whoever has started this process has opened for it: so it is one record, too. Where nobody takes it, that
+        // is no reason to end.
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
 }
 

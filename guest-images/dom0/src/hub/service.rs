@@ -24,6 +24,8 @@ use crate::{PROGRAM, log};
 
 /// Nobody: users and groups of that number own nothing.
 const NOBODY: u32 = 65_534;
+/// The kernel's log, which nobody may open.
+const LOG: &str = "/dev/kmsg";
 /// Files of a worker at most: the window, and the disks of a VM.
 const MOST_FILES: usize = 9;
 const SLOTS: usize = 32;
@@ -183,6 +185,8 @@ impl Worker {
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(its))
+            .stdout(Stdio::null())
+            .stderr(OpenOptions::new().write(true).open(LOG)?)
             .uid(NOBODY)
             .gid(NOBODY)
             .process_group(0)
@@ -210,6 +214,11 @@ impl Worker {
         )?;
         let mut bytes = [0; MESSAGE_BYTES];
         let (count, _) = recv(&self.socket, &mut bytes, RecvFlags::empty())?;
+        if count == 0 {
+            return Err(Error::other(
+                "the process that looks at its images has died; the kernel's log may say why",
+            ));
+        }
         let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).into_owned();
         match toml::from_str(&text).map_err(Error::other)? {
             Opened::Sectors(sectors) if sectors.len() == disks.len() => Ok(sectors),

@@ -4,6 +4,7 @@
 //! First the hub says what the disks are, with their files and the window; this says how large they are, or what is wrong. From then on orders come,
 //! and answers go, as `docs/disks.md` has them.
 
+mod confine;
 mod image;
 mod orders;
 
@@ -16,6 +17,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlag
 use serde::{Deserialize, Serialize};
 use vm_memory::{FileOffset, MmapRegion};
 
+use crate::log;
 pub(crate) use image::Format;
 use image::Image;
 use orders::{Orders, WINDOW_BYTES};
@@ -52,7 +54,11 @@ pub(crate) enum Opened {
 pub(crate) fn run() -> Result<bool> {
     let socket = stdin();
     let socket = socket.as_fd();
+    // Whoever started this has opened the log for it.
+    log::begin_without_opening("worker");
     rustix::thread::set_no_new_privs(true)?;
+    // Before anything of an image is read.
+    confine::confine()?;
     let (images, window) = match begin(socket) {
         Ok(begun) => begun,
         Err(error) => {
