@@ -23,6 +23,9 @@ pub(super) struct VmFile {
     pub(super) kernel: String,
     /// Its initial file system.
     pub(super) initrd: Option<String>,
+    /// It is made and started with the node, where it is one of the node's own.
+    #[serde(default)]
+    pub(super) autostart: bool,
     /// What the kernel is told.
     #[serde(default)]
     pub(super) command_line: String,

@@ -1,5 +1,6 @@
-//! The node's VMs: those of the folders below `/etc/basalt/vms` are made when the kernel can be asked, in the order of their names, and unmade when
-//! they have ended.
+//! The node's VMs: a folder each. Those below `/etc/basalt/vms` came with dom0's initial file system, and are made when the kernel can be asked; those
+//! below `/data/vms` are the node's own, and are made where their file says `autostart`, once the data is there. All of them in the order of their
+//! names; they are unmade when they have ended.
 
 mod disks;
 mod file;
@@ -19,10 +20,13 @@ use crate::channel::{Channel, News};
 use crate::hub::Ask;
 use crate::log;
 use crate::status::Vm;
+use file::VmFile;
 use window::Window;
 
-/// The folders, a VM each.
-const FOLDERS: &str = "/etc/basalt/vms";
+/// The folders, a VM each: what came with dom0,
+const WITH_DOM0: &str = "/etc/basalt/vms";
+/// and what is the node's own.
+const OWN: &str = "/data/vms";
 
 /// Between two looks at VMs that shut down.
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,10 +39,17 @@ pub(super) struct Vms {
     /// That is all of them.
     has_all: bool,
     /// Those that were made here, by their numbers.
-    made: BTreeMap<u64, String>,
+    made: BTreeMap<u64, Made>,
     /// What went wrong, by the names of VMs.
     complaints: BTreeMap<String, String>,
     window: Option<Window>,
+}
+
+/// A VM that was made here.
+#[derive(Clone)]
+struct Made {
+    name: String,
+    folder: PathBuf,
 }
 
 impl Vms {
@@ -55,21 +66,24 @@ impl Vms {
     /// Makes what is to be there. `there` are the VMs that the kernel has already. Those with disks in files wait until it `is_settled` where these are.
     pub(super) fn begin(&mut self, channel: &mut Channel, there: &[(u64, Vm)], is_settled: bool) {
         self.has_all = is_settled;
-        for (name, folder) in folders() {
+        for (name, folder) in folders(is_settled) {
             if self.begun.contains(&name) || !is_settled && file::has_files(&folder) {
                 continue;
             }
             self.begun.insert(name.clone());
+            if folder.starts_with(OWN) && !starts_by_itself(&folder) {
+                continue;
+            }
             // Another basaltd has made it, before this one.
             if let Some((number, _)) = there.iter().find(|(_, known)| known.name == name) {
-                self.made.insert(*number, name);
+                self.made.insert(*number, Made { name, folder });
                 continue;
             }
             log::info(&format!("VM {name}: is being made"));
             match self.make(channel, &name, &folder) {
                 Ok(number) => {
                     log::info(&format!("VM {name}: runs"));
-                    self.made.insert(number, name);
+                    self.made.insert(number, Made { name, folder });
                 }
                 Err(error) => {
                     log::error(&format!("VM {name}: {error}"));
@@ -105,7 +119,7 @@ impl Vms {
                 News::Ended(vm, reason) => self.ended(channel, vm, reason)?,
                 News::Reset(vm) => self.reset(channel, vm)?,
                 News::NoRoom(vm) => {
-                    let name = self.made.get(&vm).map_or("?", String::as_str);
+                    let name = self.made.get(&vm).map_or("?", |made| made.name.as_str());
                     log::warn(&format!("VM {name}: stands still: there is no room for what it writes"));
                 }
                 News::Orders(..) => {}
@@ -147,19 +161,19 @@ impl Vms {
     }
 
     fn ended(&mut self, channel: &mut Channel, vm: u64, reason: Reason) -> Result<()> {
-        let Some(name) = self.made.remove(&vm) else { return Ok(()) };
+        let Some(Made { name, .. }) = self.made.remove(&vm) else { return Ok(()) };
         log::info(&format!("VM {name}: has ended: {}", why(reason)));
         self.unmake(channel, vm, &name)
     }
 
     /// A VM that starts over has nothing in its memory: it is made anew.
     fn reset(&mut self, channel: &mut Channel, vm: u64) -> Result<()> {
-        let Some(name) = self.made.remove(&vm) else { return Ok(()) };
+        let Some(Made { name, folder }) = self.made.remove(&vm) else { return Ok(()) };
         log::info(&format!("VM {name}: starts over"));
         self.unmake(channel, vm, &name)?;
-        match self.make(channel, &name, &Path::new(FOLDERS).join(&name)) {
+        match self.make(channel, &name, &folder) {
             Ok(number) => {
-                self.made.insert(number, name);
+                self.made.insert(number, Made { name, folder });
             }
             Err(error) => {
                 log::error(&format!("VM {name}: {error}"));
@@ -188,9 +202,19 @@ fn why(reason: Reason) -> &'static str {
     }
 }
 
-/// VMs' names and folders, in order.
-fn folders() -> BTreeMap<String, PathBuf> {
-    let entries = fs::read_dir(FOLDERS).into_iter().flatten().flatten().map(|entry| entry.path());
-    let folders = entries.filter(|path| path.join(file::NAME).is_file());
-    folders.filter_map(|path| Some((path.file_name()?.to_string_lossy().into_owned(), path))).collect()
+/// VMs' names and folders, in order. What came with dom0 has its name before one of the node's own.
+fn folders(with_own: bool) -> BTreeMap<String, PathBuf> {
+    let below = |place: &str| {
+        let entries = fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.path());
+        let folders = entries.filter(|path| path.join(file::NAME).is_file());
+        folders.filter_map(|path| Some((path.file_name()?.to_string_lossy().into_owned(), path)))
+    };
+    let mut all: BTreeMap<_, _> = if with_own { below(OWN).collect() } else { BTreeMap::new() };
+    all.extend(below(WITH_DOM0));
+    all
+}
+
+/// Whether its file says so. One that cannot be read is told of where it is made.
+fn starts_by_itself(folder: &Path) -> bool {
+    VmFile::read(folder).map_or(true, |file| file.autostart)
 }
