@@ -60,6 +60,7 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         makes_a_vm(),
         serves_a_disk(),
+        serves_it_again(),
         shuts_down(),
         is_hostile(),
         on(
@@ -132,6 +133,46 @@ fn serves_a_disk() -> Scenario {
             Step::results(SERVED).within(200),
             Step::vm(SERVED, "basalt-demo job done: 0").within(60),
             Step::vm(DOM0, "basaltd: VM served: all that it had is free").within(60).anywhere().then_send("\rpoweroff\r"),
+            Step::end(DOM0).within(60),
+            Step::kernel(SWITCHED_OFF).within(60),
+        ],
+        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
+    }
+}
+
+/// Who serves a disk dies, and is there again: the guest hears nothing of it.
+fn serves_it_again() -> Scenario {
+    Scenario {
+        name: "dom0-disk-death".to_owned(),
+        about:
+            "the processes that serve a disk are killed while a guest writes to it: no error, nothing is lost"
+                .to_owned(),
+        tier: Tier::Ci,
+        machines: vec![MACHINES[0]],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest {
+            vm: DOM0.to_owned(),
+            ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/death")
+        }],
+        steps: vec![
+            Step::vm(SERVED, "basalt-served round 2").within(200).then_send(
+                "\rfor p in /proc/[0-9]*; do grep -q worker $p/cmdline && kill -9 ${p#/proc/}; done\r",
+            ),
+            Step::vm(DOM0, "has died, and is started again").within(60),
+            Step::vm(SERVED, "basalt-served round 6").within(120).then_send(
+                "\rfor p in /proc/[0-9]*; do grep -q disks $p/cmdline && kill -9 ${p#/proc/}; done\r",
+            ),
+            Step::vm(DOM0, "its disks are served again").within(60),
+            Step::vm(SERVED, "basalt-served round 12").within(120).then_send(
+                "\rfor p in /proc/[0-9]*; do grep -q control $p/cmdline && kill -9 ${p#/proc/}; done\r",
+            ),
+            Step::results(SERVED).within(300),
+            Step::vm(SERVED, "basalt-demo job done: 0").within(60),
+            Step::vm(DOM0, "basaltd: VM served: all that it had is free")
+                .within(60)
+                .anywhere()
+                .then_send("\rpoweroff\r"),
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],

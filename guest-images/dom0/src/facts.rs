@@ -19,6 +19,8 @@ pub(crate) const NETWORK: &str = "network";
 pub(crate) const STORAGE: &str = "storage";
 /// Processes of dom0 that die again and again, a line each.
 pub(crate) const FAILING: &str = "failing";
+/// The process that serves disks: its number, as another one knows nothing of what this was told.
+pub(crate) const HUB: &str = "hub";
 /// The node was ready once.
 pub(crate) const READY: &str = "ready";
 

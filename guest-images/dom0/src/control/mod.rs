@@ -121,6 +121,7 @@ impl Kernel {
             self.vms.begin(channel, &there, storage.data.is_some());
         }
         self.vms.hear(channel)?;
+        self.vms.tell_hub();
         let vms = self.watch.look(channel)?;
         Ok(vms.into_iter().map(|(_, vm)| vm).collect())
     }

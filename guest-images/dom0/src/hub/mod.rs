@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use crate::channel::{self, Channel, News};
-use crate::log;
 use crate::signals::{caught, is_signalled};
 use crate::worker::{Format, MESSAGE_BYTES, Opened};
+use crate::{facts, log};
 use service::Service;
 
 /// Where it listens.
@@ -62,6 +62,7 @@ pub(crate) fn run() -> Result<bool> {
         log::warn(&format!("{}: {error}: VMs may find no room for windows", OVERCOMMIT.0));
     }
     let mut hub = Hub { listener: listener()?, channel: None, talks: Vec::new(), services: BTreeMap::new() };
+    facts::write(facts::HUB, &std::process::id().to_string())?;
     loop {
         hub.turn(&asked)?;
         if is_signalled(&asked) {

@@ -45,34 +45,47 @@ impl Files {
 ///
 /// # Errors
 /// A file that is missing or wrong, named; what the kernel refuses.
-pub(super) fn make(channel: &mut Channel, window: &mut Window, name: Name, folder: &Path) -> Result<u64> {
+pub(super) fn make(
+    channel: &mut Channel,
+    window: &mut Window,
+    name: Name,
+    folder: &Path,
+) -> Result<(u64, Vec<DiskFile>)> {
     let vm_file = VmFile::read(folder)?;
     let files = Files::read(folder, &vm_file)?;
-    let sectors = open_disks(name, folder, &vm_file)?;
+    let disks = disk_files(folder, &vm_file)?;
+    let sectors = open_disks(name.as_str(), &disks)?;
     let vm = create(channel, name, (&vm_file, &files), &sectors)?;
-    let started = serve_disks(name, vm, &sectors)
+    let started = serve_disks(name.as_str(), vm, &disks)
         .and_then(|()| set(channel, vm, &vm_file))
         .and_then(|()| fill(channel, window, vm, &vm_file, &files));
     if started.is_err() {
         // The error is the first one.
         let _ = channel.order(&Request::DestroyVm { vm });
     }
-    started.map(|()| vm)
+    started.map(|()| (vm, disks))
 }
 
-/// Has those of its disks opened that are in files. Sectors of each.
-fn open_disks(name: Name, folder: &Path, vm: &VmFile) -> Result<Vec<u64>> {
+/// Those of its disks that are in files, which are there then.
+fn disk_files(folder: &Path, vm: &VmFile) -> Result<Vec<DiskFile>> {
+    vm.disks.iter().try_for_each(|disk| make_disk(folder, disk))?;
     let file = |disk: &file::Disk| {
         Some(DiskFile { path: folder.join(&disk.file), format: disk.format?, read_only: disk.read_only })
     };
-    for disk in &vm.disks {
-        make_disk(folder, disk)?;
-    }
-    let disks: Vec<_> = vm.disks.iter().filter_map(file).collect();
+    Ok(vm.disks.iter().filter_map(file).collect())
+}
+
+/// The same of a VM that is there already. Of one whose file cannot be read any more nothing is known.
+pub(super) fn files_of(folder: &Path) -> Vec<DiskFile> {
+    VmFile::read(folder).and_then(|file| disk_files(folder, &file)).unwrap_or_default()
+}
+
+/// Has them opened, where there are some. Sectors of each.
+pub(super) fn open_disks(name: &str, disks: &[DiskFile]) -> Result<Vec<u64>> {
     if disks.is_empty() {
         return Ok(Vec::new());
     }
-    disks::ask(&Ask::Open { name: name.as_str().to_owned(), disks })
+    disks::ask(&Ask::Open { name: name.to_owned(), disks: disks.to_vec() })
 }
 
 /// Makes the file of a disk that says how large it is, where there is none.
@@ -87,9 +100,9 @@ fn make_disk(folder: &Path, disk: &file::Disk) -> Result<()> {
 }
 
 /// Has them served, where there are some.
-fn serve_disks(name: Name, vm: u64, sectors: &[u64]) -> Result<()> {
-    if !sectors.is_empty() {
-        disks::ask(&Ask::Serve { name: name.as_str().to_owned(), vm })?;
+pub(super) fn serve_disks(name: &str, vm: u64, disks: &[DiskFile]) -> Result<()> {
+    if !disks.is_empty() {
+        disks::ask(&Ask::Serve { name: name.to_owned(), vm })?;
     }
     Ok(())
 }

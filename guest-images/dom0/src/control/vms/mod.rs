@@ -17,9 +17,9 @@ use abi::{Name, Reason, Request};
 
 use super::watch::Watch;
 use crate::channel::{Channel, News};
-use crate::hub::Ask;
-use crate::log;
+use crate::hub::{Ask, DiskFile};
 use crate::status::Vm;
+use crate::{facts, log};
 use file::VmFile;
 use window::Window;
 
@@ -43,6 +43,8 @@ pub(super) struct Vms {
     /// What went wrong, by the names of VMs.
     complaints: BTreeMap<String, String>,
     window: Option<Window>,
+    /// Who serves disks, as it was told of them.
+    hub: Option<String>,
 }
 
 /// A VM that was made here.
@@ -50,6 +52,8 @@ pub(super) struct Vms {
 struct Made {
     name: String,
     folder: PathBuf,
+    /// Its disks that are in files.
+    disks: Vec<DiskFile>,
 }
 
 impl Vms {
@@ -76,14 +80,15 @@ impl Vms {
             }
             // Another basaltd has made it, before this one.
             if let Some((number, _)) = there.iter().find(|(_, known)| known.name == name) {
-                self.made.insert(*number, Made { name, folder });
+                let disks = make::files_of(&folder);
+                self.made.insert(*number, Made { name, folder, disks });
                 continue;
             }
             log::info(&format!("VM {name}: is being made"));
             match self.make(channel, &name, &folder) {
-                Ok(number) => {
+                Ok((number, disks)) => {
                     log::info(&format!("VM {name}: runs"));
-                    self.made.insert(number, Made { name, folder });
+                    self.made.insert(number, Made { name, folder, disks });
                 }
                 Err(error) => {
                     log::error(&format!("VM {name}: {error}"));
@@ -93,7 +98,7 @@ impl Vms {
         }
     }
 
-    fn make(&mut self, channel: &mut Channel, name: &str, folder: &Path) -> Result<u64> {
+    fn make(&mut self, channel: &mut Channel, name: &str, folder: &Path) -> Result<(u64, Vec<DiskFile>)> {
         let name = Name::new(name).ok_or_else(|| {
             std::io::Error::new(
                 ErrorKind::InvalidInput,
@@ -126,6 +131,26 @@ impl Vms {
             }
         }
         Ok(())
+    }
+
+    /// Where another process serves disks than before, it is told of all that there are.
+    pub(super) fn tell_hub(&mut self) {
+        let hub = facts::read(facts::HUB);
+        if hub.is_none() || hub == self.hub {
+            return;
+        }
+        let is_first = core::mem::replace(&mut self.hub, hub).is_none();
+        for (vm, Made { name, disks, .. }) in &self.made {
+            // The first one was told while the VM was made.
+            if is_first || disks.is_empty() {
+                continue;
+            }
+            let told = make::open_disks(name, disks).and_then(|_| make::serve_disks(name, *vm, disks));
+            match told {
+                Ok(()) => log::info(&format!("VM {name}: its disks are served again")),
+                Err(error) => log::error(&format!("VM {name}: its disks stand still: {error}")),
+            }
+        }
     }
 
     /// Presses the power buttons of all VMs that run, and waits until all have ended, but not for ever: what runs on then ends with the machine.
@@ -168,12 +193,12 @@ impl Vms {
 
     /// A VM that starts over has nothing in its memory: it is made anew.
     fn reset(&mut self, channel: &mut Channel, vm: u64) -> Result<()> {
-        let Some(Made { name, folder }) = self.made.remove(&vm) else { return Ok(()) };
+        let Some(Made { name, folder, .. }) = self.made.remove(&vm) else { return Ok(()) };
         log::info(&format!("VM {name}: starts over"));
         self.unmake(channel, vm, &name)?;
         match self.make(channel, &name, &folder) {
-            Ok(number) => {
-                self.made.insert(number, Made { name, folder });
+            Ok((number, disks)) => {
+                self.made.insert(number, Made { name, folder, disks });
             }
             Err(error) => {
                 log::error(&format!("VM {name}: {error}"));
