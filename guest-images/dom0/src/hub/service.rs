@@ -148,7 +148,7 @@ impl Service {
 
     /// Starts another worker where one has died, and tells it what that one has not answered.
     pub(super) fn start_due(&mut self, now: Instant) {
-        if !self.due.is_some_and(|due| due <= now) {
+        if self.due.is_none_or(|due| due > now) {
             return;
         }
         match Worker::start(&self.disks, &self.window) {

@@ -222,7 +222,7 @@ impl<'m, B: Backend> Node<'m, B> {
         // The domain itself is called when something comes for the kernel: so it hears of it, who must look anyway.
         let line = |name| self.lines.lock().end(config::name(name), domain.index()).ok();
         let control = line(channel::PORT).and_then(|line| Channel::new(line, self.places.len()));
-        let disks = line(channel::DISKS_PORT).and_then(|line| Channel::of_disks(line));
+        let disks = line(channel::DISKS_PORT).and_then(Channel::of_disks);
         if control.is_none() || disks.is_none() {
             log::error!("no memory for the channels to the management domain");
         }
