@@ -38,6 +38,7 @@ pub(crate) fn serve(_cpu: usize) -> ! {
             None => host.wait_for_interrupt(),
         }
     };
+    // It comes back where the machine has more CPUs than run VMs.
     work.run(&mut host);
-    cpu::halt_forever()
+    host.dismiss()
 }

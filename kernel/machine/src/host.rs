@@ -38,6 +38,13 @@ impl PcHost {
         Some(Self { clock, armed: Nanos::NEVER, next_watch, stays_on_its_cpu: PhantomData })
     }
 
+    /// The CPU has nothing more to do, and halts: nobody waits for it to look for work, or to have seen what the others have changed.
+    pub fn dismiss(self) -> ! {
+        let _ = EPOCHS.leave(cpu::current());
+        cpu::this().watched.rest();
+        cpu::halt_forever()
+    }
+
     /// After its interrupt the timer is off.
     #[inline]
     fn notice_timer(&mut self) {
