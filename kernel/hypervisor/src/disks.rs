@@ -219,7 +219,10 @@ impl Server for Depot {
         for answered in &self.answered {
             answered.fetch_and(!bit, SeqCst);
         }
-        self.free.fetch_or(bit, SeqCst);
+        if self.free.fetch_or(bit, SeqCst) == 0 {
+            // Another disk of the VM's may wait for one.
+            self.news.calls.insert(self.vm);
+        }
     }
 }
 

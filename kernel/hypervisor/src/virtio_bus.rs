@@ -87,6 +87,11 @@ impl<I: Image> VirtioBus<I> {
         Some((function, virtio::pci::doorbell(offset)?))
     }
 
+    /// Takes note of what was answered for disks that the management domain serves.
+    pub(crate) fn note_answers(&self) {
+        self.functions.iter().for_each(Function::note_answers);
+    }
+
     /// Whether a driver has told of something that nobody has looked at.
     #[inline]
     pub(crate) fn is_rung(&self) -> bool {

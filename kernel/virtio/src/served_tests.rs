@@ -187,9 +187,16 @@ impl Stage {
         self.shelf.set(slot, Slot::Answered(Answer::Done));
     }
 
+    /// What there is to do for the device, now that it was called.
+    fn work(&mut self) {
+        self.bench.function.note_answers();
+        self.bench.work();
+    }
+
     /// Until nothing is left.
     fn run(&mut self) {
         for _ in 0..1000 {
+            self.bench.function.note_answers();
             while self.bench.function.step(&self.bench.driver.memory, &mut self.bench.told) == Progress::More
             {
             }
@@ -241,14 +248,14 @@ fn a_large_request_is_several_orders_and_ends_with_the_last() {
     let mut stage = Stage::new(false);
     let bytes = 3 * SLOT_BYTES + 512;
     let head = stage.offer(0, IN, 5, Some((DATA, bytes)));
-    stage.bench.work();
+    stage.work();
     let told = stage.shelf.told.lock().len();
     assert_eq!(told, 4);
     // Backwards, one by one.
     for left in (0..told).rev() {
         assert_eq!(stage.bench.driver.collect(), []);
         stage.serve(left);
-        stage.bench.work();
+        stage.work();
     }
     assert_eq!(stage.bench.driver.collect(), [(head.into(), bytes + 1)]);
     assert_eq!(stage.bench.bytes(DATA, bytes as usize), stage.disk[5 * SECTOR..][..bytes as usize]);
@@ -259,10 +266,10 @@ fn what_finds_no_slot_waits() {
     let mut stage = Stage::new(false);
     let slots: Vec<_> = (0..SLOTS - 1).map(|_| stage.shelf.take().expect("free")).collect();
     let head = stage.offer(0, IN, 0, Some((DATA, 2 * SLOT_BYTES)));
-    stage.bench.work();
+    stage.work();
     assert_eq!(stage.shelf.told.lock().len(), 1, "one order, and the other waits");
     stage.serve(0);
-    stage.bench.work();
+    stage.work();
     stage.run();
     assert_eq!(stage.bench.driver.collect(), [(head.into(), 2 * SLOT_BYTES + 1)]);
     slots.into_iter().for_each(|slot| stage.shelf.give_back(slot));
@@ -272,10 +279,10 @@ fn what_finds_no_slot_waits() {
 fn errors_reach_the_guest_once_all_is_back() {
     let mut stage = Stage::new(false);
     let head = stage.offer(0, OUT, 0, Some((DATA, 2 * SLOT_BYTES)));
-    stage.bench.work();
+    stage.work();
     let first = stage.shelf.told.lock().remove(0);
     stage.shelf.set(first, Slot::Answered(Answer::Failed));
-    stage.bench.work();
+    stage.work();
     assert_eq!((stage.bench.driver.collect(), stage.status_of(0)), (vec![], UNTOUCHED));
     stage.run();
     assert_eq!((stage.bench.driver.collect(), stage.status_of(0)), (vec![(head.into(), 1)], 1));
@@ -298,7 +305,7 @@ fn a_window_that_cannot_be_reached_is_tried_again() {
     let mut stage = Stage::new(false);
     stage.bench.told.is_there = false;
     let head = stage.offer(0, OUT, 0, Some((DATA, 512)));
-    stage.bench.work();
+    stage.work();
     assert!(stage.bench.told.wakes == 1 && stage.shelf.told.lock().is_empty());
     stage.bench.told.is_there = true;
     stage.bench.function.advance();
@@ -310,16 +317,16 @@ fn a_window_that_cannot_be_reached_is_tried_again() {
 fn after_a_reset_nobody_hears_of_what_was_before_and_all_of_it_comes_first() {
     let mut stage = Stage::new(false);
     stage.offer(0, IN, 0, Some((DATA, 512)));
-    stage.bench.work();
+    stage.work();
     stage.bench.common(register::STATUS, Width::Byte, 0);
     assert_eq!(stage.bench.status(), 0);
     stage.bench.driver = Driver::new(16);
     stage.bench.start();
     let head = stage.offer(1, IN, 9, Some((DATA, 512)));
-    stage.bench.work();
+    stage.work();
     assert_eq!(stage.shelf.told.lock().len(), 1, "the new one waits for the old one");
     stage.serve(0);
-    stage.bench.work();
+    stage.work();
     assert_eq!(stage.bench.driver.collect(), [], "nobody hears of it");
     assert_eq!(stage.bench.bytes(DATA, 1), [0], "nor sees its bytes");
     stage.run();
@@ -331,7 +338,7 @@ fn after_a_reset_nobody_hears_of_what_was_before_and_all_of_it_comes_first() {
 fn a_chain_that_has_become_none_breaks_its_device_only() {
     let mut stage = Stage::new(false);
     let head = stage.offer(0, IN, 0, Some((DATA, 512)));
-    stage.bench.work();
+    stage.work();
     stage.bench.driver.own(head, (BUFFERS, 16), 1, 999);
     stage.run();
     assert!(stage.bench.status() & crate::transport::status::NEEDS_RESET != 0);
@@ -345,7 +352,7 @@ fn what_a_server_has_forgotten_is_told_again_with_its_bytes() {
     stage.bench.driver.memory.write(Gpa(DATA), &vec![0xcd; bytes as usize]).unwrap();
     let write = stage.offer(0, OUT, 7, Some((DATA, bytes)));
     let flush = stage.offer(1, FLUSH, 0, None);
-    stage.bench.work();
+    stage.work();
     // It is another one now, with another window.
     let told = core::mem::take(&mut *stage.shelf.told.lock());
     assert_eq!(told.len(), 3);
@@ -386,7 +393,7 @@ proptest! {
                 _ => stage.offer(0, FLUSH, 0, None),
             };
             for _ in 0..1000 {
-                stage.bench.work();
+                stage.work();
                 let told = stage.shelf.told.lock().len();
                 if told == 0 {
                     break;

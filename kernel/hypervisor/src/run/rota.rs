@@ -96,6 +96,7 @@ impl<'n, 'm, B: Backend> Rota<'n, 'm, B> {
             }
             self.node.places.with(vm, |vm| {
                 if !vm.life.is_closed() {
+                    vm.virtio.note_answers();
                     self.nudge(host, vm);
                 }
             });

@@ -91,6 +91,9 @@ enum News {
 
 /// Each buffer of a request counts as so many bytes at least, so that a step has few small ones: reading a descriptor takes time, too.
 pub(crate) const BUFFER_BYTES: u32 = 1024;
+/// Among the queues of which the driver was not told: a server has answered.
+const ANSWERS: u32 = 1 << 31;
+const _: () = assert!(MAX_QUEUES < 31);
 /// Where the BAR is while the function does not answer there.
 const NOWHERE: u64 = u64::MAX;
 
@@ -182,6 +185,15 @@ impl<I: Image> Function<I> {
     /// Bytes of host memory that what was written to a disk takes, where it is one.
     pub fn kept(&self) -> u64 {
         if let Kind::Block(disk) = &self.kind { disk.kept() } else { 0 }
+    }
+
+    /// Takes note of what the server of a disk has answered, where it is such a one: there is something to do then.
+    pub fn note_answers(&self) {
+        if let Kind::Block(disk) = &self.kind
+            && disk.remote().is_some_and(block::Remote::has_news)
+        {
+            self.untold.fetch_or(ANSWERS, SeqCst);
+        }
     }
 
     /// A time has come for which it has waited.

@@ -44,6 +44,7 @@ impl<I: Image> Function<I> {
                     Some(work) => work,
                     None => {
                         remote.stalls(index);
+                        self.note_answers();
                         return Ok(Turn::Stalls(Work::Anew));
                     }
                 },
@@ -56,6 +57,8 @@ impl<I: Image> Function<I> {
             }
             let Some((slot, owner, to)) = remote.take() else {
                 remote.stalls(index);
+                // There may be room by now.
+                self.note_answers();
                 return Ok(Turn::Stalls(Work::Telling(work)));
             };
             let mut data = work.data();
@@ -162,6 +165,10 @@ impl<I: Image> Function<I> {
         }
         drop(scratch);
         self.untold.fetch_or(self.tell(used, memory, wires), SeqCst);
+        if !is_elsewhere {
+            // What has come meanwhile, and what has found room.
+            self.note_answers();
+        }
         if is_served && !is_elsewhere { News::Served } else { super::receive::news(used, is_elsewhere) }
     }
 }
