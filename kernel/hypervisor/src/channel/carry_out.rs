@@ -8,7 +8,7 @@ use super::draft::Draft;
 use super::waits::{Copy, Target, Wait, Waits};
 use super::{Refused, dealings, refused};
 use crate::config::Description;
-use crate::run::Node;
+use crate::run::{Node, ROOM_FOR_ONE};
 use crate::schedule::VmId;
 use crate::{CreateVmError, ManageError, VmState};
 
@@ -157,7 +157,7 @@ fn create<B: Backend, H: Host>(
             refused(Refusal::Range, asked, most)
         }
         CreateVmError::Refused(error) if error.is_shortage() => {
-            refused(Refusal::NoMemory, 0, node.free_memory())
+            refused(Refusal::NoMemory, ROOM_FOR_ONE, node.free_memory())
         }
         other => {
             log::warn!("vm {name}: not made: {other}");

@@ -4,7 +4,7 @@
 //! takes, and a ring for each console that is watched. What the domain sends is read by `abi`, which bounds all of it; a request names a VM by a
 //! number that no other VM ever has. Lines that the domain can cause are limited.
 //!
-//! What is said first: what has become of VMs ([`events`]), then answers ([`waits`], [`traces`]); then a request is read; and where there is none, what is
+//! What is said first: what has become of VMs ([`events`]), then answers ([`waits`]); then a request is read; and where there is none, what is
 //! watched comes ([`watch`]).
 
 mod carry_out;

@@ -106,15 +106,19 @@ fn change_port<B: Backend, H: Host>(
     let vm = vm_of(node, vm)?;
     match node.change_port(host, vm, device.into(), text_of(words, text)?) {
         Ok(_) => Ok(Answer::Done {}),
-        Err(PortError::Gone(error)) => Err(why_not(error).into()),
-        Err(PortError::NoDevice { count }) => Err(no_device(device, count)),
-        Err(PortError::Word(fault)) => Err(Fault::misread(text, fault)),
+        Err(error) => Err(no_port(error, device, text)),
     }
 }
 
-/// The VM has so many network devices, and none of that number.
-fn no_device(device: u16, count: usize) -> Fault {
-    refused(Refusal::Range, device.into(), count.saturating_sub(1) as u64).into()
+/// Why there is no port of that device, or why it stays as it is.
+fn no_port(error: PortError<'_>, device: u16, text: &mut Text) -> Fault {
+    match error {
+        PortError::Gone(error) => why_not(error).into(),
+        PortError::NoDevice { count } => {
+            refused(Refusal::Range, device.into(), count.saturating_sub(1) as u64).into()
+        }
+        PortError::Word(fault) => Fault::misread(text, fault),
+    }
 }
 
 fn port<'t, B: Backend>(
@@ -126,9 +130,7 @@ fn port<'t, B: Backend>(
     let id = vm_of(node, vm)?;
     let (network, port_id, mac) = match node.port_of(id, device.into()) {
         Ok(found) => found,
-        Err(PortError::Gone(error)) => return Err(why_not(error).into()),
-        Err(PortError::NoDevice { count }) => return Err(no_device(device, count)),
-        Err(PortError::Word(fault)) => return Err(Fault::misread(words, fault)),
+        Err(error) => return Err(no_port(error, device, words)),
     };
     let gone = refused(Refusal::Range, device.into(), 0);
     let port = network.switch.port(port_id).ok_or(gone)?;

@@ -100,8 +100,7 @@ impl<'m, B: Backend> Node<'m, B> {
         self.of(id)?;
         let shared = &self.scheduler.shared;
         shared.set_share(id, share, ticks(host)).map_err(ManageError::Share)?;
-        // Who runs where may change.
-        (0..self.scheduler.cpus()).for_each(|cpu| host.kick(cpu));
+        self.kick_all(host);
         Ok(())
     }
 
@@ -130,8 +129,13 @@ impl<'m, B: Backend> Node<'m, B> {
                 PinError::NoCpu { asked: cpus, pool }
             })?;
         }
-        (0..self.scheduler.cpus()).for_each(|cpu| host.kick(cpu));
+        self.kick_all(host);
         Ok(())
+    }
+
+    /// Has all CPUs look who should run where, which may have changed.
+    pub(super) fn kick_all<H: Host>(&self, host: &mut H) {
+        (0..self.scheduler.cpus()).for_each(|cpu| host.kick(cpu));
     }
 
     /// What of a share that was refused was too much or too little, and the most that it can be.

@@ -41,7 +41,7 @@ impl Lead {
             Command::PoolCpu(which, pool) => {
                 let moved = cpu.node.scheduler.shared.move_cpu(which, pool);
                 self.answer_change(moved, format_args!("CPU {} is in pool {}", which.0, pool.0));
-                look_all(cpu);
+                cpu.node.kick_all(cpu.host);
             }
             Command::Weight(vm, _)
             | Command::Cap(vm, _)
@@ -166,7 +166,7 @@ impl Lead {
             _ => Ok(()),
         };
         self.answer_change(changed, format_args!("vm {}: {}", vm.name, Share { vm: &vm, shared }));
-        look_all(cpu);
+        cpu.node.kick_all(cpu.host);
     }
 
     fn list<B: Backend, H: Host>(&mut self, cpu: &mut Cpu<'_, '_, '_, B, H>) {
@@ -213,11 +213,6 @@ impl Lead {
 
 /// Lines of the list of VMs that are told in one look.
 const LINES_AT_ONCE: usize = 32;
-
-/// Has all CPUs look who should run where.
-fn look_all<B: Backend, H: Host>(cpu: &mut Cpu<'_, '_, '_, B, H>) {
-    (0..cpu.node.scheduler.cpus()).for_each(|other| cpu.host.kick(other));
-}
 
 /// What a VM does next.
 struct Doing(Request);

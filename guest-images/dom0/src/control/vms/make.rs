@@ -153,7 +153,9 @@ fn set(channel: &mut Channel, vm: u64, file: &VmFile) -> Result<()> {
     }
     if let Some(cpus) = file.pin {
         let pin = Request::Pin { vm, vcpu: ALL_VCPUS, cpus: cpus.0 };
-        channel.order(&pin).map_err(|_| Error::other("pin: the machine has none of these CPUs for VMs"))?;
+        channel.order(&pin).map_err(|error| {
+            Error::other(format!("pin: none of these CPUs is one for VMs ({error}, as bits of CPUs)"))
+        })?;
     }
     for (device, text) in (0_u16..).zip(&file.networks) {
         let (network, words) = network_and_words(text);
