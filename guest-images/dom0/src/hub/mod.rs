@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use abi::{DiskAnswer, Request};
+use api::image::Format;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -24,7 +25,7 @@ use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use crate::channel::{self, Channel, News};
 use crate::signals::{caught, is_signalled};
-use crate::worker::{Format, MESSAGE_BYTES, Opened};
+use crate::worker::{MESSAGE_BYTES, Opened};
 use crate::{facts, log};
 use service::Service;
 

@@ -5,24 +5,14 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::sync::RwLock;
 
+use api::image::Format;
 use imago::file::File as Storage;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, StorageOpenOptions};
-use serde::{Deserialize, Serialize};
 
 /// Bytes of a sector.
 pub(super) const SECTOR: u64 = 512;
-
-/// How a disk's content lies in its file.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Format {
-    /// As it is.
-    Raw,
-    /// QEMU's format, version 2 or 3.
-    Qcow2,
-}
 
 /// A disk.
 pub(super) struct Image {

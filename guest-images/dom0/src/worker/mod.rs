@@ -17,8 +17,9 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlag
 use serde::{Deserialize, Serialize};
 use vm_memory::{FileOffset, MmapRegion};
 
+use api::image::Format;
+
 use crate::log;
-pub(crate) use image::Format;
 use image::Image;
 use orders::{Orders, WINDOW_BYTES};
 

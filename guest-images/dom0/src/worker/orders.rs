@@ -119,7 +119,8 @@ mod tests {
 
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    use super::super::Format;
+    use api::image::Format;
+
     use super::*;
 
     #[test]

@@ -9,11 +9,13 @@ use loader::{E820Entry, EntryState, MemoryKind};
 use vcpu::Gpa;
 
 use super::disks;
-use super::file::{self, VmFile, named};
+use api::vm::{self, VmFile};
+
+use super::file::{self, named};
 use super::window::{Memory, Window};
 use crate::channel::{Channel, strange};
 use crate::hub::{Ask, DiskFile};
-use crate::worker::Format;
+use api::image::Format;
 
 /// What a VM begins with, in this process' memory.
 struct Files {
@@ -51,7 +53,7 @@ pub(super) fn make(
     name: Name,
     folder: &Path,
 ) -> Result<(u64, Vec<DiskFile>)> {
-    let vm_file = VmFile::read(folder)?;
+    let vm_file = file::read(folder)?;
     let files = Files::read(folder, &vm_file)?;
     let disks = disk_files(folder, &vm_file)?;
     let sectors = open_disks(name.as_str(), &disks)?;
@@ -69,7 +71,7 @@ pub(super) fn make(
 /// Those of its disks that are in files, which are there then.
 fn disk_files(folder: &Path, vm: &VmFile) -> Result<Vec<DiskFile>> {
     vm.disks.iter().try_for_each(|disk| make_disk(folder, disk))?;
-    let file = |disk: &file::Disk| {
+    let file = |disk: &vm::Disk| {
         Some(DiskFile { path: folder.join(&disk.file), format: disk.format?, read_only: disk.read_only })
     };
     Ok(vm.disks.iter().filter_map(file).collect())
@@ -77,7 +79,7 @@ fn disk_files(folder: &Path, vm: &VmFile) -> Result<Vec<DiskFile>> {
 
 /// The same of a VM that is there already. Of one whose file cannot be read any more nothing is known.
 pub(super) fn files_of(folder: &Path) -> Vec<DiskFile> {
-    VmFile::read(folder).and_then(|file| disk_files(folder, &file)).unwrap_or_default()
+    file::read(folder).and_then(|file| disk_files(folder, &file)).unwrap_or_default()
 }
 
 /// Has them opened, where there are some. Sectors of each.
@@ -89,7 +91,7 @@ pub(super) fn open_disks(name: &str, disks: &[DiskFile]) -> Result<Vec<u64>> {
 }
 
 /// Makes the file of a disk that says how large it is, where there is none.
-fn make_disk(folder: &Path, disk: &file::Disk) -> Result<()> {
+fn make_disk(folder: &Path, disk: &vm::Disk) -> Result<()> {
     let path = folder.join(&disk.file);
     let Some(size) = disk.size.filter(|_| !path.exists()) else { return Ok(()) };
     if disk.format != Some(Format::Raw) {
@@ -146,7 +148,7 @@ fn network_and_words(text: &str) -> (&str, &str) {
 /// Sets its share of the CPUs, where they are, and how its ports are.
 fn set(channel: &mut Channel, vm: u64, file: &VmFile) -> Result<()> {
     let (weight, cap, reservation) = (file.weight, file.cap, file.reservation);
-    if (weight, cap, reservation) != (file::USUAL_WEIGHT, 0, 0) {
+    if (weight, cap, reservation) != (vm::USUAL_WEIGHT, 0, 0) {
         channel
             .order(&Request::SetShare { vm, weight, cap, reservation })
             .map_err(|error| Error::other(format!("weight, cap and reservation: {error}")))?;

@@ -20,7 +20,7 @@ use crate::channel::{Channel, News};
 use crate::hub::{Ask, DiskFile};
 use crate::status::Vm;
 use crate::{facts, log};
-use file::VmFile;
+
 use window::Window;
 
 /// The folders, a VM each: what came with dom0,
@@ -241,5 +241,5 @@ fn folders(with_own: bool) -> BTreeMap<String, PathBuf> {
 
 /// Whether its file says so. One that cannot be read is told of where it is made.
 fn starts_by_itself(folder: &Path) -> bool {
-    VmFile::read(folder).map_or(true, |file| file.autostart)
+    file::read(folder).map_or(true, |file| file.autostart)
 }
