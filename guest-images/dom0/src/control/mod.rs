@@ -122,7 +122,8 @@ impl Kernel {
         }
         self.vms.hear(channel)?;
         self.vms.tell_hub();
-        let vms = self.watch.look(channel)?;
+        let mut vms = self.watch.look(channel)?;
+        self.vms.see_to_room(channel, &mut vms);
         Ok(vms.into_iter().map(|(_, vm)| vm).collect())
     }
 }

@@ -2,9 +2,13 @@
 //! below `/data/vms` are the node's own, and are made where their file says `autostart`, once the data is there. All of them in the order of their
 //! names; they are unmade when they have ended.
 
+mod disk_files;
 mod disks;
 mod file;
+mod firmware;
 mod make;
+mod room;
+mod seed;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,12 +25,16 @@ use crate::hub::{Ask, DiskFile};
 use crate::status::Vm;
 use crate::{facts, log};
 
+use room::Room;
 use window::Window;
 
 /// The folders, a VM each: what came with dom0,
 const WITH_DOM0: &str = "/etc/basalt/vms";
 /// and what is the node's own.
 const OWN: &str = "/data/vms";
+
+/// The state of a VM for which there is no room.
+const NO_ROOM: &str = "no room on disk";
 
 /// Between two looks at VMs that shut down.
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +53,8 @@ pub(super) struct Vms {
     window: Option<Window>,
     /// Who serves disks, as it was told of them.
     hub: Option<String>,
+    /// Those that stand still as there is no room.
+    room: Room,
 }
 
 /// A VM that was made here.
@@ -54,6 +64,13 @@ struct Made {
     folder: PathBuf,
     /// Its disks that are in files.
     disks: Vec<DiskFile>,
+}
+
+impl Made {
+    /// Bytes that are free for its disks; where nobody can tell, it may be tried now and then.
+    fn free(&self) -> u64 {
+        room::free(self.disks.iter().map(|disk| disk.path.as_path())).unwrap_or(u64::MAX)
+    }
 }
 
 impl Vms {
@@ -80,7 +97,7 @@ impl Vms {
             }
             // Another basaltd has made it, before this one.
             if let Some((number, _)) = there.iter().find(|(_, known)| known.name == name) {
-                let disks = make::files_of(&folder);
+                let disks = disk_files::files_of(&folder);
                 self.made.insert(*number, Made { name, folder, disks });
                 continue;
             }
@@ -123,14 +140,35 @@ impl Vms {
             match news {
                 News::Ended(vm, reason) => self.ended(channel, vm, reason)?,
                 News::Reset(vm) => self.reset(channel, vm)?,
-                News::NoRoom(vm) => {
-                    let name = self.made.get(&vm).map_or("?", |made| made.name.as_str());
-                    log::warn(&format!("VM {name}: stands still: there is no room for what it writes"));
-                }
+                News::NoRoom(vm) => self.has_no_room(vm),
                 News::Orders(..) => {}
             }
         }
         Ok(())
+    }
+
+    fn has_no_room(&mut self, vm: u64) {
+        let Some(made) = self.made.get(&vm) else { return };
+        log::warn(&format!("VM {}: stands still: there is no room for what it writes", made.name));
+        self.room.lacks(vm, made.free(), Instant::now());
+    }
+
+    /// Has VMs go on for which there is room again, and says of the others why they stand still.
+    pub(super) fn see_to_room(&mut self, channel: &mut Channel, vms: &mut [(u64, Vm)]) {
+        for (number, vm) in vms {
+            let Some(made) = self.made.get(number).filter(|_| self.room.waits(*number)) else { continue };
+            if vm.runs() {
+                // Somebody has let it go on.
+                self.room.goes_on(*number);
+            } else if self.room.has_come(*number, made.free(), Instant::now()) {
+                log::info(&format!("VM {}: goes on: there is room again", made.name));
+                // One that goes on already, or ends, needs no more.
+                let _ = channel.order(&Request::Resume { vm: *number });
+                self.room.goes_on(*number);
+            } else {
+                vm.state = NO_ROOM.to_owned();
+            }
+        }
     }
 
     /// Where another process serves disks than before, it is told of all that there are.
@@ -210,6 +248,7 @@ impl Vms {
 
     fn unmake(&mut self, channel: &mut Channel, vm: u64, name: &str) -> Result<()> {
         channel.order(&Request::DestroyVm { vm })?;
+        self.room.forget(vm);
         // One that has no such disks is none of it.
         let _ = disks::ask(&Ask::Close { name: name.to_owned() });
         log::info(&format!("VM {name}: all that it had is free"));
