@@ -180,10 +180,7 @@ impl VmFile {
         if self.memory.0 < LEAST_MEMORY.0 {
             return Err(format!("memory: {} is too little: {LEAST_MEMORY} is the least", self.memory));
         }
-        let names = self.disks.iter().map(|disk| ("disks.file", &disk.file));
-        let names =
-            names.chain([("kernel", &self.kernel)]).chain(self.initrd.iter().map(|name| ("initrd", name)));
-        for (key, name) in names {
+        for (key, name) in self.named_files() {
             check_path(key, name)?;
         }
         let sizes = self.disks.iter().filter_map(|disk| disk.size);
@@ -191,6 +188,17 @@ impl VmFile {
             return Err(format!("disks.size: {size} is out of range: 1K to {LARGEST_DISK}"));
         }
         Ok(())
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.named_files().map(|(_, name)| name)
+    }
+
+    fn named_files(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let disks = self.disks.iter().map(|disk| ("disks.file", disk.file.as_str()));
+        let kernel = std::iter::once(("kernel", self.kernel.as_str()));
+        kernel.chain(self.initrd.iter().map(|name| ("initrd", name.as_str()))).chain(disks)
     }
 
     /// The same as text of such a file.

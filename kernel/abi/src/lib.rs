@@ -36,4 +36,5 @@ pub const MAJOR: u16 = 1;
 /// | version | what is new |
 /// |---|---|
 /// | 1.0 | hello, VMs (create, destroy, start, stop, pause, resume, reset, button), memory copies, processors, devices, shares, status, pins, exit counters, trace rings, consoles, log, power, switch ports, rules and mirrors, disks that the domain serves |
-pub const MINOR: u16 = 0;
+/// | 1.1 | how much of the machine is free |
+pub const MINOR: u16 = 1;

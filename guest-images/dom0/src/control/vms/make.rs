@@ -8,14 +8,19 @@ use abi::{ALL_VCPUS, Answer, DeviceKind, Name, Request};
 use loader::{E820Entry, EntryState, MemoryKind};
 use vcpu::Gpa;
 
-use super::disks;
+use super::builder::Progress;
+use super::{disks, identity};
 use api::vm::{self, VmFile};
 
 use super::file::{self, named};
 use super::window::{Memory, Window};
-use crate::channel::{Channel, strange};
+use crate::channel::{Asks, strange};
 use crate::hub::{Ask, DiskFile};
 use api::image::Format;
+
+/// How much is done when a step is, in percent.
+const FILES_READ: u8 = 20;
+const DISKS_OPENED: u8 = 30;
 
 /// What a VM begins with, in this process' memory.
 struct Files {
@@ -47,17 +52,21 @@ impl Files {
 ///
 /// # Errors
 /// A file that is missing or wrong, named; what the kernel refuses.
-pub(super) fn make(
-    channel: &mut Channel,
+pub(super) fn make<A: Asks>(
+    channel: &mut A,
     window: &mut Window,
     name: Name,
     folder: &Path,
+    goes_on: impl Fn(&mut A, Progress),
 ) -> Result<(u64, Vec<DiskFile>)> {
     let vm_file = file::read(folder)?;
     let files = Files::read(folder, &vm_file)?;
     let disks = disk_files(folder, &vm_file)?;
+    goes_on(channel, Progress::Percent(FILES_READ));
     let sectors = open_disks(name.as_str(), &disks)?;
+    goes_on(channel, Progress::Percent(DISKS_OPENED));
     let vm = create(channel, name, (&vm_file, &files), &sectors)?;
+    goes_on(channel, Progress::Number(vm));
     let started = serve_disks(name.as_str(), vm, &disks)
         .and_then(|()| set(channel, vm, &vm_file))
         .and_then(|()| fill(channel, window, vm, &vm_file, &files));
@@ -110,7 +119,12 @@ pub(super) fn serve_disks(name: &str, vm: u64, disks: &[DiskFile]) -> Result<()>
 }
 
 /// Says what it has, and makes it.
-fn create(channel: &mut Channel, name: Name, (vm, files): (&VmFile, &Files), sectors: &[u64]) -> Result<u64> {
+fn create(
+    channel: &mut impl Asks,
+    name: Name,
+    (vm, files): (&VmFile, &Files),
+    sectors: &[u64],
+) -> Result<u64> {
     channel.order(&Request::ForgetDevices {})?;
     let devices =
         [(vm.console, DeviceKind::Console), (vm.rng, DeviceKind::Entropy), (vm.balloon, DeviceKind::Balloon)];
@@ -125,12 +139,12 @@ fn create(channel: &mut Channel, name: Name, (vm, files): (&VmFile, &Files), sec
         };
         channel.order(&Request::AddDevice { kind, first, second: disk.read_only.into() })?;
     }
-    for text in &vm.networks {
+    for (device, text) in (0_u16..).zip(&vm.networks) {
         let (text, _) = network_and_words(text);
         let network = Name::new(text).ok_or_else(|| {
             Error::other(format!("'{text}' is no network's name; write 1 to 31 of a-z, 0-9 and -"))
         })?;
-        channel.order(&Request::AddNetwork { network, mac: 0 })?;
+        channel.order(&Request::AddNetwork { network, mac: identity::mac(vm.id.as_deref(), device) })?;
     }
     let create = Request::CreateVm { name, cpus: vm.cpus, memory: vm.memory.0 };
     channel.ask(&create, |answer| match answer {
@@ -146,7 +160,7 @@ fn network_and_words(text: &str) -> (&str, &str) {
 }
 
 /// Sets its share of the CPUs, where they are, and how its ports are.
-fn set(channel: &mut Channel, vm: u64, file: &VmFile) -> Result<()> {
+fn set(channel: &mut impl Asks, vm: u64, file: &VmFile) -> Result<()> {
     let (weight, cap, reservation) = (file.weight, file.cap, file.reservation);
     if (weight, cap, reservation) != (vm::USUAL_WEIGHT, 0, 0) {
         channel
@@ -170,7 +184,7 @@ fn set(channel: &mut Channel, vm: u64, file: &VmFile) -> Result<()> {
 }
 
 /// Gives it its memory and what is to be in it, and starts it.
-fn fill(channel: &mut Channel, window: &mut Window, vm: u64, file: &VmFile, files: &Files) -> Result<()> {
+fn fill(channel: &mut impl Asks, window: &mut Window, vm: u64, file: &VmFile, files: &Files) -> Result<()> {
     channel.order(&Request::Start { vm })?;
     let in_memory =
         files.disks.iter().enumerate().filter_map(|(number, bytes)| Some((number, bytes.as_ref()?)));
@@ -191,11 +205,13 @@ fn fill(channel: &mut Channel, window: &mut Window, vm: u64, file: &VmFile, file
     }
     let loaded = loaded.map_err(|error| Error::other(format!("{}: {error}", file.kernel)))?;
     channel.order(&entry(vm, &loaded.entry))?;
+    // Nothing that it says is missed.
+    channel.order(&Request::WatchConsole { vm, on: true })?;
     channel.order(&Request::Start { vm })
 }
 
 /// Where its memory is, and the root pointer of its ACPI tables.
-fn memory_map(channel: &mut Channel, vm: u64) -> Result<(Vec<E820Entry>, Gpa)> {
+fn memory_map(channel: &mut impl Asks, vm: u64) -> Result<(Vec<E820Entry>, Gpa)> {
     channel.ask(&Request::MemoryMap { vm }, |answer| match answer {
         Answer::MemoryMap { rsdp, ranges } => {
             let (ranges, _) = ranges.as_chunks::<3>();
