@@ -172,8 +172,8 @@ impl VmFile {
         if self.memory.0 < LEAST_MEMORY.0 {
             return Err(format!("memory: {} is too little: {LEAST_MEMORY} is the least", self.memory));
         }
-        for (key, name) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
-            name.iter().try_for_each(|name| check_path(key, name))?;
+        for (key, name) in self.named_files() {
+            check_path(key, name)?;
         }
         self.check_boot()?;
         self.disks.iter().try_for_each(Disk::check)?;
@@ -199,6 +199,25 @@ impl VmFile {
     /// Disks, with that for cloud-init.
     fn all_disks(&self) -> usize {
         self.disks.len() + usize::from(self.cloud_init.is_some())
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.named_files().map(|(_, name)| name)
+    }
+
+    /// The same with the keys that name them.
+    pub fn named_files(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let disks = self.disks.iter().map(|disk| ("disks.file", Some(&disk.file)));
+        let backings = self.disks.iter().map(|disk| ("disks.backing", disk.backing.as_ref()));
+        let user_data = self.cloud_init.as_ref().and_then(|seed| seed.user_data.as_ref());
+        let others = [
+            ("kernel", self.kernel.as_ref()),
+            ("initrd", self.initrd.as_ref()),
+            ("cloud_init.user_data", user_data),
+        ];
+        let all = others.into_iter().chain(disks).chain(backings);
+        all.filter_map(|(key, name)| Some((key, name?.as_str())))
     }
 
     /// The same as text of such a file.

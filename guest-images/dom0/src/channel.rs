@@ -8,7 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use abi::{Answer, Event, MAX_MESSAGE, Reason, Refusal, Request, Stream};
+use abi::{Answer, Event, MAX_MESSAGE, Refusal, Request, Stream};
+use api::Reason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use trace::{EVENT_BYTES, Event as Traced};
 
@@ -38,13 +39,51 @@ pub(crate) struct Channel {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum News {
     /// A VM has ended.
-    Ended(u64, Reason),
+    Ended(u64, abi::Reason),
     /// A VM starts over.
     Reset(u64),
     /// A VM stands still, as there is no room for what it writes.
     NoRoom(u64),
     /// Orders for a VM's disks, as they came.
     Orders(u64, Vec<u8>),
+    /// What a VM has written to its console.
+    Console(u64, Vec<u8>),
+    /// So many bytes of a console were lost.
+    ConsoleLost(u64, u64),
+}
+
+/// Where a message has its number (docs/abi.md, "Messages").
+const ID: std::ops::Range<usize> = 8..16;
+
+/// Whoever can be asked for what Basalt's kernel does: the channel itself, or a way to who has it.
+pub(crate) trait Asks {
+    /// Hands over a message, whose number is still to be set, and waits for what comes of it: kind and body.
+    ///
+    /// # Errors
+    /// The channel is of no use any more.
+    fn exchange(&mut self, message: &mut [u8]) -> Result<(u16, Vec<u8>)>;
+
+    /// Asks for something, and hears what comes of it.
+    ///
+    /// # Errors
+    /// Those of `hear`; the channel is of no use any more.
+    fn ask<T>(&mut self, request: &Request<'_>, hear: impl FnOnce(Answer<'_>) -> Result<T>) -> Result<T> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let length = request.write(0, &mut buffer).ok_or(ErrorKind::InvalidInput)?;
+        let (kind, body) = self.exchange(buffer.get_mut(..length).unwrap_or_default())?;
+        Answer::read(kind, &body).map_err(Error::other).and_then(hear)
+    }
+
+    /// Has something done.
+    ///
+    /// # Errors
+    /// It was refused, or the channel is of no use any more.
+    fn order(&mut self, request: &Request<'_>) -> Result<()> {
+        self.ask(request, |answer| match answer {
+            Answer::Done {} => Ok(()),
+            other => Err(strange(&other)),
+        })
+    }
 }
 
 /// The port's device, where the kernel has such a port: Linux names them after their numbers.
@@ -147,6 +186,17 @@ impl Channel {
         }
     }
 
+    /// CPUs of the machine on which VMs run, and bytes of memory that they can still have.
+    ///
+    /// # Errors
+    /// The channel is of no use any more.
+    pub(crate) fn machine(&mut self) -> Result<(u16, u64)> {
+        self.ask(&Request::Machine {}, |answer| match answer {
+            Answer::Machine { cpus, free } => Ok((cpus, free)),
+            other => Err(strange(&other)),
+        })
+    }
+
     /// Ticks of the time-stamp counter in a second.
     pub(crate) const fn tsc_hz(&self) -> u64 {
         self.tsc_hz
@@ -157,17 +207,6 @@ impl Channel {
         &self.file
     }
 
-    /// Has something done.
-    ///
-    /// # Errors
-    /// It was refused, or the channel is of no use any more.
-    pub(crate) fn order(&mut self, request: &Request<'_>) -> Result<()> {
-        self.ask(request, |answer| match answer {
-            Answer::Done {} => Ok(()),
-            other => Err(strange(&other)),
-        })
-    }
-
     /// Says something that has no answer.
     ///
     /// # Errors
@@ -176,41 +215,6 @@ impl Channel {
         let mut buffer = [0; MAX_MESSAGE];
         let length = request.write(0, &mut buffer).ok_or(ErrorKind::InvalidInput)?;
         self.write_all(buffer.get(..length).unwrap_or_default(), Instant::now() + PATIENCE)
-    }
-
-    /// Asks for something, and hears what comes of it.
-    ///
-    /// # Errors
-    /// Those of `hear`; the channel is of no use any more.
-    pub(crate) fn ask<T>(
-        &mut self,
-        request: &Request<'_>,
-        hear: impl FnOnce(Answer<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let id = self.next;
-        self.next += 1;
-        let mut buffer = [0; MAX_MESSAGE];
-        let length = request.write(id, &mut buffer).ok_or(ErrorKind::InvalidInput)?;
-        let mut until = Instant::now() + PATIENCE;
-        self.write_all(buffer.get(..length).unwrap_or_default(), until)?;
-        loop {
-            let (taken, whole) = self.stream.take(&self.input).map_err(Error::other)?;
-            if let Some((header, body)) = whole {
-                if header.id == id {
-                    let heard = Answer::read(header.kind, body).map_err(Error::other).and_then(hear);
-                    self.input.drain(..taken);
-                    return heard;
-                }
-                // An event, or an answer to what nobody waits for any more; who tells of a long job's progress is at it.
-                note(&mut self.news, header.kind, body);
-                until = Instant::now() + PATIENCE;
-            }
-            let is_done = whole.is_none();
-            self.input.drain(..taken);
-            if is_done {
-                self.read_some(until)?;
-            }
-        }
     }
 
     fn write_all(&mut self, mut bytes: &[u8], until: Instant) -> Result<()> {
@@ -252,12 +256,42 @@ impl Channel {
     }
 }
 
+impl Asks for Channel {
+    fn exchange(&mut self, message: &mut [u8]) -> Result<(u16, Vec<u8>)> {
+        let id = self.next;
+        self.next += 1;
+        message.get_mut(ID).ok_or(ErrorKind::InvalidInput)?.copy_from_slice(&id.to_le_bytes());
+        let mut until = Instant::now() + PATIENCE;
+        self.write_all(message, until)?;
+        loop {
+            let (taken, whole) = self.stream.take(&self.input).map_err(Error::other)?;
+            if let Some((header, body)) = whole {
+                if header.id == id {
+                    let answer = (header.kind, body.to_vec());
+                    self.input.drain(..taken);
+                    return Ok(answer);
+                }
+                // An event, or an answer to what nobody waits for any more; who tells of a long job's progress is at it.
+                note(&mut self.news, header.kind, body);
+                until = Instant::now() + PATIENCE;
+            }
+            let is_done = whole.is_none();
+            self.input.drain(..taken);
+            if is_done {
+                self.read_some(until)?;
+            }
+        }
+    }
+}
+
 /// Keeps an event that somebody here hears of.
 fn note(news: &mut VecDeque<News>, kind: u16, body: &[u8]) {
     match Event::read(kind, body) {
         Ok(Event::Ended { vm, reason }) => news.push_back(News::Ended(vm, reason)),
         Ok(Event::Reset { vm }) => news.push_back(News::Reset(vm)),
         Ok(Event::NoRoom { vm }) => news.push_back(News::NoRoom(vm)),
+        Ok(Event::ConsoleOutput { vm, bytes }) => news.push_back(News::Console(vm, bytes.to_vec())),
+        Ok(Event::ConsoleLost { vm, count }) => news.push_back(News::ConsoleLost(vm, count)),
         Ok(Event::DiskOrders { vm, orders }) => news.push_back(News::Orders(vm, orders.to_vec())),
         _ => {}
     }
@@ -266,9 +300,25 @@ fn note(news: &mut VecDeque<News>, kind: u16, body: &[u8]) {
 /// What an answer means to whoever asked for something else.
 pub(crate) fn strange(answer: &Answer<'_>) -> Error {
     match *answer {
-        Answer::Refused { refusal, first, second } => Error::other(why_not(refusal, first, second)),
-        Answer::Misread { bytes } => Error::other(String::from_utf8_lossy(bytes).into_owned()),
+        Answer::Refused { refusal, first, second } => {
+            api::Error::new(reason(refusal), why_not(refusal, first, second)).into()
+        }
+        Answer::Misread { bytes } => api::Error::new(Reason::Invalid, String::from_utf8_lossy(bytes)).into(),
         ref other => Error::other(format!("Basalt's kernel answers {other:?}")),
+    }
+}
+
+/// The same for programs.
+const fn reason(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::NoVm | Refusal::NoNetwork => Reason::NotFound,
+        Refusal::NameTaken => Reason::NameTaken,
+        Refusal::NoMemory => Reason::NoMemory,
+        Refusal::TooMany => Reason::TooMany,
+        Refusal::Range => Reason::Invalid,
+        Refusal::State => Reason::State,
+        Refusal::Version | Refusal::Unsupported => Reason::Unsupported,
+        Refusal::Malformed | Refusal::Address | Refusal::Start => Reason::Failed,
     }
 }
 

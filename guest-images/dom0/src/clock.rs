@@ -16,6 +16,11 @@ const SETTER: (&str, [&str; 3]) = ("/bin/busybox", ["hwclock", "--systohc", "--u
 /// Seconds by which clocks may differ: both show whole ones.
 const TOLERANCE: u64 = 1;
 
+/// What it shows, in seconds since 1970.
+pub(crate) fn seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// Sets the system's clock, unless the kernel has done so while it started. Without the machine's clock the time stays that since 1970.
 pub(crate) fn set() {
     let result = seconds_to_set(&Path::new(CLOCKS).join("rtc0")).and_then(|seconds| {

@@ -21,6 +21,10 @@ pub(crate) const STORAGE: &str = "storage";
 pub(crate) const FAILING: &str = "failing";
 /// The process that serves disks: its number, as another one knows nothing of what this was told.
 pub(crate) const HUB: &str = "hub";
+/// VMs that were to start by themselves and were started, a line each.
+pub(crate) const BEGUN: &str = "begun";
+/// The SHA-256 of the certificate of the API.
+pub(crate) const FINGERPRINT: &str = "fingerprint";
 /// The node was ready once.
 pub(crate) const READY: &str = "ready";
 

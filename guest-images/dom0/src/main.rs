@@ -23,6 +23,7 @@ mod hub;
 mod init;
 mod log;
 mod network;
+mod operation;
 mod signals;
 mod status;
 mod storage;

@@ -44,13 +44,6 @@ pub(crate) struct Vm {
     pub(crate) load: Option<u32>,
 }
 
-impl Vm {
-    /// Whether it runs.
-    pub(crate) fn runs(&self) -> bool {
-        self.state == RUNNING
-    }
-}
-
 impl Status {
     /// The page.
     pub(crate) fn lines(&self) -> Vec<String> {

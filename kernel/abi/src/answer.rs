@@ -138,6 +138,13 @@ messages! {
             /// How many of each.
             counts: [u64; 12],
         }
+        /// What of the machine VMs can have.
+        Machine = 0x8143 {
+            /// CPUs on which they run.
+            cpus: u16,
+            /// Bytes of memory that are free.
+            free: u64,
+        }
         /// Events of a CPU.
         Trace = 0x8142 {
             /// The number of the event behind them: from where to ask next.

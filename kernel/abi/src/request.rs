@@ -227,6 +227,8 @@ messages! {
             /// The VM.
             vm: u64,
         }
+        /// What of the machine VMs can have. Answered by [`crate::Answer::Machine`].
+        Machine = 0x0143 {}
         /// What a CPU did last, as events from that number on: from 0 on, all that are there. Answered by [`crate::Answer::Trace`], or
         /// [`crate::Refusal::Range`] where there is no such CPU.
         ReadTrace = 0x0142 {

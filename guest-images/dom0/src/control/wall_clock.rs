@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use abi::{Answer, Request};
 
-use crate::channel::Channel;
+use crate::channel::{Asks, Channel};
 use crate::clock;
 
 /// What the kernel was told, and when.

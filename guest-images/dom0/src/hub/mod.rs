@@ -22,7 +22,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
-use crate::channel::{self, Channel, News};
+use crate::channel::{self, Asks, Channel, News};
 use crate::signals::{caught, is_signalled};
 use crate::worker::{Limit, MESSAGE_BYTES, Opened};
 use crate::{facts, log};

@@ -92,6 +92,7 @@ pub(super) fn carry_out<B: Backend, H: Host>(
             });
         }
         Request::ExitCounters { .. }
+        | Request::Machine {}
         | Request::ConsoleInput { .. }
         | Request::PressPowerButton { .. }
         | Request::SetShare { .. }

@@ -25,6 +25,7 @@ pub(super) fn deal<B: Backend, H: Host>(
             let counts = node.exits(vm_of(node, vm)?).map_err(why_not)?;
             Ok(Answer::Exits { counts })
         }
+        Request::Machine {} => Ok(Answer::Machine { cpus: host.cpus() as u16, free: node.free_memory() }),
         Request::ConsoleInput { vm, bytes } => {
             let taken = node.type_at(host, vm_of(node, vm)?, bytes).map_err(why_not)?;
             Ok(Answer::Taken { count: taken as u32 })

@@ -43,6 +43,7 @@ pub(super) enum Told {
     MemoryMap { rsdp: u64, ranges: [u64; 24] },
     Refused(Refusal, u64, u64),
     Exits([u64; 12]),
+    Machine(u16, u64),
     Taken(u32),
     Misread(String),
     Port { network: Name, link: Link, sent: [u64; 2], received: [u64; 2], lost: u64, words: String },
@@ -154,6 +155,7 @@ impl Domain {
                 Answer::MemoryMap { rsdp, ranges } => Told::MemoryMap { rsdp, ranges },
                 Answer::Refused { refusal, first, second } => Told::Refused(refusal, first, second),
                 Answer::Exits { counts } => Told::Exits(counts),
+                Answer::Machine { cpus, free } => Told::Machine(cpus, free),
                 Answer::Taken { count } => Told::Taken(count),
                 Answer::Misread { bytes } => Told::Misread(text(bytes)),
                 Answer::Port { network, link, sent, received, lost, words, .. } => {

@@ -63,6 +63,20 @@ fn exits_are_told_by_their_reasons() {
 }
 
 #[test]
+fn what_is_free_is_less_while_a_vm_runs() {
+    Yard::new(1, 1, ROLES).run(1, |place| {
+        let mut domain = Domain::greeted(place);
+        let told = domain.ask(place, &Request::Machine {});
+        let Told::Machine(1, before) = told else { panic!("{told:?}") };
+        assert_eq!(before, place.node.free_memory());
+        let vm = domain.create(place, "vm");
+        assert_eq!(domain.ask(place, &Request::Start { vm }), Told::Done);
+        let told = domain.ask(place, &Request::Machine {});
+        assert!(matches!(told, Told::Machine(1, free) if free < before), "{told:?}");
+    });
+}
+
+#[test]
 fn shares_are_set_or_refused_with_what_can_be() {
     Yard::new(1, 2, ROLES).run(2, |place| {
         let mut domain = Domain::greeted(place);

@@ -34,7 +34,7 @@ fn scripts() -> impl Strategy<Value = Vec<Script>> {
             any::<u64>(),
         ]
     };
-    prop::collection::vec((0_u8..31, 0_usize..6, number(), number()), 1..60)
+    prop::collection::vec((0_u8..32, 0_usize..6, number(), number()), 1..60)
 }
 
 /// The request of a script. VMs are those that were made, and one that never was.
@@ -73,6 +73,7 @@ fn request((kind, which, first, second): Script, made: &[u64]) -> Request<'stati
         27 => Request::DeleteEntry { network: name, list: list(first), number: second as u16 },
         28 => Request::ChangeNetwork { network: name, words: b"default=deny" },
         29 => Request::ReadTrace { cpu: first as u16, from: second },
+        30 => Request::Machine {},
         _ => Request::ExitCounters { vm },
     }
 }

@@ -8,6 +8,7 @@ use vcpu::Gpa;
 
 use super::file::named;
 use super::window::Memory;
+use crate::channel::Asks;
 
 /// Where it lies.
 const ROM: &str = "/usr/share/basalt/bios.bin";
@@ -31,7 +32,7 @@ pub(super) fn read() -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// The kernel says why.
-pub(super) fn place(memory: &mut Memory<'_>, rom: &[u8]) -> Result<()> {
+pub(super) fn place(memory: &mut Memory<'_, impl Asks>, rom: &[u8]) -> Result<()> {
     let shadowed = rom.get(rom.len().saturating_sub(SHADOWED)..).unwrap_or_default();
     for (end, bytes) in [(END, rom), (SHADOW_END, shadowed)] {
         memory.put(Gpa(end - bytes.len() as u64), bytes)?;

@@ -10,16 +10,20 @@ use vcpu::Gpa;
 
 use api::vm::{self, VmFile};
 
+use super::builder::Progress;
 use super::disk_files::disk_files;
 use super::file::{self, named};
 use super::seed::Seed;
 use super::window::{Memory, Window};
-use super::{disks, firmware};
-use crate::channel::{Channel, strange};
+use super::{disks, firmware, identity};
+use crate::channel::{Asks, strange};
 use crate::hub::{Ask, DiskFile};
 
 /// Of a disk that is added ([`DeviceKind`]).
 const READ_ONLY: u64 = 1;
+/// How much is done when a step is, in percent.
+const FILES_READ: u8 = 20;
+const DISKS_OPENED: u8 = 30;
 
 /// What a VM begins with, in this process' memory.
 struct Files {
@@ -55,17 +59,21 @@ impl Files {
 ///
 /// # Errors
 /// A file that is missing or wrong, named; what the kernel refuses.
-pub(super) fn make(
-    channel: &mut Channel,
+pub(super) fn make<A: Asks>(
+    channel: &mut A,
     window: &mut Window,
     name: Name,
     folder: &Path,
+    goes_on: impl Fn(&mut A, Progress),
 ) -> Result<(u64, Vec<DiskFile>)> {
     let vm_file = file::read(folder)?;
     let files = Files::read(folder, &vm_file)?;
     let disks = disk_files(folder, &vm_file)?;
+    goes_on(channel, Progress::Percent(FILES_READ));
     let sectors = open_disks(name.as_str(), &disks)?;
+    goes_on(channel, Progress::Percent(DISKS_OPENED));
     let vm = create(channel, name, (&vm_file, &files), &sectors)?;
+    goes_on(channel, Progress::Number(vm));
     let started = serve_disks(name.as_str(), vm, &disks)
         .and_then(|()| set(channel, vm, &vm_file))
         .and_then(|()| fill(channel, window, (vm, name.as_str()), &vm_file, &files));
@@ -74,6 +82,21 @@ pub(super) fn make(
         let _ = channel.order(&Request::DestroyVm { vm });
     }
     started.map(|()| (vm, disks))
+}
+
+/// Puts what a VM began with into its memory again, which was cleared, and starts it. Its devices, and what is on its disks, are as they were.
+///
+/// # Errors
+/// A file that is missing or wrong, named; what the kernel refuses, where that is not the VM that was made of this folder.
+pub(super) fn refill(
+    channel: &mut impl Asks,
+    window: &mut Window,
+    vm: (u64, &str),
+    folder: &Path,
+) -> Result<()> {
+    let vm_file = file::read(folder)?;
+    let files = Files::read(folder, &vm_file)?;
+    begin(channel, window, vm, &vm_file, &files)
 }
 
 /// Has them opened, where there are some. Sectors of each.
@@ -93,7 +116,12 @@ pub(super) fn serve_disks(name: &str, vm: u64, disks: &[DiskFile]) -> Result<()>
 }
 
 /// Says what it has, and makes it.
-fn create(channel: &mut Channel, name: Name, (vm, files): (&VmFile, &Files), sectors: &[u64]) -> Result<u64> {
+fn create(
+    channel: &mut impl Asks,
+    name: Name,
+    (vm, files): (&VmFile, &Files),
+    sectors: &[u64],
+) -> Result<u64> {
     channel.order(&Request::ForgetDevices {})?;
     let devices = [
         (vm.console, DeviceKind::Console),
@@ -120,12 +148,12 @@ fn create(channel: &mut Channel, name: Name, (vm, files): (&VmFile, &Files), sec
         let (kind, first) = (DeviceKind::MemoryDisk, file::sectors(seed.bytes()));
         channel.order(&Request::AddDevice { kind, first, second: READ_ONLY })?;
     }
-    for text in &vm.networks {
+    for (device, text) in (0_u16..).zip(&vm.networks) {
         let (text, _) = network_and_words(text);
         let network = Name::new(text).ok_or_else(|| {
             Error::other(format!("'{text}' is no network's name; write 1 to 31 of a-z, 0-9 and -"))
         })?;
-        channel.order(&Request::AddNetwork { network, mac: 0 })?;
+        channel.order(&Request::AddNetwork { network, mac: identity::mac(vm.id.as_deref(), device) })?;
     }
     let create = Request::CreateVm { name, cpus: vm.cpus, memory: vm.memory.0 };
     channel.ask(&create, |answer| match answer {
@@ -141,7 +169,7 @@ fn network_and_words(text: &str) -> (&str, &str) {
 }
 
 /// Sets its share of the CPUs, where they are, and how its ports are.
-fn set(channel: &mut Channel, vm: u64, file: &VmFile) -> Result<()> {
+fn set(channel: &mut impl Asks, vm: u64, file: &VmFile) -> Result<()> {
     let (weight, cap, reservation) = (file.weight, file.cap, file.reservation);
     if (weight, cap, reservation) != (vm::USUAL_WEIGHT, 0, 0) {
         channel
@@ -164,9 +192,9 @@ fn set(channel: &mut Channel, vm: u64, file: &VmFile) -> Result<()> {
     Ok(())
 }
 
-/// Gives it its memory and what is to be in it, and starts it.
+/// Gives it its memory, puts what is to be there on its disks and into that, and starts it.
 fn fill(
-    channel: &mut Channel,
+    channel: &mut impl Asks,
     window: &mut Window,
     (vm, name): (u64, &str),
     file: &VmFile,
@@ -178,6 +206,17 @@ fn fill(
     for (number, bytes) in in_memory {
         window.fill(channel, vm, u16::try_from(number).map_err(Error::other)?, bytes)?;
     }
+    begin(channel, window, (vm, name), file, files)
+}
+
+/// Puts what it begins with into its memory, and starts it.
+fn begin(
+    channel: &mut impl Asks,
+    window: &mut Window,
+    (vm, name): (u64, &str),
+    file: &VmFile,
+    files: &Files,
+) -> Result<()> {
     if let (Some(seed), Some(description)) = (&files.seed, &file.cloud_init) {
         let networks = (0..).take(file.networks.len()).map(|device| hardware_address(channel, vm, device));
         let networks = networks.collect::<Result<Vec<_>>>()?;
@@ -189,12 +228,14 @@ fn fill(
         Some(kernel) => load(channel, window, vm, (file, kernel), files)?,
         None => firmware::place(&mut Memory { window, channel, vm, failure: None }, &files.begin)?,
     }
+    // Nothing that it says is missed.
+    channel.order(&Request::WatchConsole { vm, on: true })?;
     channel.order(&Request::Start { vm })
 }
 
 /// Puts its kernel into its memory, and says where that begins.
 fn load(
-    channel: &mut Channel,
+    channel: &mut impl Asks,
     window: &mut Window,
     vm: u64,
     (file, kernel): (&VmFile, &str),
@@ -217,7 +258,7 @@ fn load(
 }
 
 /// The address of a VM's network device.
-fn hardware_address(channel: &mut Channel, vm: u64, device: u16) -> Result<[u8; 6]> {
+fn hardware_address(channel: &mut impl Asks, vm: u64, device: u16) -> Result<[u8; 6]> {
     channel.ask(&Request::Port { vm, device }, |answer| match answer {
         Answer::Port { mac, .. } => {
             let [address @ .., _, _] = mac.to_le_bytes();
@@ -228,7 +269,7 @@ fn hardware_address(channel: &mut Channel, vm: u64, device: u16) -> Result<[u8; 
 }
 
 /// Where its memory is, and the root pointer of its ACPI tables.
-fn memory_map(channel: &mut Channel, vm: u64) -> Result<(Vec<E820Entry>, Gpa)> {
+fn memory_map(channel: &mut impl Asks, vm: u64) -> Result<(Vec<E820Entry>, Gpa)> {
     channel.ask(&Request::MemoryMap { vm }, |answer| match answer {
         Answer::MemoryMap { rsdp, ranges } => {
             let (ranges, _) = ranges.as_chunks::<3>();

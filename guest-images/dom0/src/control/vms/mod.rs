@@ -1,174 +1,377 @@
-//! The node's VMs: a folder each. Those below `/etc/basalt/vms` came with dom0's initial file system, and are made when the kernel can be asked; those
-//! below `/data/vms` are the node's own, and are made where their file says `autostart`, once the data is there. All of them in the order of their
-//! names; they are unmade when they have ended.
+//! The node's VMs: a folder each ([`store`]). Those below `/etc/basalt/vms` are made when the kernel can be asked; the node's own, below `/data/vms`, are
+//! made where their file says `autostart`, once the data is there, and when somebody asks for it. All of them in the order of their names. A VM that has
+//! ended is unmade: what is left is its folder.
 
+mod acts;
+mod builder;
 mod disk_files;
 mod disks;
 mod file;
 mod firmware;
+mod identity;
 mod make;
 mod room;
 mod seed;
+mod status;
+mod store;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{ErrorKind, Result};
-use std::path::{Path, PathBuf};
+use std::io::Result;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use abi::{Name, Reason, Request};
+use abi::{Reason, Request, VmState};
+use api::event::What;
+use api::name::Name;
+use api::status::State;
 
-use super::watch::Watch;
-use crate::channel::{Channel, News};
-use crate::hub::{Ask, DiskFile};
-use crate::status::Vm;
+use super::tasks::Tasks;
+use super::watch::{Seen, Watch};
+use crate::channel::{Asks, Channel, News};
+use crate::hub::DiskFile;
 use crate::{facts, log};
-
+use builder::{Builder, Job, Outcome, Progress};
 use room::Room;
-use window::Window;
-
-/// The folders, a VM each: what came with dom0,
-const WITH_DOM0: &str = "/etc/basalt/vms";
-/// and what is the node's own.
-const OWN: &str = "/data/vms";
-
-/// The state of a VM for which there is no room.
-const NO_ROOM: &str = "no room on disk";
 
 /// Between two looks at VMs that shut down.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What there is and what became of it.
-#[derive(Default)]
+/// What there is and what becomes of it.
 pub(super) struct Vms {
-    /// Those of the folders whose time has come.
+    all: BTreeMap<String, Entry>,
+    builder: Builder,
+    pub(super) tasks: Tasks,
+    /// What the tasks are about that the builder has.
+    jobs: BTreeMap<u64, Purpose>,
+    /// Those of the folders that were to start by themselves, and were started: also by a process before this one.
     begun: BTreeSet<String>,
-    /// That is all of them.
-    has_all: bool,
-    /// Those that were made here, by their numbers.
-    made: BTreeMap<u64, Made>,
-    /// What went wrong, by the names of VMs.
-    complaints: BTreeMap<String, String>,
-    window: Option<Window>,
+    /// The node's own are among them.
+    has_own: bool,
     /// Who serves disks, as it was told of them.
     hub: Option<String>,
-    /// Those that stand still as there is no room.
+    /// What has happened and was not told yet.
+    events: Vec<What>,
+    /// Those for which there is no room.
     room: Room,
+    /// What VMs have said and nobody has heard yet.
+    said: Vec<(String, Vec<u8>)>,
 }
 
-/// A VM that was made here.
-#[derive(Clone)]
-struct Made {
-    name: String,
+/// A VM.
+struct Entry {
     folder: PathBuf,
-    /// Its disks that are in files.
-    disks: Vec<DiskFile>,
+    phase: Phase,
+    /// What is wrong with it, or why it does not run.
+    trouble: Option<String>,
+    /// That is somebody's fault, and not what was wanted.
+    is_complaint: bool,
+    /// Tasks that are done when it has ended.
+    ends: Vec<u64>,
+    /// The state that was told last.
+    told: Option<(State, Option<String>)>,
 }
 
-impl Made {
-    /// Bytes that are free for its disks; where nobody can tell, it may be tried now and then.
-    fn free(&self) -> u64 {
-        room::free(self.disks.iter().map(|disk| disk.path.as_path())).unwrap_or(u64::MAX)
+/// Where a VM is between its folder and its end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Phase {
+    /// It is a folder only.
+    Stopped,
+    /// The builder has it, and the kernel perhaps, under this number.
+    Changing(Option<u64>),
+    /// The kernel has it under this number.
+    Made { number: u64, disks: Vec<DiskFile> },
+}
+
+/// What a task of the builder's is for.
+enum Purpose {
+    Start(String),
+    Unmake(String),
+    Serve(String),
+    Delete,
+}
+
+impl Entry {
+    fn new(folder: PathBuf) -> Self {
+        let (trouble, ends, told) = Default::default();
+        Self { folder, phase: Phase::Stopped, trouble, is_complaint: false, ends, told }
+    }
+
+    const fn number(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Made { number, .. } => Some(number),
+            Phase::Changing(number) => number,
+            Phase::Stopped => None,
+        }
+    }
+
+    fn has_failed(&mut self, why: String) {
+        (self.phase, self.trouble, self.is_complaint) = (Phase::Stopped, Some(why), true);
     }
 }
 
 impl Vms {
-    /// What is wrong, a line each.
-    pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
-        self.complaints.iter().map(|(name, why)| format!("VM {name}: {why}"))
-    }
-
-    /// Whether [`Self::begin`] has nothing more to do.
-    pub(super) const fn has_begun(&self) -> bool {
-        self.has_all
-    }
-
-    /// Makes what is to be there. `there` are the VMs that the kernel has already. Those with disks in files wait until it `is_settled` where these are.
-    pub(super) fn begin(&mut self, channel: &mut Channel, there: &[(u64, Vm)], is_settled: bool) {
-        self.has_all = is_settled;
-        for (name, folder) in folders(is_settled) {
-            if self.begun.contains(&name) || !is_settled && file::has_files(&folder) {
-                continue;
-            }
-            self.begun.insert(name.clone());
-            if folder.starts_with(OWN) && !starts_by_itself(&folder) {
-                continue;
-            }
-            // Another basaltd has made it, before this one.
-            if let Some((number, _)) = there.iter().find(|(_, known)| known.name == name) {
-                let disks = disk_files::files_of(&folder);
-                self.made.insert(*number, Made { name, folder, disks });
-                continue;
-            }
-            log::info(&format!("VM {name}: is being made"));
-            match self.make(channel, &name, &folder) {
-                Ok((number, disks)) => {
-                    log::info(&format!("VM {name}: runs"));
-                    self.made.insert(number, Made { name, folder, disks });
-                }
-                Err(error) => {
-                    log::error(&format!("VM {name}: {error}"));
-                    self.complaints.insert(name, error.to_string());
-                }
-            }
-        }
-    }
-
-    fn make(&mut self, channel: &mut Channel, name: &str, folder: &Path) -> Result<(u64, Vec<DiskFile>)> {
-        let name = Name::new(name).ok_or_else(|| {
-            std::io::Error::new(
-                ErrorKind::InvalidInput,
-                "its folder's name is no name for a VM; write 1 to 31 of a-z, 0-9 and -",
-            )
-        })?;
-        if self.window.is_none() {
-            self.window = Some(Window::new()?);
-        }
-        match &mut self.window {
-            Some(window) => make::make(channel, window, name, folder),
-            None => Err(ErrorKind::NotFound.into()),
-        }
-    }
-
-    /// Sees to what the kernel has told.
+    /// Before anything is known.
     ///
     /// # Errors
-    /// The channel is of no use any more.
-    pub(super) fn hear(&mut self, channel: &mut Channel) -> Result<()> {
-        while let Some(news) = channel.news() {
+    /// There is no memory for a thread.
+    pub(super) fn new() -> Result<Self> {
+        let begun = facts::read(facts::BEGUN).unwrap_or_default();
+        Ok(Self {
+            all: BTreeMap::new(),
+            builder: Builder::new()?,
+            tasks: Tasks::default(),
+            jobs: BTreeMap::new(),
+            begun: begun.lines().map(str::to_owned).collect(),
+            has_own: false,
+            hub: None,
+            events: Vec::new(),
+            room: Room::default(),
+            said: Vec::new(),
+        })
+    }
+
+    /// What is wrong, a line each.
+    pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
+        let wrong = self.all.iter().filter(|(_, entry)| entry.is_complaint);
+        wrong.filter_map(|(name, entry)| Some(format!("VM {name}: {}", entry.trouble.as_ref()?)))
+    }
+
+    /// What becomes readable when [`Self::build`] has something to do.
+    pub(super) const fn bell(&self) -> &UnixStream {
+        self.builder.bell()
+    }
+
+    /// What has happened since the last call.
+    pub(super) fn events(&mut self) -> Vec<What> {
+        core::mem::take(&mut self.events)
+    }
+
+    /// What VMs have said since the last call.
+    pub(super) fn said(&mut self) -> Vec<(String, Vec<u8>)> {
+        core::mem::take(&mut self.said)
+    }
+
+    /// Where a VM's log is to be: in its folder where that is the node's own.
+    pub(super) fn folder(&self, name: &str) -> Option<&PathBuf> {
+        self.all.get(name).map(|entry| &entry.folder).filter(|folder| store::is_own(folder))
+    }
+
+    /// The files that VMs' descriptions name.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, Vec<String>)> {
+        self.all.iter().map(|(name, entry)| {
+            let file = file::read(&entry.folder).ok();
+            (name.as_str(), file.map_or_else(Vec::new, |file| file.files().map(str::to_owned).collect()))
+        })
+    }
+
+    /// Looks for folders, and starts what is to start by itself. `seen` are the VMs that the kernel has already. Those with disks in files wait until it
+    /// `is_settled` where these are.
+    pub(super) fn begin(&mut self, seen: &[Seen], is_settled: bool) {
+        if is_settled && !self.has_own {
+            self.has_own = true;
+            for folder in store::left_over() {
+                self.give("delete", None, Purpose::Delete, Job::Delete { folder });
+            }
+        }
+        let folders = store::folders(self.has_own);
+        self.all.retain(|name, entry| entry.phase != Phase::Stopped || folders.contains_key(name));
+        for (name, folder) in folders {
+            if self.all.contains_key(&name) || !is_settled && file::has_files(&folder) {
+                continue;
+            }
+            let is_own = store::is_own(&folder);
+            // Another basaltd has made it, before this one.
+            if let Some(seen) = seen.iter().find(|seen| seen.name == name) {
+                self.adopt(name, folder, seen);
+                continue;
+            }
+            self.all.insert(name.clone(), Entry::new(folder.clone()));
+            let starts = !is_own || file::read(&folder).map_or(true, |file| file.autostart);
+            if starts && !self.begun.contains(&name) {
+                self.start(&name, None);
+            }
+            self.has_begun(name);
+        }
+    }
+
+    /// Notes that a VM was started, or not, for this boot.
+    fn has_begun(&mut self, name: String) {
+        if self.begun.insert(name) {
+            let text: String = self.begun.iter().map(|name| format!("{name}\n")).collect();
+            if let Err(error) = facts::write(facts::BEGUN, &text) {
+                log::warn(&format!("{}: {error}", facts::BEGUN));
+            }
+        }
+    }
+
+    fn adopt(&mut self, name: String, folder: PathBuf, seen: &Seen) {
+        let number = seen.number;
+        let mut entry = Entry::new(folder);
+        entry.phase = Phase::Made { number, disks: disk_files::files_of(&entry.folder) };
+        self.all.insert(name.clone(), entry);
+        if seen.state == VmState::Held {
+            // Whoever made it has died over it.
+            self.remake(&name, number);
+        }
+    }
+
+    /// Has a VM made, after all that was asked for before. The number of the task.
+    fn start(&mut self, name: &str, before: Option<u64>) -> Option<u64> {
+        let entry = self.all.get_mut(name)?;
+        (entry.phase, entry.trouble, entry.is_complaint) = (Phase::Changing(None), None, false);
+        log::info(&format!("VM {name}: is being made"));
+        let job = Job::Make { before, name: name.to_owned(), folder: entry.folder.clone() };
+        let what = if before.is_some() { "reset" } else { "start" };
+        Some(self.give(what, Some(name), Purpose::Start(name.to_owned()), job))
+    }
+
+    fn remake(&mut self, name: &str, number: u64) -> Option<u64> {
+        self.start(name, Some(number))
+    }
+
+    /// A VM that has reset itself has nothing in its memory, and all else as it was.
+    fn starts_over(&mut self, vm: u64) {
+        let Some((name, entry)) = self.all.iter_mut().find(|(_, entry)| entry.number() == Some(vm)) else {
+            return;
+        };
+        let (name, folder) = (name.clone(), entry.folder.clone());
+        log::info(&format!("VM {name}: starts over"));
+        let Phase::Made { disks, .. } = core::mem::replace(&mut entry.phase, Phase::Changing(Some(vm)))
+        else {
+            self.remake(&name, vm);
+            return;
+        };
+        (entry.trouble, entry.is_complaint) = (None, false);
+        let job = Job::Refill { vm, name: name.clone(), folder, disks };
+        self.give("reset", Some(&name), Purpose::Start(name.clone()), job);
+    }
+
+    fn give(&mut self, what: &str, vm: Option<&str>, purpose: Purpose, job: Job) -> u64 {
+        let id = self.tasks.add(what, vm.and_then(|vm| vm.parse::<Name>().ok()));
+        self.jobs.insert(id, purpose);
+        self.builder.give(id, job);
+        id
+    }
+
+    /// Has what VMs say told from here on: who opens the channel begins with none of it.
+    pub(super) fn watch_consoles(&self, channel: &mut Channel) {
+        for vm in self.all.values().filter_map(Entry::number) {
+            if let Err(error) = channel.order(&Request::WatchConsole { vm, on: true }) {
+                log::warn(&format!("a console cannot be watched: {error}"));
+            }
+        }
+    }
+
+    /// Sees to what the builder says. Whether it has said that VMs are others than before.
+    pub(super) fn build(&mut self, channel: &mut Channel) -> bool {
+        let mut any = false;
+        while let Some(news) = self.builder.hear(channel) {
             match news {
-                News::Ended(vm, reason) => self.ended(channel, vm, reason)?,
-                News::Reset(vm) => self.reset(channel, vm)?,
+                builder::News::Progress(task, Progress::Number(number)) => {
+                    let Some(Purpose::Start(name)) = self.jobs.get(&task) else { continue };
+                    let entry = self.all.get_mut(name);
+                    entry.into_iter().for_each(|entry| entry.phase = Phase::Changing(Some(number)));
+                }
+                builder::News::Progress(task, Progress::Percent(percent)) => {
+                    let task = self.tasks.goes_on(task, percent).cloned();
+                    self.events.extend(task.map(|task| What::Task { task }));
+                }
+                builder::News::Over(task, outcome) => {
+                    any = true;
+                    self.is_over(task, outcome);
+                }
+            }
+        }
+        any
+    }
+
+    fn is_over(&mut self, task: u64, outcome: Result<Outcome>) {
+        let error = match (self.jobs.remove(&task), outcome) {
+            (Some(Purpose::Start(name)), Ok(Outcome::Made(number, disks))) => {
+                log::info(&format!("VM {name}: runs"));
+                let entry = self.all.get_mut(&name);
+                entry
+                    .into_iter()
+                    .for_each(|entry| entry.phase = Phase::Made { number, disks: disks.clone() });
+                None
+            }
+            (Some(Purpose::Unmake(name)), Ok(_)) => {
+                log::info(&format!("VM {name}: all that it had is free"));
+                self.has_stopped(&name);
+                None
+            }
+            (Some(Purpose::Serve(name)), Ok(_)) => {
+                log::info(&format!("VM {name}: its disks are served again"));
+                None
+            }
+            (Some(Purpose::Start(name) | Purpose::Unmake(name)), Err(error)) => {
+                log::error(&format!("VM {name}: {error}"));
+                let entry = self.all.get_mut(&name);
+                entry.into_iter().for_each(|entry| entry.has_failed(error.to_string()));
+                self.has_stopped(&name);
+                Some(error.into())
+            }
+            (Some(Purpose::Serve(name)), Err(error)) => {
+                log::error(&format!("VM {name}: its disks stand still: {error}"));
+                Some(error.into())
+            }
+            (_, outcome) => outcome.err().map(api::Error::from),
+        };
+        let task = self.tasks.is_over(task, error).cloned();
+        self.events.extend(task.map(|task| What::Task { task }));
+    }
+
+    /// Whoever waits for its end hears of it.
+    fn has_stopped(&mut self, name: &str) {
+        let Some(entry) = self.all.get_mut(name) else { return };
+        entry.phase = Phase::Stopped;
+        for task in core::mem::take(&mut entry.ends) {
+            let task = self.tasks.is_over(task, None).cloned();
+            self.events.extend(task.map(|task| What::Task { task }));
+        }
+    }
+
+    /// Sees to what the kernel has told. Whether VMs are others than before.
+    pub(super) fn hear(&mut self, channel: &mut Channel) -> bool {
+        let mut any = false;
+        while let Some(news) = channel.news() {
+            any |= !matches!(news, News::Console(..) | News::ConsoleLost(..));
+            match news {
+                News::Ended(vm, reason) => self.ended(vm, reason),
+                News::Reset(vm) => self.starts_over(vm),
                 News::NoRoom(vm) => self.has_no_room(vm),
+                News::Console(vm, bytes) => {
+                    self.said.extend(self.name_of(vm).map(|name| (name, bytes)));
+                }
+                News::ConsoleLost(vm, count) => {
+                    let text = format!("\r\n[{count} bytes of the console were lost]\r\n").into_bytes();
+                    self.said.extend(self.name_of(vm).map(|name| (name, text)));
+                }
                 News::Orders(..) => {}
             }
         }
-        Ok(())
+        any
     }
 
-    fn has_no_room(&mut self, vm: u64) {
-        let Some(made) = self.made.get(&vm) else { return };
-        log::warn(&format!("VM {}: stands still: there is no room for what it writes", made.name));
-        self.room.lacks(vm, made.free(), Instant::now());
+    /// A VM's name.
+    fn name_of(&self, number: u64) -> Option<String> {
+        let found = self.all.iter().find(|(_, entry)| entry.number() == Some(number));
+        found.map(|(name, _)| name.clone())
     }
 
-    /// Has VMs go on for which there is room again, and says of the others why they stand still.
-    pub(super) fn see_to_room(&mut self, channel: &mut Channel, vms: &mut [(u64, Vm)]) {
-        for (number, vm) in vms {
-            let Some(made) = self.made.get(number).filter(|_| self.room.waits(*number)) else { continue };
-            if vm.runs() {
-                // Somebody has let it go on.
-                self.room.goes_on(*number);
-            } else if self.room.has_come(*number, made.free(), Instant::now()) {
-                log::info(&format!("VM {}: goes on: there is room again", made.name));
-                // One that goes on already, or ends, needs no more.
-                let _ = channel.order(&Request::Resume { vm: *number });
-                self.room.goes_on(*number);
-            } else {
-                vm.state = NO_ROOM.to_owned();
-            }
+    fn ended(&mut self, vm: u64, reason: Reason) {
+        let Some(name) = self.name_of(vm) else { return };
+        let why = why(reason);
+        log::info(&format!("VM {name}: has ended: {why}"));
+        self.room.forget(vm);
+        if let Some(entry) = self.all.get_mut(&name) {
+            (entry.phase, entry.trouble) = (Phase::Changing(Some(vm)), Some(why.to_owned()));
+            entry.is_complaint = reason == Reason::Crashed;
         }
+        let job = Job::Unmake { vm, name: name.clone() };
+        self.give("end", Some(&name), Purpose::Unmake(name.clone()), job);
     }
 
     /// Where another process serves disks than before, it is told of all that there are.
@@ -177,17 +380,19 @@ impl Vms {
         if hub.is_none() || hub == self.hub {
             return;
         }
-        let is_first = core::mem::replace(&mut self.hub, hub).is_none();
-        for (vm, Made { name, disks, .. }) in &self.made {
-            // The first one was told while the VM was made.
-            if is_first || disks.is_empty() {
-                continue;
+        // The first one was told while the VM was made.
+        if core::mem::replace(&mut self.hub, hub).is_none() {
+            return;
+        }
+        let made = self.all.iter().filter_map(|(name, entry)| match &entry.phase {
+            Phase::Made { number, disks } if !disks.is_empty() => {
+                Some((name.clone(), *number, disks.clone()))
             }
-            let told = make::open_disks(name, disks).and_then(|_| make::serve_disks(name, *vm, disks));
-            match told {
-                Ok(()) => log::info(&format!("VM {name}: its disks are served again")),
-                Err(error) => log::error(&format!("VM {name}: its disks stand still: {error}")),
-            }
+            _ => None,
+        });
+        for (name, vm, disks) in made.collect::<Vec<_>>() {
+            let job = Job::Serve { vm, name: name.clone(), disks };
+            self.give("serve disks", Some(&name), Purpose::Serve(name.clone()), job);
         }
     }
 
@@ -201,17 +406,17 @@ impl Vms {
         watch: &mut Watch,
         until: Instant,
     ) -> Result<()> {
-        for (vm, it) in watch.look(channel)?.iter().filter(|(_, vm)| vm.runs()) {
-            log::info(&format!("VM {}: is asked to shut down", it.name));
+        let runs = |vm: &&Seen| vm.state == VmState::Running;
+        for vm in watch.look(channel)?.iter().filter(runs) {
+            log::info(&format!("VM {}: is asked to shut down", vm.name));
             // One that has ended meanwhile has no button any more.
-            let _ = channel.order(&Request::PressPowerButton { vm: *vm });
+            let _ = channel.order(&Request::PressPowerButton { vm: vm.number });
         }
         loop {
             channel.listen()?;
-            self.hear(channel)?;
-            let vms = watch.look(channel)?;
-            let left: Vec<_> =
-                vms.iter().filter(|(_, vm)| vm.runs()).map(|(_, vm)| vm.name.as_str()).collect();
+            self.hear(channel);
+            self.build(channel);
+            let left: Vec<_> = watch.look(channel)?.iter().filter(runs).map(|vm| vm.name.as_str()).collect();
             if left.is_empty() {
                 return Ok(());
             }
@@ -219,40 +424,8 @@ impl Vms {
                 log::warn(&format!("not shut down, and ended with the machine: {}", left.join(", ")));
                 return Ok(());
             }
-            super::wait(&[], Some(channel.file()), SECOND)?;
+            super::wait(&[channel.file(), self.bell()], SECOND)?;
         }
-    }
-
-    fn ended(&mut self, channel: &mut Channel, vm: u64, reason: Reason) -> Result<()> {
-        let Some(Made { name, .. }) = self.made.remove(&vm) else { return Ok(()) };
-        log::info(&format!("VM {name}: has ended: {}", why(reason)));
-        self.unmake(channel, vm, &name)
-    }
-
-    /// A VM that starts over has nothing in its memory: it is made anew.
-    fn reset(&mut self, channel: &mut Channel, vm: u64) -> Result<()> {
-        let Some(Made { name, folder, .. }) = self.made.remove(&vm) else { return Ok(()) };
-        log::info(&format!("VM {name}: starts over"));
-        self.unmake(channel, vm, &name)?;
-        match self.make(channel, &name, &folder) {
-            Ok((number, disks)) => {
-                self.made.insert(number, Made { name, folder, disks });
-            }
-            Err(error) => {
-                log::error(&format!("VM {name}: {error}"));
-                self.complaints.insert(name, error.to_string());
-            }
-        }
-        Ok(())
-    }
-
-    fn unmake(&mut self, channel: &mut Channel, vm: u64, name: &str) -> Result<()> {
-        channel.order(&Request::DestroyVm { vm })?;
-        self.room.forget(vm);
-        // One that has no such disks is none of it.
-        let _ = disks::ask(&Ask::Close { name: name.to_owned() });
-        log::info(&format!("VM {name}: all that it had is free"));
-        Ok(())
     }
 }
 
@@ -264,21 +437,4 @@ fn why(reason: Reason) -> &'static str {
         Reason::Halted => "it sleeps for ever",
         Reason::NotStarted => "it could not be started",
     }
-}
-
-/// VMs' names and folders, in order. What came with dom0 has its name before one of the node's own.
-fn folders(with_own: bool) -> BTreeMap<String, PathBuf> {
-    let below = |place: &str| {
-        let entries = fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.path());
-        let folders = entries.filter(|path| path.join(file::NAME).is_file());
-        folders.filter_map(|path| Some((path.file_name()?.to_string_lossy().into_owned(), path)))
-    };
-    let mut all: BTreeMap<_, _> = if with_own { below(OWN).collect() } else { BTreeMap::new() };
-    all.extend(below(WITH_DOM0));
-    all
-}
-
-/// Whether its file says so. One that cannot be read is told of where it is made.
-fn starts_by_itself(folder: &Path) -> bool {
-    file::read(folder).map_or(true, |file| file.autostart)
 }

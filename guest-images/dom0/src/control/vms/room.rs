@@ -6,7 +6,14 @@ use std::io::Result;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use abi::{Request, VmState};
 use rustix::fs::statvfs;
+
+use super::{Phase, Vms};
+use crate::channel::{Asks, Channel};
+use crate::control::watch::Seen;
+use crate::hub::DiskFile;
+use crate::log;
 
 /// Between two tries at first, and at last.
 const SHORTEST: Duration = Duration::from_secs(2);
@@ -61,6 +68,52 @@ impl Room {
         lack.free = lack.free.min(free);
         now >= lack.at && free >= lack.free.saturating_add(MORE)
     }
+}
+
+impl Vms {
+    /// A VM is paused, as it has no room.
+    pub(super) fn has_no_room(&mut self, vm: u64) {
+        let Some((name, entry)) = self.all.iter_mut().find(|(_, entry)| entry.number() == Some(vm)) else {
+            return;
+        };
+        let why = "it stands still: there is no room for what it writes";
+        log::warn(&format!("VM {name}: {why}"));
+        (entry.trouble, entry.is_complaint) = (Some(why.to_owned()), true);
+        self.room.lacks(vm, free_for(&entry.phase), Instant::now());
+    }
+
+    /// Has VMs go on for which there is room again.
+    pub(in crate::control) fn see_to_room(&mut self, channel: &mut Channel, seen: &[Seen]) {
+        for Seen { number, state, .. } in seen {
+            let (number, state) = (*number, *state);
+            if !self.room.waits(number) {
+                continue;
+            }
+            let Some((name, entry)) = self.all.iter_mut().find(|(_, entry)| entry.number() == Some(number))
+            else {
+                continue;
+            };
+            if state == VmState::Running {
+                // Somebody has let it go on.
+                self.room.goes_on(number);
+            } else if self.room.has_come(number, free_for(&entry.phase), Instant::now()) {
+                log::info(&format!("VM {name}: goes on: there is room again"));
+                (entry.trouble, entry.is_complaint) = (None, false);
+                // One that goes on already, or ends, needs no more.
+                let _ = channel.order(&Request::Resume { vm: number });
+                self.room.goes_on(number);
+            }
+        }
+    }
+}
+
+/// Bytes that are free for a VM's disks; where nobody can tell, it may be tried now and then.
+fn free_for(phase: &Phase) -> u64 {
+    let disks: &[DiskFile] = match phase {
+        Phase::Made { disks, .. } => disks,
+        Phase::Stopped | Phase::Changing(_) => &[],
+    };
+    free(disks.iter().map(|disk| disk.path.as_path())).unwrap_or(u64::MAX)
 }
 
 /// Bytes that are free where these files are, for who is not root; each file system once.

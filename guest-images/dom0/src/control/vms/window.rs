@@ -10,7 +10,7 @@ use loader::OutOfRange;
 use memmap2::{MmapMut, MmapOptions};
 use vcpu::Gpa;
 
-use crate::channel::Channel;
+use crate::channel::Asks;
 
 /// A large page: it is in one piece, and stays where it is.
 const BYTES: usize = 2 << 20;
@@ -58,7 +58,7 @@ impl Window {
     /// they are, and how many.
     fn give(
         &mut self,
-        channel: &mut Channel,
+        channel: &mut impl Asks,
         bytes: &[u8],
         to: impl Fn(u64, u64, u64) -> Request<'static>,
     ) -> Result<()> {
@@ -72,21 +72,21 @@ impl Window {
     }
 
     /// Puts bytes on a VM's disk.
-    pub(super) fn fill(&mut self, channel: &mut Channel, vm: u64, disk: u16, bytes: &[u8]) -> Result<()> {
+    pub(super) fn fill(&mut self, channel: &mut impl Asks, vm: u64, disk: u16, bytes: &[u8]) -> Result<()> {
         self.give(channel, bytes, |offset, from, length| Request::FillDisk { vm, disk, offset, from, length })
     }
 }
 
 /// A VM's memory, as the loader writes to it. It was cleared before.
-pub(super) struct Memory<'a> {
+pub(super) struct Memory<'a, A> {
     pub(super) window: &'a mut Window,
-    pub(super) channel: &'a mut Channel,
+    pub(super) channel: &'a mut A,
     pub(super) vm: u64,
     /// Why nothing more can be written, where the loader is told only that.
     pub(super) failure: Option<Error>,
 }
 
-impl Memory<'_> {
+impl<A: Asks> Memory<'_, A> {
     /// Writes bytes there.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl Memory<'_> {
     }
 }
 
-impl loader::GuestMemory for Memory<'_> {
+impl<A: Asks> loader::GuestMemory for Memory<'_, A> {
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> std::result::Result<(), OutOfRange> {
         self.put(gpa, bytes).map_err(|error| {
             self.failure.get_or_insert(error);
