@@ -24,6 +24,7 @@ mod init;
 mod log;
 mod network;
 mod operation;
+mod rest;
 mod signals;
 mod status;
 mod storage;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Some("drivers") => drivers::run(),
         Some("network") => network::run(),
         Some("storage") => storage::run(),
+        Some("api") => rest::run(),
         Some("disks") => hub::run(),
         Some("worker") => worker::run(),
         Some("modprobe") => drivers::modprobe(words),

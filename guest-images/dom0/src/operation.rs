@@ -76,7 +76,7 @@ pub(crate) enum Operation {
 }
 
 /// What is done to a VM.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Act {
     /// It is made and begins.

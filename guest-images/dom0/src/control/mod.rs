@@ -28,7 +28,7 @@ use crate::signals::{caught, is_signalled};
 use crate::status::Status;
 use crate::{clock, facts, log, storage};
 use access::Access;
-pub(crate) use access::FOLDER as ACCESS;
+pub(crate) use access::{FOLDER as ACCESS, hash};
 use kernel::Kernel;
 use screen::Screens;
 use server::Server;

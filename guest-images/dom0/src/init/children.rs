@@ -43,8 +43,10 @@ enum State {
 impl Children {
     /// Those that this boot is to have. None runs yet.
     pub(crate) fn new() -> Self {
-        let mut children: Vec<_> =
-            [CONTROL, "disks", "drivers", "network", "storage"].into_iter().map(Child::of_ours).collect();
+        let mut children: Vec<_> = [CONTROL, "api", "disks", "drivers", "network", "storage"]
+            .into_iter()
+            .map(Child::of_ours)
+            .collect();
         if command_line::has(command_line::RESCUE) {
             children.push(Child::new("the rescue shell", SHELL.to_vec(), true));
         }
