@@ -159,7 +159,7 @@ mod tests {
     use super::super::Source;
     use super::*;
 
-    const LIMITS: [Limits; 1] = [Limits { iops: None, bandwidth: None }];
+    const LIMITS: [Limits; 2] = [Limits { iops: None, bandwidth: None }; 2];
 
     #[test]
     fn orders_are_carried_out_and_answered() {
@@ -172,15 +172,15 @@ mod tests {
             .open(&path)
             .expect("a file");
         file.set_len(1 << 20).expect("room");
-        let images =
-            [Image::open((file, Source { format: Format::Raw, direct: false }), false, None)
-                .expect("a disk")];
+        let source = Source { format: Format::Raw, direct: false };
+        // Number 0 is none of this process.
+        let images = [None, Some(Image::open((file, source), false, None).expect("a disk"))];
         let window = MmapRegion::new(WINDOW_BYTES).expect("memory");
         let (hub, worker) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .expect("sockets");
         let order =
-            |slot, verb, sector, sectors| DiskOrder { slot, disk: 0, verb, sectors, sector, number: 0 };
+            |slot, verb, sector, sectors| DiskOrder { slot, disk: 1, verb, sectors, sector, number: 0 };
         thread::scope(|scope| {
             let orders = Orders { images: &images, window: &window, limits: &LIMITS };
             let served = scope.spawn(move || orders.serve(worker.as_fd()));
@@ -206,7 +206,7 @@ mod tests {
                 order(1, DiskVerb::Flush, 0, 0),
                 order(2, DiskVerb::Read, 1 << 40, 1),
                 order(4, DiskVerb::Read, 0, 129),
-                DiskOrder { disk: 1, ..order(5, DiskVerb::Read, 0, 1) },
+                DiskOrder { disk: 0, ..order(5, DiskVerb::Read, 0, 1) },
                 order(77, DiskVerb::Read, 0, 1),
             ]);
             use DiskStatus::{Done, Failed};
@@ -227,7 +227,7 @@ mod tests {
         let file = options.open(&path).expect("a file");
         file.set_len(1 << 20).expect("room");
         let source = Source { format: Format::Raw, direct: false };
-        let images = [Image::open((file, source), false, None).expect("a disk")];
+        let images = [Some(Image::open((file, source), false, None).expect("a disk"))];
         let window = MmapRegion::new(WINDOW_BYTES).expect("memory");
         let limits = [Limits { iops: Some(1), bandwidth: None }];
         let (hub, worker) =

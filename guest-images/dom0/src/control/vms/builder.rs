@@ -28,6 +28,8 @@ pub(super) enum Job {
     Unmake { vm: u64, name: String },
     /// Its disks are to be served by a process that knows nothing of them yet.
     Serve { vm: u64, name: String, disks: Vec<DiskFile> },
+    /// Its disks may do so much from here on.
+    Limit { name: String, limits: Vec<Limit> },
     /// A folder is to go, with all that is in it.
     Delete { folder: PathBuf },
 }
@@ -169,6 +171,12 @@ fn carry_out(line: &mut Line, window: &mut Option<Window>, number: u64, job: Job
         Job::Serve { vm, name, disks } => {
             make::open_disks(&name, &disks)?;
             make::serve_disks(&name, vm, &disks)?;
+            Ok(Outcome::Done)
+        }
+        Job::Limit { name, limits } => {
+            for limit in limits {
+                super::disks::ask(&Ask::Limit { name: name.clone(), limit })?;
+            }
             Ok(Outcome::Done)
         }
         Job::Delete { folder } => {

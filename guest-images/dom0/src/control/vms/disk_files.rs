@@ -8,12 +8,12 @@ use api::vm::{Disk, VmFile};
 
 use super::file::{self, named};
 use crate::hub::{BackingFile, DiskFile};
-use crate::worker::{self, Limits};
+use crate::worker::{self, Limit, Limits};
 
 /// Those of a VM's disks that are in files, which are there then.
 pub(super) fn disk_files(folder: &Path, vm: &VmFile) -> Result<Vec<DiskFile>> {
     vm.disks.iter().try_for_each(|disk| make(folder, disk))?;
-    Ok(vm.disks.iter().filter_map(|disk| disk_file(folder, disk)).collect())
+    Ok((0..).zip(&vm.disks).filter_map(|(number, disk)| disk_file(folder, number, disk)).collect())
 }
 
 /// The same of a VM that is there already. Of one whose file cannot be read any more nothing is known.
@@ -21,9 +21,10 @@ pub(super) fn files_of(folder: &Path) -> Vec<DiskFile> {
     file::read(folder).and_then(|file| disk_files(folder, &file)).unwrap_or_default()
 }
 
-fn disk_file(folder: &Path, disk: &Disk) -> Option<DiskFile> {
+fn disk_file(folder: &Path, number: u16, disk: &Disk) -> Option<DiskFile> {
     let backing = disk.backing.as_ref().zip(disk.backing_format);
     Some(DiskFile {
+        number,
         path: folder.join(&disk.file),
         format: disk.format?,
         read_only: disk.read_only,
@@ -36,8 +37,17 @@ fn disk_file(folder: &Path, disk: &Disk) -> Option<DiskFile> {
     })
 }
 
+/// What disks may do by a description, where that is something else than they may do now.
+pub(super) fn other_limits(now: &[DiskFile], described: &VmFile) -> Vec<Limit> {
+    let new = |file: &DiskFile| {
+        let limits = limits(described.disks.get(usize::from(file.number))?);
+        (limits != file.limits).then_some(Limit { disk: file.number, limits })
+    };
+    now.iter().filter_map(new).collect()
+}
+
 /// How much a disk may do.
-pub(super) fn limits(disk: &Disk) -> Limits {
+fn limits(disk: &Disk) -> Limits {
     Limits { iops: disk.iops, bandwidth: disk.bandwidth.map(|rate| rate.0) }
 }
 
@@ -104,6 +114,11 @@ mod tests {
         assert_eq!(over.limits, Limits { iops: Some(7), bandwidth: None });
         assert_eq!(over.backing.as_ref().map(|it| it.path.clone()), Some(folder.join("a")));
         assert!(!beside(&over.path).exists());
+        let slower = vm(&text.replace("iops = 7", "bandwidth = '1M'"));
+        let limits = Limits { iops: None, bandwidth: Some(1 << 20) };
+        let files = disk_files(&folder, &vm(text)).expect("it is there");
+        assert_eq!(other_limits(&files, &slower), [Limit { disk: 0, limits }]);
+        assert_eq!(other_limits(&files, &vm(text)), []);
         let none = vm("file = 'd'\nformat = 'raw'");
         assert!(!disk_files(&folder, &none).expect("nothing is made")[0].path.exists());
         fs::remove_dir_all(&folder).expect("it is there");

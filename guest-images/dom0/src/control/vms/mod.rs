@@ -89,7 +89,8 @@ enum Purpose {
     Start(String),
     Unmake(String),
     Serve(String),
-    Delete,
+    /// What is told to who serves disks, or a folder that goes.
+    Other,
 }
 
 impl Entry {
@@ -172,7 +173,7 @@ impl Vms {
         if is_settled && !self.has_own {
             self.has_own = true;
             for folder in store::left_over() {
-                self.give("delete", None, Purpose::Delete, Job::Delete { folder });
+                self.give("delete", None, Purpose::Other, Job::Delete { folder });
             }
         }
         let folders = store::folders(self.has_own);
