@@ -203,7 +203,7 @@ fn has_no_room() -> Scenario {
                 .within(200)
                 .then_send("\rdd if=/dev/zero of=/data/filler bs=1M; echo fi''lled\r"),
             Step::vm(DOM0, "filled").within(120).anywhere(),
-            Step::vm(DOM0, "VM served: stands still: there is no room for what it writes")
+            Step::vm(DOM0, "VM served: it stands still: there is no room for what it writes")
                 .within(60)
                 .anywhere()
                 .then_send("\rsleep 5; rm /data/filler\r"),

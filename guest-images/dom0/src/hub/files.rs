@@ -23,6 +23,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// A disk's file.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct DiskFile {
+    /// Its number among all disks of its VM.
+    pub(crate) number: u16,
     pub(crate) path: PathBuf,
     pub(crate) format: Format,
     pub(crate) read_only: bool,
@@ -49,6 +51,7 @@ impl DiskFile {
     pub(super) fn open(&self) -> Result<(Disk, Vec<File>)> {
         let (file, direct) = open(&self.path, !self.read_only)?;
         let mut disk = Disk {
+            number: self.number,
             read_only: self.read_only,
             source: Source { format: self.format, direct },
             limits: self.limits,

@@ -121,7 +121,7 @@ impl Service {
     /// # Errors
     /// It has no such disk.
     pub(super) fn limit(&mut self, limit: Limit) -> Result<()> {
-        let disk = self.disks.get_mut(usize::from(limit.disk)).ok_or(ErrorKind::NotFound)?;
+        let disk = self.disks.iter_mut().find(|disk| disk.number == limit.disk).ok_or(ErrorKind::NotFound)?;
         disk.limits = limit.limits;
         let _ = Message::Limit(limit).send(&self.worker.socket);
         Ok(())

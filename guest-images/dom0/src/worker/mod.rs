@@ -36,7 +36,10 @@ pub(crate) const MESSAGE_BYTES: usize = 16 << 10;
 /// Files that come with it at most: the window, and two for a disk.
 const MOST_FILES: usize = 17;
 
-/// What the disks are, in the order of their files.
+/// Disks of a VM at most.
+const MOST_DISKS: usize = 8;
+
+/// What the disks are, in the order of their files and their numbers.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Disks {
     pub(crate) disks: Vec<Disk>,
@@ -45,6 +48,8 @@ pub(crate) struct Disks {
 /// One of them.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Disk {
+    /// Its number in orders: other disks of its VM may be none of this process.
+    pub(crate) number: u16,
     pub(crate) read_only: bool,
     pub(crate) source: Source,
     pub(crate) limits: Limits,
@@ -89,9 +94,9 @@ pub(crate) fn run() -> Result<bool> {
             return Err(error);
         }
     };
-    tell(socket, &Opened::Sectors(images.iter().map(Image::sectors).collect()))?;
+    tell(socket, &Opened::Sectors(images.iter().flatten().map(Image::sectors).collect()))?;
     Orders { images: &images, window: &window, limits: &limits }.serve(socket)?;
-    images.iter().try_for_each(Image::flush)?;
+    images.iter().flatten().try_for_each(Image::flush)?;
     Ok(true)
 }
 
@@ -101,8 +106,8 @@ fn tell(socket: BorrowedFd<'_>, opened: &Opened) -> Result<()> {
     Ok(())
 }
 
-/// Hears what the disks are, and opens them.
-fn begin(socket: BorrowedFd<'_>) -> Result<(Vec<Image>, Vec<Limits>, MmapRegion)> {
+/// Hears what the disks are, and opens them: images and limits by their numbers.
+fn begin(socket: BorrowedFd<'_>) -> Result<(Vec<Option<Image>>, Vec<Limits>, MmapRegion)> {
     let (text, files) = hear(socket)?;
     let Disks { disks } = toml::from_str(&text).map_err(Error::other)?;
     let mut files = files.into_iter().map(File::from);
@@ -112,15 +117,23 @@ fn begin(socket: BorrowedFd<'_>) -> Result<(Vec<Image>, Vec<Limits>, MmapRegion)
     };
     let window = next()?;
     let window = MmapRegion::from_file(FileOffset::new(window, 0), WINDOW_BYTES).map_err(Error::other)?;
-    let mut open = |(number, disk): (usize, &Disk)| {
+    let mut open = |disk: &Disk| {
         let file = next()?;
         let backing = disk.backing.map(|source| Ok::<_, Error>((next()?, source))).transpose()?;
         let backing = backing.map(|(file, source)| Backing { file, source, names: &disk.backing_names });
         Image::open((file, disk.source), disk.read_only, backing)
-            .map_err(|error| Error::other(format!("disk {number}: {error}")))
+            .map_err(|error| Error::other(format!("disk {}: {error}", disk.number)))
     };
-    let images = disks.iter().enumerate().map(&mut open).collect::<Result<_>>()?;
-    Ok((images, disks.iter().map(|disk| disk.limits).collect(), window))
+    let mut images: Vec<Option<Image>> = (0..MOST_DISKS).map(|_| None).collect();
+    let mut limits = vec![Limits::default(); MOST_DISKS];
+    for disk in &disks {
+        let number = usize::from(disk.number);
+        let (Some(image), Some(limit)) = (images.get_mut(number), limits.get_mut(number)) else {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("a VM has up to {MOST_DISKS} disks")));
+        };
+        (*image, *limit) = (Some(open(disk)?), disk.limits);
+    }
+    Ok((images, limits, window))
 }
 
 /// A message with the files that came with it.

@@ -28,9 +28,10 @@ const THREADS: usize = 4;
 
 /// What orders are about.
 pub(super) struct Orders<'a> {
-    pub(super) images: &'a [Image],
+    /// By their numbers.
+    pub(super) images: &'a [Option<Image>],
     pub(super) window: &'a MmapRegion,
-    /// Of each image.
+    /// The same.
     pub(super) limits: &'a [Limits],
 }
 
@@ -101,7 +102,7 @@ impl Orders<'_> {
     }
 
     fn carry_out(&self, order: &DiskOrder, buffer: &mut [u8]) -> DiskStatus {
-        let Some(image) = self.images.get(usize::from(order.disk)) else { return DiskStatus::Failed };
+        let Some(Some(image)) = self.images.get(usize::from(order.disk)) else { return DiskStatus::Failed };
         match self.try_to(image, order, buffer) {
             Ok(()) => DiskStatus::Done,
             Err(error) => match error.kind() {

@@ -65,7 +65,9 @@ impl Vms {
 
     /// Has what the disks of a VM that runs may do be as it is described.
     fn limit_disks(&mut self, name: &Name, file: &VmFile) {
-        let Some(Entry { phase: Phase::Made { disks, .. }, .. }) = self.all.get_mut(name.as_str()) else { return };
+        let Some(Entry { phase: Phase::Made { disks, .. }, .. }) = self.all.get_mut(name.as_str()) else {
+            return;
+        };
         let limits = other_limits(disks, file);
         if limits.is_empty() {
             return;

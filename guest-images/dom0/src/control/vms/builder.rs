@@ -16,6 +16,7 @@ use crate::channel::Asks;
 use crate::hub::{Ask, DiskFile};
 use crate::log;
 use crate::signals::is_signalled;
+use crate::worker::Limit;
 
 /// What is to be done.
 #[derive(Debug)]
