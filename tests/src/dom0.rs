@@ -65,6 +65,7 @@ pub fn scenarios() -> Vec<Scenario> {
         serves_it_again(),
         boots_from_a_disk(),
         has_no_room(),
+        serves_fio(),
         shuts_down(),
         is_hostile(),
         on(
@@ -211,6 +212,35 @@ fn has_no_room() -> Scenario {
             Step::results(SERVED).within(200),
             Step::vm(SERVED, "basalt-demo job done: 0").within(60),
             Step::vm(DOM0, "basaltd: VM served: all that it had is free")
+                .within(60)
+                .anywhere()
+                .then_send("\rpoweroff\r"),
+            Step::end(DOM0).within(60),
+            Step::kernel(SWITCHED_OFF).within(60),
+        ],
+        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
+    }
+}
+
+/// The same as [`serves_a_disk`], with more of everything.
+fn serves_fio() -> Scenario {
+    const FIO: &str = "fio-node";
+    Scenario {
+        name: "dom0-fio".to_owned(),
+        about: "fio writes to disks that the management domain serves out of raw and qcow2 files, with flushes and discards, and checks them".to_owned(),
+        tier: Tier::Full,
+        machines: vec![MACHINES[0]],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest {
+            vm: DOM0.to_owned(),
+            ..Guest::new("dom0+fio-node").append("basalt.rescue basalt.run=/jobs/fio")
+        }],
+        steps: vec![
+            Step::vm(DOM0, "basaltd: VM fio-node: runs").within(200),
+            Step::results(FIO).within(600),
+            Step::vm(FIO, "basalt-demo job done: 0").within(60),
+            Step::vm(DOM0, "basaltd: VM fio-node: all that it had is free")
                 .within(60)
                 .anywhere()
                 .then_send("\rpoweroff\r"),

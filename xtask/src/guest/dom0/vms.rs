@@ -16,6 +16,8 @@ const SERVED: &str = "disk served";
 /// What is said of a disk image that dom0 serves as it is, and of one of which what is written goes into a qcow2 file over it.
 const IMAGE: &str = "disk image";
 const OVERLAY: &str = "disk overlay";
+/// What is said of what stands in `vm.toml` below `[cloud_init]`.
+const CLOUD_INIT: &str = "cloud-init";
 /// Where files are that dom0 makes: in the node's data, as what comes with dom0 itself is in memory.
 const DATA: &str = "/data/images";
 
@@ -39,13 +41,16 @@ pub(super) fn archive(guests: &[Guest]) -> Result<Vec<u8>> {
         if let Some(initrd) = &guest.initrd {
             archive.file(&format!("{folder}/initrd"), &paths::read_bytes(initrd)?);
         }
-        for (number, module) in
-            guest.modules.iter().enumerate().filter(|(_, module)| !module.words.starts_with(SERVED))
-        {
+        for (number, module) in guest.modules.iter().enumerate().filter(|(_, module)| has_file(module)) {
             archive.file(&format!("{folder}/disk{number}"), &paths::read_bytes(&module.file)?);
         }
     }
     Ok(archive.finish())
+}
+
+/// Whether a disk's file comes with dom0.
+fn has_file(module: &Module) -> bool {
+    !module.words.starts_with(SERVED) && module.words != CLOUD_INIT
 }
 
 fn has_firmware(guest: &Guest) -> bool {
@@ -87,8 +92,13 @@ fn description(guest: &Guest) -> Result<String> {
     }
     let networks: Vec<String> = networks.iter().map(|network| format!("\"{network}\"")).collect();
     let _ = writeln!(text, "networks = [{}]", networks.join(", "));
-    for (number, module) in guest.modules.iter().enumerate() {
+    let (seeds, disks): (Vec<_>, Vec<_>) =
+        guest.modules.iter().enumerate().partition(|(_, module)| module.words == CLOUD_INIT);
+    for (number, module) in disks {
         text.push_str(&disk(&guest.name, number, module).or_else(|what| cannot(&what))?);
+    }
+    for (_, module) in seeds {
+        let _ = write!(text, "[cloud_init]\n{}", paths::read(&module.file)?);
     }
     Ok(text)
 }
