@@ -234,6 +234,8 @@ fn serves_fio() -> Scenario {
         options: String::new(),
         guests: vec![Guest {
             vm: DOM0.to_owned(),
+            // fio comes with many libraries, which dom0 has in memory.
+            memory: Some("480M"),
             ..Guest::new("dom0+fio-node").append("basalt.rescue basalt.run=/jobs/fio")
         }],
         steps: vec![
