@@ -76,7 +76,7 @@ fn description(guest: &Guest) -> Result<String> {
             let kibibytes = paths::read_bytes(&module.file)?.len() / 1024;
             let _ = write!(
                 text,
-                "[[disks]]\nfile = \"/data/{}-{number}.img\"\nformat = \"raw\"\nsize = \"{kibibytes}K\"\n",
+                "[[disks]]\nfile = \"/data/images/{}-{number}.img\"\nformat = \"raw\"\nsize = \"{kibibytes}K\"\n",
                 guest.name
             );
             continue;

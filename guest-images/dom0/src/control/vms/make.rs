@@ -106,7 +106,8 @@ fn make_disk(folder: &Path, disk: &vm::Disk) -> Result<()> {
     if disk.format != Some(Format::Raw) {
         return Err(named(&path, "there is no such file; only raw ones are made"));
     }
-    let made = fs::File::create_new(&path).and_then(|file| file.set_len(size.0));
+    let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let made = folder.and_then(|()| fs::File::create_new(&path)).and_then(|file| file.set_len(size.0));
     made.map_err(|error| named(&path, error))
 }
 
