@@ -20,6 +20,7 @@ pub mod leaks;
 pub mod linux;
 pub mod log;
 pub mod many;
+pub mod node;
 pub mod protocols;
 pub mod report;
 pub mod robust;
@@ -55,6 +56,7 @@ pub fn scenarios() -> Vec<scenario::Scenario> {
     scenarios.extend(many::scenarios());
     scenarios.extend(touches::scenarios());
     scenarios.extend(dom0::scenarios());
+    scenarios.extend(node::scenarios());
     scenarios
 }
 

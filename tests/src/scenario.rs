@@ -256,6 +256,8 @@ pub struct Step {
     pub awaited: Awaited,
     /// What is typed when it has come. `\x01` is Ctrl-A.
     pub send: Option<&'static str>,
+    /// Tests that talk to the node from this computer, when it has come: a group of the program `node-tests`.
+    pub talk: Option<&'static str>,
     /// It may have come before what earlier steps waited for: what several VMs say has no order.
     pub anywhere: bool,
     /// A safety bound in real time, before the machine's patience is taken into account.
@@ -314,6 +316,12 @@ impl Step {
         Self { send: Some(send), ..self }
     }
 
+    /// Then has a group of tests talk to the node over its API, for which the same limit holds.
+    #[must_use]
+    pub fn then_talk(self, group: &'static str) -> Self {
+        Self { talk: Some(group), ..self }
+    }
+
     /// In at most that many seconds, on QEMU.
     #[must_use]
     pub fn within(self, seconds: u64) -> Self {
@@ -327,7 +335,7 @@ impl Step {
     }
 
     fn new(from: Speaker, awaited: Awaited) -> Self {
-        Self { from, awaited, send: None, anywhere: false, limit: LIMIT }
+        Self { from, awaited, send: None, talk: None, anywhere: false, limit: LIMIT }
     }
 }
 

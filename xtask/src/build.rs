@@ -99,6 +99,6 @@ pub(crate) fn metadata() -> Result<Vec<serde_json::Value>> {
     }
 }
 
-fn compile_errors(failure: Failure) -> Failure {
+pub(crate) fn compile_errors(failure: Failure) -> Failure {
     failure.next("the compiler's messages above say where; `cargo xtask check` looks at everything at once")
 }

@@ -41,6 +41,27 @@ pub(crate) struct Launch<'a> {
     pub(crate) cpus: Option<u32>,
     /// Memory, instead of the profile's.
     pub(crate) memory: Option<String>,
+    /// TCP ports of this computer that lead to ports of the management domain, where the machine has a network card for it.
+    pub(crate) forwards: Vec<Forward>,
+}
+
+/// A TCP port of this computer that leads to one of the management domain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Forward {
+    pub(crate) here: u16,
+    pub(crate) there: u16,
+}
+
+impl Forward {
+    /// One whose port here nobody has.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn to(there: u16) -> Result<Self> {
+        // Whoever takes it before the emulator does is told of by the emulator.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a port")?;
+        Ok(Self { here: listener.local_addr().context("looking for a port")?.port(), there })
+    }
 }
 
 impl Profile {
@@ -103,6 +124,7 @@ impl Profile {
             serial_port: listener.local_addr().context("opening a port for the serial line")?.port(),
             control_port: control.local_addr().context("opening a port for the control line")?.port(),
             folder: &folder,
+            forwards: &launch.forwards,
         };
         let display = self.bochs.as_ref().map(|_| Display::start()).transpose()?;
         let mut command = match (&self.qemu, &self.bochs) {
@@ -139,6 +161,7 @@ struct Hardware<'a> {
     serial_port: u16,
     control_port: u16,
     folder: &'a Path,
+    forwards: &'a [Forward],
 }
 
 /// A running machine. Dropping it ends it.

@@ -23,6 +23,7 @@ mod profile;
 mod progress;
 mod run;
 mod symbolize;
+mod talk;
 mod terminal;
 mod test;
 mod toolchain;

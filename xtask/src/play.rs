@@ -13,6 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::guest::{self, Guest, Module};
 use crate::image::Recipe;
 use crate::machine::{Launch, Profile};
+use crate::talk::Talk;
 use crate::{interrupt, paths, run};
 
 /// How many emulators run at once: an emulator has one busy thread, and the smallest machine that we care
@@ -62,6 +63,9 @@ impl Play {
             false => scenario.name.clone(),
         };
         let image = recipe.make_for(&machine, &name)?;
+        if scenario.steps.iter().any(|step| step.talk.is_some()) {
+            Talk::prepare()?;
+        }
         Ok(Self { scenario, machine, image, kernel: kernel.to_path_buf() })
     }
 
@@ -76,7 +80,15 @@ impl Play {
         let start = Instant::now();
         let name = format!("{}-{}", self.scenario.name, self.machine.name);
         let memory = self.scenario.memory().map(str::to_owned);
-        let launch = Launch { image: &self.image, name: &name, cpus: self.scenario.cpus, memory };
+        let talks = self.scenario.steps.iter().any(|step| step.talk.is_some());
+        let forwards = if talks { Talk::forwards()? } else { Vec::new() };
+        let launch = Launch {
+            image: &self.image,
+            name: &name,
+            cpus: self.scenario.cpus,
+            memory,
+            forwards: forwards.clone(),
+        };
         let mut console = Console::start(&self.machine, &launch)?;
         let mut cursor = Cursor::default();
         let mut tests = Vec::new();
@@ -90,6 +102,10 @@ impl Play {
             }
             if let Some(keys) = step.send {
                 console.send(keys.as_bytes());
+            }
+            if let Some(group) = step.talk {
+                let talk = Talk { forwards: &forwards, group, limit: step.limit * self.machine.patience };
+                tests.extend(talk.carry_out(&mut console)?);
             }
             if console.log.panicked() || interrupt::requested() {
                 break;

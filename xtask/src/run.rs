@@ -1,6 +1,7 @@
 //! `cargo xtask run`: boots Basalt on a machine, with its consoles on the terminal or watched by us.
 
 use std::io::{IsTerminal, Write, stdin, stdout};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::cli::RunOptions;
 use crate::console::{Console, News};
 use crate::failure::{Failure, Result};
 use crate::image::Recipe;
-use crate::machine::{self, Launch};
+use crate::machine::{self, Forward, Launch};
 use crate::terminal::Raw;
 use crate::{build, guest, interrupt, paths, progress, symbolize};
 
@@ -22,6 +23,8 @@ const FOCUS_SECOND_VM: [u8; 2] = [CTRL_A, b'2'];
 const VM_MADE: &str = ": is made, with ";
 /// After Ctrl-A x Basalt switches the machine off itself within this; then we do.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Where the management domain's API is (`api::PORT`).
+pub(crate) const API_PORT: u16 = 8443;
 const POLL: Duration = Duration::from_millis(200);
 const HEADLESS_LIMIT: u64 = 600;
 
@@ -40,7 +43,14 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     let image = recipe.make_for(&profile, &name)?;
     interrupt::watch()?;
     progress::note(&format!("booting {} on {}", names.join(", "), profile.name));
-    let launch = Launch { image: &image, name: &name, cpus: options.cpus, memory: options.memory.clone() };
+    let forwards = forwards(options)?;
+    let launch = Launch {
+        image: &image,
+        name: &name,
+        cpus: options.cpus,
+        memory: options.memory.clone(),
+        forwards: forwards.clone(),
+    };
     let console = Console::start(&profile, &launch)?;
     let focus = match options.contents.makes_vms() {
         true => (VM_MADE, FOCUS_SECOND_VM),
@@ -52,6 +62,19 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     } else {
         interactive(console, focus, options.timeout.map(Duration::from_secs), &recipe.kernel)
     }
+}
+
+/// The API of the management domain, at its own port where nobody has that here.
+fn forwards(options: &RunOptions) -> Result<Vec<Forward>> {
+    if !options.contents.has_dom0() {
+        return Ok(Vec::new());
+    }
+    let forward = match TcpListener::bind((Ipv4Addr::LOCALHOST, API_PORT)) {
+        Ok(_) => Forward { here: API_PORT, there: API_PORT },
+        Err(_) => Forward::to(API_PORT)?,
+    };
+    progress::note(&format!("the node's API is at https://127.0.0.1:{} (docs/cli.md)", forward.here));
+    Ok(vec![forward])
 }
 
 /// Builds everything that the command line asks for into a recipe.

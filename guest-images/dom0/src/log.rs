@@ -1,6 +1,6 @@
 //! Lines in the kernel's log: there they stand in order with the kernel's own, reach the console, and outlive the process that said them.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Result, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +12,22 @@ const PREFIX: &str = "basaltd: ";
 const LONGEST: usize = 800;
 
 static PART: OnceLock<&str> = OnceLock::new();
+/// The log, for a process that is going to have no right to open it.
+static KEPT: OnceLock<File> = OnceLock::new();
 static OPENS_NOTHING: AtomicBool = AtomicBool::new(false);
 
 /// Names the part of dom0 that this process is, for all its lines.
 pub(crate) fn begin(part: &'static str) {
     // A second name would be a mistake of ours that changes no more than a word.
     let _ = PART.set(part);
+}
+
+/// The same for a process that will give up the right to open the log.
+pub(crate) fn begin_and_keep(part: &'static str) {
+    begin(part);
+    if let Ok(file) = OpenOptions::new().write(true).open(DEVICE) {
+        let _ = KEPT.set(file);
+    }
 }
 
 /// The same for a process that may open nothing: its lines go to where its errors go, which is this log.
@@ -44,7 +54,12 @@ pub(crate) fn info(text: &str) {
 /// `level` is one of the kernel's (Linux, `/dev/kmsg`), where the low ones are urgent.
 fn write(level: u8, text: &str) {
     let line = line(level, PART.get().copied().unwrap_or_default(), text);
-    let write = || -> Result<()> { OpenOptions::new().write(true).open(DEVICE)?.write_all(line.as_bytes()) };
+    let write = || -> Result<()> {
+        match KEPT.get() {
+            Some(mut file) => file.write_all(line.as_bytes()),
+            None => OpenOptions::new().write(true).open(DEVICE)?.write_all(line.as_bytes()),
+        }
+    };
     if OPENS_NOTHING.load(Ordering::Relaxed) || write().is_err() {
         // It may be the same device, which whoever has started this process has opened for it: so it is one record, too. Where nobody takes it, that
         // is no reason to end.

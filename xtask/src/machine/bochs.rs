@@ -56,7 +56,8 @@ impl Settings {
     /// Time runs with the instructions executed (`sync=none`), so a run repeats exactly. Unknown MSRs read
     /// as zero, as Debian's kernel expects of these CPU models. A triple fault ends the machine.
     fn file(&self, hardware: &Hardware<'_>) -> String {
-        let Hardware { image, cpus, memory_mib, serial_port, control_port: _, folder } = hardware;
+        let Hardware { image, cpus, memory_mib, serial_port, control_port: _, folder, forwards: _ } =
+            hardware;
         let Self { cpu, instructions_per_second: ips, node } = self;
         let slots = if *node { ", slot1=e1000" } else { "" };
         let host_mib = (*memory_mib).min(MOST_HOST_MIB);

@@ -5,12 +5,14 @@ use std::process::Command;
 
 use serde::Deserialize;
 
+use super::Forward;
 use crate::failure::Result;
 use crate::{packages, paths, process};
 
 /// The label by which the domain knows its disk.
 const LABEL: &str = "BASALT-DATA";
-const BYTES: u64 = 64 << 20;
+/// Its size: the file has holes.
+const BYTES: u64 = 4 << 30;
 
 /// How the data disk is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -41,14 +43,17 @@ pub(super) enum Nic {
 }
 
 impl Nic {
-    /// The arguments that give it to QEMU.
-    pub(super) fn arguments(self) -> [String; 4] {
+    /// The arguments that give it to QEMU, with ports of this computer that lead to it.
+    pub(super) fn arguments(self, forwards: &[Forward]) -> [String; 4] {
         let device = match self {
             Self::E1000e => "e1000e",
             Self::E1000 => "e1000",
             Self::Virtio => "virtio-net-pci",
         };
-        ["-netdev", "user,id=lan", "-device", &format!("{device},netdev=lan")].map(str::to_owned)
+        let forward = |Forward { here, there }: &Forward| format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}");
+        let forwards: String = forwards.iter().map(forward).collect();
+        let (netdev, device) = (format!("user,id=lan{forwards}"), format!("{device},netdev=lan"));
+        ["-netdev", &netdev, "-device", &device].map(str::to_owned)
     }
 }
 
@@ -76,7 +81,11 @@ pub(super) fn make_data_disk(folder: &Path) -> Result<PathBuf> {
     let file = folder.join("data.img");
     paths::write(&file, &[])?;
     let mut command = Command::new("mkfs.ext4");
-    command.args(["-q", "-F", "-L", LABEL]).arg(&file).arg(format!("{}k", BYTES >> 10));
+    // A journal of the usual size would be most of what is written.
+    command
+        .args(["-q", "-F", "-J", "size=16", "-E", "lazy_itable_init=1", "-L", LABEL])
+        .arg(&file)
+        .arg(format!("{}k", BYTES >> 10));
     process::run(&mut command)?;
     Ok(file)
 }

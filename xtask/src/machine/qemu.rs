@@ -144,7 +144,7 @@ impl Settings {
             command.args(data.arguments(&escaped(&node::make_data_disk(hardware.folder)?)));
         }
         if let Some(nic) = self.nic {
-            command.args(nic.arguments());
+            command.args(nic.arguments(hardware.forwards));
         }
         if self.counted {
             command.args(["-icount", "shift=0,sleep=off"]);

@@ -155,7 +155,8 @@ impl Boot {
         let machine = self.machine.clone().altered(self.fault.cpu, self.arguments());
         let name = format!("{}-{}", full_name(&self.fault), self.machine.name);
         let memory = self.fault.memory.map(str::to_owned);
-        let launch = Launch { image: &self.image, name: &name, cpus: self.fault.cpus, memory };
+        let launch =
+            Launch { image: &self.image, name: &name, cpus: self.fault.cpus, memory, forwards: Vec::new() };
         let mut console = Console::start(&machine, &launch)?;
         self.judge(&mut console).map_err(|failure| {
             let lines = console.log.tail(SHOWN_LINES).join("\n         | ");

@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// The process: comes back only with an error.
 pub(crate) fn run() -> Result<bool> {
-    log::begin("api");
+    log::begin_and_keep("api");
     wait_for_data()?;
     let certificate = Certificate::open(Path::new(crate::control::ACCESS))?;
     let local = local()?;
