@@ -107,21 +107,6 @@ pub(super) fn open_disks(name: &str, disks: &[DiskFile]) -> Result<Vec<u64>> {
     disks::ask(&Ask::Open { name: name.to_owned(), disks: disks.to_vec() })
 }
 
-<<<<<<< HEAD
-=======
-/// Makes the file of a disk that says how large it is, where there is none.
-fn make_disk(folder: &Path, disk: &vm::Disk) -> Result<()> {
-    let path = folder.join(&disk.file);
-    let Some(size) = disk.size.filter(|_| !path.exists()) else { return Ok(()) };
-    if disk.format != Some(Format::Raw) {
-        return Err(named(&path, "there is no such file; only raw ones are made"));
-    }
-    let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
-    let made = folder.and_then(|()| fs::File::create_new(&path)).and_then(|file| file.set_len(size.0));
-    made.map_err(|error| named(&path, error))
-}
-
->>>>>>> 987f689d8f6fd9424b0ac6a4da63aa176f093722
 /// Has them served, where there are some.
 pub(super) fn serve_disks(name: &str, vm: u64, disks: &[DiskFile]) -> Result<()> {
     if !disks.is_empty() {
