@@ -3,19 +3,21 @@
 use api::image::Image;
 use api::node::Node;
 use api::status::{State, Vm, VmDetails};
+use api::task::{self, Task};
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::{Outcome, Test};
 
 /// In their order.
-pub(crate) const TESTS: [Test; 9] = [
+pub(crate) const TESTS: [Test; 10] = [
     ("a node says how it is", node),
     ("the API describes itself", describes_itself),
     ("images are uploaded", images),
     ("a VM is created, once", create),
     ("a VM starts and says so at its console", start),
     ("a VM is paused and goes on", pause),
+    ("a disk's limits change while its VM runs", limits),
     ("counters and metrics count", counters),
     ("a VM stops, and can start again", stop),
     ("a VM is deleted, with its images", delete),
@@ -102,6 +104,18 @@ fn pause(client: &Client) -> Outcome {
         }
     }
     Ok(())
+}
+
+fn limits(client: &Client) -> Outcome {
+    let mut slower = description();
+    slower["disks"][0]["iops"] = json!(50);
+    slower["disks"][0]["bandwidth"] = json!("1M");
+    client.done::<VmDetails>("PUT", VM, Some(slower))?;
+    client.until("limits that hold", |client| {
+        let tasks: Vec<Task> = client.get("/v1/tasks")?;
+        let ours = tasks.iter().find(|task| task.what == "limit disks").ok_or("no task for that")?;
+        ours.error.as_ref().map_or(Ok(ours.state == task::State::Done), |error| Err(error.to_string()))
+    })
 }
 
 fn counters(client: &Client) -> Outcome {

@@ -53,6 +53,17 @@ fn all() -> Vec<Wrong> {
         ("POST", "/v1/vms", vm(json!({ "kernel": kernel, "version": 9 })), 400, "invalid", "version"),
         ("POST", "/v1/vms", vm(json!({ "kernel": kernel, "pin": "9-1" })), 400, "invalid", "9-1"),
         ("POST", "/v1/vms", vm(json!({ "kernel": kernel, "weight": 0 })), 400, "invalid", "weight"),
+        ("POST", "/v1/vms", vm(json!({ "cpus": 1 })), 400, "invalid", "kernel"),
+        (
+            "POST",
+            "/v1/vms",
+            vm(
+                json!({ "disks": [{ "file": "a", "format": "qcow2", "backing": "../b", "backing_format": "raw" }] }),
+            ),
+            400,
+            "invalid",
+            "../b",
+        ),
         ("DELETE", "/v1/images/none", Value::Null, 404, "not_found", "none"),
         ("DELETE", "/v1/images/.hidden", Value::Null, 400, "invalid", ".hidden"),
         ("GET", "/v1/tasks/999999", Value::Null, 404, "not_found", "999999"),
