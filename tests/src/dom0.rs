@@ -63,7 +63,8 @@ pub fn scenarios() -> Vec<Scenario> {
         makes_a_vm(),
         serves_a_disk(),
         serves_it_again(),
-        boots_from_a_disk(),
+        boots_from_a_disk("dom0-bios", Tier::Ci, MACHINES[0]),
+        boots_from_a_disk("dom0-bios-everywhere", Tier::Full, MACHINES[1]),
         has_no_room(),
         serves_fio(),
         shuts_down(),
@@ -254,7 +255,7 @@ fn serves_fio() -> Scenario {
 }
 
 /// A VM without a kernel boots from an image that the management domain serves, and again after it has reset itself.
-fn boots_from_a_disk() -> Scenario {
+fn boots_from_a_disk(name: &str, tier: Tier, machine: &'static str) -> Scenario {
     let boot = || {
         [
             Step::vm(BIOS, "SeaBIOS (version").within(200).anywhere(),
@@ -277,10 +278,10 @@ fn boots_from_a_disk() -> Scenario {
         Step::kernel(SWITCHED_OFF).within(60),
     ]);
     Scenario {
-        name: "dom0-bios".to_owned(),
+        name: name.to_owned(),
         about: "SeaBIOS, GRUB and stock Linux boot from a qcow2 file over an image, both served by the management domain".to_owned(),
-        tier: Tier::Ci,
-        machines: MACHINES.to_vec(),
+        tier,
+        machines: vec![machine],
         cpus: None,
         options: String::new(),
         guests: vec![Guest { vm: DOM0.to_owned(), ..Guest::new("dom0+bios").append("basalt.rescue") }],
