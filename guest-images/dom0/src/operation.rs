@@ -57,6 +57,8 @@ pub(crate) enum Operation {
     Act { vm: Name, act: Act },
     /// The end of what it has written to its console.
     VmLog { vm: Name, bytes: usize },
+    /// What VMs have used in the hours between: a list of `api::usage::Usage`.
+    Usage { since: u64, until: u64 },
     /// All tasks that are known: a list of `api::task::Task`.
     Tasks,
     /// One of them.

@@ -111,6 +111,13 @@ impl Control {
                 }
                 told(task)
             }
+            Operation::Usage { since, until } => {
+                let accounts = kernel.accounts.as_ref().ok_or_else(|| {
+                    Error::new(Reason::Unavailable, "the node still looks for its data")
+                        .next("try again in a moment")
+                })?;
+                told(accounts.tell(since, until)?)
+            }
             Operation::VmLog { vm, bytes } => {
                 if kernel.details(vm.as_str())?.is_none() {
                     return Err(no_vm(vm.as_str()));
@@ -152,6 +159,7 @@ impl Control {
             uptime: uptime().as_secs(),
             cpus: cpus as u16,
             free_memory_bytes: free,
+            processes_memory_bytes: super::processes::memory(),
             addresses: addresses.collect(),
             data: match &status.storage.data {
                 Some(Data::Mounted(device)) => Some(device.clone()),
