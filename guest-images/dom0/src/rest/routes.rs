@@ -361,4 +361,18 @@ mod tests {
         let there = std::fs::read_to_string(path).unwrap_or_default();
         assert!(there == text, "docs/openapi.json is old: run this test with BASALT_WRITE_DOCS=1");
     }
+
+    #[test]
+    fn all_keys_of_a_vm_are_in_its_documentation() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/vm-toml.md"));
+        let (page, openapi) = (page.expect("it is there"), serde_json::to_value(openapi()).expect("JSON"));
+        for kind in ["VmFile", "Disk"] {
+            let keys = openapi["components"]["schemas"][kind]["properties"].as_object().expect("an object");
+            for key in keys.keys() {
+                let is_told =
+                    page.lines().any(|line| line.starts_with('|') && line.contains(&format!("{key}`")));
+                assert!(is_told || key == "disks", "docs/vm-toml.md does not say what `{key}` of {kind} is");
+            }
+        }
+    }
 }
