@@ -73,6 +73,8 @@ pub(crate) enum Operation {
     Tokens,
     /// A new one: `api::access::MadeToken`.
     MakeToken { token: NewToken },
+    /// Somebody has used one that nobody had used before.
+    TokenUsed { token: Name },
     /// It is good for nothing any more.
     DeleteToken { token: Name },
 }
@@ -114,4 +116,7 @@ pub(crate) struct Known {
     pub(crate) rights: Rights,
     /// SHA-256 of the secret, in hexadecimal digits.
     pub(crate) hash: String,
+    /// Nobody has used it yet.
+    #[serde(default)]
+    pub(crate) is_new: bool,
 }

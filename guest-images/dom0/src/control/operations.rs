@@ -70,6 +70,11 @@ impl Control {
                 self.tell_access();
                 told(made)
             }
+            Operation::TokenUsed { token } => {
+                self.access()?.is_used(&token);
+                self.tell_access();
+                told(())
+            }
             Operation::DeleteToken { token } => {
                 self.access()?.delete(&token)?;
                 self.tell_access();
