@@ -9,6 +9,8 @@ pub const DOM0: &str = "dom0";
 const NODE: &str = "node";
 /// The one whose disk it serves.
 const SERVED: &str = "served";
+/// The one that boots from its disk.
+const BIOS: &str = "bios";
 /// What it says when its devices have their drivers and its network cards an address.
 pub const READY: &str = "basaltd: ready";
 
@@ -61,6 +63,9 @@ pub fn scenarios() -> Vec<Scenario> {
         makes_a_vm(),
         serves_a_disk(),
         serves_it_again(),
+        boots_from_a_disk(),
+        has_no_room(),
+        serves_fio(),
         shuts_down(),
         is_hostile(),
         on(
@@ -176,6 +181,110 @@ fn serves_it_again() -> Scenario {
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],
+        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
+    }
+}
+
+/// The file system with a disk's file is full for a while: its VM stands still, and goes on.
+fn has_no_room() -> Scenario {
+    Scenario {
+        name: "dom0-disk-room".to_owned(),
+        about: "a file system of the management domain's is full while a guest writes: it waits for room, and nothing is lost"
+            .to_owned(),
+        tier: Tier::Ci,
+        machines: vec![MACHINES[0]],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest {
+            vm: DOM0.to_owned(),
+            ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/room")
+        }],
+        steps: vec![
+            Step::vm(SERVED, "basalt-served round 1")
+                .within(200)
+                .then_send("\rdd if=/dev/zero of=/data/filler bs=1M; echo fi''lled\r"),
+            Step::vm(DOM0, "filled").within(120).anywhere(),
+            Step::vm(DOM0, "VM served: it stands still: there is no room for what it writes")
+                .within(60)
+                .anywhere()
+                .then_send("\rsleep 5; rm /data/filler\r"),
+            Step::vm(DOM0, "VM served: goes on: there is room again").within(120),
+            Step::results(SERVED).within(200),
+            Step::vm(SERVED, "basalt-demo job done: 0").within(60),
+            Step::vm(DOM0, "basaltd: VM served: all that it had is free")
+                .within(60)
+                .anywhere()
+                .then_send("\rpoweroff\r"),
+            Step::end(DOM0).within(60),
+            Step::kernel(SWITCHED_OFF).within(60),
+        ],
+        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
+    }
+}
+
+/// The same as [`serves_a_disk`], with more of everything.
+fn serves_fio() -> Scenario {
+    const FIO: &str = "fio-node";
+    Scenario {
+        name: "dom0-fio".to_owned(),
+        about: "fio writes to disks that the management domain serves out of raw and qcow2 files, with flushes and discards, and checks them".to_owned(),
+        tier: Tier::Full,
+        machines: vec![MACHINES[0]],
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest {
+            vm: DOM0.to_owned(),
+            // fio comes with many libraries, which dom0 has in memory.
+            memory: Some("480M"),
+            ..Guest::new("dom0+fio-node").append("basalt.rescue basalt.run=/jobs/fio")
+        }],
+        steps: vec![
+            Step::vm(DOM0, "basaltd: VM fio-node: runs").within(200),
+            Step::results(FIO).within(600),
+            Step::vm(FIO, "basalt-demo job done: 0").within(60),
+            Step::vm(DOM0, "basaltd: VM fio-node: all that it had is free")
+                .within(60)
+                .anywhere()
+                .then_send("\rpoweroff\r"),
+            Step::end(DOM0).within(60),
+            Step::kernel(SWITCHED_OFF).within(60),
+        ],
+        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
+    }
+}
+
+/// A VM without a kernel boots from an image that the management domain serves, and again after it has reset itself.
+fn boots_from_a_disk() -> Scenario {
+    let boot = || {
+        [
+            Step::vm(BIOS, "SeaBIOS (version").within(200).anywhere(),
+            Step::vm(BIOS, "Booting from Hard Disk").within(120),
+            Step::vm(BIOS, "GRUB starts the kernel from the disk").within(120),
+        ]
+    };
+    let mut steps = Vec::from(boot());
+    steps.push(Step::vm(BIOS, "bios: the first time").within(300));
+    steps.push(Step::vm(DOM0, "basaltd: VM bios: starts over").within(60).anywhere());
+    steps.extend(boot());
+    steps.extend([
+        Step::results(BIOS).within(300),
+        Step::vm(BIOS, "basalt-demo job done: 0").within(60),
+        Step::vm(DOM0, "basaltd: VM bios: all that it had is free")
+            .within(60)
+            .anywhere()
+            .then_send("\rpoweroff\r"),
+        Step::end(DOM0).within(60),
+        Step::kernel(SWITCHED_OFF).within(60),
+    ]);
+    Scenario {
+        name: "dom0-bios".to_owned(),
+        about: "SeaBIOS, GRUB and stock Linux boot from a qcow2 file over an image, both served by the management domain".to_owned(),
+        tier: Tier::Ci,
+        machines: MACHINES.to_vec(),
+        cpus: None,
+        options: String::new(),
+        guests: vec![Guest { vm: DOM0.to_owned(), ..Guest::new("dom0+bios").append("basalt.rescue") }],
+        steps,
         checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
     }
 }

@@ -6,6 +6,8 @@
 
 pub mod access;
 pub mod amount;
+pub mod cloud_init;
+pub mod disk;
 pub mod error;
 pub mod event;
 pub mod image;

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::amount::{Bytes, Cpus};
-use crate::image::Format;
+use crate::cloud_init::CloudInit;
+pub use crate::disk::Disk;
+use crate::disk::check_path;
 
 /// The file's name.
 pub const FILE: &str = "vm.toml";
@@ -26,8 +28,9 @@ pub struct VmFile {
     /// one, the VM's name is it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The kernel: a bzImage or an ELF file.
-    pub kernel: String,
+    /// The kernel: a bzImage or an ELF file. Without one, firmware boots the first disk that can be booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// Its initial file system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd: Option<String>,
@@ -46,6 +49,9 @@ pub struct VmFile {
     /// A virtio console beside the serial port.
     #[serde(default, skip_serializing_if = "is_no")]
     pub console: bool,
+    /// A VGA adapter in text mode, whose screen is written to the VM's console.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub text_screen: bool,
     /// An entropy device.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub rng: bool,
@@ -70,23 +76,9 @@ pub struct VmFile {
     /// Its disks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
-}
-
-/// A disk: in memory, with a file's content at first; or, where it has a format, in the file.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// The file.
-    pub file: String,
-    /// How the disk's content lies in the file. Where nothing is said, the file is copied into memory, and what the VM writes is lost with it.
+    /// What its guest's cloud-init finds on a small disk behind the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<Format>,
-    /// How large it is to be made where there is no such file: of zeros, which take no room.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<Bytes>,
-    /// The VM cannot write to it.
-    #[serde(default, skip_serializing_if = "is_no")]
-    pub read_only: bool,
+    pub cloud_init: Option<CloudInit>,
 }
 
 const fn version() -> u32 {
@@ -168,7 +160,7 @@ impl VmFile {
         let limits = [
             ("cpus", u64::from(self.cpus), 1, MOST_CPUS),
             ("weight", u64::from(self.weight), 1, 10_000),
-            ("disks", self.disks.len() as u64, 0, MOST_DEVICES),
+            ("disks", self.all_disks() as u64, 0, MOST_DEVICES),
             ("networks", self.networks.len() as u64, 0, MOST_DEVICES),
             ("command_line", self.command_line.len() as u64, 0, 2047),
         ];
@@ -183,11 +175,30 @@ impl VmFile {
         for (key, name) in self.named_files() {
             check_path(key, name)?;
         }
-        let sizes = self.disks.iter().filter_map(|disk| disk.size);
-        if let Some(size) = sizes.into_iter().find(|size| size.0 == 0 || size.0 > LARGEST_DISK.0) {
-            return Err(format!("disks.size: {size} is out of range: 1K to {LARGEST_DISK}"));
+        self.check_boot()?;
+        self.disks.iter().try_for_each(Disk::check)?;
+        self.cloud_init.iter().try_for_each(|seed| seed.check(self.networks.len()))
+    }
+
+    /// What it boots from.
+    fn check_boot(&self) -> Result<(), String> {
+        if self.kernel.is_some() {
+            return Ok(());
+        }
+        if self.disks.is_empty() {
+            return Err("kernel: there is none, and no disk to boot from; name one of them".to_owned());
+        }
+        if self.initrd.is_some() || !self.command_line.is_empty() {
+            return Err(
+                "kernel: initrd and command_line are for one; without it, what boots is on a disk".to_owned()
+            );
         }
         Ok(())
+    }
+
+    /// Disks, with that for cloud-init.
+    fn all_disks(&self) -> usize {
+        self.disks.len() + usize::from(self.cloud_init.is_some())
     }
 
     /// The files that it names.
@@ -195,10 +206,18 @@ impl VmFile {
         self.named_files().map(|(_, name)| name)
     }
 
-    fn named_files(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let disks = self.disks.iter().map(|disk| ("disks.file", disk.file.as_str()));
-        let kernel = std::iter::once(("kernel", self.kernel.as_str()));
-        kernel.chain(self.initrd.iter().map(|name| ("initrd", name.as_str()))).chain(disks)
+    /// The same with the keys that name them.
+    pub fn named_files(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let disks = self.disks.iter().map(|disk| ("disks.file", Some(&disk.file)));
+        let backings = self.disks.iter().map(|disk| ("disks.backing", disk.backing.as_ref()));
+        let user_data = self.cloud_init.as_ref().and_then(|seed| seed.user_data.as_ref());
+        let others = [
+            ("kernel", self.kernel.as_ref()),
+            ("initrd", self.initrd.as_ref()),
+            ("cloud_init.user_data", user_data),
+        ];
+        let all = others.into_iter().chain(disks).chain(backings);
+        all.filter_map(|(key, name)| Some((key, name?.as_str())))
     }
 
     /// The same as text of such a file.
@@ -214,24 +233,10 @@ impl VmFile {
 const MOST_CPUS: u64 = 64;
 const MOST_DEVICES: u64 = 8;
 const LEAST_MEMORY: Bytes = Bytes(1 << 20);
-const LARGEST_DISK: Bytes = Bytes(64 << 40);
 
 fn is_id(text: &str) -> bool {
     let is_known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     (8..=64).contains(&text.len()) && text.bytes().all(is_known)
-}
-
-/// A file is in the VM's folder, or is one of the node's images.
-fn check_path(key: &str, name: &str) -> Result<(), String> {
-    let below = name.strip_prefix("/data/images/").unwrap_or(name);
-    let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n']);
-    if name.len() <= 255 && below.split('/').all(is_plain) {
-        return Ok(());
-    }
-    Err(format!(
-        "{key}: '{}' is no file of the VM's: name one in its folder, or below /data/images",
-        name.escape_debug()
-    ))
 }
 
 #[cfg(test)]
@@ -268,10 +273,7 @@ mod tests {
         let file = VmFile::parse(text).expect("valid");
         assert_eq!((file.cpus, file.memory.0, file.networks.len()), (2, 1 << 30, 2));
         assert_eq!((file.weight, file.cap, file.reservation, file.pin), (300, 150, 50, Some(Cpus(0b1011))));
-        assert_eq!(
-            file.disks,
-            [Disk { file: "root.img".to_owned(), format: None, size: None, read_only: true }]
-        );
+        assert_eq!(file.disks, [Disk { read_only: true, ..Disk::of_file("root.img") }]);
     }
 
     #[test]
@@ -279,7 +281,8 @@ mod tests {
         for (text, culprit) in [
             ("kernel = \"k\"\ncpu = 2", "line 2"),
             ("kernel = \"k\"\ncpu = 2", "`cpu`"),
-            ("cpus = 2", "`kernel`"),
+            ("cpus = 2", "kernel: there is none"),
+            ("command_line = \"a\"\n[[disks]]\nfile = \"f\"", "kernel: initrd and command_line"),
             ("kernel = \"k\"\nmemory = \"12\"", "'12' is no amount"),
             ("kernel = \"k\"\n\nmemory = \"20000000000G\"", "line 3"),
             ("kernel = 5", "line 1"),

@@ -36,5 +36,5 @@ pub const MAJOR: u16 = 1;
 /// | version | what is new |
 /// |---|---|
 /// | 1.0 | hello, VMs (create, destroy, start, stop, pause, resume, reset, button), memory copies, processors, devices, shares, status, pins, exit counters, trace rings, consoles, log, power, switch ports, rules and mirrors, disks that the domain serves |
-/// | 1.1 | how much of the machine is free |
+/// | 1.1 | how much of the machine is free; devices: firmware, debug console, text screen |
 pub const MINOR: u16 = 1;

@@ -24,6 +24,14 @@ choices! {
         /// A virtio disk that the domain serves ([`Request::ServeDisks`]). `first` is its size in sectors, bit 0 of `second` says that it is read-only to
         /// the VM. It has the next number among the VM's disks.
         ServedDisk = 5,
+        /// Firmware: a ROM of `first` bytes (whole pages, 64 KiB to 8 MiB) that ends with the first 4 GiB, and QEMU's firmware configuration device. The domain
+        /// copies the ROM there, and its last 256 KiB below 1 MiB as well. The VM's first processor begins as after power-up, and not where
+        /// [`Request::SetEntry`] says; it finds ACPI tables in the configuration device.
+        Firmware = 6,
+        /// A port at E9H: what is written there is written to the VM's console.
+        DebugConsole = 7,
+        /// A VGA adapter in text mode: what is on its screen is written to the VM's console.
+        TextScreen = 8,
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn add_devices<'m>(
     if config.devices.debug_console {
         chipset.add_debug_console()?;
     }
-    if config.devices.fw_cfg || config.firmware || !config.files.is_empty() {
+    if config.devices.fw_cfg || config.firmware.is_some() || !config.files.is_empty() {
         chipset.add_fw_cfg(fw_cfg(config, map, generation_id)?)?;
     }
     if config.devices.vga_text {
@@ -59,7 +59,7 @@ fn fw_cfg<'m>(
     shelf.add(key::CMDLINE_SIZE, owned(&(command_line.len() as u32).to_le_bytes()));
     shelf.add(key::CMDLINE_DATA, Cow::Owned(command_line));
     shelf.add_file(E820_FILE, Cow::Owned(e820(map)))?;
-    if config.firmware {
+    if config.firmware.is_some() {
         let LoaderFiles { tables, rsdp, script } = table_files(config.cpus, generation_id)?;
         for (name, content) in [(TABLES_FILE, tables), (RSDP_FILE, rsdp), (SCRIPT_FILE, script)] {
             shelf.add_file(name, Cow::Owned(content))?;

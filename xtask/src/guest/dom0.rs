@@ -18,7 +18,10 @@ const KERNEL_PACKAGE: &str = "linux-image-amd64";
 const PROGRAM: &str = "basaltd";
 const MODULES: &str = "guest-images/dom0/modules.list";
 /// Folders beyond those that busybox brings.
-const FOLDERS: [&str; 4] = ["sbin", "data", "lib", "lib/modules"];
+const FOLDERS: [&str; 7] = ["sbin", "data", "lib", "lib/modules", "usr", "usr/share", "usr/share/basalt"];
+/// Firmware of VMs that boot from their disks: a file of a Debian package, and where it lies.
+const FIRMWARE: (&str, &str, &str) =
+    ("seabios", "usr/share/seabios/bios-256k.bin", "usr/share/basalt/bios.bin");
 /// The kernel asks this program for modules.
 const MODPROBE: &str = "sbin/modprobe";
 /// What kernel and initial file system may take at most, both packed: a node boots from small and slow sticks, too.
@@ -130,6 +133,8 @@ fn archive() -> Result<Vec<u8>> {
     FOLDERS.iter().for_each(|folder| archive.folder(folder));
     archive.program("init", &program);
     archive.link(MODPROBE, "/init");
+    let (package, file, place) = FIRMWARE;
+    archive.file(place, &paths::read_bytes(&debian::unpack(package)?.join(file))?);
     modules::add(&mut archive, &debian::unpack_kernel(KERNEL_PACKAGE)?, MODULES)?;
     Ok(archive.finish())
 }

@@ -98,6 +98,9 @@ impl Kernel {
         }
         self.vms.tell_hub();
         self.look(true)?;
+        if let Some(channel) = &mut self.channel {
+            self.vms.see_to_room(channel, self.watch.seen());
+        }
         Ok(self.watch.seen().iter().map(shown).collect())
     }
 

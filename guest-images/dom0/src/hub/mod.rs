@@ -3,16 +3,15 @@
 //!
 //! `control` says what a VM's disks are, before it makes the VM, and what number that has, once it is made ([`Ask`]).
 
+mod files;
 mod service;
 mod window;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Result};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use abi::{DiskAnswer, Request};
-use api::image::Format;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -25,8 +24,9 @@ use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use crate::channel::{self, Asks, Channel, News};
 use crate::signals::{caught, is_signalled};
-use crate::worker::{MESSAGE_BYTES, Opened};
+use crate::worker::{Limit, MESSAGE_BYTES, Opened};
 use crate::{facts, log};
+pub(crate) use files::{BackingFile, DiskFile};
 use service::Service;
 
 /// Where it listens.
@@ -46,14 +46,8 @@ pub(crate) enum Ask {
     Serve { name: String, vm: u64 },
     /// It is no more.
     Close { name: String },
-}
-
-/// A disk's file.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct DiskFile {
-    pub(crate) path: PathBuf,
-    pub(crate) format: Format,
-    pub(crate) read_only: bool,
+    /// One of its disks may do so much from here on.
+    Limit { name: String, limit: Limit },
 }
 
 /// The process: ends when it is asked to.
@@ -163,9 +157,10 @@ impl Hub {
     fn answer(&mut self, ask: Ask) -> Result<Vec<u64>> {
         match ask {
             Ask::Open { name, disks } => {
+                // One of before goes, with its worker, which has the files.
+                self.services.remove(&name);
                 let service = Service::new(&name, disks)?;
                 let sectors = service.sectors().to_vec();
-                // One of before goes, with its worker.
                 self.services.insert(name, service);
                 Ok(sectors)
             }
@@ -178,6 +173,10 @@ impl Hub {
             }
             Ask::Close { name } => {
                 self.services.remove(&name);
+                Ok(Vec::new())
+            }
+            Ask::Limit { name, limit } => {
+                self.services.get_mut(&name).ok_or(ErrorKind::NotFound)?.limit(limit)?;
                 Ok(Vec::new())
             }
         }

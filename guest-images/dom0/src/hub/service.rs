@@ -4,30 +4,28 @@ use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use abi::{DiskAnswer, DiskOrder};
 use rustix::fd::{BorrowedFd, OwnedFd};
-use rustix::fs::OFlags;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    recv, send, sendmsg, socketpair,
+    recv, sendmsg, socketpair,
 };
 
-use super::DiskFile;
+use super::files::DiskFile;
 use super::window::Window;
-use crate::worker::{Disk, Disks, MESSAGE_BYTES, Opened};
+use crate::worker::{Disk, Disks, Limit, MESSAGE_BYTES, Message, Opened};
 use crate::{PROGRAM, log};
 
 /// Nobody: users and groups of that number own nothing.
 const NOBODY: u32 = 65_534;
 /// The kernel's log, which nobody may open.
 const LOG: &str = "/dev/kmsg";
-/// Files of a worker at most: the window, and the disks of a VM.
-const MOST_FILES: usize = 9;
+/// Files of a worker at most: the window, and the disks of a VM with what is below them.
+const MOST_FILES: usize = 17;
 const SLOTS: usize = 32;
 /// How long a worker has to open its images.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -115,7 +113,18 @@ impl Service {
             }
         }
         // A worker that is gone is seen where answers are taken, and another one is told all of it.
-        let _ = send(&self.worker.socket, orders, SendFlags::NOSIGNAL);
+        let _ = Message::Orders(orders).send(&self.worker.socket);
+    }
+
+    /// A disk may do so much from here on, also where another worker has to be started.
+    ///
+    /// # Errors
+    /// It has no such disk.
+    pub(super) fn limit(&mut self, limit: Limit) -> Result<()> {
+        let disk = self.disks.iter_mut().find(|disk| disk.number == limit.disk).ok_or(ErrorKind::NotFound)?;
+        disk.limits = limit.limits;
+        let _ = Message::Limit(limit).send(&self.worker.socket);
+        Ok(())
     }
 
     /// What the worker has answered since the last call. What nobody asked is left out.
@@ -156,7 +165,7 @@ impl Service {
                 (self.worker, self.due) = (worker, None);
                 let orders: Vec<u8> = self.out.iter().flatten().flat_map(DiskOrder::to_bytes).collect();
                 if !orders.is_empty() {
-                    let _ = send(&self.worker.socket, &orders, SendFlags::NOSIGNAL);
+                    let _ = Message::Orders(&orders).send(&self.worker.socket);
                 }
             }
             Ok(_) => {
@@ -177,7 +186,7 @@ impl Service {
 impl Worker {
     /// Starts one with the images and the window, and hears how large they are.
     fn start(disks: &[DiskFile], window: &Window) -> Result<(Self, Vec<u64>)> {
-        let files: Vec<File> = disks.iter().map(open).collect::<Result<_>>()?;
+        let opened = disks.iter().map(DiskFile::open).collect::<Result<Vec<_>>>()?;
         let (socket, its) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let child = Command::new(PROGRAM)
@@ -192,14 +201,15 @@ impl Worker {
             .process_group(0)
             .spawn()?;
         let worker = Self { socket, child };
-        let sectors = worker.greet(disks, window, &files)?;
+        let sectors = worker.greet(opened, window)?;
         Ok((worker, sectors))
     }
 
-    fn greet(&self, disks: &[DiskFile], window: &Window, files: &[File]) -> Result<Vec<u64>> {
-        let disk = |file: &DiskFile| Disk { format: file.format, read_only: file.read_only };
-        let text =
-            toml::to_string(&Disks { disks: disks.iter().map(disk).collect() }).map_err(Error::other)?;
+    fn greet(&self, opened: Vec<(Disk, Vec<File>)>, window: &Window) -> Result<Vec<u64>> {
+        let (disks, files): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+        let wanted = disks.len();
+        let text = toml::to_string(&Disks { disks }).map_err(Error::other)?;
+        let files = files.iter().flatten();
         let all: Vec<BorrowedFd<'_>> = [window.file()].into_iter().chain(files).map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -221,16 +231,9 @@ impl Worker {
         }
         let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).into_owned();
         match toml::from_str(&text).map_err(Error::other)? {
-            Opened::Sectors(sectors) if sectors.len() == disks.len() => Ok(sectors),
+            Opened::Sectors(sectors) if sectors.len() == wanted => Ok(sectors),
             Opened::Sectors(_) => Err(ErrorKind::InvalidData.into()),
             Opened::Error(why) => Err(Error::other(why)),
         }
     }
-}
-
-/// Opens an image as its worker is to have it: past this system's memory.
-fn open(disk: &DiskFile) -> Result<File> {
-    let flags = OFlags::DIRECT.bits().cast_signed();
-    let opened = OpenOptions::new().read(true).write(!disk.read_only).custom_flags(flags).open(&disk.path);
-    opened.map_err(|error| Error::new(error.kind(), format!("{}: {error}", disk.path.display())))
 }

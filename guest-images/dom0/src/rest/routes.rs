@@ -366,7 +366,7 @@ mod tests {
     fn all_keys_of_a_vm_are_in_its_documentation() {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/vm-toml.md"));
         let (page, openapi) = (page.expect("it is there"), serde_json::to_value(openapi()).expect("JSON"));
-        for kind in ["VmFile", "Disk"] {
+        for kind in ["VmFile", "Disk", "CloudInit", "User"] {
             let keys = openapi["components"]["schemas"][kind]["properties"].as_object().expect("an object");
             for key in keys.keys() {
                 let is_told =

@@ -8,7 +8,7 @@ use libc::c_long;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 /// The calls. `ioctl` is for block devices; `sendto` and `recvfrom` for the socket to the hub.
-const CALLS: [c_long; 59] = [
+const CALLS: [c_long; 60] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -36,6 +36,7 @@ const CALLS: [c_long; 59] = [
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_poll,
+    libc::SYS_ppoll,
     libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mremap,

@@ -11,6 +11,8 @@ use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, StorageOpenOptions};
 
+use super::{Source, qcow2};
+
 /// Bytes of a sector.
 pub(super) const SECTOR: u64 = 512;
 
@@ -21,19 +23,33 @@ pub(super) struct Image {
     read_only: bool,
 }
 
+/// The image below another one.
+pub(super) struct Backing<'a> {
+    pub(super) file: File,
+    pub(super) source: Source,
+    /// What it may be called there.
+    pub(super) names: &'a [String],
+}
+
 impl Image {
-    /// The disk in an open file. `direct` says that its bytes are not to be kept in this system's memory.
+    /// The disk in an open file, over another one where it has that.
     ///
     /// # Errors
-    /// The file is not of that format, or needs another one that was not named.
-    pub(super) fn open(file: File, format: Format, read_only: bool, direct: bool) -> Result<Self> {
-        let options = StorageOpenOptions::new().write(!read_only).direct(direct);
-        let storage = Storage::from_open_file(file, options)?;
+    /// The file is not of that format, is broken, or names another one than this.
+    pub(super) fn open(
+        (file, source): (File, Source),
+        read_only: bool,
+        backing: Option<Backing<'_>>,
+    ) -> Result<Self> {
+        let storage = storage(file, source, !read_only)?;
         let gate = DenyImplicitOpenGate::default();
-        let access = match format {
+        let access = match source.format {
             Format::Raw => FormatAccess::new(Raw::builder(storage).write(!read_only).open(gate)?),
             Format::Qcow2 => {
-                FormatAccess::new(Qcow2::<Storage>::builder(storage).write(!read_only).open(gate)?)
+                qcow2::check(&storage, !read_only, backing.as_ref().map(|it| (it.names, it.source.format)))?;
+                let below = backing.map(Backing::open).transpose()?;
+                let builder = Qcow2::<Storage>::builder(storage).write(!read_only);
+                FormatAccess::new(builder.backing(below).data_file(None).open(gate)?)
             }
         };
         Ok(Self { access: RwLock::new(access), read_only })
@@ -124,6 +140,29 @@ impl Image {
     }
 }
 
+impl Backing<'_> {
+    /// Opens it, for reading. What it names itself is not opened.
+    fn open(self) -> Result<FormatAccess<Storage>> {
+        let open = || {
+            let storage = storage(self.file, self.source, false)?;
+            let gate = DenyImplicitOpenGate::default();
+            Ok(match self.source.format {
+                Format::Raw => FormatAccess::new(Raw::builder(storage).write(false).open(gate)?),
+                Format::Qcow2 => {
+                    qcow2::check(&storage, false, None)?;
+                    let builder = Qcow2::<Storage>::builder(storage).write(false);
+                    FormatAccess::new(builder.backing(None).data_file(None).open(gate)?)
+                }
+            })
+        };
+        open().map_err(|error: Error| Error::other(format!("its backing image: {error}")))
+    }
+}
+
+fn storage(file: File, source: Source, write: bool) -> Result<Storage> {
+    Storage::from_open_file(file, StorageOpenOptions::new().write(write).direct(source.direct))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{self, OpenOptions};
@@ -157,6 +196,10 @@ mod tests {
         }
     }
 
+    const fn buffered(format: Format) -> Source {
+        Source { format, direct: false }
+    }
+
     fn check(image: &Image) {
         let (mut read, one) = (vec![0xee; 1024], vec![0x5a; 1024]);
         image.read(0, &mut read).expect("it is there");
@@ -181,10 +224,10 @@ mod tests {
     fn a_raw_file_is_a_disk() {
         let place = Place::new("raw");
         place.open().set_len(1 << 20).expect("room");
-        let image = Image::open(place.open(), Format::Raw, false, false).expect("a disk");
+        let image = Image::open((place.open(), buffered(Format::Raw)), false, None).expect("a disk");
         assert_eq!(image.sectors(), 2048);
         check(&image);
-        let fixed = Image::open(place.open(), Format::Raw, true, false).expect("a disk");
+        let fixed = Image::open((place.open(), buffered(Format::Raw)), true, None).expect("a disk");
         assert!(fixed.write(0, &[0; 512]).is_err() && fixed.read(0, &mut [0; 512]).is_ok());
     }
 
@@ -203,7 +246,7 @@ mod tests {
                 .output();
             assert!(made.expect("it runs").status.success());
         }
-        let image = Image::open(place.open(), Format::Qcow2, false, false).expect("a disk");
+        let image = Image::open((place.open(), buffered(Format::Qcow2)), false, None).expect("a disk");
         assert_eq!(image.sectors(), 16 << 10);
         check(&image);
         drop(image);
@@ -215,11 +258,11 @@ mod tests {
     fn what_is_none_is_refused() {
         let place = Place::new("none");
         place.open().set_len(64 << 10).expect("room");
-        assert!(Image::open(place.open(), Format::Qcow2, false, false).is_err());
+        assert!(Image::open((place.open(), buffered(Format::Qcow2)), false, None).is_err());
         // A file that looks like qcow2 is what its owner says.
         fs::write(&place.0, [&b"QFI\xfb"[..], &[0; 1020]].concat()).expect("room");
-        assert!(Image::open(place.open(), Format::Qcow2, false, false).is_err());
-        let raw = Image::open(place.open(), Format::Raw, false, false).expect("a disk");
+        assert!(Image::open((place.open(), buffered(Format::Qcow2)), false, None).is_err());
+        let raw = Image::open((place.open(), buffered(Format::Raw)), false, None).expect("a disk");
         assert_eq!(raw.sectors(), 2);
     }
 }

@@ -5,8 +5,13 @@
 //! and answers go, as `docs/disks.md` has them.
 
 mod confine;
+mod create;
 mod image;
+mod message;
 mod orders;
+mod qcow2;
+mod queue;
+mod throttle;
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, IoSliceMut, Result, stdin};
@@ -20,15 +25,21 @@ use vm_memory::{FileOffset, MmapRegion};
 use api::image::Format;
 
 use crate::log;
-use image::Image;
+pub(crate) use create::create;
+use image::{Backing, Image};
+pub(crate) use message::{Limit, Message};
 use orders::{Orders, WINDOW_BYTES};
+pub(crate) use throttle::Limits;
 
 /// Bytes of a message at most: what the disks are; orders are shorter.
-pub(crate) const MESSAGE_BYTES: usize = 8192;
-/// Files that come with it at most: the window, and a disk each.
-const MOST_FILES: usize = 9;
+pub(crate) const MESSAGE_BYTES: usize = 16 << 10;
+/// Files that come with it at most: the window, and two for a disk.
+const MOST_FILES: usize = 17;
 
-/// What the disks are, in the order of their files.
+/// Disks of a VM at most.
+const MOST_DISKS: usize = 8;
+
+/// What the disks are, in the order of their files and their numbers.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Disks {
     pub(crate) disks: Vec<Disk>,
@@ -37,8 +48,24 @@ pub(crate) struct Disks {
 /// One of them.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Disk {
-    pub(crate) format: Format,
+    /// Its number in orders: other disks of its VM may be none of this process.
+    pub(crate) number: u16,
     pub(crate) read_only: bool,
+    pub(crate) source: Source,
+    pub(crate) limits: Limits,
+    /// What is below it, whose file comes behind its own,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backing: Option<Source>,
+    /// and what that may be called in the file itself.
+    pub(crate) backing_names: Vec<String>,
+}
+
+/// How a file is to be read.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Source {
+    pub(crate) format: Format,
+    /// It is open past this system's memory.
+    pub(crate) direct: bool,
 }
 
 /// What has become of them.
@@ -60,16 +87,16 @@ pub(crate) fn run() -> Result<bool> {
     rustix::thread::set_no_new_privs(true)?;
     // Before anything of an image is read.
     confine::confine()?;
-    let (images, window) = match begin(socket) {
+    let (images, limits, window) = match begin(socket) {
         Ok(begun) => begun,
         Err(error) => {
             tell(socket, &Opened::Error(error.to_string()))?;
             return Err(error);
         }
     };
-    tell(socket, &Opened::Sectors(images.iter().map(Image::sectors).collect()))?;
-    Orders { images: &images, window: &window }.serve(socket)?;
-    images.iter().try_for_each(Image::flush)?;
+    tell(socket, &Opened::Sectors(images.iter().flatten().map(Image::sectors).collect()))?;
+    Orders { images: &images, window: &window, limits: &limits }.serve(socket)?;
+    images.iter().flatten().try_for_each(Image::flush)?;
     Ok(true)
 }
 
@@ -79,21 +106,34 @@ fn tell(socket: BorrowedFd<'_>, opened: &Opened) -> Result<()> {
     Ok(())
 }
 
-/// Hears what the disks are, and opens them.
-fn begin(socket: BorrowedFd<'_>) -> Result<(Vec<Image>, MmapRegion)> {
-    let (text, mut files) = hear(socket)?;
+/// Hears what the disks are, and opens them: images and limits by their numbers.
+fn begin(socket: BorrowedFd<'_>) -> Result<(Vec<Option<Image>>, Vec<Limits>, MmapRegion)> {
+    let (text, files) = hear(socket)?;
     let Disks { disks } = toml::from_str(&text).map_err(Error::other)?;
-    if files.len() != disks.len() + 1 {
-        return Err(Error::new(ErrorKind::InvalidInput, "each disk and the window come with a file"));
-    }
-    let window = File::from(files.remove(0));
-    let window = MmapRegion::from_file(FileOffset::new(window, 0), WINDOW_BYTES).map_err(Error::other)?;
-    let open = |(number, (disk, file)): (usize, (&Disk, OwnedFd))| {
-        Image::open(File::from(file), disk.format, disk.read_only, true)
-            .map_err(|error| Error::other(format!("disk {number}: {error}")))
+    let mut files = files.into_iter().map(File::from);
+    let mut next = || {
+        let none = || Error::new(ErrorKind::InvalidInput, "the window and each image come with a file");
+        files.next().ok_or_else(none)
     };
-    let images = disks.iter().zip(files).enumerate().map(open).collect::<Result<_>>()?;
-    Ok((images, window))
+    let window = next()?;
+    let window = MmapRegion::from_file(FileOffset::new(window, 0), WINDOW_BYTES).map_err(Error::other)?;
+    let mut open = |disk: &Disk| {
+        let file = next()?;
+        let backing = disk.backing.map(|source| Ok::<_, Error>((next()?, source))).transpose()?;
+        let backing = backing.map(|(file, source)| Backing { file, source, names: &disk.backing_names });
+        Image::open((file, disk.source), disk.read_only, backing)
+            .map_err(|error| Error::other(format!("disk {}: {error}", disk.number)))
+    };
+    let mut images: Vec<Option<Image>> = (0..MOST_DISKS).map(|_| None).collect();
+    let mut limits = vec![Limits::default(); MOST_DISKS];
+    for disk in &disks {
+        let number = usize::from(disk.number);
+        let (Some(image), Some(limit)) = (images.get_mut(number), limits.get_mut(number)) else {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("a VM has up to {MOST_DISKS} disks")));
+        };
+        (*image, *limit) = (Some(open(disk)?), disk.limits);
+    }
+    Ok((images, limits, window))
 }
 
 /// A message with the files that came with it.

@@ -154,9 +154,9 @@ fn create<B: Backend, H: Host>(
         CreateVmError::NoMemory { wanted, free } => refused(Refusal::NoMemory, wanted, free),
         CreateVmError::NoPlace => refused(Refusal::TooMany, 0, 0),
         CreateVmError::Cpus { asked, most } => refused(Refusal::Range, asked as u64, most as u64),
-        CreateVmError::Memory { asked, most, .. } | CreateVmError::Disk { asked, most } => {
-            refused(Refusal::Range, asked, most)
-        }
+        CreateVmError::Memory { asked, most, .. }
+        | CreateVmError::Disk { asked, most }
+        | CreateVmError::Rom { asked, most } => refused(Refusal::Range, asked, most),
         CreateVmError::Refused(error) if error.is_shortage() => {
             refused(Refusal::NoMemory, ROOM_FOR_ONE, node.free_memory())
         }

@@ -17,6 +17,9 @@ pub(super) struct Draft {
     console: bool,
     rng: bool,
     balloon: bool,
+    firmware: Option<u64>,
+    debug_console: bool,
+    text_screen: bool,
 }
 
 type Done = Result<abi::Answer<'static>, Refused>;
@@ -28,6 +31,9 @@ impl Draft {
             DeviceKind::Console => self.console = true,
             DeviceKind::Entropy => self.rng = true,
             DeviceKind::Balloon => self.balloon = true,
+            DeviceKind::Firmware => self.firmware = Some(first),
+            DeviceKind::DebugConsole => self.debug_console = true,
+            DeviceKind::TextScreen => self.text_screen = true,
             DeviceKind::MemoryDisk | DeviceKind::ServedDisk => {
                 let served = kind == DeviceKind::ServedDisk;
                 // What is too large for numbers is too large for disks.
@@ -63,9 +69,12 @@ impl Draft {
 
     /// A VM with these devices; the next one begins with none.
     pub(super) fn take(&mut self, name: &str, cpus: u16, memory: u64) -> Description {
-        let Self { disks, nics, console, rng, balloon } = core::mem::take(self);
+        let Self { disks, nics, console, rng, balloon, firmware, debug_console, text_screen } =
+            core::mem::take(self);
         let mut description = Description { cpus: cpus.into(), memory, ..Description::new(name) };
         description.devices.virtio_console = console;
-        Description { disks, nics, rng, balloon, ..description }
+        description.devices.debug_console = debug_console;
+        description.devices.vga_text = text_screen;
+        Description { disks, nics, rng, balloon, firmware, ..description }
     }
 }

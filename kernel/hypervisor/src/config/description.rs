@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use virtio::block::SECTOR;
 
+use super::plan::{ROM_BYTES, is_rom};
 use super::{
     DEFAULT_MEMORY, DeviceOptions, Disk, MAX_CPUS, MAX_DISKS, MAX_MEMORY, MAX_NICS, MAX_PORTS, MIN_MEMORY,
     Name, Nic, Restart, Share, VmConfig, is_name, name,
@@ -61,6 +62,8 @@ pub struct Description {
     pub rng: bool,
     /// It has a balloon.
     pub balloon: bool,
+    /// Bytes of a ROM in which it begins, as at power-up; what is in that is put there from outside.
+    pub firmware: Option<u64>,
     /// Its other devices.
     pub devices: DeviceOptions,
     /// Its share of the CPUs.
@@ -85,6 +88,7 @@ impl Description {
             ports: ArrayVec::new(),
             rng: true,
             balloon: true,
+            firmware: None,
             devices: DeviceOptions::default(),
             share: Share::default(),
             restart: Restart::No,
@@ -108,6 +112,9 @@ impl Description {
         if let Some(disk) = self.disks.iter().find(|disk| !disk.can_be()) {
             return Err(CreateVmError::Disk { asked: disk.size, most: disk.most() });
         }
+        if let Some(asked) = self.firmware.filter(|bytes| !is_rom(*bytes)) {
+            return Err(CreateVmError::Rom { asked, most: *ROM_BYTES.end() });
+        }
         if self.nics.len() > MAX_NICS {
             return Err(CreateVmError::Nics { asked: self.nics.len(), most: MAX_NICS });
         }
@@ -128,7 +135,7 @@ impl Description {
             cpus: self.cpus,
             memory: self.memory,
             kernel: &[],
-            firmware: false,
+            firmware: self.firmware,
             held: true,
             hardware: false,
             protocol: None,

@@ -143,8 +143,8 @@ pub struct VmConfig<'a> {
     pub memory: u64,
     /// The kernel's file, or the firmware's.
     pub kernel: &'a [u8],
-    /// It is firmware: a ROM, in which the VM begins as at power-up.
-    pub firmware: bool,
+    /// It is firmware: a ROM of so many bytes, in which the VM begins as at power-up.
+    pub firmware: Option<u64>,
     /// Nobody loads a kernel: what is in its memory comes from outside, and where its first vCPU begins.
     pub held: bool,
     /// It has the machine's own devices, and memory where the machine has it.

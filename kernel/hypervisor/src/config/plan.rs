@@ -17,7 +17,7 @@ use super::{MAX_PORTS, name};
 use crate::channel::PORTS;
 
 /// Bytes that firmware may have.
-const ROM_BYTES: core::ops::RangeInclusive<usize> = 64 << 10..=8 << 20;
+pub(super) const ROM_BYTES: core::ops::RangeInclusive<u64> = 64 << 10..=8 << 20;
 
 /// A VM, or several of a kind, while the modules are being collected.
 struct Draft<'a> {
@@ -110,9 +110,9 @@ fn with_channel(mut ports: ArrayVec<Name, MAX_PORTS>, hardware: bool) -> ArrayVe
     ports
 }
 
-/// Whether these can be the bytes of a ROM: whole pages, at least those below 1 MiB.
-fn is_rom(bytes: &[u8]) -> bool {
-    ROM_BYTES.contains(&bytes.len()) && bytes.len().is_multiple_of(vcpu::PAGE_SIZE as usize)
+/// Whether a ROM can have so many bytes: whole pages, at least those below 1 MiB.
+pub(super) fn is_rom(bytes: u64) -> bool {
+    ROM_BYTES.contains(&bytes) && bytes.is_multiple_of(vcpu::PAGE_SIZE)
 }
 
 fn draft_of<'a, 'd>(
@@ -149,7 +149,7 @@ impl<'a> Draft<'a> {
     ) -> Result<(), Fault<'a>> {
         let too_many = match kind {
             Err(fault) => Some(fault),
-            Ok(Kind::Kernel { settings, .. }) if settings.firmware && !is_rom(bytes) => {
+            Ok(Kind::Kernel { settings, .. }) if settings.firmware && !is_rom(bytes.len() as u64) => {
                 Some(Fault::BadRom(bytes.len()))
             }
             Ok(Kind::Kernel { settings, command_line }) => {
@@ -227,7 +227,7 @@ impl<'a> Draft<'a> {
             cpus: settings.cpus,
             memory: settings.memory,
             kernel,
-            firmware: settings.firmware,
+            firmware: settings.firmware.then_some(kernel.len() as u64),
             held: false,
             hardware: settings.hardware,
             protocol: settings.protocol,

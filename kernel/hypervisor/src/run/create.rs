@@ -50,6 +50,13 @@ pub enum CreateVmError {
         /// How many are the most.
         most: u64,
     },
+    /// It asks for a ROM that is too small or too large, or not of whole pages.
+    Rom {
+        /// How many bytes.
+        asked: u64,
+        /// How many are the most.
+        most: u64,
+    },
     /// It asks for too many network devices.
     Nics {
         /// How many.
@@ -93,6 +100,9 @@ impl fmt::Display for CreateVmError {
             }
             Self::Disk { asked, most } => {
                 write!(f, "a disk of {asked} bytes: there are those of whole sectors up to {}", Size(*most))
+            }
+            Self::Rom { asked, most } => {
+                write!(f, "firmware of {asked} bytes: there is such of whole pages up to {}", Size(*most))
             }
             Self::Nics { asked, most } => write!(f, "{asked} network devices: a VM has up to {most}"),
             Self::TscRate { khz } => write!(f, "a TSC of {khz} kHz: there is none with that rate"),

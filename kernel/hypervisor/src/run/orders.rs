@@ -228,10 +228,10 @@ impl<'m, B: Backend> Node<'m, B> {
     /// Says where the first vCPU of a VM begins that was made by [`Self::create`]: it holds until another is said.
     ///
     /// # Errors
-    /// It is gone, or has a kernel.
+    /// It is gone, or has a kernel or firmware.
     pub fn set_entry(&self, id: VmId, entry: EntryState) -> Result<(), ManageError> {
         let vm = self.of(id)?;
-        if !vm.config.held {
+        if !vm.config.held || vm.config.firmware.is_some() {
             return Err(ManageError::HasKernel(id));
         }
         vm.set_entry(entry);

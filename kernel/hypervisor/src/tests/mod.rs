@@ -10,6 +10,7 @@ mod channel_dealings;
 mod channel_devices;
 mod channel_disks;
 mod channel_events;
+mod channel_firmware;
 mod channel_networks;
 mod channel_power;
 mod channel_random;

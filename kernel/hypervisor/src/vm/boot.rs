@@ -60,10 +60,13 @@ impl<B: Backend> Vm<'_, B> {
     /// Puts firmware, or tables and kernel, into cleared memory: a piece, after the first `done` bytes.
     pub(super) fn load(&self, space: &B::Space, done: u64) -> Result<Loading, StartError> {
         if self.config.held {
-            space.write(self.tables.base, &self.tables.bytes)?;
+            // Firmware has them from its configuration device.
+            if self.config.firmware.is_none() {
+                space.write(self.tables.base, &self.tables.bytes)?;
+            }
             return Ok(Loading::Held);
         }
-        if self.config.firmware {
+        if self.config.firmware.is_some() {
             let placed = rom::place(space, self.config.kernel, done, STEP_BYTES)?;
             return Ok(placed.map_or(Loading::Done(Start::PowerUp), Loading::Until));
         }

@@ -126,8 +126,8 @@ impl Layout {
         if config.devices.vga_text {
             map = map.with_text_memory();
         }
-        if config.firmware {
-            map = map.with_rom(config.kernel.len() as u64);
+        if let Some(bytes) = config.firmware {
+            map = map.with_rom(bytes);
         }
         Ok(Self { hardware, map, tables_at })
     }

@@ -107,9 +107,9 @@ impl<'m, B: Backend> Vm<'m, B> {
         *self.entry.lock() = Some(entry);
     }
 
-    /// Whether that was said.
+    /// Whether that was said, or need not be, as it begins in firmware.
     pub(crate) fn has_entry(&self) -> bool {
-        self.entry.lock().is_some()
+        self.config.firmware.is_some() || self.entry.lock().is_some()
     }
 
     /// Where the root pointer of its firmware's tables is.

@@ -240,9 +240,10 @@ impl<'m, B: Backend> Vm<'m, B> {
         Stage::PowerUp { next: 0, start, started }
     }
 
-    /// The same where it was told.
+    /// The same where it was told, or in firmware.
     fn begin_at_entry<H: Host>(&self, host: &H) -> (Stage<B>, Progress) {
         match *self.entry.lock() {
+            _ if self.config.firmware.is_some() => (self.begin_at(Start::PowerUp, host), Progress::More),
             Some(entry) => (self.begin_at(Start::Entry(entry), host), Progress::More),
             None => (Stage::Begin, Progress::Held),
         }

@@ -8,6 +8,7 @@ use api::vm::VmFile;
 use api::{Error, Reason};
 
 use super::builder::Job;
+use super::disk_files::other_limits;
 use super::{Entry, Phase, Purpose, Vms, file, store};
 use crate::channel::{Asks, Channel};
 use crate::control::tasks::MOST;
@@ -47,7 +48,7 @@ impl Vms {
         Ok(())
     }
 
-    /// Describes it anew: what runs goes on, and has it from its next start on.
+    /// Describes it anew: what runs goes on, and has it from its next start on; what its disks may do changes at once.
     ///
     /// # Errors
     /// As for [`Self::create`]; it is not the node's own.
@@ -57,8 +58,26 @@ impl Vms {
         let entry = self.own(name)?;
         store::change(&entry.folder, file)?;
         log::info(&format!("VM {name}: is described anew"));
+        self.limit_disks(name, file);
         self.events.push(What::Changed { vm: name.clone() });
         Ok(())
+    }
+
+    /// Has what the disks of a VM that runs may do be as it is described.
+    fn limit_disks(&mut self, name: &Name, file: &VmFile) {
+        let Some(Entry { phase: Phase::Made { disks, .. }, .. }) = self.all.get_mut(name.as_str()) else {
+            return;
+        };
+        let limits = other_limits(disks, file);
+        if limits.is_empty() {
+            return;
+        }
+        for limit in &limits {
+            let its = disks.iter_mut().find(|disk| disk.number == limit.disk);
+            its.into_iter().for_each(|disk| disk.limits = limit.limits);
+        }
+        let job = Job::Limit { name: name.to_string(), limits };
+        self.give("limit disks", Some(name.as_str()), Purpose::Other, job);
     }
 
     /// Deletes its folder with all that is in it.
@@ -76,7 +95,7 @@ impl Vms {
         self.all.remove(name.as_str());
         self.begun.remove(name.as_str());
         self.events.push(What::Deleted { vm: name.clone() });
-        let id = self.give("delete", Some(name.as_str()), Purpose::Delete, Job::Delete { folder });
+        let id = self.give("delete", Some(name.as_str()), Purpose::Other, Job::Delete { folder });
         self.task(id)
     }
 

@@ -14,17 +14,23 @@ use super::make;
 use super::window::Window;
 use crate::channel::Asks;
 use crate::hub::{Ask, DiskFile};
+use crate::log;
 use crate::signals::is_signalled;
+use crate::worker::Limit;
 
 /// What is to be done.
 #[derive(Debug)]
 pub(super) enum Job {
     /// A VM is to be made of a folder and started. Another one with that number is unmade before.
     Make { before: Option<u64>, name: String, folder: PathBuf },
+    /// What a VM began with is to be put into its memory again, and it is to start: it has been reset.
+    Refill { vm: u64, name: String, folder: PathBuf, disks: Vec<DiskFile> },
     /// A VM is to be unmade.
     Unmake { vm: u64, name: String },
     /// Its disks are to be served by a process that knows nothing of them yet.
     Serve { vm: u64, name: String, disks: Vec<DiskFile> },
+    /// Its disks may do so much from here on.
+    Limit { name: String, limits: Vec<Limit> },
     /// A folder is to go, with all that is in it.
     Delete { folder: PathBuf },
 }
@@ -153,10 +159,25 @@ fn carry_out(line: &mut Line, window: &mut Option<Window>, number: u64, job: Job
             }
             make(line, window, number, &name, &folder)
         }
+        Job::Refill { vm, name, folder, disks } => {
+            if let Err(error) = refill(line, window, (vm, &name), &folder) {
+                // It may be described in another way by now.
+                log::info(&format!("VM {name}: is made anew: {error}"));
+                unmake(line, vm, &name)?;
+                return make(line, window, number, &name, &folder);
+            }
+            Ok(Outcome::Made(vm, disks))
+        }
         Job::Unmake { vm, name } => unmake(line, vm, &name),
         Job::Serve { vm, name, disks } => {
             make::open_disks(&name, &disks)?;
             make::serve_disks(&name, vm, &disks)?;
+            Ok(Outcome::Done)
+        }
+        Job::Limit { name, limits } => {
+            for limit in limits {
+                super::disks::ask(&Ask::Limit { name: name.clone(), limit })?;
+            }
             Ok(Outcome::Done)
         }
         Job::Delete { folder } => {
@@ -179,14 +200,22 @@ fn make(
             "its folder's name is no name for a VM; write 1 to 31 of a-z, 0-9 and -",
         )
     })?;
-    let window = match window {
-        Some(window) => window,
-        none => none.insert(Window::new()?),
-    };
+    let window = opened(window)?;
     let made = make::make(line, window, name, folder, |line, progress| {
         line.say(Said::Progress(number, progress));
     });
     made.map(|(vm, disks)| Outcome::Made(vm, disks))
+}
+
+fn refill(line: &mut Line, window: &mut Option<Window>, vm: (u64, &str), folder: &Path) -> Result<()> {
+    make::refill(line, opened(window)?, vm, folder)
+}
+
+fn opened(window: &mut Option<Window>) -> Result<&mut Window> {
+    Ok(match window {
+        Some(window) => window,
+        none => none.insert(Window::new()?),
+    })
 }
 
 fn unmake(line: &mut Line, vm: u64, name: &str) -> Result<Outcome> {

@@ -8,24 +8,30 @@ use abi::{ALL_VCPUS, Answer, DeviceKind, Name, Request};
 use loader::{E820Entry, EntryState, MemoryKind};
 use vcpu::Gpa;
 
-use super::builder::Progress;
-use super::{disks, identity};
 use api::vm::{self, VmFile};
 
+use super::builder::Progress;
+use super::disk_files::disk_files;
 use super::file::{self, named};
+use super::seed::Seed;
 use super::window::{Memory, Window};
+use super::{disks, firmware, identity};
 use crate::channel::{Asks, strange};
 use crate::hub::{Ask, DiskFile};
-use api::image::Format;
 
+/// Of a disk that is added ([`DeviceKind`]).
+const READ_ONLY: u64 = 1;
 /// How much is done when a step is, in percent.
 const FILES_READ: u8 = 20;
 const DISKS_OPENED: u8 = 30;
 
 /// What a VM begins with, in this process' memory.
 struct Files {
-    kernel: Vec<u8>,
+    /// A kernel, or firmware where there is none.
+    begin: Vec<u8>,
     initrd: Option<Vec<u8>>,
+    /// The disk for its cloud-init, before it is known where it is.
+    seed: Option<Seed>,
     /// Of disks in memory.
     disks: Vec<Option<Vec<u8>>>,
 }
@@ -37,8 +43,9 @@ impl Files {
             fs::read(&path).map_err(|error| named(&path, error))
         };
         Ok(Self {
-            kernel: read(&vm.kernel)?,
+            begin: vm.kernel.as_ref().map_or_else(firmware::read, read)?,
             initrd: vm.initrd.as_ref().map(read).transpose()?,
+            seed: vm.cloud_init.as_ref().map(|seed| Seed::read(folder, seed)).transpose()?,
             disks: vm
                 .disks
                 .iter()
@@ -69,7 +76,7 @@ pub(super) fn make<A: Asks>(
     goes_on(channel, Progress::Number(vm));
     let started = serve_disks(name.as_str(), vm, &disks)
         .and_then(|()| set(channel, vm, &vm_file))
-        .and_then(|()| fill(channel, window, vm, &vm_file, &files));
+        .and_then(|()| fill(channel, window, (vm, name.as_str()), &vm_file, &files));
     if started.is_err() {
         // The error is the first one.
         let _ = channel.order(&Request::DestroyVm { vm });
@@ -77,18 +84,19 @@ pub(super) fn make<A: Asks>(
     started.map(|()| (vm, disks))
 }
 
-/// Those of its disks that are in files, which are there then.
-fn disk_files(folder: &Path, vm: &VmFile) -> Result<Vec<DiskFile>> {
-    vm.disks.iter().try_for_each(|disk| make_disk(folder, disk))?;
-    let file = |disk: &vm::Disk| {
-        Some(DiskFile { path: folder.join(&disk.file), format: disk.format?, read_only: disk.read_only })
-    };
-    Ok(vm.disks.iter().filter_map(file).collect())
-}
-
-/// The same of a VM that is there already. Of one whose file cannot be read any more nothing is known.
-pub(super) fn files_of(folder: &Path) -> Vec<DiskFile> {
-    file::read(folder).and_then(|file| disk_files(folder, &file)).unwrap_or_default()
+/// Puts what a VM began with into its memory again, which was cleared, and starts it. Its devices, and what is on its disks, are as they were.
+///
+/// # Errors
+/// A file that is missing or wrong, named; what the kernel refuses, where that is not the VM that was made of this folder.
+pub(super) fn refill(
+    channel: &mut impl Asks,
+    window: &mut Window,
+    vm: (u64, &str),
+    folder: &Path,
+) -> Result<()> {
+    let vm_file = file::read(folder)?;
+    let files = Files::read(folder, &vm_file)?;
+    begin(channel, window, vm, &vm_file, &files)
 }
 
 /// Has them opened, where there are some. Sectors of each.
@@ -97,18 +105,6 @@ pub(super) fn open_disks(name: &str, disks: &[DiskFile]) -> Result<Vec<u64>> {
         return Ok(Vec::new());
     }
     disks::ask(&Ask::Open { name: name.to_owned(), disks: disks.to_vec() })
-}
-
-/// Makes the file of a disk that says how large it is, where there is none.
-fn make_disk(folder: &Path, disk: &vm::Disk) -> Result<()> {
-    let path = folder.join(&disk.file);
-    let Some(size) = disk.size.filter(|_| !path.exists()) else { return Ok(()) };
-    if disk.format != Some(Format::Raw) {
-        return Err(named(&path, "there is no such file; only raw ones are made"));
-    }
-    let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
-    let made = folder.and_then(|()| fs::File::create_new(&path)).and_then(|file| file.set_len(size.0));
-    made.map_err(|error| named(&path, error))
 }
 
 /// Has them served, where there are some.
@@ -127,10 +123,18 @@ fn create(
     sectors: &[u64],
 ) -> Result<u64> {
     channel.order(&Request::ForgetDevices {})?;
-    let devices =
-        [(vm.console, DeviceKind::Console), (vm.rng, DeviceKind::Entropy), (vm.balloon, DeviceKind::Balloon)];
+    let devices = [
+        (vm.console, DeviceKind::Console),
+        (vm.rng, DeviceKind::Entropy),
+        (vm.balloon, DeviceKind::Balloon),
+        (vm.text_screen, DeviceKind::TextScreen),
+    ];
     for (_, kind) in devices.into_iter().filter(|(wanted, _)| *wanted) {
         channel.order(&Request::AddDevice { kind, first: 0, second: 0 })?;
+    }
+    if vm.kernel.is_none() {
+        let first = files.begin.len() as u64;
+        channel.order(&Request::AddDevice { kind: DeviceKind::Firmware, first, second: 0 })?;
     }
     let mut sectors = sectors.iter();
     for (disk, bytes) in vm.disks.iter().zip(&files.disks) {
@@ -139,6 +143,10 @@ fn create(
             None => (DeviceKind::ServedDisk, sectors.next().copied().unwrap_or(0)),
         };
         channel.order(&Request::AddDevice { kind, first, second: disk.read_only.into() })?;
+    }
+    if let Some(seed) = &files.seed {
+        let (kind, first) = (DeviceKind::MemoryDisk, file::sectors(seed.bytes()));
+        channel.order(&Request::AddDevice { kind, first, second: READ_ONLY })?;
     }
     for (device, text) in (0_u16..).zip(&vm.networks) {
         let (text, _) = network_and_words(text);
@@ -184,31 +192,80 @@ fn set(channel: &mut impl Asks, vm: u64, file: &VmFile) -> Result<()> {
     Ok(())
 }
 
-/// Gives it its memory and what is to be in it, and starts it.
-fn fill(channel: &mut impl Asks, window: &mut Window, vm: u64, file: &VmFile, files: &Files) -> Result<()> {
+/// Gives it its memory, puts what is to be there on its disks and into that, and starts it.
+fn fill(
+    channel: &mut impl Asks,
+    window: &mut Window,
+    (vm, name): (u64, &str),
+    file: &VmFile,
+    files: &Files,
+) -> Result<()> {
     channel.order(&Request::Start { vm })?;
     let in_memory =
         files.disks.iter().enumerate().filter_map(|(number, bytes)| Some((number, bytes.as_ref()?)));
     for (number, bytes) in in_memory {
         window.fill(channel, vm, u16::try_from(number).map_err(Error::other)?, bytes)?;
     }
+    begin(channel, window, (vm, name), file, files)
+}
+
+/// Puts what it begins with into its memory, and starts it.
+fn begin(
+    channel: &mut impl Asks,
+    window: &mut Window,
+    (vm, name): (u64, &str),
+    file: &VmFile,
+    files: &Files,
+) -> Result<()> {
+    if let (Some(seed), Some(description)) = (&files.seed, &file.cloud_init) {
+        let networks = (0..).take(file.networks.len()).map(|device| hardware_address(channel, vm, device));
+        let networks = networks.collect::<Result<Vec<_>>>()?;
+        let identity = file.id.as_deref().unwrap_or(name);
+        let image = seed.image(description, (name, identity), &networks)?;
+        window.fill(channel, vm, u16::try_from(file.disks.len()).map_err(Error::other)?, &image)?;
+    }
+    match &file.kernel {
+        Some(kernel) => load(channel, window, vm, (file, kernel), files)?,
+        None => firmware::place(&mut Memory { window, channel, vm, failure: None }, &files.begin)?,
+    }
+    // Nothing that it says is missed.
+    channel.order(&Request::WatchConsole { vm, on: true })?;
+    channel.order(&Request::Start { vm })
+}
+
+/// Puts its kernel into its memory, and says where that begins.
+fn load(
+    channel: &mut impl Asks,
+    window: &mut Window,
+    vm: u64,
+    (file, kernel): (&VmFile, &str),
+    files: &Files,
+) -> Result<()> {
     let (map, rsdp) = memory_map(channel, vm)?;
     let request = loader::Request {
         initrd: files.initrd.as_deref(),
         command_line: file.command_line.as_bytes(),
         rsdp: Some(rsdp),
-        ..loader::Request::new(&files.kernel, &map)
+        ..loader::Request::new(&files.begin, &map)
     };
     let mut memory = Memory { window, channel, vm, failure: None };
     let loaded = loader::load(&request, &mut memory);
     if let Some(failure) = memory.failure {
         return Err(failure);
     }
-    let loaded = loaded.map_err(|error| Error::other(format!("{}: {error}", file.kernel)))?;
-    channel.order(&entry(vm, &loaded.entry))?;
-    // Nothing that it says is missed.
-    channel.order(&Request::WatchConsole { vm, on: true })?;
-    channel.order(&Request::Start { vm })
+    let loaded = loaded.map_err(|error| Error::other(format!("{kernel}: {error}")))?;
+    channel.order(&entry(vm, &loaded.entry))
+}
+
+/// The address of a VM's network device.
+fn hardware_address(channel: &mut impl Asks, vm: u64, device: u16) -> Result<[u8; 6]> {
+    channel.ask(&Request::Port { vm, device }, |answer| match answer {
+        Answer::Port { mac, .. } => {
+            let [address @ .., _, _] = mac.to_le_bytes();
+            Ok(address)
+        }
+        other => Err(strange(&other)),
+    })
 }
 
 /// Where its memory is, and the root pointer of its ACPI tables.

@@ -4,10 +4,14 @@
 
 mod acts;
 mod builder;
+mod disk_files;
 mod disks;
 mod file;
+mod firmware;
 mod identity;
 mod make;
+mod room;
+mod seed;
 mod status;
 mod store;
 mod window;
@@ -29,6 +33,7 @@ use crate::channel::{Asks, Channel, News};
 use crate::hub::DiskFile;
 use crate::{facts, log};
 use builder::{Builder, Job, Outcome, Progress};
+use room::Room;
 
 /// Between two looks at VMs that shut down.
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +53,8 @@ pub(super) struct Vms {
     hub: Option<String>,
     /// What has happened and was not told yet.
     events: Vec<What>,
+    /// Those for which there is no room.
+    room: Room,
     /// What VMs have said and nobody has heard yet.
     said: Vec<(String, Vec<u8>)>,
 }
@@ -82,7 +89,8 @@ enum Purpose {
     Start(String),
     Unmake(String),
     Serve(String),
-    Delete,
+    /// What is told to who serves disks, or a folder that goes.
+    Other,
 }
 
 impl Entry {
@@ -120,6 +128,7 @@ impl Vms {
             has_own: false,
             hub: None,
             events: Vec::new(),
+            room: Room::default(),
             said: Vec::new(),
         })
     }
@@ -164,7 +173,7 @@ impl Vms {
         if is_settled && !self.has_own {
             self.has_own = true;
             for folder in store::left_over() {
-                self.give("delete", None, Purpose::Delete, Job::Delete { folder });
+                self.give("delete", None, Purpose::Other, Job::Delete { folder });
             }
         }
         let folders = store::folders(self.has_own);
@@ -201,7 +210,7 @@ impl Vms {
     fn adopt(&mut self, name: String, folder: PathBuf, seen: &Seen) {
         let number = seen.number;
         let mut entry = Entry::new(folder);
-        entry.phase = Phase::Made { number, disks: make::files_of(&entry.folder) };
+        entry.phase = Phase::Made { number, disks: disk_files::files_of(&entry.folder) };
         self.all.insert(name.clone(), entry);
         if seen.state == VmState::Held {
             // Whoever made it has died over it.
@@ -221,6 +230,23 @@ impl Vms {
 
     fn remake(&mut self, name: &str, number: u64) -> Option<u64> {
         self.start(name, Some(number))
+    }
+
+    /// A VM that has reset itself has nothing in its memory, and all else as it was.
+    fn starts_over(&mut self, vm: u64) {
+        let Some((name, entry)) = self.all.iter_mut().find(|(_, entry)| entry.number() == Some(vm)) else {
+            return;
+        };
+        let (name, folder) = (name.clone(), entry.folder.clone());
+        log::info(&format!("VM {name}: starts over"));
+        let Phase::Made { disks, .. } = core::mem::replace(&mut entry.phase, Phase::Changing(Some(vm)))
+        else {
+            self.remake(&name, vm);
+            return;
+        };
+        (entry.trouble, entry.is_complaint) = (None, false);
+        let job = Job::Refill { vm, name: name.clone(), folder, disks };
+        self.give("reset", Some(&name), Purpose::Start(name.clone()), job);
     }
 
     fn give(&mut self, what: &str, vm: Option<&str>, purpose: Purpose, job: Job) -> u64 {
@@ -315,23 +341,8 @@ impl Vms {
             any |= !matches!(news, News::Console(..) | News::ConsoleLost(..));
             match news {
                 News::Ended(vm, reason) => self.ended(vm, reason),
-                News::Reset(vm) => {
-                    // A VM that starts over has nothing in its memory: it is made anew.
-                    if let Some(name) = self.name_of(vm) {
-                        log::info(&format!("VM {name}: starts over"));
-                        self.remake(&name, vm);
-                    }
-                }
-                News::NoRoom(vm) => {
-                    if let Some(name) = self.name_of(vm) {
-                        let why = "it stands still: there is no room for what it writes";
-                        log::warn(&format!("VM {name}: {why}"));
-                        let entry = self.all.get_mut(&name);
-                        entry.into_iter().for_each(|entry| {
-                            (entry.trouble, entry.is_complaint) = (Some(why.to_owned()), true);
-                        });
-                    }
-                }
+                News::Reset(vm) => self.starts_over(vm),
+                News::NoRoom(vm) => self.has_no_room(vm),
                 News::Console(vm, bytes) => {
                     self.said.extend(self.name_of(vm).map(|name| (name, bytes)));
                 }
@@ -355,6 +366,7 @@ impl Vms {
         let Some(name) = self.name_of(vm) else { return };
         let why = why(reason);
         log::info(&format!("VM {name}: has ended: {why}"));
+        self.room.forget(vm);
         if let Some(entry) = self.all.get_mut(&name) {
             (entry.phase, entry.trouble) = (Phase::Changing(Some(vm)), Some(why.to_owned()));
             entry.is_complaint = reason == Reason::Crashed;

@@ -99,10 +99,8 @@ pub(super) fn delete(name: &str, folder: &Path) -> Result<PathBuf> {
 
 /// Files that are not made here have to be there.
 fn check_files(folder: &Path, file: &VmFile) -> Result<()> {
-    let made = |disk: &&api::vm::Disk| disk.size.is_none();
-    let disks = file.disks.iter().filter(made).map(|disk| ("disks.file", &disk.file));
-    let named = [("kernel", &file.kernel)].into_iter().chain(file.initrd.iter().map(|name| ("initrd", name)));
-    for (key, name) in named.chain(disks) {
+    let is_made = |name: &str| file.disks.iter().any(|disk| disk.size.is_some() && disk.file == name);
+    for (key, name) in file.named_files().filter(|(_, name)| !is_made(name)) {
         let path = folder.join(name);
         if !path.is_file() {
             return Err(Error::new(Reason::File, format!("{key}: there is no file {}", path.display()))

@@ -87,7 +87,11 @@ pub(super) struct Memory<'a, A> {
 }
 
 impl<A: Asks> Memory<'_, A> {
-    fn put(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<()> {
+    /// Writes bytes there.
+    ///
+    /// # Errors
+    /// The kernel says why.
+    pub(super) fn put(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<()> {
         let vm = self.vm;
         if bytes.len() <= INLINE {
             return self.channel.order(&Request::WriteMemory { vm, gpa: gpa.0, bytes });
