@@ -124,7 +124,10 @@ fn read_lines(child: &mut Child) -> Receiver<String> {
 fn take(lines: &Receiver<String>, tests: &mut Vec<(String, Option<String>)>) -> bool {
     loop {
         match lines.try_recv() {
-            Ok(line) => tests.extend(result(&line)),
+            Ok(line) => {
+                line.strip_prefix("note ").into_iter().for_each(progress::note);
+                tests.extend(result(&line));
+            }
             Err(TryRecvError::Empty) => return false,
             Err(TryRecvError::Disconnected) => return true,
         }

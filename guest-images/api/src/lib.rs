@@ -15,6 +15,7 @@ pub mod name;
 pub mod node;
 pub mod status;
 pub mod task;
+pub mod usage;
 pub mod vm;
 
 pub use error::{Error, Reason};

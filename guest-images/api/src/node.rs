@@ -18,6 +18,9 @@ pub struct Node {
     pub cpus: u16,
     /// Memory that VMs can still have, in bytes.
     pub free_memory_bytes: u64,
+    /// Memory that the processes of dom0 have, in bytes: what several share counts once.
+    #[serde(default)]
+    pub processes_memory_bytes: u64,
     /// Its own addresses, with the interface.
     pub addresses: Vec<String>,
     /// Where its data is; nothing lasts where it is nowhere.

@@ -57,6 +57,8 @@ pub(crate) enum Operation {
     Act { vm: Name, act: Act },
     /// The end of what it has written to its console.
     VmLog { vm: Name, bytes: usize },
+    /// What VMs have used in the hours between: a list of `api::usage::Usage`.
+    Usage { since: u64, until: u64 },
     /// All tasks that are known: a list of `api::task::Task`.
     Tasks,
     /// One of them.
@@ -71,6 +73,8 @@ pub(crate) enum Operation {
     Tokens,
     /// A new one: `api::access::MadeToken`.
     MakeToken { token: NewToken },
+    /// Somebody has used one that nobody had used before.
+    TokenUsed { token: Name },
     /// It is good for nothing any more.
     DeleteToken { token: Name },
 }
@@ -112,4 +116,7 @@ pub(crate) struct Known {
     pub(crate) rights: Rights,
     /// SHA-256 of the secret, in hexadecimal digits.
     pub(crate) hash: String,
+    /// Nobody has used it yet.
+    #[serde(default)]
+    pub(crate) is_new: bool,
 }

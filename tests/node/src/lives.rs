@@ -4,13 +4,14 @@ use api::image::Image;
 use api::node::Node;
 use api::status::{State, Vm, VmDetails};
 use api::task::{self, Task};
+use api::usage::Usage;
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::{Outcome, Test};
 
 /// In their order.
-pub(crate) const TESTS: [Test; 10] = [
+pub(crate) const TESTS: [Test; 12] = [
     ("a node says how it is", node),
     ("the API describes itself", describes_itself),
     ("images are uploaded", images),
@@ -19,6 +20,8 @@ pub(crate) const TESTS: [Test; 10] = [
     ("a VM is paused and goes on", pause),
     ("a disk's limits change while its VM runs", limits),
     ("counters and metrics count", counters),
+    ("what a VM uses is the time that it is there", usage),
+    ("dom0 itself is small", is_small),
     ("a VM stops, and can start again", stop),
     ("a VM is deleted, with its images", delete),
 ];
@@ -133,6 +136,35 @@ fn counters(client: &Client) -> Outcome {
         }
     }
     Ok(())
+}
+
+fn usage(client: &Client) -> Outcome {
+    let look = || -> Result<(u64, Usage), String> {
+        let usage: Vec<Usage> = client.get("/v1/usage")?;
+        let node: Node = client.get("/v1/node")?;
+        let ours = usage.into_iter().rev().find(|usage| usage.vm.as_str() == "web");
+        Ok((node.uptime, ours.ok_or("there is nothing of it")?))
+    };
+    let (begin, before) = look()?;
+    client.until("some time", |_| Ok(look()?.0 >= begin + 10))?;
+    let (end, after) = look()?;
+    let (passed, seconds) = ((end - begin) as f64, after.seconds - before.seconds);
+    let vcpus = after.vcpu_seconds - before.vcpu_seconds;
+    // Uptimes are whole seconds, and are told a moment later. In a new hour it begins anew.
+    let is_it = (passed - seconds).abs() <= 2.0 && (vcpus - seconds).abs() < 0.01;
+    if is_it || after.hour != before.hour {
+        Ok(())
+    } else {
+        Err(format!("{passed} s: {before:?}, {after:?}"))
+    }
+}
+
+/// All processes of dom0 together: 24 MiB, and 4 MiB for each VM that runs.
+fn is_small(client: &Client) -> Outcome {
+    let node: Node = client.get("/v1/node")?;
+    println!("note dom0's processes have {} KiB, with one VM", node.processes_memory_bytes >> 10);
+    let is_it = (1 << 20..=28 << 20).contains(&node.processes_memory_bytes);
+    if is_it { Ok(()) } else { Err(format!("{} bytes", node.processes_memory_bytes)) }
 }
 
 fn stop(client: &Client) -> Outcome {

@@ -39,6 +39,9 @@ struct Kept {
     rights: Rights,
     made: u64,
     hash: String,
+    /// Nobody has used it yet, and perhaps nobody has it: the first one is made anew then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_new: bool,
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -60,12 +63,31 @@ impl Access {
                 |error: &dyn std::fmt::Display| std::io::Error::other(format!("{}: {error}", path.display()));
             let text = fs::read_to_string(&path).map_err(|error| named(&error))?;
             access.tokens = toml::from_str::<Tokens>(&text).map_err(|error| named(&error))?.token;
-            return Ok(access);
+            if !access.tokens.iter().all(|kept| kept.is_new) {
+                return Ok(access);
+            }
+            // Whoever was to read it from the screen has not: it shows another one.
+            access.tokens.clear();
         }
         let name = FIRST.parse::<Name>().map_err(std::io::Error::other)?;
         let made = access.make(&NewToken { name, rights: Rights::Full }, String::new())?;
         access.first = Some(made.secret);
+        access.tokens.iter_mut().for_each(|kept| kept.is_new = true);
+        access.write()?;
         Ok(access)
+    }
+
+    /// Somebody has used a token: the screen need not show it any more.
+    pub(super) fn is_used(&mut self, name: &Name) {
+        let Some(kept) = self.tokens.iter_mut().find(|kept| kept.name == *name && kept.is_new) else {
+            return;
+        };
+        kept.is_new = false;
+        self.first = None;
+        log::info(&format!("access: token {name} is used for the first time"));
+        if let Err(error) = self.write() {
+            log::warn(&format!("access: {error}"));
+        }
     }
 
     /// The secret that the screen shows.
@@ -75,8 +97,12 @@ impl Access {
 
     /// What is good for something.
     pub(super) fn known(&self) -> Vec<Known> {
-        let known =
-            |kept: &Kept| Known { name: kept.name.clone(), rights: kept.rights, hash: kept.hash.clone() };
+        let known = |kept: &Kept| Known {
+            name: kept.name.clone(),
+            rights: kept.rights,
+            hash: kept.hash.clone(),
+            is_new: kept.is_new,
+        };
         self.tokens.iter().map(known).collect()
     }
 
@@ -108,7 +134,7 @@ impl Access {
         }
         let secret = secret()?;
         let (made, hash) = (clock::seconds(), hash(&secret));
-        let kept = Kept { name: new.name.clone(), rights: new.rights, made, hash };
+        let kept = Kept { name: new.name.clone(), rights: new.rights, made, hash, is_new: false };
         self.tokens.push(kept);
         if let Err(error) = self.write() {
             self.tokens.pop();
@@ -116,6 +142,7 @@ impl Access {
         }
         // Whoever can make one has one.
         self.first = None;
+        self.tokens.iter_mut().for_each(|kept| kept.is_new = false);
         log::info(&format!("access: token {} is made", new.name));
         Ok(MadeToken { name: new.name.clone(), secret, fingerprint })
     }
@@ -178,9 +205,14 @@ mod tests {
     fn tokens_last_and_their_secrets_do_not() {
         let folder = std::env::temp_dir().join(format!("basaltd-{}-access", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
-        let mut access = Access::open(&folder).expect("it can be written");
+        let lost = Access::open(&folder).expect("it can be written").first().map(str::to_owned);
+        // Nobody has used it: another one is shown.
+        let mut access = Access::open(&folder).expect("it can be read");
+        assert!(access.first().is_some() && access.first() != lost.as_deref() && access.list().len() == 1);
         let first = access.first().expect("it is shown").to_owned();
         assert_eq!((first.len(), access.known()[0].hash.clone()), (23, hash(&first)));
+        access.is_used(&FIRST.parse().expect("a name"));
+        assert!(access.first().is_none() && Access::open(&folder).expect("it can be read").first().is_none());
         let new = |name: &str, rights| NewToken { name: name.parse().expect("a name"), rights };
         let made = access.make(&new("eve", Rights::ReadOnly), "f".to_owned()).expect("room");
         assert!(access.first().is_none() && made.secret != first);

@@ -12,6 +12,7 @@ use api::{Error, Reason};
 use super::VMS_PATIENCE;
 use super::consoles::Consoles;
 use super::server::Server;
+use super::usage::Accounts;
 use super::vms::Vms;
 use super::wall_clock::WallClock;
 use super::watch::{Seen, Watch};
@@ -25,6 +26,8 @@ pub(super) struct Kernel {
     pub(super) watch: Watch,
     pub(super) vms: Vms,
     pub(super) consoles: Consoles,
+    /// What VMs use; not before the node's data is there.
+    pub(super) accounts: Option<Accounts>,
     wall_clock: WallClock,
     /// Why it cannot be heard, as it was said last.
     trouble: Option<String>,
@@ -36,8 +39,8 @@ impl Kernel {
     /// # Errors
     /// There is no memory for a thread.
     pub(super) fn new() -> Result<Self> {
-        let (channel, watch, consoles, wall_clock, trouble) = Default::default();
-        Ok(Self { channel, watch, vms: Vms::new()?, consoles, wall_clock, trouble })
+        let (channel, watch, consoles, accounts, wall_clock, trouble) = Default::default();
+        Ok(Self { channel, watch, vms: Vms::new()?, consoles, accounts, wall_clock, trouble })
     }
 
     /// What becomes readable when there is something to [`Self::hear`].
@@ -68,7 +71,13 @@ impl Kernel {
     /// Asks all VMs to shut down, and waits for that.
     pub(super) fn shut_down(&mut self) -> Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
-        self.vms.shut_down(channel, &mut self.watch, Instant::now() + VMS_PATIENCE)
+        self.vms.shut_down(channel, &mut self.watch, Instant::now() + VMS_PATIENCE)?;
+        let (seen, hz) = (self.watch.look(channel)?, channel.tsc_hz());
+        if let Some(accounts) = &mut self.accounts {
+            accounts.see(seen, hz);
+            accounts.close();
+        }
+        Ok(())
     }
 
     fn ask(&mut self) -> Result<Vec<Vm>> {
@@ -81,6 +90,9 @@ impl Kernel {
         self.wall_clock.tell(channel)?;
         let storage = storage::report::read(&facts::read(facts::STORAGE).unwrap_or_default());
         self.vms.begin(self.watch.look(channel)?, storage.data.is_some());
+        if storage.data.is_some() {
+            self.accounts.get_or_insert_with(Accounts::open);
+        }
         if is_new {
             self.vms.watch_consoles(channel);
         }
@@ -105,6 +117,8 @@ impl Kernel {
         if self.vms.hear(channel) || is_built || is_asked {
             let seen = self.watch.look(channel)?;
             self.vms.note_states(seen);
+            let hz = channel.tsc_hz();
+            self.accounts.as_mut().into_iter().for_each(|accounts| accounts.see(seen, hz));
         }
         Ok(())
     }

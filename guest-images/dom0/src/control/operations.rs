@@ -70,6 +70,11 @@ impl Control {
                 self.tell_access();
                 told(made)
             }
+            Operation::TokenUsed { token } => {
+                self.access()?.is_used(&token);
+                self.tell_access();
+                told(())
+            }
             Operation::DeleteToken { token } => {
                 self.access()?.delete(&token)?;
                 self.tell_access();
@@ -110,6 +115,13 @@ impl Control {
                     kernel.hear(true);
                 }
                 told(task)
+            }
+            Operation::Usage { since, until } => {
+                let accounts = kernel.accounts.as_ref().ok_or_else(|| {
+                    Error::new(Reason::Unavailable, "the node still looks for its data")
+                        .next("try again in a moment")
+                })?;
+                told(accounts.tell(since, until)?)
             }
             Operation::VmLog { vm, bytes } => {
                 if kernel.details(vm.as_str())?.is_none() {
@@ -152,6 +164,7 @@ impl Control {
             uptime: uptime().as_secs(),
             cpus: cpus as u16,
             free_memory_bytes: free,
+            processes_memory_bytes: super::processes::memory(),
             addresses: addresses.collect(),
             data: match &status.storage.data {
                 Some(Data::Mounted(device)) => Some(device.clone()),

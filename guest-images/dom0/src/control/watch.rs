@@ -40,6 +40,8 @@ pub(super) struct Seen {
     pub(super) resident: u64,
     /// Ticks that it has run, and has waited for a CPU.
     pub(super) ticks: [u64; 2],
+    /// What its network devices have carried: bytes received, bytes sent, frames lost.
+    pub(super) network: [u64; 3],
     /// Percent of a CPU.
     pub(super) load: Option<u32>,
 }
@@ -53,16 +55,19 @@ impl Watch {
         let (mut seen, mut after) = (Vec::new(), 0);
         for _ in 0..MOST_VMS {
             let next = channel.ask(&Request::NextVm { after }, |answer| match answer {
-                Answer::Status { vm, name, state, cpus, memory, resident, ticks, .. } => Ok(Some(Seen {
-                    number: vm,
-                    name: name.as_str().to_owned(),
-                    state,
-                    cpus,
-                    memory,
-                    resident,
-                    ticks,
-                    load: None,
-                })),
+                Answer::Status { vm, name, state, cpus, memory, resident, ticks, network, .. } => {
+                    Ok(Some(Seen {
+                        number: vm,
+                        name: name.as_str().to_owned(),
+                        state,
+                        cpus,
+                        memory,
+                        resident,
+                        ticks,
+                        network,
+                        load: None,
+                    }))
+                }
                 Answer::Refused { refusal: Refusal::NoVm, .. } => Ok(None),
                 other => Err(strange(&other)),
             })?;

@@ -2,7 +2,7 @@
 
 use api::{Error, Reason};
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -65,6 +65,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         read.map_err(|error| {
             Refusal(Error::new(Reason::Invalid, format!("the body is not what this takes: {error}")))
         })
+    }
+}
+
+/// The words behind a path's question mark.
+pub(super) struct Words<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Words<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
+        let read = Query::try_from_uri(&parts.uri).map(|Query(words)| Self(words));
+        read.map_err(|error| Refusal(Error::new(Reason::Invalid, error.body_text())))
     }
 }
 

@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use super::answer::Refusal;
 use super::control::Control;
 use crate::control::hash;
-use crate::operation::Known;
+use crate::operation::{Known, Operation};
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,9 +67,11 @@ pub(super) async fn guard(
     let peer = request.extensions().get::<Peer>().copied();
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let is_console = request.uri().path().ends_with("/console");
+    let tokens = control.tokens();
     let allowed = match peer {
-        Some(Peer::Local) => Ok(()),
-        Some(Peer::Remote(address)) => allowed(request.headers(), &control.tokens(), changes || is_console)
+        Some(Peer::Local) => Ok(None),
+        Some(Peer::Remote(address)) => allowed(request.headers(), &tokens, changes || is_console)
+            .map(Some)
             .map_err(|error| match refusals.count(address, Instant::now()) {
                 true => Error::new(Reason::TooOften, "too many requests from this address were refused")
                     .next("wait a minute, and look at the token"),
@@ -78,12 +80,19 @@ pub(super) async fn guard(
         None => Err(Error::new(Reason::Failed, "nobody knows where this request came from")),
     };
     match allowed {
-        Ok(()) => next.run(request).await,
+        Ok(used) => {
+            if let Some(Known { name, .. }) = used.filter(|known| known.is_new) {
+                // That it is shown for longer does no harm.
+                let _ = control.ask(Operation::TokenUsed { token: name.clone() }).await;
+            }
+            next.run(request).await
+        }
         Err(error) => Refusal(error).into_response(),
     }
 }
 
-fn allowed(headers: &HeaderMap, tokens: &[Known], changes: bool) -> Result<(), Error> {
+/// The token, where it may do that.
+fn allowed<'a>(headers: &HeaderMap, tokens: &'a [Known], changes: bool) -> Result<&'a Known, Error> {
     let refused = |why: &str| {
         Error::new(Reason::Unauthorized, why)
             .next("send `Authorization: Bearer TOKEN`; the node's screen shows the first token, `basalt access create` makes others")
@@ -103,7 +112,7 @@ fn allowed(headers: &HeaderMap, tokens: &[Known], changes: bool) -> Result<(), E
         return Err(Error::new(Reason::ReadOnly, format!("token {} may only read", known.name))
             .next("use one with full rights: `basalt access list` shows which they are"));
     }
-    Ok(())
+    Ok(known)
 }
 
 #[cfg(test)]
@@ -112,13 +121,17 @@ mod tests {
 
     #[test]
     fn a_token_is_needed() {
-        let known =
-            |name: &str, rights| Known { name: name.parse().expect("a name"), rights, hash: hash(name) };
+        let known = |name: &str, rights| Known {
+            name: name.parse().expect("a name"),
+            rights,
+            hash: hash(name),
+            is_new: false,
+        };
         let tokens = [known("full", Rights::Full), known("eve", Rights::ReadOnly)];
         let ask = |header: Option<&str>, changes| {
             let mut headers = HeaderMap::new();
             header.map(|text| headers.insert(header::AUTHORIZATION, text.parse().expect("a header")));
-            allowed(&headers, &tokens, changes).map_err(|error| error.reason)
+            allowed(&headers, &tokens, changes).map(|_| ()).map_err(|error| error.reason)
         };
         assert_eq!(ask(Some("Bearer full"), true), Ok(()));
         assert_eq!(ask(Some("Bearer eve"), false), Ok(()));

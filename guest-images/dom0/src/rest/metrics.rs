@@ -106,6 +106,11 @@ fn page(node: &Node, vms: &[VmDetails]) -> String {
         ("basalt_node_uptime_seconds", "Seconds since the node has started", node.uptime),
         ("basalt_node_cpus", "CPUs on which VMs run", node.cpus.into()),
         ("basalt_node_free_memory_bytes", "Memory that VMs can still have", node.free_memory_bytes),
+        (
+            "basalt_node_processes_memory_bytes",
+            "Memory that the processes of dom0 have",
+            node.processes_memory_bytes,
+        ),
         ("basalt_node_complaints", "What is wrong with the node", node.complaints.len() as u64),
     ] {
         page.metric(name, "gauge", help);

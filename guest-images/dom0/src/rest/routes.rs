@@ -8,9 +8,10 @@ use api::name::Name;
 use api::node::{Node, Power};
 use api::status::{Vm, VmDetails};
 use api::task::Task;
+use api::usage::Usage;
 use api::vm::VmFile;
 use api::{Error, Reason};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -21,7 +22,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Answer, Json, Named, Refusal};
+use super::answer::{Answer, Json, Named, Refusal, Words};
 use super::auth::{Refusals, guard};
 use super::control::Control;
 use super::{console, events, images, metrics};
@@ -93,6 +94,7 @@ fn documented() -> OpenApiRouter<Control> {
         .routes(routes!(show_node))
         .routes(routes!(node_log))
         .routes(routes!(power))
+        .routes(routes!(usage))
         .routes(routes!(list_tasks))
         .routes(routes!(show_task))
         .routes(routes!(events::listen))
@@ -226,7 +228,7 @@ struct HowMuch {
 async fn vm_log(
     State(control): State<Control>,
     Named(vm): Named<Name>,
-    Query(much): Query<HowMuch>,
+    Words(much): Words<HowMuch>,
 ) -> Answered {
     ask(&control, StatusCode::OK, Operation::VmLog { vm, bytes: much.bytes.unwrap_or(LOG) }).await
 }
@@ -245,7 +247,7 @@ async fn show_node(State(control): State<Control>) -> Answered {
     (status = 200, body = String, description = "Text, as JSON"),
     (status = "default", description = "A refusal", body = Error),
 ))]
-async fn node_log(State(control): State<Control>, Query(much): Query<HowMuch>) -> Answered {
+async fn node_log(State(control): State<Control>, Words(much): Words<HowMuch>) -> Answered {
     ask(&control, StatusCode::OK, Operation::NodeLog { bytes: much.bytes.unwrap_or(LOG) }).await
 }
 
@@ -258,6 +260,25 @@ async fn node_log(State(control): State<Control>, Query(much): Query<HowMuch>) -
 ))]
 async fn power(State(control): State<Control>, Json(power): Json<Power>) -> Answered {
     ask(&control, StatusCode::ACCEPTED, Operation::Power { power }).await
+}
+
+/// Which hours.
+#[derive(Deserialize, utoipa::IntoParams)]
+struct Hours {
+    /// From that time on, in seconds since 1970; the beginning without it.
+    since: Option<u64>,
+    /// Up to that time; now without it.
+    until: Option<u64>,
+}
+
+/// Tells what VMs have used, hour by hour
+#[utoipa::path(get, path = "/v1/usage", tag = "node", params(Hours), responses(
+    (status = 200, body = Vec<Usage>, description = "A record for each VM and hour, with this hour's so far"),
+    (status = "default", description = "A refusal", body = Error),
+))]
+async fn usage(State(control): State<Control>, Words(hours): Words<Hours>) -> Answered {
+    let (since, until) = (hours.since.unwrap_or(0), hours.until.unwrap_or(u64::MAX));
+    ask(&control, StatusCode::OK, Operation::Usage { since, until }).await
 }
 
 /// Lists what takes long
@@ -339,5 +360,19 @@ mod tests {
         }
         let there = std::fs::read_to_string(path).unwrap_or_default();
         assert!(there == text, "docs/openapi.json is old: run this test with BASALT_WRITE_DOCS=1");
+    }
+
+    #[test]
+    fn all_keys_of_a_vm_are_in_its_documentation() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/vm-toml.md"));
+        let (page, openapi) = (page.expect("it is there"), serde_json::to_value(openapi()).expect("JSON"));
+        for kind in ["VmFile", "Disk", "CloudInit", "User"] {
+            let keys = openapi["components"]["schemas"][kind]["properties"].as_object().expect("an object");
+            for key in keys.keys() {
+                let is_told =
+                    page.lines().any(|line| line.starts_with('|') && line.contains(&format!("{key}`")));
+                assert!(is_told || key == "disks", "docs/vm-toml.md does not say what `{key}` of {kind} is");
+            }
+        }
     }
 }
