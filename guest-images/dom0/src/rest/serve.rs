@@ -4,6 +4,7 @@
 use std::io::Result;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixListener as LocalListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceBuilder;
@@ -31,10 +33,14 @@ const MOST_REMOTE: usize = 192;
 const MOST_LOCAL: usize = 64;
 /// How long a handshake may take, and a request's head.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long answers that are on their way have, when this process is to end.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Becomes true when this process is to end.
+type Ends = watch::Receiver<bool>;
 /// Where there are no file descriptors or no memory for a connection.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves both for ever.
+/// Serves both, until this process is asked to end: what was asked before is answered.
 ///
 /// # Errors
 /// The port is taken.
@@ -44,7 +50,21 @@ pub(super) async fn serve(local: LocalListener, certificate: Certificate) -> Res
     let router = router(Control::open());
     let acceptor = TlsAcceptor::from(certificate.config());
     log::info(&format!("the API is at TCP port {}, known by {}", api::PORT, certificate.fingerprint()));
-    tokio::join!(serve_local(local, router.clone()), serve_remote(remote, acceptor, router));
+    let mut asked = signal(SignalKind::terminate())?;
+    let (end, ends) = watch::channel(false);
+    let room = [MOST_LOCAL, MOST_REMOTE].map(|most| Arc::new(Semaphore::new(most)));
+    tokio::select! {
+        () = serve_local(local, router.clone(), room[0].clone(), ends.clone()) => {}
+        () = serve_remote(remote, acceptor, (router, room[1].clone(), ends)) => {}
+        _ = asked.recv() => {}
+    }
+    let _ = end.send(true);
+    let all_back = async {
+        for (room, most) in room.iter().zip([MOST_LOCAL, MOST_REMOTE]) {
+            let _ = room.acquire_many(most as u32).await;
+        }
+    };
+    let _ = timeout(FAREWELL, all_back).await;
     Ok(())
 }
 
@@ -59,27 +79,30 @@ fn listen() -> Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn serve_local(listener: UnixListener, router: Router) {
-    let room = Arc::new(Semaphore::new(MOST_LOCAL));
+async fn serve_local(listener: UnixListener, router: Router, room: Arc<Semaphore>, ends: Ends) {
     loop {
         let place = room.clone().acquire_owned().await;
         match (listener.accept().await, place) {
             (Ok((stream, _)), Ok(place)) => {
-                tokio::spawn(talk(stream, Peer::Local, router.clone(), place));
+                tokio::spawn(talk(stream, Peer::Local, router.clone(), (place, ends.clone())));
             }
             _ => sleep(PAUSE).await,
         }
     }
 }
 
-async fn serve_remote(listener: TcpListener, acceptor: TlsAcceptor, router: Router) {
-    let room = Arc::new(Semaphore::new(MOST_REMOTE));
+async fn serve_remote(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    (router, room, ends): (Router, Arc<Semaphore>, Ends),
+) {
     loop {
         // Those that have no place wait in the kernel's queue, and all that are here end in time or do something.
         let place = room.clone().acquire_owned().await;
         match (listener.accept().await, place) {
             (Ok((stream, address)), Ok(place)) => {
                 let (acceptor, router) = (acceptor.clone(), router.clone());
+                let place = (place, ends.clone());
                 tokio::spawn(greet(stream, address.ip().to_canonical(), acceptor, router, place));
             }
             _ => sleep(PAUSE).await,
@@ -92,7 +115,7 @@ async fn greet(
     address: IpAddr,
     acceptor: TlsAcceptor,
     router: Router,
-    place: OwnedSemaphorePermit,
+    place: (OwnedSemaphorePermit, Ends),
 ) {
     let _ = stream.set_nodelay(true);
     // What is no TLS is not answered: whoever sends it does not know with whom they talk.
@@ -101,7 +124,7 @@ async fn greet(
     }
 }
 
-async fn talk<S>(stream: S, peer: Peer, router: Router, place: OwnedSemaphorePermit)
+async fn talk<S>(stream: S, peer: Peer, router: Router, (place, mut ends): (OwnedSemaphorePermit, Ends))
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -117,7 +140,15 @@ where
         .max_buf_size(32 << 10)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .with_upgrades();
+    let mut connection = pin!(connection);
     // However it ends, it is over.
-    let _ = connection.await;
+    let is_over = tokio::select! {
+        _ = connection.as_mut() => true,
+        _ = ends.changed() => false,
+    };
+    if !is_over {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
+    }
     drop(place);
 }
