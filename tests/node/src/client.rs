@@ -40,6 +40,8 @@ impl Client {
             .tls_config(tls)
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE))
+            // A node lets connections go on which nothing is asked for ten seconds.
+            .max_idle_connections(0)
             .build()
             .new_agent();
         Ok(Self {
