@@ -14,6 +14,10 @@ const BIOS: &str = "bios";
 /// What it says when its devices have their drivers and its network cards an address.
 pub const READY: &str = "basaltd: ready";
 
+/// Fills the file system of the node's data: nearly all of it at once, and the rest byte by byte.
+const FILL: &str = "\rfallocate -l $(($(stat -f -c '%f * %S' /data) - 4194304)) /data/filler; \
+    dd if=/dev/zero of=/data/rest bs=64k; echo fi''lled\r";
+
 /// What the kernel says when the domain has asked for power: the domain does not switch it.
 pub const SWITCHED_OFF: &str = "switched off by the management domain";
 
@@ -203,12 +207,12 @@ fn has_no_room() -> Scenario {
         steps: vec![
             Step::vm(SERVED, "basalt-served round 1")
                 .within(200)
-                .then_send("\rdd if=/dev/zero of=/data/filler bs=1M; echo fi''lled\r"),
+                .then_send(FILL),
             Step::vm(DOM0, "filled").within(120).anywhere(),
             Step::vm(DOM0, "VM served: it stands still: there is no room for what it writes")
                 .within(60)
                 .anywhere()
-                .then_send("\rsleep 5; rm /data/filler\r"),
+                .then_send("\rsleep 5; rm /data/filler /data/rest\r"),
             Step::vm(DOM0, "VM served: goes on: there is room again").within(120),
             Step::results(SERVED).within(200),
             Step::vm(SERVED, "basalt-demo job done: 0").within(60),
