@@ -97,20 +97,40 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// The management domain makes a VM of files of its own, which finds its devices, switches itself off and is unmade.
-fn makes_a_vm() -> Scenario {
+/// A scenario of the management domain, whose Linux is to have nothing to complain of.
+fn of_node(
+    (name, about): (&str, &str),
+    tier: Tier,
+    machines: Vec<&'static str>,
+    guest: Guest,
+    steps: Vec<Step>,
+) -> Scenario {
     Scenario {
-        name: "dom0-vm".to_owned(),
-        about: "the management domain makes a VM with disk, network and console, sees it end, and gets all of it back".to_owned(),
-        tier: Tier::Ci,
-        machines: MACHINES.to_vec(),
+        name: name.to_owned(),
+        about: about.to_owned(),
+        tier,
+        machines,
         cpus: None,
         options: String::new(),
-        guests: vec![Guest {
-            vm: DOM0.to_owned(),
-            ..Guest::new("dom0+node").append("basalt.rescue basalt.run=/jobs/devices")
-        }],
-        steps: vec![
+        guests: vec![guest],
+        steps,
+        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
+    }
+}
+
+/// The management domain makes a VM of files of its own, which finds its devices, switches itself off and is unmade.
+fn makes_a_vm() -> Scenario {
+    let about = "the management domain makes a VM with disk, network and console, sees it end, and gets all of it back";
+    let guest = Guest {
+        vm: DOM0.to_owned(),
+        ..Guest::new("dom0+node").append("basalt.rescue basalt.run=/jobs/devices")
+    };
+    of_node(
+        ("dom0-vm", about),
+        Tier::Ci,
+        MACHINES.to_vec(),
+        guest,
+        vec![
             Step::vm(DOM0, "basaltd: VM node: runs").within(200),
             Step::results(NODE).within(200),
             Step::vm(NODE, "basalt-demo job done: 0").within(60),
@@ -119,53 +139,50 @@ fn makes_a_vm() -> Scenario {
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],
-        checks: vec![
-            Check { name: "Linux has nothing to complain of", holds: complains_not },
-        ],
-    }
+    )
 }
 
 /// A VM's disk is a file of the management domain's: the guest reads and writes it, and all of it is where it was written.
 fn serves_a_disk() -> Scenario {
-    Scenario {
-        name: "dom0-disk".to_owned(),
-        about: "the management domain serves a disk out of a file: reads, writes, flushes and discards of a guest".to_owned(),
-        tier: Tier::Ci,
-        machines: MACHINES.to_vec(),
-        cpus: None,
-        options: String::new(),
-        guests: vec![Guest {
-            vm: DOM0.to_owned(),
-            ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/disk")
-        }],
-        steps: vec![
+    let about =
+        "the management domain serves a disk out of a file: reads, writes, flushes and discards of a guest";
+    let guest = Guest {
+        vm: DOM0.to_owned(),
+        ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/disk")
+    };
+    of_node(
+        ("dom0-disk", about),
+        Tier::Ci,
+        MACHINES.to_vec(),
+        guest,
+        vec![
             Step::vm(DOM0, "basaltd: VM served: runs").within(200),
             Step::results(SERVED).within(200),
             Step::vm(SERVED, "basalt-demo job done: 0").within(60),
-            Step::vm(DOM0, "basaltd: VM served: all that it had is free").within(60).anywhere().then_send("\rpoweroff\r"),
+            Step::vm(DOM0, "basaltd: VM served: all that it had is free")
+                .within(60)
+                .anywhere()
+                .then_send("\rpoweroff\r"),
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],
-        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
-    }
+    )
 }
 
 /// Who serves a disk dies, and is there again: the guest hears nothing of it.
 fn serves_it_again() -> Scenario {
-    Scenario {
-        name: "dom0-disk-death".to_owned(),
-        about:
-            "the processes that serve a disk are killed while a guest writes to it: no error, nothing is lost"
-                .to_owned(),
-        tier: Tier::Ci,
-        machines: vec![MACHINES[0]],
-        cpus: None,
-        options: String::new(),
-        guests: vec![Guest {
-            vm: DOM0.to_owned(),
-            ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/death")
-        }],
-        steps: vec![
+    let about =
+        "the processes that serve a disk are killed while a guest writes to it: no error, nothing is lost";
+    let guest = Guest {
+        vm: DOM0.to_owned(),
+        ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/death")
+    };
+    of_node(
+        ("dom0-disk-death", about),
+        Tier::Ci,
+        vec![MACHINES[0]],
+        guest,
+        vec![
             Step::vm(SERVED, "basalt-served round 2").within(200).then_send(
                 "\rfor p in /proc/[0-9]*; do grep -q worker $p/cmdline && kill -9 ${p#/proc/}; done\r",
             ),
@@ -186,28 +203,23 @@ fn serves_it_again() -> Scenario {
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],
-        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
-    }
+    )
 }
 
 /// The file system with a disk's file is full for a while: its VM stands still, and goes on.
 fn has_no_room() -> Scenario {
-    Scenario {
-        name: "dom0-disk-room".to_owned(),
-        about: "a file system of the management domain's is full while a guest writes: it waits for room, and nothing is lost"
-            .to_owned(),
-        tier: Tier::Ci,
-        machines: vec![MACHINES[0]],
-        cpus: None,
-        options: String::new(),
-        guests: vec![Guest {
-            vm: DOM0.to_owned(),
-            ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/room")
-        }],
-        steps: vec![
-            Step::vm(SERVED, "basalt-served round 1")
-                .within(200)
-                .then_send(FILL),
+    let about = "a file system of the management domain's is full while a guest writes: it waits for room, and nothing is lost";
+    let guest = Guest {
+        vm: DOM0.to_owned(),
+        ..Guest::new("dom0+served").append("basalt.rescue basalt.run=/jobs/room")
+    };
+    of_node(
+        ("dom0-disk-room", about),
+        Tier::Ci,
+        vec![MACHINES[0]],
+        guest,
+        vec![
+            Step::vm(SERVED, "basalt-served round 1").within(200).then_send(FILL),
             Step::vm(DOM0, "filled").within(120).anywhere(),
             Step::vm(DOM0, "VM served: it stands still: there is no room for what it writes")
                 .within(60)
@@ -223,27 +235,25 @@ fn has_no_room() -> Scenario {
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],
-        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
-    }
+    )
 }
 
 /// The same as [`serves_a_disk`], with more of everything.
 fn serves_fio() -> Scenario {
     const FIO: &str = "fio-node";
-    Scenario {
-        name: "dom0-fio".to_owned(),
-        about: "fio writes to disks that the management domain serves out of raw and qcow2 files, with flushes and discards, and checks them".to_owned(),
-        tier: Tier::Full,
-        machines: vec![MACHINES[0]],
-        cpus: None,
-        options: String::new(),
-        guests: vec![Guest {
-            vm: DOM0.to_owned(),
-            // fio comes with many libraries, which dom0 has in memory.
-            memory: Some("480M"),
-            ..Guest::new("dom0+fio-node").append("basalt.rescue basalt.run=/jobs/fio")
-        }],
-        steps: vec![
+    let about = "fio writes to disks that the management domain serves out of raw and qcow2 files, with flushes and discards, and checks them";
+    let guest = Guest {
+        vm: DOM0.to_owned(),
+        // fio comes with many libraries, which dom0 has in memory.
+        memory: Some("480M"),
+        ..Guest::new("dom0+fio-node").append("basalt.rescue basalt.run=/jobs/fio")
+    };
+    of_node(
+        ("dom0-fio", about),
+        Tier::Full,
+        vec![MACHINES[0]],
+        guest,
+        vec![
             Step::vm(DOM0, "basaltd: VM fio-node: runs").within(200),
             Step::results(FIO).within(600),
             Step::vm(FIO, "basalt-demo job done: 0").within(60),
@@ -254,8 +264,7 @@ fn serves_fio() -> Scenario {
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],
-        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
-    }
+    )
 }
 
 /// A VM without a kernel boots from an image that the management domain serves, and again after it has reset itself.
@@ -296,16 +305,14 @@ fn boots_from_a_disk(name: &str, tier: Tier, machine: &'static str) -> Scenario 
 
 /// Before the machine goes off, VMs are asked to shut down.
 fn shuts_down() -> Scenario {
-    Scenario {
-        name: "dom0-shutdown".to_owned(),
-        about: "before the machine goes off, the management domain presses the power buttons of its VMs"
-            .to_owned(),
-        tier: Tier::Ci,
-        machines: vec![MACHINES[0]],
-        cpus: None,
-        options: String::new(),
-        guests: vec![Guest { vm: DOM0.to_owned(), ..Guest::new("dom0+node").append("basalt.rescue") }],
-        steps: vec![
+    let about = "before the machine goes off, the management domain presses the power buttons of its VMs";
+    let guest = Guest { vm: DOM0.to_owned(), ..Guest::new("dom0+node").append("basalt.rescue") };
+    of_node(
+        ("dom0-shutdown", about),
+        Tier::Ci,
+        vec![MACHINES[0]],
+        guest,
+        vec![
             Step::vm(DOM0, "basaltd: VM node: runs").within(200),
             Step::vm(NODE, "basalt-demo login ready").within(200).anywhere().then_send("\rpoweroff\r"),
             Step::vm(DOM0, "basaltd: VM node: is asked to shut down").within(60),
@@ -314,8 +321,7 @@ fn shuts_down() -> Scenario {
             Step::end(DOM0).within(60),
             Step::kernel(SWITCHED_OFF).within(60),
         ],
-        checks: vec![Check { name: "Linux has nothing to complain of", holds: complains_not }],
-    }
+    )
 }
 
 /// Root of the management domain tries what it must not reach; kernel and VM take no harm. Its own kernel is told not to refuse that before.

@@ -2,8 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Result, Write};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 const DEVICE: &str = "/dev/kmsg";
 /// Begins each line.
@@ -51,6 +52,40 @@ pub(crate) fn info(text: &str) {
     write(6, text);
 }
 
+/// Keeps lines that a guest can cause from filling the log: so many in a minute, and then how many were left out.
+pub(crate) struct Limit(Mutex<(Option<Instant>, u32)>);
+
+const MOST_IN_A_MINUTE: u32 = 10;
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Limit {
+    /// Nothing was said yet.
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new((None, 0)))
+    }
+
+    /// Something that will not work, where that was not said too often.
+    pub(crate) fn error(&self, text: &str) {
+        if let Some(left_out) = self.allow(Instant::now()) {
+            let more = if left_out > 0 { format!(" ({left_out} lines left out)") } else { String::new() };
+            error(&format!("{text}{more}"));
+        }
+    }
+
+    /// Whether another line may be said, and how many were left out before it.
+    fn allow(&self, now: Instant) -> Option<u32> {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = &mut *told;
+        let is_over = since.is_none_or(|since| now.saturating_duration_since(since) >= MINUTE);
+        let left_out = if is_over { count.saturating_sub(MOST_IN_A_MINUTE) } else { 0 };
+        if is_over {
+            (*since, *count) = (Some(now), 0);
+        }
+        *count = count.saturating_add(1);
+        (*count <= MOST_IN_A_MINUTE).then_some(left_out)
+    }
+}
+
 /// `level` is one of the kernel's (Linux, `/dev/kmsg`), where the low ones are urgent.
 fn write(level: u8, text: &str) {
     let line = line(level, PART.get().copied().unwrap_or_default(), text);
@@ -78,7 +113,16 @@ fn line(level: u8, part: &str, text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::line;
+    use super::*;
+
+    #[test]
+    fn lines_that_a_guest_causes_are_few() {
+        let (limit, now) = (Limit::new(), Instant::now());
+        let said: Vec<_> = (0..100).filter_map(|_| limit.allow(now)).collect();
+        assert_eq!(said, [0; MOST_IN_A_MINUTE as usize]);
+        assert_eq!(limit.allow(now + MINUTE), Some(90));
+        assert_eq!(limit.allow(now + MINUTE), Some(0));
+    }
 
     #[test]
     fn a_record_is_one_line_without_controls() {

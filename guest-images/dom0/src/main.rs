@@ -18,6 +18,7 @@ mod command_line;
 mod control;
 mod dhcp;
 mod drivers;
+mod durable;
 mod facts;
 mod hub;
 mod init;

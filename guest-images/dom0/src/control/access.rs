@@ -1,8 +1,7 @@
 //! Tokens: who may ask over the network. Their secrets are kept nowhere, only what comes of them by SHA-256.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Result, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{Read, Result};
 use std::path::{Path, PathBuf};
 
 use api::access::{MadeToken, NewToken, Rights, Token};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::operation::Known;
-use crate::{clock, log};
+use crate::{clock, durable, log};
 
 /// The folder, below the node's data.
 pub(crate) const FOLDER: &str = "/data/access";
@@ -171,14 +170,8 @@ impl Access {
     }
 
     fn write(&self) -> Result<()> {
-        fs::create_dir_all(&self.folder)?;
         let text = toml::to_string(&Tokens { token: self.tokens.clone() }).map_err(std::io::Error::other)?;
-        let new = self.folder.join("tokens.new");
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, self.folder.join(FILE))?;
-        File::open(&self.folder)?.sync_all()
+        durable::write(&self.folder.join(FILE), text.as_bytes(), durable::FOR_ROOT)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use api::image::Image;
 use api::{Error, Reason};
 
-use crate::log;
+use crate::{durable, log};
 
 /// The folder.
 const FOLDER: &str = "/data/images";
@@ -46,7 +46,7 @@ pub(super) fn add(name: &str, file: &str) -> Result<Image, Error> {
     File::open(&uploaded)?.sync_all()?;
     std::os::unix::fs::chown(&uploaded, Some(0), Some(0))?;
     fs::rename(&uploaded, &path)?;
-    File::open(FOLDER)?.sync_all()?;
+    durable::sync(Path::new(FOLDER))?;
     log::info(&format!("image {name} is there, with {} bytes", metadata.len()));
     Ok(Image { name: name.to_owned(), bytes: metadata.len() })
 }

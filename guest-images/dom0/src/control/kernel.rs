@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use abi::{Answer, Request, VmState};
+use api::Error;
 use api::event::What;
 use api::status::{State, VmDetails};
-use api::{Error, Reason};
 
 use super::VMS_PATIENCE;
 use super::consoles::Consoles;
+use super::refusals::no_kernel;
 use super::server::Server;
 use super::usage::Accounts;
 use super::vms::Vms;
@@ -155,10 +156,7 @@ impl Kernel {
     /// # Errors
     /// The kernel cannot be asked.
     pub(super) fn details(&mut self, vm: &str) -> std::result::Result<Option<VmDetails>, Error> {
-        let channel = self.channel.as_mut().ok_or_else(|| {
-            Error::new(Reason::Unavailable, "Basalt's kernel cannot be asked")
-                .next("look at `basalt node log`")
-        })?;
+        let channel = self.channel.as_mut().ok_or_else(no_kernel)?;
         let hz = channel.tsc_hz();
         Ok(self.vms.details(vm, self.watch.seen(), channel, hz)?)
     }

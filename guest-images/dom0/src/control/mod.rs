@@ -8,6 +8,7 @@ mod kernel;
 mod node_log;
 mod operations;
 mod processes;
+mod refusals;
 mod screen;
 mod server;
 mod tasks;

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::refusals::{no_data, no_kernel, no_vm};
 use super::server::Wish;
 use super::{Control, images};
 use crate::channel::Channel;
@@ -108,7 +109,7 @@ impl Control {
             }
             Operation::DeleteVm { vm } => told(kernel.vms.delete(&vm)?),
             Operation::Act { vm, act } => {
-                let channel = kernel.channel.as_mut().ok_or_else(silent)?;
+                let channel = kernel.channel.as_mut().ok_or_else(no_kernel)?;
                 let task = kernel.vms.act(&vm, act, &seen, channel)?;
                 if matches!(act, Act::Pause | Act::Resume | Act::Reset) {
                     // Who looks next sees it.
@@ -117,10 +118,7 @@ impl Control {
                 told(task)
             }
             Operation::Usage { since, until } => {
-                let accounts = kernel.accounts.as_ref().ok_or_else(|| {
-                    Error::new(Reason::Unavailable, "the node still looks for its data")
-                        .next("try again in a moment")
-                })?;
+                let accounts = kernel.accounts.as_ref().ok_or_else(no_data)?;
                 told(accounts.tell(since, until)?)
             }
             Operation::VmLog { vm, bytes } => {
@@ -134,8 +132,7 @@ impl Control {
     }
 
     fn access(&mut self) -> Result<&mut super::Access, Error> {
-        let why = "tokens cannot be looked at before the node has found its data";
-        self.access.as_mut().ok_or_else(|| Error::new(Reason::Unavailable, why).next("try again in a moment"))
+        self.access.as_mut().ok_or_else(no_data)
     }
 
     fn tell_access(&mut self) {
@@ -207,12 +204,4 @@ fn uptime() -> Duration {
 fn kernel_log(bytes: usize) -> Result<Vec<u8>, Error> {
     let log = super::node_log::read()?;
     Ok(log.get(log.len().saturating_sub(bytes)..).unwrap_or_default().to_vec())
-}
-
-fn no_vm(name: &str) -> Error {
-    Error::new(Reason::NotFound, format!("there is no VM {name}")).next("`basalt vm list` shows all")
-}
-
-fn silent() -> Error {
-    Error::new(Reason::Unavailable, "Basalt's kernel cannot be asked").next("look at `basalt node log`")
 }

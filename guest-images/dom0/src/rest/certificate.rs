@@ -1,9 +1,7 @@
 //! The node's own certificate: made at the first start, and known by its SHA-256, which the screen shows. There is no authority that would vouch for
 //! a machine in a private network, so nobody is asked.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Error, Result, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +10,8 @@ use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::durable;
 
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
@@ -61,16 +61,11 @@ fn make(folder: &Path) -> Result<()> {
     let mut params = CertificateParams::new(vec![NAME.to_owned()]).map_err(Error::other)?;
     params.distinguished_name.push(DnType::CommonName, "Basalt node");
     let certificate = params.self_signed(&key).map_err(Error::other)?;
-    fs::create_dir_all(folder)?;
     // The key first: a certificate without one is made anew.
     for (name, text) in [(KEY, key.serialize_pem()), (CERTIFICATE, certificate.pem())] {
-        let new = folder.join(format!("{name}.new"));
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, folder.join(name))?;
+        durable::write(&folder.join(name), text.as_bytes(), durable::FOR_ROOT)?;
     }
-    File::open(folder)?.sync_all()
+    Ok(())
 }
 
 #[cfg(test)]
@@ -83,8 +78,8 @@ mod tests {
         let first = Certificate::open(&folder).expect("it is made").fingerprint().to_owned();
         assert_eq!(first.len(), 64);
         assert_eq!(Certificate::open(&folder).expect("it is read").fingerprint(), first);
-        fs::write(folder.join(CERTIFICATE), "nonsense").expect("room");
+        std::fs::write(folder.join(CERTIFICATE), "nonsense").expect("room");
         assert!(Certificate::open(&folder).is_err());
-        fs::remove_dir_all(folder).expect("it is there");
+        std::fs::remove_dir_all(folder).expect("it is there");
     }
 }

@@ -17,6 +17,7 @@ use super::image::{Image, SECTOR};
 use super::message::{Limit, Message};
 use super::queue::Queue;
 use super::throttle::Limits;
+use crate::log;
 
 /// Slots of a window, and bytes of each.
 const SLOTS: usize = 32;
@@ -25,6 +26,9 @@ const SLOT_BYTES: usize = 64 << 10;
 pub(super) const WINDOW_BYTES: usize = SLOTS * SLOT_BYTES;
 /// Orders that are carried out at the same time.
 const THREADS: usize = 4;
+
+/// A guest whose image is broken can ask for the same sector as often as it likes.
+static FAILURES: log::Limit = log::Limit::new();
 
 /// What orders are about.
 pub(super) struct Orders<'a> {
@@ -109,7 +113,7 @@ impl Orders<'_> {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskStatus::NoRoom,
                 ErrorKind::Unsupported => DiskStatus::Unsupported,
                 _ => {
-                    crate::log::error(&format!("disk {}: {:?}: {error}", order.disk, order.verb));
+                    FAILURES.error(&format!("disk {}: {:?}: {error}", order.disk, order.verb));
                     DiskStatus::Failed
                 }
             },

@@ -3,7 +3,7 @@
 
 mod meter;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Result, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use api::usage::{HOUR, Usage};
 use api::{Error, Reason};
 
 use super::watch::Seen;
-use crate::{clock, log};
+use crate::{clock, durable, log};
 use meter::{Meter, Sample};
 
 /// The folder, below the node's data.
@@ -34,6 +34,8 @@ const MOST: usize = 4096;
 pub(super) struct Accounts {
     folder: PathBuf,
     meter: Meter,
+    /// Records of hours that are over and could not be written yet.
+    over: VecDeque<Usage>,
     written: Option<Instant>,
 }
 
@@ -48,7 +50,7 @@ impl Accounts {
         let text = fs::read_to_string(folder.join(CURRENT)).unwrap_or_default();
         // What was cut off by a power failure is not there: the file is written whole or not at all.
         meter.resume(serde_json::from_str(&text).unwrap_or_default());
-        Self { folder: folder.to_owned(), meter, written: None }
+        Self { folder: folder.to_owned(), meter, over: VecDeque::new(), written: None }
     }
 
     /// Sees what VMs do now.
@@ -59,43 +61,41 @@ impl Accounts {
 
     fn note(&mut self, now: Instant, wall: u64, samples: BTreeMap<Name, Sample>) {
         let over = self.meter.see(now, wall, samples);
+        let is_new = !over.is_empty();
+        self.over.extend(over);
+        // A disk that is full for days keeps the newest of them.
+        let surplus = self.over.len().saturating_sub(MOST);
+        self.over.drain(..surplus);
         let is_due = self.written.is_none_or(|written| now.saturating_duration_since(written) >= PACE);
-        if over.is_empty() && !is_due {
+        if !is_new && !is_due {
             return;
         }
         self.written = Some(now);
-        if let Err(error) = self.write(&over) {
-            log::warn(&format!("what VMs use cannot be written: {}: {error}", self.folder.display()));
-        }
+        self.close();
     }
 
     /// Writes what there is.
-    pub(super) fn close(&self) {
-        if let Err(error) = self.write(&[]) {
+    pub(super) fn close(&mut self) {
+        if let Err(error) = self.write() {
             log::warn(&format!("what VMs use cannot be written: {}: {error}", self.folder.display()));
         }
     }
 
-    fn write(&self, over: &[Usage]) -> Result<()> {
+    fn write(&mut self) -> Result<()> {
         let current: Vec<_> = self.meter.current().collect();
-        if over.is_empty() && current.is_empty() {
+        if self.over.is_empty() && current.is_empty() {
             return Ok(());
         }
         fs::create_dir_all(&self.folder)?;
-        for record in over {
+        while let Some(record) = self.over.front() {
             let path = self.folder.join(month(record.hour));
             let mut file = OpenOptions::new().create(true).append(true).open(path)?;
             file.write_all(format!("{}\n", serde_json::to_string(record)?).as_bytes())?;
             file.sync_all()?;
+            let _ = fs::remove_file(self.folder.join(month(record.hour.saturating_sub(MONTHS * MONTH))));
+            self.over.pop_front();
         }
-        if let Some(last) = over.last() {
-            let _ = fs::remove_file(self.folder.join(month(last.hour.saturating_sub(MONTHS * MONTH))));
-        }
-        let (new, finished) = (self.folder.join("current.new"), self.folder.join(CURRENT));
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(&current)?)?;
-        file.sync_all()?;
-        fs::rename(new, finished)
+        durable::write(&self.folder.join(CURRENT), &serde_json::to_vec(&current)?, durable::FOR_ALL)
     }
 
     /// What VMs have used in the hours from one time to another, the oldest first; this hour's so far is with it.
@@ -121,6 +121,7 @@ impl Accounts {
                 }
             }
         }
+        records.extend(self.over.iter().filter(|record| wanted(record)).cloned());
         records.extend(self.meter.current().filter(|record| wanted(record)).cloned());
         Ok(records)
     }

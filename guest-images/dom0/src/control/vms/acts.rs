@@ -11,6 +11,7 @@ use super::builder::Job;
 use super::disk_files::other_limits;
 use super::{Entry, Phase, Purpose, Vms, file, store};
 use crate::channel::{Asks, Channel};
+use crate::control::refusals::{no_data, no_vm};
 use crate::control::tasks::MOST;
 use crate::control::watch::Seen;
 use crate::log;
@@ -110,7 +111,7 @@ impl Vms {
         seen: &[Seen],
         channel: &mut Channel,
     ) -> Result<Task, Error> {
-        let entry = self.all.get(name.as_str()).ok_or_else(|| nothing(name))?;
+        let entry = self.all.get(name.as_str()).ok_or_else(|| no_vm(name.as_str()))?;
         let known = seen.iter().find(|seen| Some(seen.number) == entry.number());
         let state = known.map(|known| known.state);
         match (act, &entry.phase, state) {
@@ -172,10 +173,10 @@ impl Vms {
             return Err(Error::new(Reason::TooMany, format!("{MOST} tasks wait already"))
                 .next("wait for some of them: `basalt node tasks`"));
         }
-        let folder = &self.all.get(name.as_str()).ok_or_else(|| nothing(name))?.folder;
+        let folder = &self.all.get(name.as_str()).ok_or_else(|| no_vm(name.as_str()))?.folder;
         let file = file::read(folder).map_err(|error| Error::new(Reason::File, error))?;
         self.is_another(name.as_str(), &file)?;
-        let id = self.start(name.as_str(), None).ok_or_else(|| nothing(name))?;
+        let id = self.start(name.as_str(), None).ok_or_else(|| no_vm(name.as_str()))?;
         self.task(id)
     }
 
@@ -210,7 +211,7 @@ impl Vms {
 
     /// The node's own VM of that name.
     fn own(&self, name: &Name) -> Result<&Entry, Error> {
-        let entry = self.all.get(name.as_str()).ok_or_else(|| nothing(name))?;
+        let entry = self.all.get(name.as_str()).ok_or_else(|| no_vm(name.as_str()))?;
         if store::is_own(&entry.folder) {
             return Ok(entry);
         }
@@ -225,18 +226,13 @@ impl Vms {
         if self.has_own {
             return Ok(());
         }
-        Err(Error::new(Reason::Unavailable, "the node still looks for its data")
-            .next("try again in a moment"))
+        Err(no_data())
     }
 }
 
 fn taken(name: &Name) -> Error {
     Error::new(Reason::NameTaken, format!("there is another VM with the name {name}"))
         .next("choose another name, or change that one: `basalt vm edit`")
-}
-
-fn nothing(name: &Name) -> Error {
-    Error::new(Reason::NotFound, format!("there is no VM {name}")).next("`basalt vm list` shows all")
 }
 
 fn lost(id: u64) -> Error {

@@ -21,6 +21,8 @@ use crate::hub::{Ask, DiskFile};
 
 /// Of a disk that is added ([`DeviceKind`]).
 const READ_ONLY: u64 = 1;
+/// Memory of dom0's that files on their way into VMs leave free.
+const RESERVE: u64 = 16 << 20;
 /// How much is done when a step is, in percent.
 const FILES_READ: u8 = 20;
 const DISKS_OPENED: u8 = 30;
@@ -40,6 +42,7 @@ impl Files {
     fn read(folder: &Path, vm: &VmFile) -> Result<Self> {
         let read = |name: &String| {
             let path = folder.join(name);
+            has_memory_for(&path)?;
             fs::read(&path).map_err(|error| named(&path, error))
         };
         Ok(Self {
@@ -53,6 +56,26 @@ impl Files {
                 .collect::<Result<_>>()?,
         })
     }
+}
+
+/// A file that is too large for dom0's memory would be the end of this process, and of others.
+fn has_memory_for(path: &Path) -> Result<()> {
+    let bytes = fs::metadata(path).map_err(|error| named(path, error))?.len();
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let available = kibibytes.unwrap_or(0).saturating_mul(1024).saturating_sub(RESERVE);
+    if bytes <= available {
+        return Ok(());
+    }
+    let why = format!(
+        "{}: it has {} MiB, and dom0 has {} MiB of memory for it",
+        path.display(),
+        bytes.div_ceil(1 << 20),
+        available >> 20
+    );
+    let next = "give a disk a `format`, so that it stays in its file; or give dom0 more memory (`memory=` in its boot line)";
+    Err(api::Error::new(api::Reason::NoMemory, why).next(next).into())
 }
 
 /// Makes and starts the VM of a folder, and says what its number is.

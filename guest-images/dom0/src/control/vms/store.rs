@@ -2,8 +2,8 @@
 //! Whatever is written is there whole or not at all, also when the power fails meanwhile.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Result, Write};
+use std::fs;
+use std::io::Result;
 use std::path::{Path, PathBuf};
 
 use api::name::Name;
@@ -11,6 +11,7 @@ use api::vm::VmFile;
 use api::{Error, Reason};
 
 use super::{file, identity};
+use crate::durable;
 
 /// What came with dom0.
 const WITH_DOM0: &str = "/etc/basalt/vms";
@@ -69,7 +70,7 @@ pub(super) fn create(name: &Name, file: &VmFile) -> Result<PathBuf> {
     fs::create_dir(&new)?;
     write_file(&new, &file)?;
     fs::rename(&new, &folder)?;
-    sync(Path::new(OWN))?;
+    durable::sync(Path::new(OWN))?;
     Ok(folder)
 }
 
@@ -93,7 +94,7 @@ pub(super) fn change(folder: &Path, file: &VmFile) -> Result<()> {
 pub(super) fn delete(name: &str, folder: &Path) -> Result<PathBuf> {
     let gone = Path::new(OWN).join(format!("{DELETED}{name}-{}", identity::new()?));
     fs::rename(folder, &gone)?;
-    sync(Path::new(OWN))?;
+    durable::sync(Path::new(OWN))?;
     Ok(gone)
 }
 
@@ -113,15 +114,5 @@ fn check_files(folder: &Path, file: &VmFile) -> Result<()> {
 
 fn write_file(folder: &Path, file: &VmFile) -> Result<()> {
     let text = file.write().map_err(|error| Error::new(Reason::Invalid, error))?;
-    let (new, finished) = (folder.join(".vm.toml.new"), folder.join(file::NAME));
-    let mut writer = File::create(&new)?;
-    writer.write_all(text.as_bytes())?;
-    writer.sync_all()?;
-    fs::rename(&new, &finished)?;
-    sync(folder)
-}
-
-/// What was renamed in a folder lasts.
-fn sync(folder: &Path) -> Result<()> {
-    File::open(folder)?.sync_all()
+    durable::write(&folder.join(file::NAME), text.as_bytes(), durable::FOR_ALL)
 }
